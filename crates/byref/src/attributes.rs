@@ -1,0 +1,73 @@
+//! What travels beside a payload: its layout and the user's headers.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The most bytes that layout and headers of one message may take together when encoded.
+pub const MAX_ATTRIBUTES: usize = 1 << 20;
+
+/// A header's value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum HeaderValue {
+    /// Text.
+    Str(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// A signed 64-bit integer.
+    Int(i64),
+    /// A 64-bit float.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+}
+
+/// How the bytes of a payload are to be understood by the receiver. The core carries it and does not look inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// The element type, in the words of the language binding; empty for plain bytes.
+    pub kind: Vec<u8>,
+    /// The extent of each dimension, in elements.
+    pub shape: Vec<u64>,
+}
+
+/// Layout and headers of one message.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// The layout, where it is more than "so many bytes".
+    pub layout: Option<Layout>,
+    /// The headers, in the order in which they were given.
+    pub headers: Vec<(String, HeaderValue)>,
+}
+
+impl Attributes {
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.layout.is_none() && self.headers.is_empty()
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let encoded = postcard::to_stdvec(self).expect("plain data always encodes");
+        if encoded.len() > MAX_ATTRIBUTES {
+            let len = encoded.len();
+            let text = format!(
+                "headers and layout take {len} bytes, more than {MAX_ATTRIBUTES}; put large data into the payload"
+            );
+            return Err(Error::InvalidArgument(text));
+        }
+        Ok(encoded)
+    }
+
+    /// Reads what `encode` wrote. Anything else (a faulty peer) reads as no attributes.
+    pub(crate) fn decode(encoded: &[u8]) -> Self {
+        if encoded.is_empty() {
+            return Attributes::default();
+        }
+        postcard::from_bytes(encoded).unwrap_or_else(|error| {
+            log::warn!("byref: a peer sent attributes that cannot be read: {error}");
+            Attributes::default()
+        })
+    }
+}

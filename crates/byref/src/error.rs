@@ -1,0 +1,130 @@
+//! Everything that can go wrong, in words for the person who has to act on it.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// An error of this library. Its text says what happened, to which topic, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The time given to a call ran out; nothing changed.
+    #[error("{what} on topic '{topic}' timed out after {waited:?}{hint}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// The topic.
+        topic: String,
+        /// The time given.
+        waited: Duration,
+        /// Who or what it waited for, with a leading separator; may be empty.
+        hint: String,
+    },
+    /// The endpoint was closed.
+    #[error("the {what} on topic '{topic}' is closed; create a new one")]
+    Closed {
+        /// Publisher, subscriber, or loan.
+        what: &'static str,
+        /// The topic.
+        topic: String,
+    },
+    /// The publisher's memory cannot take the payload.
+    #[error("topic '{topic}': no room for {requested} bytes in a pool of max_memory={max_memory} bytes: {reason}")]
+    PoolExhausted {
+        /// The topic.
+        topic: String,
+        /// Bytes asked for.
+        requested: u64,
+        /// The publisher's `max_memory`.
+        max_memory: u64,
+        /// Who holds the memory, and what to do.
+        reason: String,
+    },
+    /// A peer speaks another version of the protocol.
+    #[error(
+        "topic '{topic}': the peer (process {pid}) speaks protocol version {theirs}, this process {ours}; run the same byref version in both"
+    )]
+    VersionMismatch {
+        /// The topic.
+        topic: String,
+        /// The peer's process.
+        pid: i32,
+        /// The peer's version.
+        theirs: u32,
+        /// This library's version.
+        ours: u32,
+    },
+    /// The endpoint belongs to the parent of this forked process.
+    #[error("the {what} on topic '{topic}' belongs to the process that forked this one; create a new one here")]
+    Forked {
+        /// Publisher, subscriber, or loan.
+        what: &'static str,
+        /// The topic.
+        topic: String,
+    },
+    /// Not a topic.
+    #[error("invalid topic '{}': {reason}", topic.escape_debug())]
+    InvalidTopic {
+        /// What was given (shortened when long).
+        topic: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An argument makes no sense.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// The directory where endpoints meet cannot be used.
+    #[error("cannot use the rendezvous directory {path}: {reason}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Its fault (mode, owner, ...) and what to do.
+        reason: String,
+    },
+    /// The caller's interrupt check asked to stop waiting.
+    #[error("interrupted while waiting on topic '{topic}'")]
+    Interrupted {
+        /// The topic.
+        topic: String,
+    },
+    /// A call that was not allowed to wait would have to.
+    #[error("topic '{topic}': this would have to wait")]
+    WouldBlock {
+        /// The topic.
+        topic: String,
+    },
+    /// The system refused something: descriptors, memory, address space.
+    #[error("topic '{topic}': {what}: {source}{}", remedy(source))]
+    System {
+        /// The topic.
+        topic: String,
+        /// What was being done.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// This library's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn system(topic: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let topic = topic.to_owned();
+        move |source| Error::System { topic, what, source }
+    }
+
+    pub(crate) fn directory(path: &Path, reason: impl Into<String>) -> Error {
+        Error::Directory { path: path.display().to_string(), reason: reason.into() }
+    }
+}
+
+/// What to do about a system error that has a usual cure.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => " (this process's limit of open descriptors: `ulimit -n`)",
+        Some(libc::ENFILE) => " (the system's limit of open descriptors: fs.file-max)",
+        Some(libc::ENOMEM) => " (memory, `ulimit -v`, or the number of mappings: vm.max_map_count)",
+        _ => "",
+    }
+}

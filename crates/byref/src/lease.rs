@@ -1,0 +1,114 @@
+//! The lease: what one subscriber tells one publisher, in a segment that the subscriber alone writes.
+//!
+//! # Layout
+//!
+//! | place | content |
+//! | --- | --- |
+//! | word 16 | `cursor`: every position below it has been taken; [`CLOSED`] after `close()` |
+//! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep (see [`wake`](crate::wake)) |
+//! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
+//!
+//! The segment has room for [`MAX_SLOTS`] counts from the start (its seal forbids growing); untouched pages take no memory.
+//!
+//! # Invariants
+//!
+//! 1. A chunk is reused only when `reclaim` is above its position and every subscriber's `held[slot]` is zero, looked at
+//!    after the mark moved.
+//! 2. *Hold, reclaim* (hazard pointers, Michael 2004): a reader raises `held`, makes a full fence, then looks at `reclaim`;
+//!    the publisher stores `reclaim`, makes a full fence, then looks at `held`. One of them sees the other's store: either
+//!    the reader finds its position reclaimed and gives the hold back untouched, or the publisher finds the hold. This
+//!    covers every reader, also one that was evicted while it was frozen and wakes up in the middle.
+//! 3. *Advance*: a lossless reader stores `cursor` with release after its hold; the publisher loads `cursor` with acquire
+//!    before it looks at `held`. So a cursor that has passed a record shows the hold that was taken on the way.
+//! 4. *Release*: the last access to the chunk comes before `fetch_sub` (release); the publisher's acquire load of zero comes
+//!    before it writes the chunk anew.
+//! 5. `held` is a count: several messages, clones and views may hold one slot. From a count above zero it may be raised
+//!    without a look at the mark, since invariant 1 protects it already.
+//!
+//! Models: `hold_against_reclaim`, `release_before_reuse`, `advance_shows_hold`, `evicted_reader`, `death_of_a_reader`.
+
+use crate::ring::Ring;
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// The most chunks that a publisher can have in use at one time.
+pub(crate) const MAX_SLOTS: u32 = 1 << 20;
+/// `cursor` of a subscriber that reads no more.
+pub(crate) const CLOSED: u64 = u64::MAX;
+/// `sleeping` of a subscriber that needs no wake-up.
+pub(crate) const AWAKE: u64 = 0;
+
+const CURSOR: usize = 16;
+const SLEEPING: usize = 32;
+/// Where the counts start, in bytes: a page of their own keeps `cursor` and `sleeping` apart from them.
+pub(crate) const COUNTS: usize = 4096;
+/// The length of a lease segment in bytes.
+pub(crate) const LEASE_LEN: u64 = COUNTS as u64 + MAX_SLOTS as u64 * 4;
+
+/// The lease over borrowed cells: mapped memory, or loom's.
+#[derive(Clone, Copy)]
+pub(crate) struct Lease<'a> {
+    head: &'a [AtomicU64],
+    held: &'a [AtomicU32],
+}
+
+impl<'a> Lease<'a> {
+    #[inline]
+    pub fn new(head: &'a [AtomicU64], held: &'a [AtomicU32]) -> Self {
+        Lease { head, held }
+    }
+
+    // ---- the subscriber's side ----
+
+    /// Takes a hold on `slot` for the record of `position`. `false`: the publisher had reclaimed it, nothing is held.
+    #[inline]
+    pub fn hold(self, ring: Ring<'_>, position: u64, slot: u32) -> bool {
+        self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+        // Pairs with the fence in `Ring::set_reclaim` (invariant 2).
+        fence(Ordering::SeqCst);
+        if ring.is_reclaimed(position) {
+            self.release(slot);
+            return false;
+        }
+        true
+    }
+
+    /// One more hold on a slot that this subscriber holds already (invariant 5).
+    #[inline]
+    pub fn hold_again(self, slot: u32) {
+        self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives one hold back. The caller reads the chunk no more.
+    #[inline]
+    pub fn release(self, slot: u32) {
+        self.held[slot as usize].fetch_sub(1, Ordering::Release);
+    }
+
+    #[inline]
+    pub fn set_cursor(self, cursor: u64) {
+        self.head[CURSOR].store(cursor, Ordering::Release);
+    }
+
+    /// Announces the sleep of number `epoch`, or [`AWAKE`].
+    #[inline]
+    pub fn set_sleeping(self, epoch: u64) {
+        self.head[SLEEPING].store(epoch, Ordering::Relaxed);
+    }
+
+    // ---- the publisher's side ----
+
+    #[inline]
+    pub fn cursor(self) -> u64 {
+        self.head[CURSOR].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn is_held(self, slot: u32) -> bool {
+        self.held[slot as usize].load(Ordering::Acquire) != 0
+    }
+
+    #[inline]
+    pub fn sleeping(self) -> u64 {
+        self.head[SLEEPING].load(Ordering::Relaxed)
+    }
+}

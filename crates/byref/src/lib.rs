@@ -1,0 +1,64 @@
+//! Messages passed **by reference** between processes.
+//!
+//! A [`Publisher`] writes a payload once, into memory it owns; every [`Subscriber`], in any process of the host, gets a
+//! read-only view of those very bytes. A received [`Message`] is a lease: the memory is reused only after the last message
+//! (or clone, or view) that names it is gone.
+//!
+//! ```
+//! # fn main() -> Result<(), byref::Error> {
+//! # let directory = std::env::temp_dir().join(format!("byref-doc-{}", std::process::id()));
+//! # unsafe { std::env::set_var("BYREF_DIR", &directory) };
+//! let subscriber = byref::Subscriber::builder("camera/front").build()?;
+//! let publisher = byref::Publisher::builder("camera/front").build()?;
+//! publisher.wait_for_subscribers(1, None)?;
+//!
+//! let mut frame = publisher.loan(1 << 20)?; // filled in place, sent without a copy
+//! frame.fill(7);
+//! frame.send()?;
+//!
+//! let message = subscriber.recv()?; // no copy here either
+//! assert_eq!(message[12345], 7);
+//! # drop((message, subscriber, publisher));
+//! # let _ = std::fs::remove_dir_all(directory);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`] and [`wake`] each explain one lock-free protocol;
+//! `SAFETY.md` says what is promised and which test or model covers it.
+//!
+//! [`ring`]: https://github.com/byref/byref/blob/main/crates/byref/src/ring.rs
+//! [`lease`]: https://github.com/byref/byref/blob/main/crates/byref/src/lease.rs
+//! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
+
+mod attributes;
+mod claim;
+mod connection;
+mod error;
+mod handshake;
+mod lease;
+mod loan;
+mod lookout;
+mod message;
+mod pool;
+mod publisher;
+mod rendezvous;
+mod ring;
+mod service;
+mod subscriber;
+mod sync;
+mod sys;
+mod topic;
+mod wait;
+mod wake;
+
+pub use attributes::{Attributes, HeaderValue, Layout, MAX_ATTRIBUTES};
+pub use claim::Policy;
+pub use error::{Error, Result};
+pub use loan::{Loan, LoanMemory};
+pub use message::{Message, PublisherInfo, Writable};
+pub use publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
+pub use ring::INLINE_LIMIT;
+pub use subscriber::{Subscriber, SubscriberBuilder, SubscriberStats};
+pub use topic::MAX_TOPIC;
+pub use wait::Wait;

@@ -1,0 +1,151 @@
+//! A loan: pool memory to be filled in place and sent without a copy.
+#![allow(unsafe_code)]
+
+use crate::attributes::Attributes;
+use crate::error::{Error, Result};
+use crate::pool::{Chunk, Pin};
+use crate::publisher::Shared;
+use crate::wait::Wait;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Memory lent by a [`Publisher`](crate::Publisher). Dereferences to the bytes, which are arbitrary at first.
+///
+/// Dropping it without sending gives it back. It takes its sequence number when it is sent.
+pub struct Loan {
+    shared: Arc<Shared>,
+    /// `None` once it was sent or discarded.
+    chunk: Option<Chunk>,
+    len: usize,
+    /// Bytes in the chunk, for the payload and the attributes behind it.
+    room: u64,
+}
+
+/// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
+#[derive(Clone)]
+pub struct LoanMemory(Arc<Pin>);
+
+impl LoanMemory {
+    /// The first byte. Writing through it after the loan was sent changes one's own message.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+}
+
+impl Loan {
+    pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize, room: u64) -> Self {
+        Loan { shared, chunk: Some(chunk), len, room }
+    }
+
+    fn chunk(&self) -> Result<&Chunk> {
+        let over = || Error::Closed { what: "loan", topic: self.shared.topic().to_owned() };
+        self.chunk.as_ref().ok_or_else(over)
+    }
+
+    /// The memory, to be kept beyond the loan.
+    pub fn memory(&self) -> Result<LoanMemory> {
+        Ok(LoanMemory(Arc::clone(&self.chunk()?.pin)))
+    }
+
+    /// Whether it was neither sent nor discarded.
+    pub fn is_open(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// Shortens the payload to `len` bytes; a larger `len` is an error.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        self.chunk()?;
+        if len > self.len {
+            let text =
+                format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.shared.topic(), self.len);
+            return Err(Error::InvalidArgument(text));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Sends the payload; returns its sequence number. Waits for lossless subscribers without limit.
+    pub fn send(mut self) -> Result<u64> {
+        self.send_with(&Attributes::default(), None, &mut Wait::up_to(None))
+    }
+
+    /// Sends the payload with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`). When it fails, nobody
+    /// received anything and the loan is as before.
+    pub fn send_with(
+        &mut self,
+        attributes: &Attributes,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.send_encoded(&attributes.encode()?, timestamp_ns, 0, wait)
+    }
+
+    /// `copied`: how many of the payload's bytes the library copied to here.
+    pub(crate) fn send_encoded(
+        &mut self,
+        attributes: &[u8],
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.chunk()?;
+        if let Some(sent) = self.shared.commit_inline(self, attributes, timestamp_ns, wait) {
+            self.discard();
+            return sent;
+        }
+        let at = self.len.next_multiple_of(8);
+        let needed = (at + attributes.len()) as u64;
+        let mut copied = copied;
+        if needed > self.room {
+            // The headers came after the loan and do not fit: move.
+            let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
+            let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len, needed);
+            larger.copy_from_slice(self);
+            copied += self.len;
+            std::mem::swap(self, &mut larger);
+        }
+        if !attributes.is_empty() {
+            // SAFETY: `at + attributes.len()` is within `room`, the bytes this loan has in the chunk.
+            let behind = unsafe { self.chunk()?.pin.as_ptr().add(at) };
+            // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
+            unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
+        }
+        let sequence = self.shared.commit(self.chunk()?, self.len, attributes.len(), copied, timestamp_ns, wait)?;
+        self.chunk = None;
+        Ok(sequence)
+    }
+
+    /// Gives the memory back without sending. Doing so twice is fine.
+    pub fn discard(&mut self) {
+        if let Some(chunk) = self.chunk.take() {
+            let slot = chunk.slot;
+            drop(chunk); // The pool sees then whether arrays made from it still live.
+            self.shared.discard(slot);
+        }
+    }
+}
+
+impl Deref for Loan {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Some(chunk) = &self.chunk else { return &[] };
+        // SAFETY: the chunk is this loan's alone and has at least `len` bytes, mapped as long as its pin lives; memory of
+        // a shared mapping is always initialised. Only the owner of a `LoanMemory` could write it, with `unsafe`.
+        unsafe { std::slice::from_raw_parts(chunk.pin.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Some(chunk) = &self.chunk else { return &mut [] };
+        // SAFETY: as in `deref`, and `&mut self` makes this the only slice.
+        unsafe { std::slice::from_raw_parts_mut(chunk.pin.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}

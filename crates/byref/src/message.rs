@@ -1,0 +1,324 @@
+//! A received message: the bytes, and the lease that keeps them.
+#![allow(unsafe_code)]
+
+use crate::attributes::Attributes;
+use crate::lease::{COUNTS, Lease};
+use crate::ring::{Descriptor, Head, InlineData};
+use crate::sys::fork::ForkId;
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::socket;
+use rustix::fd::OwnedFd;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Below this size a private copy is cheaper than a mapping (measured: see `docs/copies.md`).
+const MAP_FROM: usize = 32 << 10;
+/// The most private mappings at a time; the system's limit is 65,530 of all kinds. Beyond it, copies serve.
+const MOST_MAPPINGS: usize = 1 << 14;
+
+/// Who published a message. Valid beyond the publisher's death.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PublisherInfo {
+    /// Different from every other publisher's.
+    pub id: u128,
+    /// Its process (0 when it is out of sight).
+    pub pid: i32,
+    /// Its name, where it was given one.
+    pub name: Option<String>,
+    /// The topic.
+    pub topic: String,
+}
+
+/// The connection to one publisher, kept until the last view onto its messages is gone.
+pub(crate) struct Link {
+    pub info: Arc<PublisherInfo>,
+    lease: OwnedSegment,
+    pub socket: Arc<OwnedFd>,
+    made_in: ForkId,
+}
+
+impl Link {
+    pub fn new(info: PublisherInfo, lease: OwnedSegment, socket: Arc<OwnedFd>) -> Self {
+        Link { info: Arc::new(info), lease, socket, made_in: ForkId::current() }
+    }
+
+    #[inline]
+    pub fn lease(&self) -> Lease<'_> {
+        Lease::new(self.lease.map().words(), self.lease.map().counts(COUNTS))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.made_in.is_current() {
+            // Not only closed: a forked child may have the descriptor, too.
+            socket::hang_up(&self.socket);
+        }
+    }
+}
+
+/// A segment of a publisher's pool.
+pub(crate) struct Segment {
+    pub id: u32,
+    memory: PeerSegment,
+    link: Arc<Link>,
+}
+
+impl Segment {
+    pub fn new(id: u32, memory: PeerSegment, link: Arc<Link>) -> Self {
+        Segment { id, memory, link }
+    }
+
+    /// Whether the payload and attributes that `at` names lie inside.
+    #[inline]
+    pub fn contains(&self, at: &Descriptor) -> bool {
+        let behind = at.len.checked_next_multiple_of(8).and_then(|len| len.checked_add(at.attributes_len as u64));
+        let end = behind.and_then(|len| at.offset.checked_add(len));
+        end.is_some_and(|end| end <= self.memory.map().len() as u64)
+    }
+}
+
+/// A hold on one chunk.
+struct Hold {
+    segment: Arc<Segment>,
+    at: Descriptor,
+}
+
+impl Hold {
+    #[inline]
+    fn bytes(&self, from: usize, len: usize) -> &[u8] {
+        let start = self.segment.memory.map().as_ptr().wrapping_add(self.at.offset as usize + from);
+        // SAFETY: `Segment::contains` was asked for the whole range before the hold was made, the mapping lives as long as
+        // `segment`, and the hold keeps the publisher from reusing the bytes. (A publisher that breaks its own promise and
+        // changes a message while it is read changes values only; SAFETY.md, "hostile peers".)
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        // In a forked child the lease is not mapped; there a view is sure only while the parent has one.
+        if self.segment.link.made_in.is_current() {
+            self.segment.link.lease().hold_again(self.at.slot);
+        }
+        Hold { segment: Arc::clone(&self.segment), at: self.at }
+    }
+}
+
+impl Drop for Hold {
+    #[inline]
+    fn drop(&mut self) {
+        if self.segment.link.made_in.is_current() {
+            self.segment.link.lease().release(self.at.slot);
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Body {
+    Inline { data: InlineData, len: u16, attributes_len: u16 },
+    Held(Hold),
+}
+
+/// A message. Dereferences to its payload, which stays valid and unchanged as long as the message, or a clone of it, lives:
+/// beyond the subscriber's `close`, and beyond the publisher's death.
+#[derive(Clone)]
+pub struct Message {
+    publisher: Arc<PublisherInfo>,
+    sequence: u64,
+    timestamp_ns: u64,
+    body: Body,
+}
+
+impl Message {
+    #[inline]
+    pub(crate) fn inline(publisher: Arc<PublisherInfo>, sequence: u64, head: Head, data: InlineData) -> Self {
+        let (len, attributes_len) = (head.payload_len() as u16, head.attributes_len() as u16);
+        Message {
+            publisher,
+            sequence,
+            timestamp_ns: head.timestamp_ns,
+            body: Body::Inline { data, len, attributes_len },
+        }
+    }
+
+    /// `segment` contains `at`, whose slot is held for this message.
+    #[inline]
+    pub(crate) fn held(
+        publisher: Arc<PublisherInfo>,
+        sequence: u64,
+        head: Head,
+        segment: Arc<Segment>,
+        at: Descriptor,
+    ) -> Self {
+        Message { publisher, sequence, timestamp_ns: head.timestamp_ns, body: Body::Held(Hold { segment, at }) }
+    }
+
+    /// Who sent it.
+    pub fn publisher(&self) -> &Arc<PublisherInfo> {
+        &self.publisher
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.publisher.topic
+    }
+
+    /// Its number among the publisher's messages, from 0.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// When it was sent: nanoseconds of `CLOCK_REALTIME`, or what the sender gave.
+    pub fn timestamp_ns(&self) -> u64 {
+        self.timestamp_ns
+    }
+
+    /// Layout and headers, decoded anew on each call.
+    pub fn attributes(&self) -> Attributes {
+        match &self.body {
+            Body::Inline { data, len, attributes_len } => {
+                let from = (*len as usize).next_multiple_of(8);
+                Attributes::decode(&bytes_of(data)[from..from + *attributes_len as usize])
+            }
+            Body::Held(hold) => {
+                let from = (hold.at.len as usize).next_multiple_of(8);
+                Attributes::decode(hold.bytes(from, hold.at.attributes_len as usize))
+            }
+        }
+    }
+
+    /// Whether there are attributes at all.
+    #[inline]
+    pub fn has_attributes(&self) -> bool {
+        match &self.body {
+            Body::Inline { attributes_len, .. } => *attributes_len > 0,
+            Body::Held(hold) => hold.at.attributes_len > 0,
+        }
+    }
+
+    /// Whether the payload was small enough to travel inside the ring, and was copied out of it.
+    pub fn is_inline(&self) -> bool {
+        matches!(self.body, Body::Inline { .. })
+    }
+
+    /// A private writable view: changes stay with it. A large payload is mapped copy-on-write, so that only the pages that
+    /// are written cost memory and time; a small one is copied.
+    pub fn writable(&self) -> Writable {
+        if let Body::Held(hold) = &self.body
+            && self.len() >= MAP_FROM
+            && let Some(place) = Place::take()
+            // Out of mappings or address space: a copy serves as well.
+            && let Ok((map, start)) = hold.segment.memory.map_private(hold.at.offset..hold.at.offset + hold.at.len)
+        {
+            let start = map.as_ptr().wrapping_add(start);
+            return Writable {
+                start,
+                len: self.len(),
+                keep: Keep::Mapped { _map: map, _hold: hold.clone(), _place: place },
+            };
+        }
+        let mut words = vec![0u128; self.len().div_ceil(16)].into_boxed_slice();
+        let mut copy =
+            Writable { start: words.as_mut_ptr().cast(), len: self.len(), keep: Keep::Copied { _words: words } };
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.body {
+            Body::Inline { data, len, .. } => &bytes_of(data)[..*len as usize],
+            Body::Held(hold) => hold.bytes(0, hold.at.len as usize),
+        }
+    }
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (topic, sequence, len) = (self.topic(), self.sequence, self.len());
+        write!(f, "Message {{ topic: {topic:?}, sequence: {sequence}, len: {len} }}")
+    }
+}
+
+#[inline]
+fn bytes_of(words: &InlineData) -> &[u8] {
+    // SAFETY: the words are initialised, bytes have no alignment, and the length is the array's.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), size_of::<InlineData>()) }
+}
+
+/// One of the private mappings that a process may have.
+struct Place;
+
+static PLACES_TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Place {
+    fn take() -> Option<Self> {
+        let place = Place;
+        (PLACES_TAKEN.fetch_add(1, Ordering::Relaxed) < MOST_MAPPINGS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PLACES_TAKEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A private writable view of a message. Dereferences to the bytes.
+pub struct Writable {
+    start: *mut u8,
+    len: usize,
+    keep: Keep,
+}
+
+/// What the bytes lie in.
+enum Keep {
+    /// Untouched pages still show the chunk, so the mapping holds it.
+    Mapped {
+        _map: Mapping,
+        _hold: Hold,
+        _place: Place,
+    },
+    Copied {
+        _words: Box<[u128]>,
+    },
+}
+
+// SAFETY: `start` points into memory that `keep` owns; nothing is tied to a thread.
+unsafe impl Send for Writable {}
+// SAFETY: through `&Writable` the bytes are only read.
+unsafe impl Sync for Writable {}
+
+impl Writable {
+    /// How many payload bytes were copied to make it.
+    pub fn copied_bytes(&self) -> usize {
+        if matches!(self.keep, Keep::Mapped { .. }) { 0 } else { self.len }
+    }
+
+    /// The first byte; valid for reads and writes as long as this lives.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start
+    }
+}
+
+impl Deref for Writable {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `keep` owns `len` initialised bytes from `start` on.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl DerefMut for Writable {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; the bytes are writable, and `&mut self` makes this the only slice.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}

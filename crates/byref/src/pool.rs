@@ -1,0 +1,279 @@
+//! The publisher's payload memory: chunks in segments that grow up to `max_memory`.
+//!
+//! The allocator's state is private to the publisher, so no peer can harm it. Segments are sparse files: they take memory
+//! only up to the highest byte ever handed out, and that is what `max_memory` limits. Within a segment, `offset-allocator`
+//! (Aaltonen's two-level segregated fit) hands out chunks, the ones freed last first: their pages are warm.
+
+use crate::lease::MAX_SLOTS;
+use crate::sys::memory::{OwnedSegment, page_ceil};
+use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
+use std::io;
+use std::sync::Arc;
+
+/// Chunks start at multiples of this many bytes: a cache line, and what Arrow and SIMD code wish for.
+pub(crate) const ALIGNMENT: u64 = 64;
+/// The size of a segment, unless a payload needs a larger one. Virtual: memory comes as it is used.
+const SEGMENT_LEN: u64 = 64 << 20;
+/// Memory is taken from the system in steps of this size.
+const STEP: u64 = 1 << 20;
+
+/// Why there is no chunk.
+#[derive(Debug)]
+pub(crate) enum NoChunk {
+    /// The pool is at `max_memory`, or out of slots: room may return.
+    Full,
+    /// The system refused.
+    System(io::Error),
+}
+
+impl From<io::Error> for NoChunk {
+    fn from(error: io::Error) -> Self {
+        NoChunk::System(error)
+    }
+}
+
+/// Keeps a chunk's memory mapped and unused for others as long as somebody in this process may still touch it.
+pub(crate) struct Pin {
+    segment: Arc<OwnedSegment>,
+    offset: u64,
+}
+
+impl Pin {
+    pub fn segment(&self) -> &Arc<OwnedSegment> {
+        &self.segment
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.segment.map().as_ptr().wrapping_add(self.offset as usize)
+    }
+}
+
+/// A chunk that was handed out.
+pub(crate) struct Chunk {
+    pub slot: u32,
+    pub segment: u32,
+    pub offset: u64,
+    pub pin: Arc<Pin>,
+}
+
+struct Slot {
+    segment: u32,
+    allocation: Allocation,
+    bytes: u64,
+    /// `None` while the slot is free. Local users hold clones.
+    pin: Option<Arc<Pin>>,
+}
+
+struct Segment {
+    id: u32,
+    memory: Arc<OwnedSegment>,
+    allocator: Allocator,
+    chunks: u32,
+    /// Bytes from the start that have memory.
+    populated: u64,
+}
+
+impl Segment {
+    fn len(&self) -> u64 {
+        self.memory.map().len() as u64
+    }
+}
+
+/// The pool.
+pub(crate) struct Pool {
+    max_memory: u64,
+    segments: Vec<Segment>,
+    next_segment: u32,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Bytes of memory taken from the system.
+    populated: u64,
+    /// Bytes in chunks.
+    used: u64,
+}
+
+impl Pool {
+    pub fn new(max_memory: u64) -> Self {
+        let (segments, slots, free) = (Vec::new(), Vec::new(), Vec::new());
+        Pool { max_memory: page_ceil(max_memory), segments, next_segment: 0, slots, free, populated: 0, used: 0 }
+    }
+
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    pub fn populated(&self) -> u64 {
+        self.populated
+    }
+
+    /// The bytes of a slot's chunk.
+    pub fn bytes(&self, slot: u32) -> u64 {
+        self.slots[slot as usize].bytes
+    }
+
+    /// All segments: their numbers, and the memory to share.
+    pub fn segments(&self) -> impl Iterator<Item = (u32, &Arc<OwnedSegment>)> {
+        self.segments.iter().map(|segment| (segment.id, &segment.memory))
+    }
+
+    /// Takes a chunk of at least `bytes`. `Ok` also says whether a segment was added for it.
+    pub fn allocate(&mut self, bytes: u64) -> Result<(Chunk, bool), NoChunk> {
+        if self.free.is_empty() && self.slots.len() >= MAX_SLOTS as usize {
+            return Err(NoChunk::Full);
+        }
+        let units = u32::try_from(bytes.max(1).div_ceil(ALIGNMENT)).map_err(|_| NoChunk::Full)?;
+        for index in 0..self.segments.len() {
+            if let Some(chunk) = self.allocate_in(index, units)? {
+                return Ok((chunk, false));
+            }
+        }
+        let index = self.add_segment(units)?;
+        match self.allocate_in(index, units) {
+            Ok(Some(chunk)) => Ok((chunk, true)),
+            failed => {
+                self.segments.remove(index);
+                Err(failed.err().unwrap_or(NoChunk::Full))
+            }
+        }
+    }
+
+    fn allocate_in(&mut self, index: usize, units: u32) -> Result<Option<Chunk>, NoChunk> {
+        let segment = &mut self.segments[index];
+        let Some(allocation) = segment.allocator.allocate(units) else { return Ok(None) };
+        let offset = allocation.offset as u64 * ALIGNMENT;
+        let end = offset + units as u64 * ALIGNMENT;
+        if end > segment.populated {
+            let budget = self.max_memory - self.populated;
+            let needed = page_ceil(end) - segment.populated;
+            let step = needed.max(STEP).min(segment.len() - segment.populated).min(budget.max(needed));
+            let populated = if needed > budget {
+                Err(NoChunk::Full)
+            } else {
+                let grown = segment.populated..segment.populated + step;
+                segment.memory.populate(grown).map_err(NoChunk::System)
+            };
+            if let Err(refused) = populated {
+                segment.allocator.free(allocation);
+                return if matches!(refused, NoChunk::Full) { Ok(None) } else { Err(refused) };
+            }
+            segment.populated += step;
+            self.populated += step;
+        }
+        segment.chunks += 1;
+        let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
+        self.used += bytes;
+        let pin = Arc::new(Pin { segment: Arc::clone(&segment.memory), offset });
+        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)) };
+        let number = match self.free.pop() {
+            Some(number) => {
+                self.slots[number as usize] = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+        };
+        Ok(Some(Chunk { slot: number, segment: id, offset, pin }))
+    }
+
+    fn add_segment(&mut self, units: u32) -> Result<usize, NoChunk> {
+        if units as u64 * ALIGNMENT > self.max_memory - self.populated {
+            return Err(NoChunk::Full);
+        }
+        let wanted = SEGMENT_LEN.min(self.max_memory).max(units as u64 * ALIGNMENT) / ALIGNMENT;
+        // The allocator's size classes are coarse: this is the smallest one that serves the request.
+        let size = min_allocator_size(wanted as u32);
+        let memory = OwnedSegment::new("byref-pool", size as u64 * ALIGNMENT)?;
+        let id = self.next_segment;
+        self.next_segment += 1;
+        self.segments.push(Segment {
+            id,
+            memory: Arc::new(memory),
+            allocator: Allocator::with_max_allocs(size, size.clamp(16, 1 << 17)),
+            chunks: 0,
+            populated: 0,
+        });
+        Ok(self.segments.len() - 1)
+    }
+
+    /// Whether somebody in this process may still touch the slot's chunk.
+    pub fn is_pinned(&mut self, slot: u32) -> bool {
+        // `get_mut`, unlike `strong_count`, orders the last holder's accesses before what is done with the memory next.
+        self.slots[slot as usize].pin.as_mut().is_some_and(|pin| Arc::get_mut(pin).is_none())
+    }
+
+    /// Takes a chunk back. The caller knows that nobody reads it, here or elsewhere.
+    pub fn free(&mut self, slot: u32) {
+        let taken = &mut self.slots[slot as usize];
+        taken.pin = None;
+        self.used -= taken.bytes;
+        let id = taken.segment;
+        let segment = self.segments.iter_mut().find(|segment| segment.id == id).expect("a chunk's segment is live");
+        segment.allocator.free(taken.allocation);
+        segment.chunks -= 1;
+        self.free.push(slot);
+    }
+
+    /// Gives segments without a chunk back to the system; returns their numbers.
+    pub fn retire_empty(&mut self) -> Vec<u32> {
+        let mut retired = Vec::new();
+        self.segments.retain(|segment| {
+            if segment.chunks == 0 {
+                self.populated -= segment.populated;
+                retired.push(segment.id);
+            }
+            segment.chunks > 0
+        });
+        retired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_of_max_memory_is_usable_and_no_more() {
+        let mut pool = Pool::new(8 << 20);
+        let (chunk, added) = pool.allocate(8 << 20).ok().unwrap();
+        assert!(added);
+        assert!(matches!(pool.allocate(1), Err(NoChunk::Full)));
+        drop(chunk.pin);
+        pool.free(chunk.slot);
+        assert_eq!((pool.used(), pool.populated()), (0, 8 << 20));
+        assert!(matches!(pool.allocate((8 << 20) + 1), Err(NoChunk::Full)));
+    }
+
+    #[test]
+    fn chunks_are_aligned_apart_and_reused() {
+        let mut pool = Pool::new(64 << 20);
+        let chunks: Vec<_> = (1..200).map(|i| (i, pool.allocate(i * 97).ok().unwrap().0)).collect();
+        let mut ranges: Vec<_> = chunks.iter().map(|(i, c)| (c.offset, c.offset + i * 97)).collect();
+        ranges.sort();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        assert!(ranges.iter().all(|(start, _)| start % ALIGNMENT == 0));
+        let populated = pool.populated();
+        for (_, chunk) in chunks {
+            drop(chunk.pin);
+            pool.free(chunk.slot);
+        }
+        for _ in 0..1000 {
+            let (chunk, _) = pool.allocate(1 << 20).ok().unwrap();
+            drop(chunk.pin);
+            pool.free(chunk.slot);
+        }
+        assert!(pool.populated() <= populated.max(1 << 20) + STEP);
+    }
+
+    #[test]
+    fn a_pool_grows_by_segments_and_gives_empty_ones_back() {
+        let mut pool = Pool::new(256 << 20);
+        let first = pool.allocate(40 << 20).ok().unwrap().0;
+        let second = pool.allocate(40 << 20).ok().unwrap();
+        assert!(second.1 && second.0.segment != first.segment);
+        pool.free(first.slot);
+        assert_eq!(pool.retire_empty(), [first.segment]);
+        assert_eq!(pool.populated(), 40 << 20);
+    }
+}

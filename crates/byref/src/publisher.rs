@@ -1,0 +1,1076 @@
+//! The publishing side: appends to the ring, and serves subscribers.
+
+use crate::attributes::Attributes;
+use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::error::{Error, Result};
+use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
+use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
+use crate::loan::Loan;
+use crate::pool::{Chunk, NoChunk, Pool};
+use crate::rendezvous::{self, Directory};
+use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, Ring};
+use crate::service::{self, Event, Handle, Next, Service, Token};
+use crate::sync::{Pairing, heavy_fence};
+use crate::sys::epoll::{Door, Interest, Woken};
+use crate::sys::fork::ForkId;
+use crate::sys::memory::{OwnedSegment, PeerSegment};
+use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::sys::{membarrier, process};
+use crate::topic;
+use crate::wait::Wait;
+use crate::wake::Sleeper;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Records in a ring, unless the history needs more.
+const DEFAULT_CAPACITY: u64 = 1 << 14;
+/// The most records in a ring: 1 GiB.
+const MAX_CAPACITY: u64 = 1 << 22;
+/// A connection that says nothing for so long is closed.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a publisher without room looks again and again before it sleeps, and how often.
+const SPINS: u32 = 50;
+/// Chunks that leases hold are looked at again after so many bytes of new payload,
+const COLLECT_EVERY: u64 = 256 << 10;
+/// so many at a time.
+const RECHECKS: usize = 64;
+/// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
+const LEASE_POLL: Duration = Duration::from_millis(1);
+
+/// Settings of a [`Publisher`]; see [`Publisher::builder`].
+#[derive(Clone, Debug)]
+pub struct PublisherBuilder {
+    topic: String,
+    max_memory: u64,
+    history: u64,
+    capacity: u64,
+    name: Option<String>,
+}
+
+impl PublisherBuilder {
+    /// The most bytes of payload memory (default: 1 GiB). It is taken as needed.
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// How many of the last messages a late subscriber may ask for (default: 0).
+    pub fn history(mut self, messages: u64) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// How many records the ring holds at least (default: 16384).
+    pub fn capacity(mut self, records: u64) -> Self {
+        self.capacity = records;
+        self
+    }
+
+    /// A name for people, shown to subscribers and in error texts.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Makes the publisher and announces it.
+    pub fn build(self) -> Result<Publisher> {
+        topic::validate(&self.topic)?;
+        if self.max_memory == 0 {
+            return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
+        }
+        if self.max_memory > 1 << 37 {
+            return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
+        }
+        let wanted = self.capacity.max(self.history.saturating_mul(2));
+        if wanted > MAX_CAPACITY {
+            let most = MAX_CAPACITY / 2;
+            return Err(Error::InvalidArgument(format!("history can be at most {most} messages, capacity twice that")));
+        }
+        if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
+            return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
+        }
+        Publisher::new(self, wanted.max(16).next_power_of_two())
+    }
+}
+
+/// Publishes messages on one topic.
+///
+/// It may be shared by threads. Dropping it closes it: what was sent before still reaches every connected lossless
+/// subscriber.
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+/// What a publisher and its loans share.
+pub(crate) struct Shared {
+    topic: String,
+    id: u128,
+    name: Option<String>,
+    max_memory: u64,
+    history: u64,
+    made_in: ForkId,
+    open: Mutex<Option<Open>>,
+    /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
+    sleeping: Mutex<()>,
+}
+
+/// Everything that closing gives back.
+struct Open {
+    ring: OwnedSegment,
+    capacity: u64,
+    tail: u64,
+    /// Positions below may be appended without a look at the cursors.
+    limit: u64,
+    reclaim: u64,
+    peers: Vec<Peer>,
+    last_peer: u64,
+    pairing: Pairing,
+    pool: Pool,
+    /// Published chunks whose positions are not yet reclaimed, oldest first.
+    pending: VecDeque<(u64, u32)>,
+    /// Chunks below the mark that somebody holds.
+    held: VecDeque<u32>,
+    /// Payload bytes since the last collection.
+    uncollected: u64,
+    generation: u64,
+    sent: u64,
+    sent_bytes: u64,
+    copied_bytes: u64,
+    waits: u64,
+    door: Arc<Door>,
+    directory: Arc<Directory>,
+    service: Arc<Handle>,
+    socket_name: String,
+    listener: Token,
+}
+
+/// A connected subscriber.
+struct Peer {
+    id: u64,
+    pid: i32,
+    name: Option<String>,
+    socket: Arc<OwnedFd>,
+    lease: PeerSegment,
+    policy: Policy,
+    depth: u64,
+    start: u64,
+    sleeper: Sleeper,
+    membarrier: bool,
+    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
+    alive: bool,
+    /// Descriptors that its full socket did not take yet.
+    outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
+    tasks: Vec<Token>,
+}
+
+impl Peer {
+    #[inline]
+    fn lease(&self) -> Lease<'_> {
+        Lease::new(self.lease.map().words(), self.lease.map().counts(COUNTS))
+    }
+
+    fn is_connected(&self) -> bool {
+        self.alive && self.lease().cursor() != CLOSED
+    }
+
+    /// The first position it has not taken, whatever it claims.
+    fn cursor(&self, tail: u64) -> u64 {
+        self.lease().cursor().clamp(self.start, tail)
+    }
+
+    fn claim(&self, tail: u64) -> Option<Claim> {
+        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
+    }
+
+    /// Sends what waits; `false` while some of it does not fit.
+    fn flush_outbox(&mut self) -> bool {
+        while let Some((packet, segment)) = self.outbox.front() {
+            let fd = segment.as_ref().map(|segment| segment.shared());
+            match socket::send(&self.socket, &handshake::encode(packet), fd) {
+                Ok(true) => self.outbox.pop_front(),
+                Ok(false) => return false,
+                Err(_) => return true, // It hung up; the service thread will notice.
+            };
+        }
+        true
+    }
+
+    fn who(&self) -> String {
+        match &self.name {
+            Some(name) => format!("process {} ('{name}')", self.pid),
+            None => format!("process {}", self.pid),
+        }
+    }
+}
+
+/// A subscriber as its publisher sees it.
+#[derive(Clone, Debug)]
+pub struct SubscriberInfo {
+    /// Its process (0 when it is out of sight).
+    pub pid: i32,
+    /// Its name, where it gave one.
+    pub name: Option<String>,
+    /// What it wants done when it falls behind.
+    pub policy: Policy,
+    /// Messages that it has not taken yet.
+    pub lag: u64,
+}
+
+/// Counters of a publisher.
+#[derive(Clone, Debug, Default)]
+pub struct PublisherStats {
+    /// Messages sent.
+    pub sent: u64,
+    /// Their payload bytes.
+    pub sent_bytes: u64,
+    /// Payload bytes that were copied into shared memory (loans need no copy).
+    pub copied_bytes: u64,
+    /// How often a send had to wait for room.
+    pub waits: u64,
+    /// Connected subscribers.
+    pub subscribers: u64,
+    /// Bytes of payload memory in use: queued, held, or lent.
+    pub pool_used: u64,
+    /// Bytes of payload memory taken from the system.
+    pub pool_allocated: u64,
+}
+
+/// The outcome of one attempt at something that may have to wait.
+enum Attempt<T> {
+    Done(T),
+    Fail(Error),
+    /// Try again when a cursor reaches `at`, and after `poll`.
+    Wait {
+        at: u64,
+        poll: Option<Duration>,
+    },
+}
+
+impl Publisher {
+    /// Settings for a publisher on `topic`.
+    pub fn builder(topic: impl Into<String>) -> PublisherBuilder {
+        PublisherBuilder {
+            topic: topic.into(),
+            max_memory: 1 << 30,
+            history: 0,
+            capacity: DEFAULT_CAPACITY,
+            name: None,
+        }
+    }
+
+    fn new(options: PublisherBuilder, capacity: u64) -> Result<Self> {
+        let topic = options.topic;
+        let (directory, service) = service::connect(&topic)?;
+        let ring_len = Ring::words_needed(capacity) * 8;
+        let ring = OwnedSegment::new("byref-ring", ring_len)
+            .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
+            .map_err(Error::system(&topic, "cannot make the ring"))?;
+        Ring::new(ring.map().words(), capacity).set_wake_at(NEVER);
+        let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
+        let id = rendezvous::new_id();
+        let (socket, socket_name) = directory
+            .listen(&topic, id)
+            .map_err(|error| Error::directory(directory.path(), format!("cannot make a socket in it: {error}")))?;
+        let shared = Arc::new(Shared {
+            topic,
+            id,
+            name: options.name,
+            max_memory: options.max_memory,
+            history: options.history,
+            made_in: ForkId::current(),
+            open: Mutex::new(None),
+            sleeping: Mutex::new(()),
+        });
+        let mut open = shared.open.lock();
+        let listener = {
+            let (shared, socket) = (Arc::downgrade(&shared), Arc::new(socket));
+            let listening = Arc::clone(&socket);
+            service.watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared))
+        };
+        let listener = listener.map_err(|error| {
+            directory.remove(&socket_name);
+            Error::system(&shared.topic, "cannot listen for subscribers")(error)
+        })?;
+        *open = Some(Open {
+            ring,
+            capacity,
+            tail: 0,
+            limit: 0,
+            reclaim: 0,
+            peers: Vec::new(),
+            last_peer: 0,
+            pairing: Pairing::with(true),
+            pool: Pool::new(options.max_memory),
+            pending: VecDeque::new(),
+            held: VecDeque::new(),
+            uncollected: 0,
+            generation: 0,
+            sent: 0,
+            sent_bytes: 0,
+            copied_bytes: 0,
+            waits: 0,
+            door,
+            directory,
+            service,
+            socket_name,
+            listener,
+        });
+        drop(open);
+        Ok(Publisher { shared })
+    }
+
+    /// Sends a copy of `payload`; returns its sequence number. Waits for lossless subscribers without limit.
+    pub fn send(&self, payload: &[u8]) -> Result<u64> {
+        self.send_with(payload, &Attributes::default(), None, &mut Wait::up_to(None))
+    }
+
+    /// Sends a copy of `payload` with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`).
+    ///
+    /// A call that fails sent nothing to anybody.
+    pub fn send_with(
+        &self,
+        payload: &[u8],
+        attributes: &Attributes,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let encoded = attributes.encode()?;
+        if fits_inline(payload.len(), encoded.len()) {
+            return self.shared.append(
+                wait,
+                timestamp_ns,
+                payload.len(),
+                payload.len(),
+                |ring, position, timestamp_ns| {
+                    ring.append_inline(position, timestamp_ns, payload, &encoded);
+                },
+            );
+        }
+        let mut loan = self.loan_with(payload.len(), encoded.len(), wait)?;
+        loan.copy_from_slice(payload);
+        loan.send_encoded(&encoded, timestamp_ns, payload.len(), wait)
+    }
+
+    /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.
+    pub fn loan(&self, len: usize) -> Result<Loan> {
+        self.loan_with(len, 0, &mut Wait::up_to(None))
+    }
+
+    /// [`loan`](Self::loan) with room for `attributes_len` bytes of encoded attributes beside the payload.
+    pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
+        let bytes = (len as u64).next_multiple_of(8).saturating_add(attributes_len as u64);
+        let chunk = self.shared.allocate(bytes, len as u64, wait)?;
+        Ok(Loan::new(Arc::clone(&self.shared), chunk, len, bytes))
+    }
+
+    /// Waits until at least `n` subscribers are connected.
+    pub fn wait_for_subscribers(&self, n: usize, timeout: Option<Duration>) -> Result<()> {
+        self.wait_for_subscribers_with(n, &mut Wait::up_to(timeout))
+    }
+
+    /// [`wait_for_subscribers`](Self::wait_for_subscribers) with an interruptible wait.
+    pub fn wait_for_subscribers_with(&self, n: usize, wait: &mut Wait<'_>) -> Result<()> {
+        self.shared.until(wait, "waiting for subscribers", |_, open| {
+            let connected = open.peers.iter().filter(|peer| peer.is_connected()).count();
+            if connected >= n { Attempt::Done(()) } else { Attempt::Wait { at: NEVER, poll: None } }
+        })
+    }
+
+    /// Waits until every subscriber that is connected now has taken everything sent before the call.
+    pub fn flush(&self, timeout: Option<Duration>) -> Result<()> {
+        self.flush_with(&mut Wait::up_to(timeout))
+    }
+
+    /// [`flush`](Self::flush) with an interruptible wait.
+    pub fn flush_with(&self, wait: &mut Wait<'_>) -> Result<()> {
+        let mut target = None;
+        self.shared.until(wait, "flush", |_, open| {
+            let target = *target.get_or_insert(open.tail);
+            let done = open.peers.iter().all(|peer| !peer.is_connected() || peer.cursor(open.tail) >= target);
+            if done { Attempt::Done(()) } else { Attempt::Wait { at: target, poll: None } }
+        })
+    }
+
+    /// The connected subscribers.
+    pub fn subscribers(&self) -> Result<Vec<SubscriberInfo>> {
+        let mut open = self.shared.lock()?;
+        let open = self.shared.opened(&mut open)?;
+        let connected = open.peers.iter().filter(|peer| peer.is_connected());
+        Ok(connected
+            .map(|peer| SubscriberInfo {
+                pid: peer.pid,
+                name: peer.name.clone(),
+                policy: peer.policy,
+                lag: open.tail - peer.cursor(open.tail),
+            })
+            .collect())
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Result<PublisherStats> {
+        let mut open = self.shared.lock()?;
+        let open = self.shared.opened(&mut open)?;
+        Ok(PublisherStats {
+            sent: open.sent,
+            sent_bytes: open.sent_bytes,
+            copied_bytes: open.copied_bytes,
+            waits: open.waits,
+            subscribers: open.peers.iter().filter(|peer| peer.is_connected()).count() as u64,
+            pool_used: open.pool.used(),
+            pool_allocated: open.pool.populated(),
+        })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.shared.topic
+    }
+
+    /// This publisher's identity, different from every other's.
+    pub fn id(&self) -> u128 {
+        self.shared.id
+    }
+
+    /// Closes the publisher. Calls that wait in other threads end with [`Error::Closed`]. Closing twice is fine.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+/// Whether payload and attributes go into the record itself.
+fn fits_inline(payload: usize, attributes: usize) -> bool {
+    payload <= INLINE_LIMIT && payload.next_multiple_of(8) + attributes.next_multiple_of(8) <= INLINE_LIMIT
+}
+
+impl Shared {
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn forked(&self) -> Error {
+        Error::Forked { what: "publisher", topic: self.topic.clone() }
+    }
+
+    fn closed(&self) -> Error {
+        Error::Closed { what: "publisher", topic: self.topic.clone() }
+    }
+
+    /// The lock, unless a forked child asks: there it may be taken for ever.
+    #[inline]
+    fn lock(&self) -> Result<MutexGuard<'_, Option<Open>>> {
+        if self.made_in.is_current() { Ok(self.open.lock()) } else { Err(self.forked()) }
+    }
+
+    #[inline]
+    fn opened<'a>(&self, guard: &'a mut MutexGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
+        guard.as_mut().ok_or_else(|| self.closed())
+    }
+
+    /// Appends one record of `len` payload bytes, `copied` of them copied, when there is room for it.
+    #[inline]
+    fn append(
+        &self,
+        wait: &mut Wait<'_>,
+        timestamp_ns: Option<u64>,
+        len: usize,
+        copied: usize,
+        write: impl Fn(Ring<'_>, u64, u64),
+    ) -> Result<u64> {
+        self.until(wait, "send", |shared, open| {
+            if let Some((at, poll)) = open.must_wait(shared.history) {
+                return Attempt::Wait { at, poll };
+            }
+            Attempt::Done(open.append(timestamp_ns, len, copied, &write))
+        })
+    }
+
+    /// Publishes a filled chunk, whose attributes (already behind the payload) take `attributes_len` bytes.
+    pub fn commit(
+        &self,
+        chunk: &Chunk,
+        len: usize,
+        attributes_len: usize,
+        copied: usize,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let at = Descriptor {
+            segment: chunk.segment,
+            slot: chunk.slot,
+            offset: chunk.offset,
+            len: len as u64,
+            attributes_len: attributes_len as u32,
+        };
+        self.until(wait, "send", |shared, open| {
+            if let Some((at, poll)) = open.must_wait(shared.history) {
+                return Attempt::Wait { at, poll };
+            }
+            if !open.announced_to_lossless() {
+                return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
+            }
+            open.pending.push_back((open.tail, at.slot));
+            Attempt::Done(open.append(timestamp_ns, len, copied, |ring, position, timestamp_ns| {
+                ring.append_pooled(position, timestamp_ns, at);
+            }))
+        })
+    }
+
+    /// Sends `payload` inside the record instead of the chunk it lies in.
+    pub fn commit_inline(
+        &self,
+        payload: &[u8],
+        attributes: &[u8],
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Option<Result<u64>> {
+        fits_inline(payload.len(), attributes.len()).then(|| {
+            self.append(wait, timestamp_ns, payload.len(), payload.len(), |ring, position, timestamp_ns| {
+                ring.append_inline(position, timestamp_ns, payload, attributes);
+            })
+        })
+    }
+
+    /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
+    pub fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
+        let exhausted = |reason: String| Error::PoolExhausted {
+            topic: self.topic.clone(),
+            requested: payload,
+            max_memory: self.max_memory,
+            reason,
+        };
+        if bytes > self.max_memory.next_multiple_of(8) {
+            return Err(exhausted(
+                "the payload is larger than the whole pool; create the publisher with a larger max_memory".into(),
+            ));
+        }
+        self.until(wait, "send", |shared, open| match open.allocate(bytes, shared.history) {
+            Ok(chunk) => Attempt::Done(chunk),
+            Err(NoChunk::System(error)) => {
+                Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
+            }
+            Err(NoChunk::Full) if open.lossless_may_free() => {
+                Attempt::Wait { at: open.next_progress(), poll: Some(LEASE_POLL) }
+            }
+            Err(NoChunk::Full) => {
+                let holders = open.describe_holders();
+                Attempt::Fail(exhausted(format!(
+                    "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
+                )))
+            }
+        })
+    }
+
+    /// Gives back a chunk that was never sent.
+    pub fn discard(&self, slot: u32) {
+        if let Ok(mut guard) = self.lock()
+            && let Some(open) = guard.as_mut()
+        {
+            open.give_back(slot);
+        }
+    }
+
+    /// Makes attempts until one is conclusive. The first is the fast path.
+    #[inline]
+    fn until<T>(
+        &self,
+        wait: &mut Wait<'_>,
+        what: &'static str,
+        mut attempt: impl FnMut(&Self, &mut Open) -> Attempt<T>,
+    ) -> Result<T> {
+        let mut guard = self.lock()?;
+        match attempt(self, self.opened(&mut guard)?) {
+            Attempt::Done(value) => Ok(value),
+            Attempt::Fail(error) => Err(error),
+            Attempt::Wait { .. } => {
+                drop(guard);
+                self.until_slowly(wait, what, &mut attempt)
+            }
+        }
+    }
+
+    #[cold]
+    fn until_slowly<T>(
+        &self,
+        wait: &mut Wait<'_>,
+        what: &'static str,
+        attempt: &mut dyn FnMut(&Self, &mut Open) -> Attempt<T>,
+    ) -> Result<T> {
+        if !wait.is_allowed() {
+            return Err(Error::WouldBlock { topic: self.topic.clone() });
+        }
+        let door = {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            open.waits += 1;
+            Arc::clone(&open.door)
+        };
+        for _ in 0..SPINS {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+            match attempt(self, self.opened(&mut self.lock()?)?) {
+                Attempt::Done(value) => return Ok(value),
+                Attempt::Fail(error) => return Err(error),
+                Attempt::Wait { .. } => {}
+            }
+        }
+        let mut leader = None;
+        let mut armed = NEVER;
+        let mut hurry = false;
+        let outcome = loop {
+            let Some(left) = wait.remaining() else { break Err(self.timed_out(wait, what)) };
+            if wait.is_interrupted() {
+                break Err(Error::Interrupted { topic: self.topic.clone() });
+            }
+            leader = leader
+                .or_else(|| self.sleeping.try_lock_for(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
+            let mut guard = self.lock()?;
+            let Some(open) = guard.as_mut() else { break Err(self.closed()) };
+            let (at, poll) = match attempt(self, open) {
+                Attempt::Done(value) => break Ok(value),
+                Attempt::Fail(error) => break Err(error),
+                Attempt::Wait { at, poll } => (at, poll),
+            };
+            if leader.is_none() {
+                continue;
+            }
+            // Wait for a quarter of the queue to drain, but not for long: the reader may be waiting for this very message.
+            let (at, poll) = if hurry || at == NEVER { (at, poll) } else { open.batched(at) };
+            if at != armed {
+                armed = at;
+                open.ring().set_wake_at(at);
+                drop(guard);
+                heavy_fence(); // Pairs with the light fence after each cursor store.
+                continue;
+            }
+            drop(guard);
+            let timeout = match (left, poll) {
+                (Some(left), Some(poll)) => Some(left.min(poll)),
+                (left, poll) => left.or(poll),
+            };
+            let mut ready = Vec::new();
+            match door.epoll.wait(timeout, &mut ready) {
+                Ok(Woken::Ready | Woken::Interrupted) => {}
+                Ok(Woken::TimedOut) => hurry = true,
+                Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
+            }
+            for peer in ready {
+                if peer == Door::BELL { door.bell.silence() } else { self.answer(peer) }
+            }
+        };
+        if leader.is_some()
+            && let Ok(mut guard) = self.lock()
+            && let Some(open) = guard.as_mut()
+        {
+            open.ring().set_wake_at(NEVER);
+        }
+        outcome
+    }
+
+    fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+        let hint = self.lock().ok().and_then(|guard| guard.as_ref().map(Open::describe_holders)).unwrap_or_default();
+        let hint = if hint.is_empty() { hint } else { format!(";{hint}") };
+        Error::Timeout { what, topic: self.topic.clone(), waited: wait.given(), hint }
+    }
+
+    /// Reads what a subscriber sent: rings, or the end.
+    fn answer(&self, peer: u64) {
+        let socket = {
+            let guard = self.open.lock();
+            let Some(open) = guard.as_ref() else { return };
+            let Some(found) = open.peers.iter().find(|found| found.id == peer) else { return };
+            Arc::clone(&found.socket)
+        };
+        let mut packet = [0u8; MAX_PACKET];
+        // As many as a subscriber can have sent in good faith; a flood is looked at again later.
+        for _ in 0..16 {
+            match socket::receive(&socket, &mut packet) {
+                Ok(Received::Packet(..)) => {}
+                Ok(Received::Empty | Received::OutOfDescriptors) => return,
+                Ok(Received::HungUp) | Err(_) => return self.lose(peer, true),
+            }
+        }
+    }
+
+    /// A subscriber's process died, or (`hung_up`) nobody is left who could look at what it holds.
+    fn lose(&self, peer: u64, hung_up: bool) {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return };
+        let Some(index) = open.peers.iter().position(|found| found.id == peer) else { return };
+        open.peers[index].alive = false;
+        let lost = hung_up.then(|| open.peers.remove(index));
+        open.update_pairing();
+        open.limit = open.tail; // Look at the cursors again.
+        open.door.bell.ring();
+        let door = Arc::clone(&open.door);
+        let service = Arc::clone(&open.service);
+        drop(guard);
+        if let Some(lost) = lost {
+            door.epoll.remove(&lost.socket);
+            for task in &lost.tasks {
+                service.cancel(*task);
+            }
+        }
+    }
+
+    /// Takes a subscriber in.
+    fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
+        let lease = PeerSegment::new(lease, LEASE_LEN)?;
+        let pid = socket::peer_pid(socket);
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return Err(io::Error::other("the publisher was closed")) };
+        let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
+        let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
+        let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
+        let start = open.tail.saturating_sub(late).max(open.reclaim);
+        let welcome = Welcome {
+            publisher: self.id,
+            name: self.name.clone(),
+            start,
+            capacity: open.capacity,
+            membarrier: membarrier::available(),
+        };
+        let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
+        if !socket::send(socket, &packet, Some(open.ring.shared()))? {
+            return Err(io::Error::other("its socket is full"));
+        }
+        let announce =
+            |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
+        let outbox = open.pool.segments().map(announce).collect();
+        open.last_peer += 1;
+        let id = open.last_peer;
+        open.door.epoll.add(socket, id, Interest::IN | Interest::RDHUP)?;
+        let mut tasks = vec![task];
+        if let Some(death) = process::watch(pid) {
+            let shared = Arc::downgrade(self);
+            tasks.push(open.service.watch(Arc::new(death), Interest::IN, None, move |_, _, _| {
+                if let Some(shared) = shared.upgrade() {
+                    shared.lose(id, false);
+                }
+                Next::Done
+            })?);
+        }
+        let mut peer = Peer {
+            id,
+            pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
+            name: hello.name,
+            socket: Arc::clone(socket),
+            lease,
+            policy: hello.policy,
+            depth,
+            start,
+            sleeper: Sleeper::default(),
+            membarrier: hello.membarrier,
+            alive: true,
+            outbox,
+            tasks,
+        };
+        peer.flush_outbox();
+        open.peers.push(peer);
+        open.update_pairing();
+        open.limit = open.tail;
+        open.door.bell.ring();
+        Ok(id)
+    }
+
+    fn close(&self) {
+        if !self.made_in.is_current() {
+            return;
+        }
+        let Some(open) = self.open.lock().take() else { return };
+        open.service.cancel(open.listener);
+        open.directory.remove(&open.socket_name);
+        for peer in &open.peers {
+            for task in &peer.tasks {
+                open.service.cancel(*task);
+            }
+            // Not only closed: a forked child may have the descriptor, too.
+            socket::hang_up(&peer.socket);
+        }
+        open.door.bell.ring();
+    }
+}
+
+impl Open {
+    #[inline]
+    fn ring(&self) -> Ring<'_> {
+        Ring::new(self.ring.map().words(), self.capacity)
+    }
+
+    /// Appends a record and wakes whoever sleeps. There is room for it.
+    #[inline]
+    fn append(
+        &mut self,
+        timestamp_ns: Option<u64>,
+        len: usize,
+        copied: usize,
+        write: impl Fn(Ring<'_>, u64, u64),
+    ) -> u64 {
+        let position = self.tail;
+        write(self.ring(), position, timestamp_ns.unwrap_or_else(process::realtime_ns));
+        self.tail += 1;
+        self.sent += 1;
+        self.sent_bytes += len as u64;
+        self.copied_bytes += copied as u64;
+        self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
+        for peer in &mut self.peers {
+            let lease = Lease::new(peer.lease.map().words(), peer.lease.map().counts(COUNTS));
+            if peer.sleeper.is_due(lease) {
+                // A full socket means that it has wake-ups to read: it is awake. One that hung up is the service's business.
+                let _ = socket::send(&peer.socket, handshake::WAKE, None);
+            }
+        }
+        position
+    }
+
+    /// What one more record has to wait for, if anything.
+    #[inline]
+    fn must_wait(&mut self, history: u64) -> Option<(u64, Option<Duration>)> {
+        if self.tail < self.limit {
+            return None;
+        }
+        let horizon = self.look_at_cursors(history, true);
+        (self.tail >= self.limit).then_some((horizon.needed, None))
+    }
+
+    /// Brings `limit` and the reclaim mark up to date.
+    fn look_at_cursors(&mut self, history: u64, keep_lossy: bool) -> Horizon {
+        let tail = self.tail;
+        let claims = self.peers.iter().filter_map(|peer| peer.claim(tail));
+        let horizon = horizon(tail, self.capacity, history, keep_lossy, claims);
+        if horizon.reclaim > self.reclaim {
+            self.reclaim = horizon.reclaim;
+            self.ring().set_reclaim(horizon.reclaim);
+        }
+        self.limit = horizon.limit.min(self.reclaim + self.capacity);
+        horizon
+    }
+
+    /// From where on to wake a publisher that waits for the cursor `needed`, and when to look without being woken.
+    fn batched(&self, needed: u64) -> (u64, Option<Duration>) {
+        let lag = self.tail.saturating_sub(needed);
+        (needed + lag / 4, Some(Duration::from_millis(1)))
+    }
+
+    /// Whether every lossless subscriber has been sent all descriptors.
+    fn announced_to_lossless(&mut self) -> bool {
+        let mut all = true;
+        for peer in &mut self.peers {
+            if !peer.outbox.is_empty() {
+                all &= peer.flush_outbox() || peer.policy != Policy::Block || !peer.alive;
+            }
+        }
+        all
+    }
+
+    fn announce(&mut self, packet: impl Fn() -> ToSubscriber, segment: Option<&Arc<OwnedSegment>>) {
+        for peer in &mut self.peers {
+            peer.outbox.push_back((packet(), segment.cloned()));
+            peer.flush_outbox();
+        }
+    }
+
+    fn allocate(&mut self, bytes: u64, history: u64) -> Result<Chunk, NoChunk> {
+        self.uncollected += bytes;
+        if self.uncollected >= COLLECT_EVERY {
+            self.uncollected = 0;
+            self.collect(history, true, RECHECKS);
+        }
+        // The cheaper remedies first; the last gives up what only lossy subscribers and late joiners could still want.
+        for remedy in 0..4 {
+            match remedy {
+                0 => {}
+                1 => self.collect(history, true, usize::MAX),
+                2 => self.retire_empty(),
+                _ => {
+                    self.collect(history, false, usize::MAX);
+                    self.retire_empty();
+                }
+            }
+            match self.pool.allocate(bytes) {
+                Err(NoChunk::Full) => {}
+                Err(error) => return Err(error),
+                Ok((chunk, added)) => {
+                    if added {
+                        let segment = chunk.pin.segment();
+                        self.announce(|| ToSubscriber::Segment { id: chunk.segment }, Some(segment));
+                    }
+                    return Ok(chunk);
+                }
+            }
+        }
+        Err(NoChunk::Full)
+    }
+
+    /// Frees the chunks that nobody can want any more; looks at no more than `rechecks` of those that were held before.
+    fn collect(&mut self, history: u64, keep_lossy: bool, rechecks: usize) {
+        self.look_at_cursors(history, keep_lossy);
+        for _ in 0..rechecks.min(self.held.len()) {
+            let slot = self.held.pop_front().expect("the loop counts what is there");
+            self.free_unless_held(slot);
+        }
+        while let Some(&(position, slot)) = self.pending.front()
+            && position < self.reclaim
+        {
+            self.pending.pop_front();
+            self.free_unless_held(slot);
+        }
+    }
+
+    fn free_unless_held(&mut self, slot: u32) {
+        if self.pool.is_pinned(slot) || self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
+            self.held.push_back(slot);
+        } else {
+            self.pool.free(slot);
+        }
+    }
+
+    /// Takes back a chunk that was never published; arrays made from its loan may still live.
+    fn give_back(&mut self, slot: u32) {
+        self.free_unless_held(slot);
+    }
+
+    fn retire_empty(&mut self) {
+        for id in self.pool.retire_empty() {
+            self.announce(|| ToSubscriber::Retire { id }, None);
+            // A subscriber that never sleeps looks at its socket when this changes.
+            self.generation += 1;
+            self.ring().set_generation(self.generation);
+        }
+    }
+
+    /// Whether waiting can help: a lossless subscriber has yet to take, or to release, what fills the pool.
+    fn lossless_may_free(&self) -> bool {
+        let lossless = || self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
+        lossless().any(|peer| {
+            let cursor = peer.cursor(self.tail);
+            self.pending.back().is_some_and(|(position, _)| *position >= cursor)
+                || self.held.iter().any(|slot| peer.lease().is_held(*slot))
+        })
+    }
+
+    /// The next position at which some lossless subscriber makes progress.
+    fn next_progress(&self) -> u64 {
+        let lossless = self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
+        lossless
+            .map(|peer| peer.cursor(self.tail))
+            .filter(|cursor| *cursor < self.tail)
+            .min()
+            .map_or(NEVER, |at| at + 1)
+    }
+
+    fn update_pairing(&mut self) {
+        self.pairing = Pairing::with(self.peers.iter().all(|peer| peer.membarrier));
+    }
+
+    /// Who keeps how much, for error texts.
+    fn describe_holders(&self) -> String {
+        let mut text = String::new();
+        for peer in &self.peers {
+            let held: Vec<u32> = self.held.iter().copied().filter(|slot| peer.lease().is_held(*slot)).collect();
+            let bytes: u64 = held.iter().map(|slot| self.pool.bytes(*slot)).sum();
+            let unread = if peer.is_connected() { self.tail - peer.cursor(self.tail) } else { 0 };
+            if unread > 0 || !held.is_empty() {
+                let who = peer.who();
+                text += &format!(
+                    " {who} has {unread} messages unread and holds {} older ones ({bytes} bytes);",
+                    held.len()
+                );
+            }
+        }
+        if text.is_empty() && self.pool.used() > 0 {
+            text = format!(" {} bytes that this process lent or keeps;", self.pool.used());
+        }
+        text.pop();
+        text
+    }
+}
+
+/// Accepts whoever waits, and listens to each.
+fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> Next {
+    loop {
+        let socket = match socket::accept(listener) {
+            Ok(Some(socket)) => Arc::new(socket),
+            Ok(None) => return Next::Keep,
+            Err(error) => {
+                // Most likely out of descriptors. The connection stays in the backlog; do not spin on it.
+                log::warn!("byref: cannot accept a subscriber: {error}");
+                std::thread::sleep(Duration::from_millis(10));
+                return Next::Keep;
+            }
+        };
+        let (shared, theirs) = (shared.clone(), Arc::clone(&socket));
+        let mut peer_id = None;
+        let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
+            let Some(shared) = shared.upgrade() else { return Next::Done };
+            if let Some(peer) = peer_id {
+                shared.lose(peer, true);
+                return Next::Done;
+            }
+            if event == Event::Late {
+                log::debug!("byref: a connection on topic '{}' said nothing and was closed", shared.topic);
+                return Next::Done;
+            }
+            match greet(&shared, &theirs, task) {
+                Ok(Greeting::Taken(peer)) => {
+                    peer_id = Some(peer);
+                    Next::Watch(Interest::RDHUP)
+                }
+                Ok(Greeting::NotYet) => Next::Keep,
+                Ok(Greeting::Over) => Next::Done,
+                Err(why) => {
+                    log::warn!("byref: topic '{}': refused a subscriber: {why}", shared.topic);
+                    Next::Done
+                }
+            }
+        });
+        if let Err(error) = outcome {
+            log::warn!("byref: cannot watch a subscriber: {error}");
+        }
+    }
+}
+
+/// What became of a connection.
+enum Greeting {
+    /// It is subscriber number so and so.
+    Taken(u64),
+    NotYet,
+    /// It wanted nothing, or something else.
+    Over,
+}
+
+/// Reads a hello and answers it.
+fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result<Greeting> {
+    let mut packet = [0u8; MAX_PACKET];
+    let (len, lease) = match socket::receive(socket, &mut packet)? {
+        Received::Packet(len, lease) => (len, lease),
+        Received::Empty => return Ok(Greeting::NotYet),
+        Received::HungUp => return Ok(Greeting::Over),
+        Received::OutOfDescriptors => return Err(io::Error::other("this process is out of descriptors")),
+    };
+    let hello: Hello = match handshake::decode_first(&packet[..len]) {
+        Ok(hello) => hello,
+        Err(NotUnderstood::Version(theirs)) => {
+            // Our first packet tells it our version.
+            socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+            return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
+        }
+        Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
+    };
+    if hello.topic != shared.topic {
+        socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+        return Ok(Greeting::Over);
+    }
+    let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
+    shared.attach(socket, task, hello, lease).map(Greeting::Taken)
+}

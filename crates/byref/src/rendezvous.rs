@@ -1,0 +1,213 @@
+//! Where publishers and subscribers meet: a private directory of unix sockets, one for each publisher.
+//!
+//! A publisher binds under a temporary name, listens, and then renames to `<topic hash>-<publisher id>`, which is never used
+//! again. So a final name that refuses a connection belongs to nobody any more, and whoever meets it removes it. Subscribers
+//! watch the directory first and list it afterwards, so none is missed.
+
+use crate::error::{Error, Result};
+use crate::sys::socket::{self, Connect};
+use crate::{sys, topic};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// A temporary name this old belongs to a publisher that died between `bind` and `rename`.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// The longest path that fits into a socket address with its final NUL.
+const MAX_SOCKET_PATH: usize = 107;
+const TEMPORARY: &str = "tmp-";
+
+/// The rendezvous directory, checked.
+pub(crate) struct Directory {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Directory {
+    /// Opens the directory that the environment names, making it when it is missing.
+    pub fn open() -> Result<Self> {
+        let path = choose();
+        let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(Error::directory(
+                &path,
+                format!("it cannot be made: {error}; set BYREF_DIR to a directory of your own"),
+            ));
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
+            Error::directory(&path, format!("it cannot be opened as a directory: {}", io::Error::from(error)))
+        })?;
+        let directory = Directory { path, fd };
+        directory.check()?;
+        Ok(directory)
+    }
+
+    /// Only its owner may look into the directory: whoever can connect can read messages.
+    fn check(&self) -> Result<()> {
+        let stat = rustix::fs::fstat(&self.fd)
+            .map_err(|error| Error::directory(&self.path, io::Error::from(error).to_string()))?;
+        let user = rustix::process::geteuid().as_raw();
+        let mode = stat.st_mode & 0o777;
+        if stat.st_uid != user {
+            let text = format!(
+                "it belongs to user {}, this process runs as user {user} (mode {mode:04o}); set BYREF_DIR to a directory of your own",
+                stat.st_uid
+            );
+            return Err(Error::directory(&self.path, text));
+        }
+        if mode & 0o077 != 0 || mode & 0o700 != 0o700 {
+            let text =
+                format!("its mode is {mode:04o}, owner user {}; it must be 0700: run `chmod 700` on it", stat.st_uid);
+            return Err(Error::directory(&self.path, text));
+        }
+        Ok(())
+    }
+
+    /// Whether both are the same directory.
+    pub fn is(&self, other: &Directory) -> bool {
+        let identity = |of: &Directory| rustix::fs::fstat(&of.fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        identity(self).is_some_and(|own| Some(own) == identity(other))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path to `name` that fits into a socket address, however deep the directory lies.
+    fn socket_path(&self, name: &str) -> PathBuf {
+        let full = self.path.join(name);
+        if full.as_os_str().len() <= MAX_SOCKET_PATH {
+            return full;
+        }
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
+    }
+
+    /// Starts to listen for subscribers of `topic`; gives the socket and its name in the directory.
+    pub fn listen(&self, topic: &str, id: u128) -> io::Result<(OwnedFd, String)> {
+        let temporary = format!("{TEMPORARY}{id:032x}");
+        let name = format!("{}{id:032x}", prefix(topic));
+        let listener = socket::listen(&self.socket_path(&temporary))?;
+        if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
+            self.remove(&temporary);
+            return Err(error.into());
+        }
+        Ok((listener, name))
+    }
+
+    /// Connects to a publisher's socket. One that nobody listens on any more is removed.
+    pub fn connect(&self, name: &str) -> io::Result<Connect> {
+        let outcome = socket::connect(&self.socket_path(name))?;
+        if matches!(outcome, Connect::Refused) {
+            self.remove(name);
+        }
+        Ok(outcome)
+    }
+
+    pub fn remove(&self, name: &str) {
+        let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
+    }
+
+    /// All readable names in the directory.
+    fn entries(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
+        }
+        Ok(names)
+    }
+
+    /// The names of all publishers' sockets.
+    pub fn names(&self) -> io::Result<Vec<String>> {
+        Ok(self.entries()?.into_iter().filter(|name| is_final(name)).collect())
+    }
+
+    /// Removes what dead publishers of any topic left behind.
+    pub fn sweep(&self) {
+        for name in self.entries().unwrap_or_default() {
+            if is_final(&name) {
+                let _ = self.connect(&name); // A live publisher sees a connection that says nothing and ends.
+            } else if name.starts_with(TEMPORARY) && self.is_abandoned(&name) {
+                self.remove(&name);
+            }
+        }
+    }
+
+    fn is_abandoned(&self, name: &str) -> bool {
+        let Ok(stat) = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return false;
+        }
+        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.max(0) as u64);
+        let old = SystemTime::now().duration_since(made).is_ok_and(|age| age > ABANDONED);
+        old && matches!(socket::connect(&self.socket_path(name)), Ok(Connect::Refused))
+    }
+}
+
+/// How the final names of a topic's publishers begin.
+pub(crate) fn prefix(topic: &str) -> String {
+    format!("{:016x}-", topic::hash(topic))
+}
+
+fn is_final(name: &str) -> bool {
+    let hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
+    name.split_once('-').is_some_and(|(hash, id)| hex(hash, 16) && hex(id, 32))
+}
+
+/// `$BYREF_DIR`; else `/run/user/UID/byref` where that exists; else a directory per user among the temporary files.
+fn choose() -> PathBuf {
+    if let Some(path) = std::env::var_os("BYREF_DIR").filter(|path| !path.is_empty()) {
+        return PathBuf::from(path);
+    }
+    let user = rustix::process::geteuid().as_raw();
+    let runtime = PathBuf::from(format!("/run/user/{user}"));
+    if runtime.is_dir() {
+        return runtime.join("byref");
+    }
+    std::env::temp_dir().join(format!("byref-{user}"))
+}
+
+/// A watch on a directory that reports names that were renamed into place.
+pub(crate) struct Watch(Arc<OwnedFd>);
+
+impl Watch {
+    pub fn new(directory: &Directory) -> io::Result<Self> {
+        use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&fd, directory.path(), WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+        Ok(Watch(Arc::new(fd)))
+    }
+
+    /// The descriptor that is readable when names appeared.
+    pub fn fd(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
+    }
+
+    /// The names that appeared since the last call. `None`: some were missed, list the directory again.
+    pub fn names(&self) -> Option<Vec<String>> {
+        use rustix::fs::inotify::{ReadFlags, Reader};
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = Reader::new(&self.0, &mut buffer);
+        let mut names = Vec::new();
+        loop {
+            match reader.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => return None,
+                Ok(event) => names.extend(event.file_name().and_then(|name| name.to_str().ok()).map(str::to_owned)),
+                Err(Errno::INTR) => {}
+                Err(_) => return Some(names),
+            }
+        }
+    }
+}
+
+/// A publisher's identity.
+pub(crate) fn new_id() -> u128 {
+    sys::process::random_id()
+}

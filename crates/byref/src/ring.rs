@@ -1,0 +1,244 @@
+//! The broadcast ring: one publisher appends records, any number of readers follow with cursors of their own.
+//!
+//! # Layout (64-bit words in the publisher's ring segment; every word is written by the publisher alone)
+//!
+//! | word | content |
+//! | --- | --- |
+//! | 16 | `tail`: the position after the newest record |
+//! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
+//! | 33 | `wake_at`: a reader whose cursor reaches it rings the publisher ([`NEVER`]: nobody waits) |
+//! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
+//! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, then 29 words of data |
+//!
+//! The record of position `p` lies at `k = p % capacity`; its `stamp` becomes `p + 1` when it is complete. `meta` holds the
+//! length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and a [`Descriptor`]
+//! in the data words.
+//!
+//! # Invariants
+//!
+//! 1. Record `p` is written only when `p - capacity < reclaim`: the mark moves first, the words change later.
+//! 2. *Append, read.* The publisher stores the words relaxed, then `stamp` with release. A reader that loads `p + 1` with
+//!    acquire sees all words of record `p`, or later ones.
+//! 3. *Lap.* A reader that read a word of a later lap knows it: the publisher stored `reclaim > p`, made a release fence,
+//!    and stored the word; the reader loaded the word, makes an acquire fence and loads `reclaim`. The fences synchronise
+//!    (C++20 [atomics.fences]/2), so it sees `reclaim > p`. Hence a copy is good when the mark, looked at *after* the copy,
+//!    is at most `p`. This is the reader's half of a sequence lock (Boehm, "Can seqlocks get along with programming
+//!    language memory models?", MSPC 2012), with one mark for the whole ring instead of a counter per record.
+//!
+//! Models: `append_read_lap`, `lapped_reader_knows` in `models.rs`. The mark's second duty, memory reuse, is explained in
+//! [`lease`](crate::lease), the wake-ups in [`wake`](crate::wake).
+
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Words of one record: four cache lines.
+pub(crate) const RECORD_WORDS: usize = 32;
+const DATA_WORDS: usize = RECORD_WORDS - 3;
+/// The most bytes of payload and attributes together that travel inside a record.
+pub const INLINE_LIMIT: usize = DATA_WORDS * 8;
+/// `wake_at` while nobody waits.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+const TAIL: usize = 16;
+const RECLAIM: usize = 32;
+const WAKE_AT: usize = 33;
+const GENERATION: usize = 34;
+const RECORDS: usize = 64;
+const POOLED: u64 = 1 << 63;
+
+/// The words of an inline record's data.
+pub(crate) type InlineData = [u64; DATA_WORDS];
+
+/// Where in the publisher's pool a payload lies. The attributes follow the payload at the next multiple of 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub segment: u32,
+    pub slot: u32,
+    pub offset: u64,
+    pub len: u64,
+    pub attributes_len: u32,
+}
+
+/// What a record says besides its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub timestamp_ns: u64,
+    meta: u64,
+}
+
+impl Head {
+    pub fn payload_len(self) -> usize {
+        (self.meta & 0xffff) as usize
+    }
+
+    pub fn attributes_len(self) -> usize {
+        (self.meta >> 16 & 0xffff) as usize
+    }
+}
+
+/// What a reader finds at its cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Nothing yet.
+    Empty,
+    /// The record is gone: the publisher reclaimed it.
+    Lapped,
+    /// A complete inline copy is in the caller's buffer.
+    Inline(Head),
+    /// No publisher of this library writes such a record.
+    Invalid,
+    /// A descriptor, to be trusted only after a hold ([`Lease::hold`](crate::lease::Lease::hold)) succeeded.
+    Pooled(Head, Descriptor),
+}
+
+/// The ring over borrowed cells: mapped memory, or loom's.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring<'a> {
+    words: &'a [AtomicU64],
+    mask: u64,
+}
+
+impl<'a> Ring<'a> {
+    /// How many words a ring of `capacity` records needs.
+    pub const fn words_needed(capacity: u64) -> u64 {
+        RECORDS as u64 + capacity * RECORD_WORDS as u64
+    }
+
+    /// `capacity` is a power of two, and `words` are at least [`words_needed`](Self::words_needed).
+    #[inline]
+    pub fn new(words: &'a [AtomicU64], capacity: u64) -> Self {
+        debug_assert!(capacity.is_power_of_two() && words.len() as u64 >= Self::words_needed(capacity));
+        Ring { words, mask: capacity - 1 }
+    }
+
+    #[inline]
+    fn record(self, position: u64) -> &'a [AtomicU64; RECORD_WORDS] {
+        let start = RECORDS + (position & self.mask) as usize * RECORD_WORDS;
+        self.words[start..start + RECORD_WORDS].try_into().expect("the slice has that length")
+    }
+
+    // ---- the publisher's side ----
+
+    /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload and attributes that fit.
+    #[inline]
+    pub fn append_inline(self, position: u64, timestamp_ns: u64, payload: &[u8], attributes: &[u8]) {
+        let record = self.record(position);
+        let used = write_bytes(&record[3..], payload);
+        write_bytes(&record[3 + used..], attributes);
+        self.complete(position, timestamp_ns, payload.len() as u64 | (attributes.len() as u64) << 16);
+    }
+
+    /// Appends a record whose payload lies in the pool. Needs invariant 1.
+    #[inline]
+    pub fn append_pooled(self, position: u64, timestamp_ns: u64, at: Descriptor) {
+        let record = self.record(position);
+        record[3].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
+        record[4].store(at.offset, Ordering::Relaxed);
+        record[5].store(at.len, Ordering::Relaxed);
+        record[6].store(at.attributes_len as u64, Ordering::Relaxed);
+        self.complete(position, timestamp_ns, POOLED);
+    }
+
+    #[inline]
+    fn complete(self, position: u64, timestamp_ns: u64, meta: u64) {
+        let record = self.record(position);
+        record[1].store(timestamp_ns, Ordering::Relaxed);
+        record[2].store(meta, Ordering::Relaxed);
+        // Pairs with the acquire in `look`: whoever sees the stamp sees the words above, and the pool bytes they name.
+        record[0].store(position + 1, Ordering::Release);
+        self.words[TAIL].store(position + 1, Ordering::Release);
+    }
+
+    /// Declares all positions below `mark` reclaimable. Afterwards their records may be overwritten, and a chunk of theirs
+    /// that no lease holds may be reused.
+    pub fn set_reclaim(self, mark: u64) {
+        self.words[RECLAIM].store(mark, Ordering::Relaxed);
+        // For `look`, the release fence of invariant 3; for `Lease::hold`, the store-load fence of its invariant 2.
+        fence(Ordering::SeqCst);
+    }
+
+    pub fn set_wake_at(self, position: u64) {
+        self.words[WAKE_AT].store(position, Ordering::Relaxed);
+    }
+
+    pub fn set_generation(self, generation: u64) {
+        self.words[GENERATION].store(generation, Ordering::Release);
+    }
+
+    // ---- the readers' side ----
+
+    /// Looks at the record of `position`, and copies it into `data` when it is an inline one.
+    #[inline]
+    pub fn look(self, position: u64, data: &mut InlineData) -> Look {
+        let record = self.record(position);
+        let stamp = record[0].load(Ordering::Acquire);
+        if stamp != position + 1 {
+            return if stamp > position + 1 { Look::Lapped } else { Look::Empty };
+        }
+        let head = Head { timestamp_ns: record[1].load(Ordering::Relaxed), meta: record[2].load(Ordering::Relaxed) };
+        if head.meta & POOLED != 0 {
+            let ids = record[3].load(Ordering::Relaxed);
+            let at = Descriptor {
+                segment: ids as u32,
+                slot: (ids >> 32) as u32,
+                offset: record[4].load(Ordering::Relaxed),
+                len: record[5].load(Ordering::Relaxed),
+                attributes_len: record[6].load(Ordering::Relaxed) as u32,
+            };
+            return Look::Pooled(head, at);
+        }
+        let used = head.payload_len().div_ceil(8) + head.attributes_len().div_ceil(8);
+        if used > DATA_WORDS {
+            return Look::Invalid;
+        }
+        for (to, from) in data.iter_mut().zip(&record[3..]).take(used) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        // Pairs with the fence in `set_reclaim` (invariant 3).
+        fence(Ordering::Acquire);
+        if self.is_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
+    }
+
+    /// Whether the publisher has given up `position`. Only what is fenced before it gives the answer a meaning.
+    #[inline]
+    pub fn is_reclaimed(self, position: u64) -> bool {
+        self.words[RECLAIM].load(Ordering::Relaxed) > position
+    }
+
+    pub fn reclaim(self) -> u64 {
+        self.words[RECLAIM].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn tail(self) -> u64 {
+        self.words[TAIL].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub fn wake_at(self) -> u64 {
+        self.words[WAKE_AT].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub fn generation(self) -> u64 {
+        self.words[GENERATION].load(Ordering::Acquire)
+    }
+}
+
+/// Stores bytes into words, the last one padded with zeros; gives the number of words used.
+#[inline]
+fn write_bytes(cells: &[AtomicU64], bytes: &[u8]) -> usize {
+    let mut words = bytes.chunks_exact(8);
+    let mut used = 0;
+    for (cell, word) in cells.iter().zip(&mut words) {
+        cell.store(u64::from_ne_bytes(word.try_into().expect("eight bytes")), Ordering::Relaxed);
+        used += 1;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        let mut last = [0u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        cells[used].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+        used += 1;
+    }
+    used
+}

@@ -1,0 +1,222 @@
+//! The one background thread of a process: it accepts connections, shakes hands, watches the rendezvous directory, and
+//! notices peers that hang up. It is never on the data path, receives no signals, and ends with the last endpoint.
+//!
+//! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
+
+use crate::error::{Error, Result};
+use crate::lookout::Lookout;
+use crate::rendezvous::Directory;
+use crate::sys::epoll::{Bell, Epoll, Interest};
+use crate::sys::fork::ForkId;
+use crate::sys::process::spawn_without_signals;
+use parking_lot::Mutex;
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Names a task.
+pub(crate) type Token = u64;
+/// The token of the thread's own bell.
+const BELL: Token = 0;
+
+/// What becomes of a task after it ran.
+pub(crate) enum Next {
+    Keep,
+    /// Watch the descriptor for this from now on, without a deadline.
+    Watch(Interest),
+    /// Run again after this time.
+    After(Duration),
+    Done,
+}
+
+/// Why a task runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Ready,
+    /// Its deadline passed.
+    Late,
+}
+
+type Handler = Box<dyn FnMut(&Arc<Service>, Token, Event) -> Next + Send>;
+
+struct Task {
+    fd: Option<Arc<OwnedFd>>,
+    deadline: Option<Instant>,
+    /// Absent while it runs.
+    handler: Option<Handler>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    by_token: HashMap<Token, Task>,
+    last: Token,
+    stopped: bool,
+}
+
+/// The thread's state, shared by all endpoints of the process.
+pub(crate) struct Service {
+    epoll: Epoll,
+    bell: Bell,
+    tasks: Mutex<Tasks>,
+}
+
+/// Keeps the service running; every endpoint has one.
+pub(crate) struct Handle {
+    service: Arc<Service>,
+    made_in: ForkId,
+    /// The directories watched for this process's subscribers.
+    pub lookouts: Mutex<Vec<Weak<Lookout>>>,
+}
+
+/// The running service of this process, if any. A forked child finds its parent's and makes its own.
+static RUNNING: Mutex<Option<(ForkId, Weak<Handle>)>> = Mutex::new(None);
+
+impl Handle {
+    /// The service of this process, started when there is none. The first start also clears `directory` of what dead
+    /// publishers left there.
+    pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
+        let mut running = RUNNING.lock();
+        let here = ForkId::current();
+        if let Some((made_in, handle)) = running.as_ref()
+            && *made_in == here
+            && let Some(handle) = handle.upgrade()
+        {
+            return Ok(handle);
+        }
+        let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default() });
+        service.epoll.add(&service.bell, BELL, Interest::IN)?;
+        let thread = Arc::clone(&service);
+        spawn_without_signals("byref", move || thread.run())?;
+        let sweep = Arc::clone(directory);
+        service.after(Duration::ZERO, move |_, _, _| {
+            sweep.sweep();
+            Next::Done
+        });
+        let handle = Arc::new(Handle { service, made_in: here, lookouts: Mutex::default() });
+        *running = Some((here, Arc::downgrade(&handle)));
+        Ok(handle)
+    }
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Arc<Service>;
+
+    fn deref(&self) -> &Arc<Service> {
+        &self.service
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.made_in.is_current() {
+            self.service.tasks.lock().stopped = true;
+            self.service.bell.ring();
+        }
+    }
+}
+
+impl Service {
+    /// Runs `handler` whenever `fd` is ready, and once when `deadline` passes.
+    pub fn watch(
+        &self,
+        fd: Arc<OwnedFd>,
+        interest: Interest,
+        deadline: Option<Duration>,
+        handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static,
+    ) -> io::Result<Token> {
+        let mut tasks = self.tasks.lock();
+        tasks.last += 1;
+        let token = tasks.last;
+        self.epoll.add(fd.as_fd(), token, interest)?;
+        let deadline = deadline.map(|after| Instant::now() + after);
+        tasks.by_token.insert(token, Task { fd: Some(fd), deadline, handler: Some(Box::new(handler)) });
+        drop(tasks);
+        if deadline.is_some() {
+            self.bell.ring(); // The thread may sleep past it.
+        }
+        Ok(token)
+    }
+
+    /// Runs `handler` once after `delay` (again, as long as it answers [`Next::After`]).
+    pub fn after(&self, delay: Duration, handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        tasks.last += 1;
+        let (token, deadline) = (tasks.last, Some(Instant::now() + delay));
+        tasks.by_token.insert(token, Task { fd: None, deadline, handler: Some(Box::new(handler)) });
+        drop(tasks);
+        self.bell.ring();
+    }
+
+    /// Forgets a task. One that runs at this moment finishes.
+    pub fn cancel(&self, token: Token) {
+        let task = self.tasks.lock().by_token.remove(&token);
+        if let Some(fd) = task.and_then(|task| task.fd) {
+            self.epoll.remove(fd.as_fd());
+        }
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut ready = Vec::new();
+        loop {
+            let timeout = {
+                let tasks = self.tasks.lock();
+                if tasks.stopped {
+                    return;
+                }
+                let next = tasks.by_token.values().filter_map(|task| task.deadline).min();
+                next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            };
+            ready.clear();
+            if let Err(error) = self.epoll.wait(timeout, &mut ready) {
+                log::error!("byref: the service thread cannot wait for events: {error}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            self.bell.silence();
+            let now = Instant::now();
+            {
+                let tasks = self.tasks.lock();
+                let late = tasks.by_token.iter().filter(|(_, task)| task.deadline.is_some_and(|at| at <= now));
+                ready.extend(late.map(|(token, _)| *token));
+            }
+            for &token in &ready {
+                self.run_task(token, now);
+            }
+        }
+    }
+
+    fn run_task(self: &Arc<Self>, token: Token, now: Instant) {
+        let taken = self.tasks.lock().by_token.get_mut(&token).and_then(|task| {
+            let late = task.deadline.is_some_and(|at| at <= now);
+            if late {
+                task.deadline = None;
+            }
+            task.handler.take().map(|handler| (handler, if late { Event::Late } else { Event::Ready }))
+        });
+        let Some((mut handler, event)) = taken else { return };
+        let next = handler(self, token, event); // Without the lock: it may add and cancel tasks, this one too.
+        if let Next::Done = next {
+            return self.cancel(token);
+        }
+        let mut tasks = self.tasks.lock();
+        let Some(task) = tasks.by_token.get_mut(&token) else { return };
+        task.handler = Some(handler);
+        match (next, &task.fd) {
+            (Next::After(delay), _) => task.deadline = Some(Instant::now() + delay),
+            (Next::Watch(interest), Some(fd)) => {
+                if let Err(error) = self.epoll.modify(fd.as_fd(), token, interest) {
+                    log::error!("byref: cannot watch a peer: {error}");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The rendezvous directory and the service, as an endpoint on `topic` needs them.
+pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
+    let directory = Arc::new(Directory::open()?);
+    let handle = Handle::get(&directory).map_err(Error::system(topic, "cannot start the service thread"))?;
+    Ok((directory, handle))
+}

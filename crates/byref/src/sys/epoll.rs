@@ -1,0 +1,101 @@
+//! Waiting for descriptors.
+
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, read, write};
+use std::io;
+use std::time::Duration;
+
+pub(crate) use rustix::event::epoll::EventFlags as Interest;
+
+/// An epoll instance whose entries carry a `u64` token.
+pub(crate) struct Epoll(OwnedFd);
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    Ready,
+    TimedOut,
+    /// A signal arrived.
+    Interrupted,
+}
+
+impl Epoll {
+    pub fn new() -> io::Result<Self> {
+        Ok(Epoll(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(epoll::add(&self.0, fd, epoll::EventData::new_u64(token), interest)?)
+    }
+
+    pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(epoll::modify(&self.0, fd, epoll::EventData::new_u64(token), interest)?)
+    }
+
+    /// Takes a descriptor out; one that is not in it is no error.
+    pub fn remove(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.0, fd);
+    }
+
+    /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.
+    pub fn wait(&self, timeout: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<Woken> {
+        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
+        let mut events = [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; 64];
+        match epoll::wait(&self.0, &mut events[..], timeout.as_ref()) {
+            Ok(0) => Ok(Woken::TimedOut),
+            Ok(n) => {
+                tokens.extend(events[..n].iter().map(|event| event.data.u64()));
+                Ok(Woken::Ready)
+            }
+            Err(Errno::INTR) => Ok(Woken::Interrupted),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A process-private doorbell. It is never handed to a peer, who could make it blocking.
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub fn new() -> io::Result<Self> {
+        Ok(Bell(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    pub fn ring(&self) {
+        let _ = write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    pub fn silence(&self) {
+        let _ = read(&self.0, &mut [0u8; 8]);
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What the threads that wait for an endpoint's peers sleep at: the peers' sockets, and a bell of the process's own.
+pub(crate) struct Door {
+    pub epoll: Epoll,
+    pub bell: Bell,
+}
+
+impl Door {
+    /// The bell's token; peers count from zero.
+    pub const BELL: u64 = u64::MAX;
+
+    pub fn new() -> io::Result<Self> {
+        let door = Door { epoll: Epoll::new()?, bell: Bell::new()? };
+        door.epoll.add(&door.bell, Self::BELL, Interest::IN)?;
+        Ok(door)
+    }
+}

@@ -1,0 +1,53 @@
+//! Telling a forked child from the process that made an object, with one load.
+//!
+//! A page marked `MADV_WIPEONFORK` holds a word that identifies the process; the kernel zeroes it in a forked child,
+//! whichever way the child was made. Identities come from a counter that the child inherits, so a child never takes its
+//! parent's.
+#![allow(unsafe_code)]
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The identity of one process between two forks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ForkId(u64);
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+fn word() -> &'static AtomicU64 {
+    static WORD: OnceLock<&'static AtomicU64> = OnceLock::new();
+    WORD.get_or_init(|| {
+        let len = rustix::param::page_size();
+        // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let page =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }
+                .expect("one page of memory for the fork guard");
+        // SAFETY: the range is the mapping made above; the advice changes only what a forked child sees.
+        unsafe { madvise(page, len, Advice::LinuxWipeOnFork) }.expect("MADV_WIPEONFORK (Linux 4.14)");
+        // SAFETY: the page is readable, writable, aligned, zeroed (a valid AtomicU64) and never unmapped.
+        unsafe { &*page.cast::<AtomicU64>() }
+    })
+}
+
+impl ForkId {
+    /// The identity of the running process.
+    pub fn current() -> Self {
+        let word = word();
+        let seen = word.load(Ordering::Relaxed);
+        if seen != 0 {
+            return ForkId(seen);
+        }
+        let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+        match word.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => ForkId(fresh),
+            Err(other) => ForkId(other),
+        }
+    }
+
+    /// Whether the running process is the one that took this identity (and not a forked child of it).
+    #[inline]
+    pub fn is_current(self) -> bool {
+        word().load(Ordering::Relaxed) == self.0
+    }
+}

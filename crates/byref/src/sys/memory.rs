@@ -1,0 +1,188 @@
+//! Sealed shared memory and its mappings.
+//!
+//! The owner of a segment maps it writable and *then* seals it: no process, not even the owner, can make another writable
+//! shared mapping, write to it through a descriptor, or change its size (`F_SEAL_FUTURE_WRITE`, Linux 5.1). Others get a
+//! descriptor that is also open for reading only.
+#![allow(unsafe_code)]
+
+use super::fork::ForkId;
+use crate::sync::{AtomicU32, AtomicU64};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// Rounds up to whole pages.
+pub(crate) fn page_ceil(bytes: u64) -> u64 {
+    bytes.next_multiple_of(rustix::param::page_size() as u64)
+}
+
+/// A mapped range, unmapped on drop.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    /// For a mapping that a forked child does not inherit: the process that has it.
+    only_in: Option<ForkId>,
+}
+
+// SAFETY: a mapping is an address range of the whole process; `Mapping` itself reads and writes nothing.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; shared access goes through atomics or through raw pointers whose users argue for themselves.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: impl AsFd, offset: u64, len: usize, prot: ProtFlags, flags: MapFlags) -> io::Result<Self> {
+        // SAFETY: the kernel chooses the address, so the new mapping overlaps nothing that exists.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) }?;
+        let start = NonNull::new(start.cast()).expect("mmap never places a mapping at address zero");
+        Ok(Mapping { start, len, only_in: None })
+    }
+
+    fn advise(&self, range: Range<usize>, advice: Advice) -> io::Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: the range lies inside this mapping (checked above), so the sum stays in it.
+        let at = unsafe { self.start.as_ptr().add(range.start) };
+        // SAFETY: as above; the advices used here (populate, do not fork) change no content.
+        Ok(unsafe { madvise(at.cast(), range.len(), advice) }?)
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// The whole mapping as atomic words; a tail shorter than a word is left out.
+    ///
+    /// Through a read-only mapping only loads may be made (std documents that as sound up to the machine's word).
+    #[inline]
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the range is mapped readable as long as `self` lives, page-aligned, and every bit pattern is a valid
+        // AtomicU64; other processes change it only in ways that atomics allow for.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<AtomicU64>(), self.len / 8) }
+    }
+
+    /// The mapping from byte `start` on (a multiple of 4) as atomic 32-bit counts.
+    #[inline]
+    pub fn counts(&self, start: usize) -> &[AtomicU32] {
+        assert!(start <= self.len && start.is_multiple_of(4));
+        // SAFETY: `start` lies inside the mapping (checked above).
+        let first = unsafe { self.start.as_ptr().add(start) };
+        // SAFETY: as in `words`; the start is a multiple of 4 from a page border, and the length stays inside.
+        unsafe { std::slice::from_raw_parts(first.cast::<AtomicU32>(), (self.len - start) / 4) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.only_in.is_some_and(|maker| !maker.is_current()) {
+            return; // A forked child does not have this mapping; something else may lie at its address.
+        }
+        // SAFETY: the range was mapped by `new` and is unmapped only here; borrows of its content borrow `self`.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// A segment that this process writes and others read.
+pub(crate) struct OwnedSegment {
+    map: Mapping,
+    writable: OwnedFd,
+    shared: OwnedFd,
+}
+
+impl OwnedSegment {
+    /// Makes a sealed segment of `len` bytes (rounded up to pages), sparse until `populate`.
+    pub fn new(name: &str, len: u64) -> io::Result<Self> {
+        let len = page_ceil(len);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let writable = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?, // before Linux 6.3
+            other => other?,
+        };
+        rustix::fs::fchmod(&writable, Mode::RUSR | Mode::WUSR)?;
+        rustix::fs::ftruncate(&writable, len)?;
+        let size = usize::try_from(len).map_err(|_| io::Error::from(Errno::NOMEM))?;
+        let mut map = Mapping::new(&writable, 0, size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
+        map.advise(0..size, Advice::LinuxDontFork)?;
+        map.only_in = Some(ForkId::current());
+        // From here on `map` is the only writable mapping that will ever exist.
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&writable, seals)?;
+        let path = format!("/proc/self/fd/{}", writable.as_raw_fd());
+        let shared = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(OwnedSegment { map, writable, shared })
+    }
+
+    /// Gives the range memory, and its pages to this process: running out is an error here, not a signal at first touch.
+    pub fn populate(&self, range: Range<u64>) -> io::Result<()> {
+        loop {
+            match rustix::fs::fallocate(&self.writable, FallocateFlags::empty(), range.start, range.end - range.start) {
+                Err(Errno::INTR) => continue,
+                other => break other?,
+            }
+        }
+        // Only a head start, and unknown before Linux 5.14.
+        let _ = self.map.advise(range.start as usize..range.end as usize, Advice::LinuxPopulateWrite);
+        Ok(())
+    }
+
+    pub fn map(&self) -> &Mapping {
+        &self.map
+    }
+
+    /// The descriptor to hand to peers: open for reading only.
+    pub fn shared(&self) -> BorrowedFd<'_> {
+        self.shared.as_fd()
+    }
+}
+
+/// A segment that another process writes and this one reads.
+pub(crate) struct PeerSegment {
+    map: Mapping,
+    fd: OwnedFd,
+}
+
+impl PeerSegment {
+    /// Maps a descriptor that came from a peer, after making sure that the memory behind it can neither go away (a signal
+    /// at the next access) nor be something other than memory.
+    pub fn new(fd: OwnedFd, min_len: u64) -> io::Result<Self> {
+        let refuse = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("refused a peer's segment: {why}"));
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(refuse("not memory"));
+        }
+        let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
+        match rustix::fs::fcntl_get_seals(&fd) {
+            Ok(seals) if seals.contains(needed) => {}
+            Ok(_) => return Err(refuse("not sealed")),
+            Err(_) => return Err(refuse("not a memfd")),
+        }
+        let len = stat.st_size as u64;
+        if len < min_len {
+            return Err(refuse("too short"));
+        }
+        let len = usize::try_from(len).map_err(|_| refuse("too long"))?;
+        let map = Mapping::new(&fd, 0, len, ProtFlags::READ, MapFlags::SHARED)?;
+        Ok(PeerSegment { map, fd })
+    }
+
+    pub fn map(&self) -> &Mapping {
+        &self.map
+    }
+
+    /// A private copy-on-write mapping of the pages around `range`, and where in it the range starts.
+    pub fn map_private(&self, range: Range<u64>) -> io::Result<(Mapping, usize)> {
+        assert!(range.start < range.end && range.end <= self.map.len() as u64);
+        let page = rustix::param::page_size() as u64;
+        let start = range.start / page * page;
+        let len = (range.end - start) as usize;
+        let map = Mapping::new(&self.fd, start, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
+        Ok((map, (range.start - start) as usize))
+    }
+}

@@ -1,0 +1,8 @@
+//! The only system calls of the crate, behind owned descriptors and checked mappings.
+
+pub(crate) mod epoll;
+pub(crate) mod fork;
+pub(crate) mod membarrier;
+pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod socket;

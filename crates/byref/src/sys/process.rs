@@ -1,0 +1,47 @@
+//! Processes, clocks and random names.
+#![allow(unsafe_code)]
+
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Nanoseconds of `CLOCK_REALTIME` since the epoch.
+#[inline]
+pub(crate) fn realtime_ns() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A descriptor that becomes readable when process `pid` dies.
+///
+/// `None` where the kernel has no pidfds (before 5.3) or the process is out of sight (another PID namespace, already
+/// gone): hang-up of the socket is then the only sign of death.
+pub(crate) fn watch(pid: Option<Pid>) -> Option<OwnedFd> {
+    pidfd_open(pid?, PidfdFlags::empty()).ok()
+}
+
+/// A random identity, never used twice.
+pub(crate) fn random_id() -> u128 {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .expect("getrandom works from Linux 3.17");
+    }
+    u128::from_ne_bytes(bytes)
+}
+
+/// Starts a thread that no signal is ever delivered to.
+pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set it is given.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: `all` was initialised above; `before` receives this thread's mask.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    // The new thread inherits the mask in force now.
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    // SAFETY: `before` was filled by the first pthread_sigmask, which cannot fail for valid arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    started.map(drop)
+}

@@ -1,0 +1,143 @@
+//! Unix sockets that keep packet borders (`SOCK_SEQPACKET`) and carry descriptors. Never blocking.
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+};
+use rustix::process::Pid;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+/// The longest packet of the protocol: a topic, a name and some numbers.
+pub(crate) const MAX_PACKET: usize = 4096;
+
+/// How many connections may wait to be accepted; more are told to try again.
+const BACKLOG: i32 = 256;
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A listening socket bound to `path`.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let fd = socket()?;
+    net::bind(&fd, &SocketAddrUnix::new(path)?)?;
+    net::listen(&fd, BACKLOG)?;
+    Ok(fd)
+}
+
+/// The outcome of a connection attempt.
+pub(crate) enum Connect {
+    Connected(OwnedFd),
+    /// The listener's backlog is full: try again.
+    Busy,
+    /// Nobody listens on this name any more.
+    Refused,
+    /// There is no such name (any more).
+    Absent,
+}
+
+/// Connects to the listener at `path`.
+pub(crate) fn connect(path: &Path) -> io::Result<Connect> {
+    let fd = socket()?;
+    match net::connect(&fd, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(Connect::Connected(fd)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Connect::Busy),
+        Err(Errno::CONNREFUSED) => Ok(Connect::Refused),
+        Err(Errno::NOENT) => Ok(Connect::Absent),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The next waiting connection, `None` when there is none.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    match net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The process that connected, or listened, at the other end; `None` when it is in another PID namespace.
+pub(crate) fn peer_pid(fd: impl AsFd) -> Option<Pid> {
+    // Not through rustix: its `Pid` cannot be zero, which is what the kernel reports for a process out of sight.
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, out) = (fd.as_fd().as_raw_fd(), (&raw mut credentials).cast());
+    // SAFETY: the descriptor is open, and `out` points to `len` writable bytes of the type that SO_PEERCRED fills.
+    let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len) };
+    if failed != 0 { None } else { Pid::from_raw(credentials.pid) }
+}
+
+/// Ends the connection for every process that shares the descriptor (closing would end it for this one only).
+pub(crate) fn hang_up(fd: impl AsFd) {
+    let _ = net::shutdown(fd, Shutdown::Both);
+}
+
+/// Sends one packet, with at most one descriptor. `Ok(false)`: the peer's queue is full, or holds too many descriptors.
+pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let passed = passed.as_slice();
+    if !passed.is_empty() {
+        let fits = control.push(SendAncillaryMessage::ScmRights(passed));
+        debug_assert!(fits, "the control buffer has room for one descriptor");
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match net::sendmsg(fd, &[IoSlice::new(packet)], &mut control, flags) {
+        Ok(_) => Ok(true),
+        Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::INTR | Errno::NOBUFS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a look at the socket found.
+pub(crate) enum Received {
+    /// A packet of this many bytes, and the descriptor that came with it.
+    Packet(usize, Option<OwnedFd>),
+    /// A descriptor came but could not be taken: this process is out of descriptors. The packet stays queued.
+    OutOfDescriptors,
+    Empty,
+    HungUp,
+}
+
+/// Takes the next packet.
+///
+/// A packet that carries a descriptor is looked at first and taken only once its descriptor is safely here: the kernel
+/// throws away what does not fit into a full descriptor table.
+pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Result<Received> {
+    let fd = fd.as_fd();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC | RecvFlags::PEEK;
+    let seen = match net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+        Ok(seen) => seen,
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Empty),
+        Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Received::HungUp),
+        Err(error) => return Err(error.into()),
+    };
+    let mut passed = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    if seen.bytes == 0 {
+        return Ok(Received::HungUp);
+    }
+    if passed.is_none() && seen.flags.contains(ReturnFlags::CTRUNC) {
+        return Ok(Received::OutOfDescriptors);
+    }
+    // Without room for descriptors the kernel drops the packet's own: `passed` came with the look.
+    let taken = net::recv(fd, &mut [0u8; 1], RecvFlags::DONTWAIT);
+    if taken.is_err() {
+        passed = None;
+    }
+    if seen.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet longer than the protocol knows"));
+    }
+    taken.map(|_| Received::Packet(seen.bytes, passed)).map_err(Into::into)
+}

@@ -1,0 +1,50 @@
+//! How long a call may wait, and who may interrupt it.
+
+use std::time::{Duration, Instant};
+
+/// A call's permission to wait.
+pub struct Wait<'a> {
+    allowed: bool,
+    timeout: Option<Duration>,
+    started: Option<Instant>,
+    interrupt: Option<&'a mut dyn FnMut() -> bool>,
+}
+
+impl<'a> Wait<'a> {
+    /// Do not wait: a call that would have to gives [`Error::WouldBlock`](crate::Error::WouldBlock).
+    pub fn never() -> Self {
+        Wait { allowed: false, timeout: None, started: None, interrupt: None }
+    }
+
+    /// Wait up to `timeout`; `None` means without limit.
+    pub fn up_to(timeout: Option<Duration>) -> Self {
+        Wait { allowed: true, timeout, started: None, interrupt: None }
+    }
+
+    /// Ask `interrupt` before going to sleep, after each signal, and now and then; `true` ends the call with
+    /// [`Error::Interrupted`](crate::Error::Interrupted). It is called without any lock held.
+    pub fn interruptible(mut self, interrupt: &'a mut dyn FnMut() -> bool) -> Self {
+        self.interrupt = Some(interrupt);
+        self
+    }
+
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// The time given, for error texts.
+    pub(crate) fn given(&self) -> Duration {
+        self.timeout.unwrap_or_default()
+    }
+
+    /// What is left (`Some(None)`: no limit), or `None` when the time is over. The clock starts with the first call.
+    pub(crate) fn remaining(&mut self) -> Option<Option<Duration>> {
+        let Some(timeout) = self.timeout else { return Some(None) };
+        let started = *self.started.get_or_insert_with(Instant::now);
+        timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()).map(Some)
+    }
+
+    pub(crate) fn is_interrupted(&mut self) -> bool {
+        self.interrupt.as_mut().is_some_and(|interrupt| interrupt())
+    }
+}
