@@ -45,9 +45,10 @@ impl Attributes {
         self.layout.is_none() && self.headers.is_empty()
     }
 
-    pub(crate) fn encode(&self) -> Result<Vec<u8>> {
+    /// Makes them ready to send, as often as wanted.
+    pub fn encode(&self) -> Result<Encoded> {
         if self.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Encoded::default());
         }
         let encoded = postcard::to_stdvec(self).expect("plain data always encodes");
         if encoded.len() > MAX_ATTRIBUTES {
@@ -57,7 +58,7 @@ impl Attributes {
             );
             return Err(Error::InvalidArgument(text));
         }
-        Ok(encoded)
+        Ok(Encoded(encoded))
     }
 
     /// Reads what `encode` wrote. Anything else (a faulty peer) reads as no attributes.
@@ -69,5 +70,17 @@ impl Attributes {
             log::warn!("byref: a peer sent attributes that cannot be read: {error}");
             Attributes::default()
         })
+    }
+}
+
+/// [`Attributes`] in the form in which they travel.
+#[derive(Clone, Debug, Default)]
+pub struct Encoded(Vec<u8>);
+
+impl std::ops::Deref for Encoded {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
     }
 }

@@ -12,9 +12,8 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::sync::Arc;
 
-/// What a look at one publisher gave.
-pub(crate) enum Taken {
-    Message(Message),
+/// Why a look at one publisher gave no message.
+pub(crate) enum Stop {
     Nothing,
     /// The publisher is gone (or broke the rules), and everything it sent before was taken.
     Over,
@@ -91,7 +90,7 @@ impl Connection {
 
     /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
     #[inline]
-    pub fn take(&mut self, depth: u64, lost: &mut u64) -> Taken {
+    pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Message, Stop> {
         let mut data: InlineData = [0; _];
         loop {
             if self.ring().generation() != self.generation {
@@ -113,24 +112,24 @@ impl Connection {
                     Ok(Some(message)) => message,
                     Ok(None) => {
                         if !self.resynchronise(lost) {
-                            return self.broke_the_rules("a record that is not where it should be");
+                            return Err(self.broke_the_rules("a record that is not where it should be"));
                         }
                         continue;
                     }
-                    Err(taken) => return taken,
+                    Err(stop) => return Err(stop),
                 },
-                Look::Empty if ended => return Taken::Over,
-                Look::Empty => return Taken::Nothing,
+                Look::Empty if ended => return Err(Stop::Over),
+                Look::Empty => return Err(Stop::Nothing),
                 Look::Lapped => {
                     if !self.resynchronise(lost) {
-                        return self.broke_the_rules("a record from the future");
+                        return Err(self.broke_the_rules("a record from the future"));
                     }
                     continue;
                 }
-                Look::Invalid => return self.broke_the_rules("a record that is too long"),
+                Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
             };
             self.advance(position + 1);
-            return Taken::Message(message);
+            return Ok(message);
         }
     }
 
@@ -159,7 +158,7 @@ impl Connection {
 
     /// Takes a hold on a chunk. `Ok(None)`: it was reclaimed.
     #[inline]
-    fn hold(&mut self, position: u64, head: Head, at: Descriptor) -> Result<Option<Message>, Taken> {
+    fn hold(&mut self, position: u64, head: Head, at: Descriptor) -> Result<Option<Message>, Stop> {
         let known = self.segments.iter().find(|segment| segment.id == at.segment).cloned();
         let segment = match known {
             Some(segment) => segment,
@@ -179,7 +178,7 @@ impl Connection {
 
     /// Reads the socket for a segment that a record names: its descriptor was sent before the record was published.
     #[cold]
-    fn fetch(&mut self, position: u64, id: u32) -> Result<Option<Arc<Segment>>, Taken> {
+    fn fetch(&mut self, position: u64, id: u32) -> Result<Option<Arc<Segment>>, Stop> {
         self.read_socket();
         if let Some(found) = self.segments.iter().find(|segment| segment.id == id) {
             return Ok(Some(Arc::clone(found)));
@@ -188,15 +187,15 @@ impl Connection {
             return Ok(None);
         }
         match self.short_of.take() {
-            Some(error) => Err(Taken::Refused(error)),
+            Some(error) => Err(Stop::Refused(error)),
             None => Err(self.broke_the_rules("a record that names an unknown segment")),
         }
     }
 
-    fn broke_the_rules(&mut self, how: &str) -> Taken {
+    fn broke_the_rules(&mut self, how: &str) -> Stop {
         let (topic, pid) = (&self.link.info.topic, self.link.info.pid);
         log::error!("byref: topic '{topic}': disconnected from process {pid}, which published {how}");
-        Taken::Over
+        Stop::Over
     }
 
     /// Reads everything that the publisher sent.

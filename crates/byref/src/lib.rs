@@ -52,13 +52,13 @@ mod topic;
 mod wait;
 mod wake;
 
-pub use attributes::{Attributes, HeaderValue, Layout, MAX_ATTRIBUTES};
+pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use claim::Policy;
 pub use error::{Error, Result};
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};
 pub use publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
 pub use ring::INLINE_LIMIT;
-pub use subscriber::{Subscriber, SubscriberBuilder, SubscriberStats};
+pub use subscriber::{Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
 pub use topic::MAX_TOPIC;
 pub use wait::Wait;

@@ -1,7 +1,7 @@
 //! A loan: pool memory to be filled in place and sent without a copy.
 #![allow(unsafe_code)]
 
-use crate::attributes::Attributes;
+use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::pool::{Chunk, Pin};
 use crate::publisher::Shared;
@@ -66,18 +66,13 @@ impl Loan {
 
     /// Sends the payload; returns its sequence number. Waits for lossless subscribers without limit.
     pub fn send(mut self) -> Result<u64> {
-        self.send_with(&Attributes::default(), None, &mut Wait::up_to(None))
+        self.send_with(&Encoded::default(), None, &mut Wait::up_to(None))
     }
 
     /// Sends the payload with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`). When it fails, nobody
     /// received anything and the loan is as before.
-    pub fn send_with(
-        &mut self,
-        attributes: &Attributes,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.send_encoded(&attributes.encode()?, timestamp_ns, 0, wait)
+    pub fn send_with(&mut self, attributes: &Encoded, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.send_encoded(attributes, timestamp_ns, 0, wait)
     }
 
     /// `copied`: how many of the payload's bytes the library copied to here.

@@ -1,6 +1,6 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
-use crate::attributes::Attributes;
+use crate::attributes::Encoded;
 use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
 use crate::error::{Error, Result};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
@@ -325,7 +325,7 @@ impl Publisher {
 
     /// Sends a copy of `payload`; returns its sequence number. Waits for lossless subscribers without limit.
     pub fn send(&self, payload: &[u8]) -> Result<u64> {
-        self.send_with(payload, &Attributes::default(), None, &mut Wait::up_to(None))
+        self.send_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
     }
 
     /// Sends a copy of `payload` with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`).
@@ -334,25 +334,24 @@ impl Publisher {
     pub fn send_with(
         &self,
         payload: &[u8],
-        attributes: &Attributes,
+        attributes: &Encoded,
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let encoded = attributes.encode()?;
-        if fits_inline(payload.len(), encoded.len()) {
+        if fits_inline(payload.len(), attributes.len()) {
             return self.shared.append(
                 wait,
                 timestamp_ns,
                 payload.len(),
                 payload.len(),
                 |ring, position, timestamp_ns| {
-                    ring.append_inline(position, timestamp_ns, payload, &encoded);
+                    ring.append_inline(position, timestamp_ns, payload, attributes);
                 },
             );
         }
-        let mut loan = self.loan_with(payload.len(), encoded.len(), wait)?;
+        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
         loan.copy_from_slice(payload);
-        loan.send_encoded(&encoded, timestamp_ns, payload.len(), wait)
+        loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 
     /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.

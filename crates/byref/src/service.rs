@@ -60,18 +60,18 @@ pub(crate) struct Service {
     epoll: Epoll,
     bell: Bell,
     tasks: Mutex<Tasks>,
+    made_in: ForkId,
 }
 
 /// Keeps the service running; every endpoint has one.
 pub(crate) struct Handle {
     service: Arc<Service>,
-    made_in: ForkId,
     /// The directories watched for this process's subscribers.
     pub lookouts: Mutex<Vec<Weak<Lookout>>>,
 }
 
 /// The running service of this process, if any. A forked child finds its parent's and makes its own.
-static RUNNING: Mutex<Option<(ForkId, Weak<Handle>)>> = Mutex::new(None);
+static RUNNING: Mutex<Weak<Handle>> = Mutex::new(Weak::new());
 
 impl Handle {
     /// The service of this process, started when there is none. The first start also clears `directory` of what dead
@@ -79,13 +79,13 @@ impl Handle {
     pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
         let mut running = RUNNING.lock();
         let here = ForkId::current();
-        if let Some((made_in, handle)) = running.as_ref()
-            && *made_in == here
-            && let Some(handle) = handle.upgrade()
+        if let Some(handle) = running.upgrade()
+            && handle.service.made_in == here
         {
             return Ok(handle);
         }
-        let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default() });
+        let service =
+            Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in: here });
         service.epoll.add(&service.bell, BELL, Interest::IN)?;
         let thread = Arc::clone(&service);
         spawn_without_signals("byref", move || thread.run())?;
@@ -94,8 +94,8 @@ impl Handle {
             sweep.sweep();
             Next::Done
         });
-        let handle = Arc::new(Handle { service, made_in: here, lookouts: Mutex::default() });
-        *running = Some((here, Arc::downgrade(&handle)));
+        let handle = Arc::new(Handle { service, lookouts: Mutex::default() });
+        *running = Arc::downgrade(&handle);
         Ok(handle)
     }
 }
@@ -110,7 +110,7 @@ impl std::ops::Deref for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        if self.made_in.is_current() {
+        if self.service.made_in.is_current() {
             self.service.tasks.lock().stopped = true;
             self.service.bell.ring();
         }
@@ -151,6 +151,9 @@ impl Service {
 
     /// Forgets a task. One that runs at this moment finishes.
     pub fn cancel(&self, token: Token) {
+        if !self.made_in.is_current() {
+            return; // A forked child shares the parent's epoll, and the lock may be taken there for ever.
+        }
         let task = self.tasks.lock().by_token.remove(&token);
         if let Some(fd) = task.and_then(|task| task.fd) {
             self.epoll.remove(fd.as_fd());

@@ -1,7 +1,7 @@
 //! The subscribing side: one subscriber follows every publisher of its topic.
 
 use crate::claim::{Policy, retention_limit};
-use crate::connection::{Connection, Taken};
+use crate::connection::{Connection, Stop};
 use crate::error::{Error, Result};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
 use crate::lease::LEASE_LEN;
@@ -18,7 +18,7 @@ use crate::sys::{membarrier, process};
 use crate::topic;
 use crate::wait::Wait;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
@@ -92,6 +92,16 @@ impl SubscriberBuilder {
 /// several publishers turns are fair.
 pub struct Subscriber {
     shared: Arc<Shared>,
+}
+
+/// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
+/// says nothing. It stays open as long as this lives, and is only to be polled.
+pub struct Readiness(Arc<Door>);
+
+impl AsFd for Readiness {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.epoll.as_fd()
+    }
 }
 
 struct Shared {
@@ -198,7 +208,7 @@ impl Subscriber {
         self.recv_with(&mut Wait::up_to(Some(timeout)))
     }
 
-    /// The next message; `None` when none is there. After `None`, [`fd`](Self::fd) becomes readable when one comes.
+    /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
     #[inline]
     pub fn try_recv(&self) -> Result<Option<Message>> {
         let mut guard = self.shared.lock()?;
@@ -261,14 +271,12 @@ impl Subscriber {
         Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
     }
 
-    /// A descriptor that becomes readable when a message comes after [`try_recv`](Self::try_recv) returned `None`; before
-    /// that it says nothing. It belongs to the subscriber.
-    pub fn fd(&self) -> Result<std::os::fd::RawFd> {
-        use std::os::fd::{AsFd, AsRawFd};
+    /// A descriptor to poll for messages.
+    pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
         let open = self.shared.opened(&mut guard)?;
         open.polled = true;
-        Ok(open.door.epoll.as_fd().as_raw_fd())
+        Ok(Readiness(Arc::clone(&open.door)))
     }
 
     /// Counters.
@@ -538,19 +546,19 @@ impl Open {
                 Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
             };
             match connection.take(depth, &mut self.stats.lost) {
-                Taken::Message(message) => {
+                Ok(message) => {
                     self.turn_left -= 1;
                     if self.turn_left == 0 {
                         self.next_turn();
                     }
                     return self.count(message, options).map(Some);
                 }
-                Taken::Nothing => self.next_turn(),
-                Taken::Over => {
+                Err(Stop::Nothing) => self.next_turn(),
+                Err(Stop::Over) => {
                     let over = self.connections.swap_remove(self.turn);
                     self.dismiss(over);
                 }
-                Taken::Refused(error) => {
+                Err(Stop::Refused(error)) => {
                     self.next_turn();
                     return Err(Error::system(&options.topic, "cannot map a publisher's memory")(error));
                 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use byref::{Attributes, Error, HeaderValue, Policy, Publisher, Subscriber, Wait};
+use byref::{Attributes, Encoded, Error, HeaderValue, Policy, Publisher, Subscriber, Wait};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -50,13 +50,14 @@ fn attributes_travel_with_small_and_large_payloads() {
     publisher.wait_for_subscribers(1, SOON).unwrap();
     let headers = vec![("exposure".to_owned(), HeaderValue::Float(0.25)), ("ok".to_owned(), HeaderValue::Bool(true))];
     let attributes = Attributes { layout: None, headers };
+    let encoded = attributes.encode().unwrap();
     for len in [0, 3, 200, 232, 5000] {
-        publisher.send_with(&vec![9; len], &attributes, Some(77), &mut Wait::up_to(SOON)).unwrap();
+        publisher.send_with(&vec![9; len], &encoded, Some(77), &mut Wait::up_to(SOON)).unwrap();
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
         assert_eq!((message.attributes(), message.timestamp_ns(), message.len()), (attributes.clone(), 77, len));
         let mut loan = publisher.loan(len).unwrap();
         loan.fill(8);
-        loan.send_with(&attributes, None, &mut Wait::up_to(SOON)).unwrap();
+        loan.send_with(&encoded, None, &mut Wait::up_to(SOON)).unwrap();
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
         assert_eq!(message.attributes(), attributes);
         assert!(message.len() == len && message.iter().all(|byte| *byte == 8));
@@ -73,7 +74,7 @@ fn block_waits_and_loses_nothing() {
         publisher.send(&i.to_le_bytes()).unwrap();
     }
     let mut brief = Wait::up_to(Some(Duration::from_millis(20)));
-    let error = publisher.send_with(b"five", &Attributes::default(), None, &mut brief).unwrap_err();
+    let error = publisher.send_with(b"five", &Encoded::default(), None, &mut brief).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert!(error.to_string().contains("4 messages unread"), "{error}");
     std::thread::scope(|scope| {
@@ -187,7 +188,7 @@ fn a_full_pool_names_its_holder_and_recovers() {
         })
         .collect();
     let mut brief = Wait::up_to(Some(Duration::from_millis(20)));
-    let error = publisher.send_with(&vec![2; 1 << 20], &Attributes::default(), None, &mut brief).unwrap_err();
+    let error = publisher.send_with(&vec![2; 1 << 20], &Encoded::default(), None, &mut brief).unwrap_err();
     assert!(error.to_string().contains("('hoarder') has 0 messages unread and holds 4"), "{error}");
     let releaser = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
