@@ -13,7 +13,7 @@ from .clip import HEIGHT, WIDTH
 from .ink import Colour
 from .report import Plan, Progress, Reports
 
-BAR_CELLS = 16
+BAR_CELLS = 12
 PLAIN_INTERVAL_S = 3.0
 FRAME_BYTES = HEIGHT * WIDTH * 3
 
@@ -39,7 +39,7 @@ class StatusLine:
             return
         done = progress["camera"].frames
         cells = BAR_CELLS * done // self._frames
-        parts = [f"{'█' * cells}{'░' * (BAR_CELLS - cells)} frame {done} of {self._frames}"]
+        parts = [f"{'█' * cells}{'░' * (BAR_CELLS - cells)} {done}/{self._frames}"]
         parts += [f"{name} {news.note}" for name, news in sorted(progress.items())]
         line = " │ ".join(parts)
         if self._live:

@@ -37,12 +37,11 @@ Tell = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class CameraReport:
-    """What the publisher measured. ``copied_bytes`` is what it copied from PyAV's buffers into its loans."""
+    """What the publisher measured, and what it copied from PyAV's buffers into its loans (ms per frame)."""
 
     frames: int
     copied_bytes: int
     seconds: float
-    convert_ms: float
     copy_ms: float
 
 
