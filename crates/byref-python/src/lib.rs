@@ -1,1 +1,33 @@
-//! The Python binding of byref.
+//! The Python binding of `byref`, and nothing else: it turns Python objects into bytes and back, releases the interpreter
+//! while it waits, and keeps messages alive as long as any view onto them.
+
+mod array;
+mod errors;
+mod headers;
+mod loan;
+mod message;
+mod owner;
+mod payload;
+mod publisher;
+mod subscriber;
+mod waiting;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _byref {
+    #[pymodule_export]
+    use crate::loan::Loan;
+    #[pymodule_export]
+    use crate::message::{Message, PublisherInfo};
+    #[pymodule_export]
+    use crate::owner::Owner;
+    #[pymodule_export]
+    use crate::publisher::{Publisher, SubscriberInfo};
+    #[pymodule_export]
+    use crate::subscriber::Subscriber;
+
+    /// The most bytes of payload and attributes together that travel inside the ring.
+    #[pymodule_export]
+    const INLINE_LIMIT: usize = byref::INLINE_LIMIT;
+}

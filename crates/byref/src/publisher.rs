@@ -114,6 +114,8 @@ pub(crate) struct Shared {
     history: u64,
     made_in: ForkId,
     open: Mutex<Option<Open>>,
+    /// What the counters said at `close`.
+    final_stats: Mutex<PublisherStats>,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
     sleeping: Mutex<()>,
 }
@@ -283,6 +285,7 @@ impl Publisher {
             history: options.history,
             made_in: ForkId::current(),
             open: Mutex::new(None),
+            final_stats: Mutex::default(),
             sleeping: Mutex::new(()),
         });
         let mut open = shared.open.lock();
@@ -409,19 +412,10 @@ impl Publisher {
             .collect())
     }
 
-    /// Counters.
+    /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<PublisherStats> {
-        let mut open = self.shared.lock()?;
-        let open = self.shared.opened(&mut open)?;
-        Ok(PublisherStats {
-            sent: open.sent,
-            sent_bytes: open.sent_bytes,
-            copied_bytes: open.copied_bytes,
-            waits: open.waits,
-            subscribers: open.peers.iter().filter(|peer| peer.is_connected()).count() as u64,
-            pool_used: open.pool.used(),
-            pool_allocated: open.pool.populated(),
-        })
+        let guard = self.shared.lock()?;
+        Ok(guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), Open::stats))
     }
 
     /// The topic.
@@ -787,6 +781,7 @@ impl Shared {
             return;
         }
         let Some(open) = self.open.lock().take() else { return };
+        *self.final_stats.lock() = open.stats();
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
         for peer in &open.peers {
@@ -804,6 +799,18 @@ impl Open {
     #[inline]
     fn ring(&self) -> Ring<'_> {
         Ring::new(self.ring.map().words(), self.capacity)
+    }
+
+    fn stats(&self) -> PublisherStats {
+        PublisherStats {
+            sent: self.sent,
+            sent_bytes: self.sent_bytes,
+            copied_bytes: self.copied_bytes,
+            waits: self.waits,
+            subscribers: self.peers.iter().filter(|peer| peer.is_connected()).count() as u64,
+            pool_used: self.pool.used(),
+            pool_allocated: self.pool.populated(),
+        }
     }
 
     /// Appends a record and wakes whoever sleeps. There is room for it.

@@ -108,6 +108,8 @@ struct Shared {
     options: SubscriberBuilder,
     made_in: ForkId,
     open: Mutex<Option<Open>>,
+    /// What the counters said at `close`.
+    final_stats: Mutex<SubscriberStats>,
     /// Publishers came or went.
     changed: Condvar,
     /// Held by the one thread that sleeps for a publisher's ring; others look again now and then.
@@ -190,6 +192,7 @@ impl Subscriber {
             options,
             made_in: ForkId::current(),
             open: Mutex::new(Some(open)),
+            final_stats: Mutex::default(),
             changed: Condvar::new(),
             sleeping: Mutex::new(()),
         });
@@ -279,10 +282,10 @@ impl Subscriber {
         Ok(Readiness(Arc::clone(&open.door)))
     }
 
-    /// Counters.
+    /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<SubscriberStats> {
-        let mut guard = self.shared.lock()?;
-        Ok(self.shared.opened(&mut guard)?.stats.clone())
+        let guard = self.shared.lock()?;
+        Ok(guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), |open| open.stats.clone()))
     }
 
     /// The topic.
@@ -523,6 +526,7 @@ impl Shared {
             return;
         }
         let Some(open) = self.open.lock().take() else { return };
+        *self.final_stats.lock() = open.stats.clone();
         for connection in &open.connections {
             connection.leave();
         }

@@ -1,0 +1,54 @@
+//! The one conversion from the core's errors to Python's.
+
+use byref::Error;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+/// The exception class of that name in `byref._errors`.
+fn class<'py>(py: Python<'py>, cell: &'static PyOnceLock<Py<PyType>>, name: &str) -> PyResult<&'py Bound<'py, PyType>> {
+    cell.import(py, "byref._errors", name)
+}
+
+macro_rules! exception {
+    ($py:expr, $name:literal) => {{
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        class($py, &CLASS, $name)
+    }};
+}
+
+/// The Python exception for a core error.
+pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
+    let text = error.to_string();
+    let class = match error {
+        Error::Timeout { .. } | Error::WouldBlock { .. } => exception!(py, "Timeout"),
+        Error::Closed { .. } => exception!(py, "Closed"),
+        Error::PoolExhausted { .. } => exception!(py, "PoolExhausted"),
+        Error::VersionMismatch { .. } => exception!(py, "VersionMismatch"),
+        Error::Forked { .. } => exception!(py, "Forked"),
+        Error::InvalidTopic { .. } => exception!(py, "InvalidTopic"),
+        Error::InvalidArgument(_) => return PyValueError::new_err(text),
+        _ => exception!(py, "Error"),
+    };
+    match class {
+        Ok(class) => PyErr::from_type(class.clone(), text),
+        Err(import_failed) => import_failed,
+    }
+}
+
+/// `byref.Error` with a text of the binding's own.
+pub fn error(py: Python<'_>, text: String) -> PyErr {
+    match exception!(py, "Error") {
+        Ok(class) => PyErr::from_type(class.clone(), text),
+        Err(import_failed) => import_failed,
+    }
+}
+
+/// `byref.Closed` for what a binding object guards itself.
+pub fn closed(py: Python<'_>, text: &str) -> PyErr {
+    match exception!(py, "Closed") {
+        Ok(class) => PyErr::from_type(class.clone(), text.to_owned()),
+        Err(import_failed) => import_failed,
+    }
+}

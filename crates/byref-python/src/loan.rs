@@ -1,0 +1,177 @@
+//! `Loan`: pool memory to be filled in place.
+#![allow(unsafe_code)]
+
+use crate::array;
+use crate::errors::{closed, to_python};
+use crate::headers;
+use crate::owner::{Memory, Owner};
+use crate::waiting::Timeout;
+use byref::{Attributes, Layout};
+use numpy::PyArrayDescr;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PySlice};
+use std::sync::{Mutex, MutexGuard};
+
+/// Writable memory of a publisher, to be filled and sent without a copy.
+#[pyclass(frozen, weakref, module = "byref")]
+pub struct Loan {
+    state: Mutex<State>,
+    headers: Py<PyDict>,
+    topic: String,
+}
+
+struct State {
+    /// `None` once it was sent or discarded.
+    loan: Option<byref::Loan>,
+    array: Py<PyAny>,
+    /// Every array that was handed out: they become read-only together.
+    handed_out: Vec<Py<PyAny>>,
+    layout: Option<Layout>,
+    /// Bytes of one step along the first dimension.
+    row: usize,
+}
+
+impl Loan {
+    /// Wraps a loan as an array of that type and shape; `layout` is what the receiver is told.
+    pub fn new<'py>(
+        loan: byref::Loan,
+        dtype: Bound<'py, PyArrayDescr>,
+        shape: &[u64],
+        row: usize,
+        layout: Option<Layout>,
+        topic: &str,
+    ) -> PyResult<Bound<'py, Self>> {
+        let py = dtype.py();
+        let memory = loan.memory().map_err(|error| to_python(py, error))?;
+        let data = memory.as_ptr();
+        let owner = Owner::wrap(py, Memory::Loan(memory))?;
+        // SAFETY: the caller took the loan for this type and shape; the owner keeps its memory from being reused.
+        let array = unsafe { array::over(dtype, shape, data, true, owner) }?.unbind();
+        let handed_out = vec![array.clone_ref(py)];
+        let state = Mutex::new(State { loan: Some(loan), array, handed_out, layout, row });
+        Bound::new(py, Loan { state, headers: PyDict::new(py).unbind(), topic: topic.to_owned() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn over(&self, py: Python<'_>) -> PyErr {
+        closed(py, &format!("this loan on topic '{}' was already sent or discarded", self.topic))
+    }
+
+    /// Ends the writing, as far as Python's arrays go.
+    fn freeze(&self, py: Python<'_>) -> PyResult<()> {
+        let handed_out = std::mem::take(&mut self.lock().handed_out);
+        for array in handed_out {
+            array.bind(py).call_method1("setflags", (false,))?;
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl Loan {
+    /// The memory as a NumPy array; its content is arbitrary at first. Read-only once the loan was sent or discarded.
+    #[getter]
+    fn array(&self, py: Python<'_>) -> Py<PyAny> {
+        self.lock().array.clone_ref(py)
+    }
+
+    /// A dict of headers to send along; fill it as you like.
+    #[getter]
+    fn headers(&self, py: Python<'_>) -> Py<PyDict> {
+        self.headers.clone_ref(py)
+    }
+
+    /// Shortens the message to `n` rows (elements of the first dimension; bytes for a loan of bytes).
+    fn truncate(&self, py: Python<'_>, n: isize) -> PyResult<()> {
+        let rows =
+            usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
+        let mut state = self.lock();
+        let row = state.row;
+        let Some(loan) = state.loan.as_mut() else {
+            drop(state);
+            return Err(self.over(py));
+        };
+        loan.truncate(rows.saturating_mul(row)).map_err(|error| to_python(py, error))?;
+        if let Some(layout) = &mut state.layout {
+            layout.shape[0] = rows as u64;
+        }
+        let whole = state.array.clone_ref(py);
+        drop(state);
+        let shorter = whole.bind(py).get_item(PySlice::new(py, 0, n, 1))?.unbind();
+        let mut state = self.lock();
+        state.handed_out.push(shorter.clone_ref(py));
+        state.array = shorter;
+        Ok(())
+    }
+
+    /// Sends the message; returns its sequence number. A send that times out leaves the loan as it was.
+    #[pyo3(signature = (timestamp_ns=None, timeout=None))]
+    fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
+        let timeout = Timeout::new(timeout)?;
+        let headers = headers::from_python(self.headers.bind(py))?;
+        let taken = {
+            let mut state = self.lock();
+            let layout = state.layout.clone();
+            state.loan.take().map(|loan| (loan, layout))
+        };
+        let Some((mut loan, layout)) = taken else { return Err(self.over(py)) };
+        let attributes = Attributes { layout, headers }.encode().map_err(|error| to_python(py, error));
+        let sent = attributes
+            .and_then(|attributes| timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait)));
+        if sent.is_err() && loan.is_open() {
+            self.lock().loan = Some(loan);
+        } else {
+            self.freeze(py)?;
+        }
+        sent
+    }
+
+    /// Gives the memory back unsent. Twice is fine.
+    fn discard(&self, py: Python<'_>) -> PyResult<()> {
+        let loan = self.lock().loan.take();
+        drop(loan);
+        self.freeze(py)
+    }
+
+    fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let state = self.lock();
+        if state.loan.is_none() {
+            drop(state);
+            return Err(self.over(py));
+        }
+        Ok(state.array.clone_ref(py))
+    }
+
+    /// Sends; after an exception in the block, discards. Does nothing when either was done by hand.
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exception: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        if !exception.is_none() {
+            return self.discard(py);
+        }
+        if self.lock().loan.is_none() {
+            return Ok(());
+        }
+        let sent = self.send(py, None, None).map(drop);
+        if sent.is_err() {
+            self.discard(py)?;
+        }
+        sent
+    }
+
+    fn __repr__(&self) -> String {
+        let bytes = self.lock().loan.as_ref().map(|loan| loan.len());
+        bytes.map_or_else(
+            || "<byref.Loan, over>".to_owned(),
+            |len| format!("<byref.Loan of {len} bytes on {:?}>", self.topic),
+        )
+    }
+}

@@ -1,0 +1,340 @@
+//! `Message`: a lease, seen from Python.
+#![allow(unsafe_code)]
+
+use crate::array::{self, ElementType, size_of_shape};
+use crate::errors::{closed, error};
+use crate::headers;
+use crate::owner::{Memory, Owner};
+use byref::Layout;
+use numpy::PyArrayDescr;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
+use std::ffi::CString;
+use std::os::raw::{c_int, c_void};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Who published a message. Immutable, and valid after its process died.
+#[pyclass(frozen, eq, hash, module = "byref")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct PublisherInfo(pub Arc<byref::PublisherInfo>);
+
+#[pymethods]
+impl PublisherInfo {
+    /// 32 hexadecimal digits, different from every other publisher's.
+    #[getter]
+    fn id(&self) -> String {
+        format!("{:032x}", self.0.id)
+    }
+
+    /// Its process; 0 when that is out of sight.
+    #[getter]
+    fn pid(&self) -> i32 {
+        self.0.pid
+    }
+
+    /// The name it was given, or None.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// Its topic.
+    #[getter]
+    fn topic(&self) -> &str {
+        &self.0.topic
+    }
+
+    fn __repr__(&self) -> String {
+        let name = self.0.name.as_deref().map(|name| format!(" {name:?}")).unwrap_or_default();
+        format!("<byref.PublisherInfo{name} of {:?}, process {}>", self.0.topic, self.0.pid)
+    }
+}
+
+/// A received message, and the lease on its memory.
+#[pyclass(frozen, weakref, module = "byref")]
+pub struct Message {
+    state: Mutex<State>,
+    /// Of the subscriber: `value` is a private writable view.
+    writable: bool,
+}
+
+struct State {
+    /// `None` after `release()`.
+    message: Option<byref::Message>,
+    /// Buffers and arrays that show the payload.
+    views: usize,
+}
+
+/// What a typed view of a payload needs.
+struct View {
+    element: Option<Arc<ElementType>>,
+    shape: Vec<u64>,
+}
+
+impl Message {
+    #[inline]
+    pub fn new(message: byref::Message, writable: bool) -> Self {
+        Message { state: Mutex::new(State { message: Some(message), views: 0 }), writable }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Runs `look` on the message, unless it was released.
+    fn with<T>(&self, py: Python<'_>, look: impl FnOnce(&byref::Message) -> T) -> PyResult<T> {
+        match &self.lock().message {
+            Some(message) => Ok(look(message)),
+            None => Err(closed(py, "this message was released")),
+        }
+    }
+
+    /// Counts one more view; its bytes stay valid until `close_view`.
+    fn open_view(&self, py: Python<'_>) -> PyResult<(*mut u8, usize)> {
+        let mut state = self.lock();
+        let Some(message) = &state.message else { return Err(closed(py, "this message was released")) };
+        let bytes = (message.as_ptr().cast_mut(), message.len());
+        state.views += 1;
+        Ok(bytes)
+    }
+
+    pub fn close_view(&self) {
+        self.lock().views -= 1;
+    }
+
+    /// How the payload is to be shown, checked against what is there.
+    fn view(&self, py: Python<'_>) -> PyResult<View> {
+        let (layout, len) = self.with(py, |message| {
+            (message.has_attributes().then(|| message.attributes().layout).flatten(), message.len())
+        })?;
+        let Some(Layout { kind, shape }) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
+        let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
+        let element = array::element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
+        let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
+        if size != len {
+            return Err(wrong(format!("{size} bytes declared, {len} there")));
+        }
+        Ok(View { element: Some(element), shape })
+    }
+}
+
+/// What a buffer's consumer points into, until it releases the buffer.
+struct Extents {
+    shape: Vec<ffi::Py_ssize_t>,
+    strides: Vec<ffi::Py_ssize_t>,
+    format: CString,
+}
+
+fn dtype_of<'py>(py: Python<'py>, view: &View) -> Bound<'py, PyArrayDescr> {
+    view.element.as_ref().map_or_else(|| numpy::dtype::<u8>(py), |element| element.dtype.bind(py).clone())
+}
+
+/// A read-only array over the payload, which counts as a view.
+fn array_of<'py>(this: &Bound<'py, Message>, view: &View) -> PyResult<Bound<'py, PyAny>> {
+    let py = this.py();
+    let (data, _) = this.get().open_view(py)?;
+    let owner = Owner::wrap(py, Memory::Message(this.clone().unbind()))?;
+    // SAFETY: `Message::view` checked type and shape against the payload's length, `element_type` refuses objects, and the
+    // owner keeps the view, so the lease, open.
+    unsafe { array::over(dtype_of(py, view), &view.shape, data, false, owner) }
+}
+
+#[pymethods]
+impl Message {
+    /// The topic.
+    #[getter]
+    fn topic(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, |message| message.topic().to_owned())
+    }
+
+    /// Its number among the publisher's messages, from 0.
+    #[getter]
+    fn sequence(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, byref::Message::sequence)
+    }
+
+    /// When it was sent: nanoseconds since the epoch, or what the sender gave.
+    #[getter]
+    fn timestamp_ns(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, byref::Message::timestamp_ns)
+    }
+
+    /// Who sent it.
+    #[getter]
+    fn publisher(&self, py: Python<'_>) -> PyResult<PublisherInfo> {
+        self.with(py, |message| PublisherInfo(Arc::clone(message.publisher())))
+    }
+
+    /// A new dict of the headers.
+    #[getter]
+    fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        headers::to_python(py, &self.with(py, |message| message.attributes().headers)?)
+    }
+
+    /// The payload's length in bytes.
+    #[getter]
+    fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |message| message.len())
+    }
+
+    /// The extent of each dimension; `(nbytes,)` for plain bytes.
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.view(py)?.shape)
+    }
+
+    /// The NumPy element type; `uint8` for plain bytes.
+    #[getter]
+    fn dtype<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDescr>> {
+        Ok(dtype_of(py, &self.view(py)?))
+    }
+
+    /// The payload as what was sent: a read-only NumPy array, or a memoryview of plain bytes. From a subscriber with
+    /// `writable=True`, a private writable array.
+    #[getter]
+    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let this = slf.get();
+        if this.writable {
+            return Self::writable(slf);
+        }
+        let view = this.view(slf.py())?;
+        if view.element.is_none() {
+            return Ok(PyMemoryView::from(slf)?.into_any());
+        }
+        array_of(slf, &view)
+    }
+
+    /// A private writable array. Large payloads are mapped copy-on-write: only the pages that are written cost anything.
+    /// Each call gives an independent one. It holds the lease.
+    fn writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let view = slf.get().view(py)?;
+        let private = slf.get().with(py, byref::Message::writable)?;
+        let data = private.as_ptr();
+        let owner = Owner::wrap(py, Memory::Private(private))?;
+        // SAFETY: `Message::view` checked type and shape against the payload's length, which is the private view's, too; the
+        // owner keeps that.
+        unsafe { array::over(dtype_of(py, &view), &view.shape, data, true, owner) }
+    }
+
+    /// Gives the lease back now instead of when the message goes. BufferError while a view is alive; twice is fine.
+    fn release(&self) -> PyResult<()> {
+        let mut state = self.lock();
+        if state.views > 0 {
+            let text =
+                format!("cannot release a message while {} views of it are alive; delete them first", state.views);
+            return Err(PyBufferError::new_err(text));
+        }
+        let released = state.message.take();
+        drop(state);
+        drop(released);
+        Ok(())
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.release()
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.view(py)?.shape.first().copied().unwrap_or(1) as usize)
+    }
+
+    fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.with(py, |message| PyBytes::new(py, message))
+    }
+
+    /// For NumPy, where the buffer protocol cannot express the element type (`datetime64` and others).
+    #[pyo3(signature = (dtype=None, copy=None))]
+    fn __array__<'py>(
+        slf: &Bound<'py, Self>,
+        dtype: Option<Bound<'py, PyAny>>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let array = array_of(slf, &slf.get().view(slf.py())?)?;
+        let array = match dtype {
+            Some(dtype) => array.call_method1("astype", (dtype, "K", "unsafe", true, copy.unwrap_or(false)))?,
+            None => array,
+        };
+        if copy == Some(true) { array.call_method0("copy") } else { Ok(array) }
+    }
+
+    /// # Safety
+    ///
+    /// Called by the interpreter with a valid `view`.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        if flags & ffi::PyBUF_WRITABLE == ffi::PyBUF_WRITABLE {
+            return Err(PyBufferError::new_err("messages are read-only; take a private copy with msg.writable()"));
+        }
+        let shown = this.view(py)?;
+        let itemsize = shown.element.as_ref().map_or(1, |element| element.itemsize);
+        let format = shown.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone());
+        let wants_format = flags & ffi::PyBUF_FORMAT == ffi::PyBUF_FORMAT;
+        let format = match format {
+            Some(format) => format,
+            None if !wants_format => c"B".to_owned(),
+            None => {
+                let text = "the buffer protocol has no name for this element type; use msg.value, np.asarray(msg) or bytes(msg)";
+                return Err(PyBufferError::new_err(text));
+            }
+        };
+        let shape: Vec<_> = shown.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect();
+        let mut strides = vec![itemsize as ffi::Py_ssize_t; shape.len()];
+        for i in (1..shape.len()).rev() {
+            strides[i - 1] = strides[i] * shape[i].max(1);
+        }
+        let mut extents = Box::new(Extents { shape, strides, format });
+        let (data, len) = this.open_view(py)?;
+        let wants = |flag: c_int| flags & flag == flag;
+        let filled = ffi::Py_buffer {
+            buf: data.cast::<c_void>(),
+            len: len as ffi::Py_ssize_t,
+            itemsize: itemsize as ffi::Py_ssize_t,
+            readonly: 1,
+            ndim: if wants(ffi::PyBUF_ND) { extents.shape.len() as c_int } else { 1 },
+            format: if wants_format { extents.format.as_ptr().cast_mut() } else { std::ptr::null_mut() },
+            shape: if wants(ffi::PyBUF_ND) { extents.shape.as_mut_ptr() } else { std::ptr::null_mut() },
+            strides: if wants(ffi::PyBUF_STRIDES) { extents.strides.as_mut_ptr() } else { std::ptr::null_mut() },
+            suboffsets: std::ptr::null_mut(),
+            internal: Box::into_raw(extents).cast::<c_void>(),
+            obj: slf.into_ptr(),
+        };
+        // SAFETY: the interpreter gave a writable view.
+        unsafe { view.write(filled) };
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// Called by the interpreter, once for each view that `__getbuffer__` filled.
+    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
+        // SAFETY: the interpreter gives back the view that `__getbuffer__` filled.
+        let internal = unsafe { (*view).internal };
+        // SAFETY: `internal` is the box that `__getbuffer__` made, given back once.
+        drop(unsafe { Box::from_raw(internal.cast::<Extents>()) });
+        self.close_view();
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(PyTypeError::new_err(
+            "a message is a lease of this process and cannot be pickled; send msg.value or bytes(msg)",
+        ))
+    }
+
+    fn __repr__(&self) -> String {
+        match &self.lock().message {
+            Some(message) => {
+                let (topic, sequence, len) = (message.topic(), message.sequence(), message.len());
+                format!("<byref.Message {sequence} of {topic:?}, {len} bytes>")
+            }
+            None => "<byref.Message, released>".to_owned(),
+        }
+    }
+}

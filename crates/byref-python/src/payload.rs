@@ -1,0 +1,127 @@
+//! What can be sent: bytes-like objects and NumPy arrays.
+#![allow(unsafe_code)]
+
+use crate::array::{contiguous_bytes, describe_type, refuse_objects};
+use crate::message::Message;
+use byref::Layout;
+use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+use std::ffi::CStr;
+
+/// A payload in this process's memory, kept there as long as this lives.
+pub enum Payload<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Buffer(RawBuffer),
+    Array(Bound<'py, PyUntypedArray>),
+}
+
+/// An acquired buffer of plain bytes.
+pub struct RawBuffer(Box<ffi::Py_buffer>);
+
+impl RawBuffer {
+    /// The object's buffer; `None` when it has none.
+    fn acquire(data: &Bound<'_, PyAny>) -> Option<Self> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: `view` is writable and stays at its place until it is released.
+        let failed = unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &mut *view, ffi::PyBUF_FULL_RO) };
+        if failed != 0 {
+            drop(PyErr::take(data.py()));
+            return None;
+        }
+        Some(RawBuffer(view))
+    }
+
+    /// Whether it is one row of bytes without gaps, and nothing more.
+    fn is_plain(&self) -> bool {
+        let view = &self.0;
+        // SAFETY: an acquired buffer's format is null or a C string that lives as long as the buffer.
+        let format = (!view.format.is_null()).then(|| unsafe { CStr::from_ptr(view.format) });
+        let is_bytes = format.is_none_or(|format| matches!(format.to_bytes(), b"B" | b"c"));
+        // SAFETY: `view` is an acquired buffer.
+        let is_contiguous = unsafe { ffi::PyBuffer_IsContiguous(&**view, b'C' as _) } != 0;
+        is_bytes && view.ndim <= 1 && is_contiguous
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.0.len == 0 {
+            return &[];
+        }
+        // SAFETY: an acquired contiguous buffer has `len` readable bytes at `buf` until it is released. Whoever writes to
+        // them meanwhile tears this one message, as with any write(2).
+        unsafe { std::slice::from_raw_parts(self.0.buf.cast::<u8>(), self.0.len as usize) }
+    }
+}
+
+impl Drop for RawBuffer {
+    fn drop(&mut self) {
+        // SAFETY: acquired once, released once, with the interpreter attached (`Payload` never leaves the call).
+        unsafe { ffi::PyBuffer_Release(&mut *self.0) };
+    }
+}
+
+impl<'py> Payload<'py> {
+    /// Finds out what `data` is; a `TypeError` lists what would be accepted.
+    #[inline]
+    pub fn of(data: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = data.cast_exact::<PyBytes>() {
+            return Ok(Payload::Bytes(bytes.clone()));
+        }
+        if let Ok(array) = data.cast::<PyUntypedArray>() {
+            refuse_objects(&array.dtype())?;
+            return Ok(Payload::Array(array.clone()));
+        }
+        match RawBuffer::acquire(data) {
+            Some(buffer) if buffer.is_plain() => Ok(Payload::Buffer(buffer)),
+            // Typed or strided memory is an array by another name; a message knows its own type.
+            Some(_) => Self::of_array(as_array(data)?),
+            None if data.is_instance_of::<Message>() => Self::of_array(as_array(data)?),
+            None => Err(PyTypeError::new_err(format!(
+                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol, or a NumPy array",
+                data.get_type().name()?
+            ))),
+        }
+    }
+
+    fn of_array(array: Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = array.cast_into::<PyUntypedArray>()?;
+        refuse_objects(&array.dtype())?;
+        Ok(Payload::Array(array))
+    }
+
+    /// The bytes; `None` when they do not lie in one C-ordered piece.
+    #[inline]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Payload::Bytes(bytes) => Some(bytes.as_bytes()),
+            Payload::Buffer(buffer) => Some(buffer.bytes()),
+            // SAFETY: a concurrent writer tears this one message, no more.
+            Payload::Array(array) => unsafe { contiguous_bytes(array) },
+        }
+    }
+
+    /// How the receiver is to understand them.
+    pub fn layout(&self) -> PyResult<Option<Layout>> {
+        match self {
+            Payload::Bytes(_) | Payload::Buffer(_) => Ok(None),
+            Payload::Array(array) => {
+                layout_of(&array.dtype(), array.shape().iter().map(|extent| *extent as u64)).map(Some)
+            }
+        }
+    }
+}
+
+/// The layout of an array.
+pub fn layout_of(dtype: &Bound<'_, PyArrayDescr>, shape: impl Iterator<Item = u64>) -> PyResult<Layout> {
+    Ok(Layout { kind: describe_type(dtype)?, shape: shape.collect() })
+}
+
+fn as_array<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static ASARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = data.py();
+    let asarray = ASARRAY.get_or_try_init(py, || py.import("numpy")?.getattr("asarray").map(Bound::unbind))?;
+    asarray.bind(py).call1((data,))
+}

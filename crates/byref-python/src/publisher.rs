@@ -1,0 +1,233 @@
+//! `Publisher`, seen from Python.
+#![allow(unsafe_code)]
+
+use crate::array::{self, refuse_objects, size_of_shape};
+use crate::errors::to_python;
+use crate::headers;
+use crate::loan::Loan;
+use crate::owner::{Memory, Owner};
+use crate::payload::{Payload, layout_of};
+use crate::waiting::Timeout;
+use byref::{Attributes, Encoded, Policy};
+use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyInt, PyTuple};
+
+/// From this size on, the interpreter is released while the payload is copied, in bytes.
+const COPY_DETACHED: usize = 64 << 10;
+/// Room for headers that are set after a loan was made, in bytes.
+const HEADER_ROOM: usize = 256;
+
+/// A subscriber as its publisher sees it.
+#[pyclass(frozen, get_all, module = "byref")]
+pub struct SubscriberInfo {
+    /// Its process; 0 when that is out of sight.
+    pid: i32,
+    /// Its name, or None.
+    name: Option<String>,
+    /// "block", "drop_oldest" or "latest".
+    policy: &'static str,
+    /// Messages that it has not taken yet.
+    lag: u64,
+}
+
+#[pymethods]
+impl SubscriberInfo {
+    fn __repr__(&self) -> String {
+        let name = self.name.as_deref().map(|name| format!(" {name:?}")).unwrap_or_default();
+        format!("<byref.SubscriberInfo{name}, process {}, {}, lag {}>", self.pid, self.policy, self.lag)
+    }
+}
+
+/// The policies' names in Python.
+pub const POLICIES: [(&str, Policy); 3] =
+    [("block", Policy::Block), ("drop_oldest", Policy::DropOldest), ("latest", Policy::Latest)];
+
+/// Publishes messages on one topic. It may be shared by threads.
+#[pyclass(frozen, weakref, module = "byref")]
+pub struct Publisher(byref::Publisher);
+
+impl Publisher {
+    fn send_array(
+        &self,
+        array: &Bound<'_, PyUntypedArray>,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        timeout: Timeout,
+    ) -> PyResult<u64> {
+        let py = array.py();
+        let dtype = array.dtype();
+        let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+        let len = size_of_shape(&shape, dtype_itemsize(&dtype))?;
+        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
+        let memory = loan.memory().map_err(|error| to_python(py, error))?;
+        let data = memory.as_ptr();
+        let owner = Owner::wrap(py, Memory::Loan(memory))?;
+        // SAFETY: the loan was taken for this type and shape, and the owner keeps its memory.
+        let place = unsafe { array::over(dtype, &shape, data, true, owner) }?;
+        array::copy_elements(&place, array)?;
+        drop(place);
+        timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
+    }
+}
+
+fn dtype_itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
+    use numpy::PyArrayDescrMethods;
+    dtype.itemsize()
+}
+
+#[pymethods]
+impl Publisher {
+    #[new]
+    #[pyo3(signature = (topic, max_memory=1 << 30, history=0, name=None))]
+    fn new(py: Python<'_>, topic: &str, max_memory: i128, history: i128, name: Option<String>) -> PyResult<Self> {
+        let mut builder = byref::Publisher::builder(topic)
+            .max_memory(non_negative("max_memory", max_memory)?)
+            .history(non_negative("history", history)?);
+        if let Some(name) = name {
+            builder = builder.name(name);
+        }
+        builder.build().map(Publisher).map_err(|error| to_python(py, error))
+    }
+
+    /// Sends a copy of `data`; returns its sequence number.
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    fn send(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<u64> {
+        let timeout = Timeout::new(timeout)?;
+        let payload = Payload::of(data)?;
+        let layout = payload.layout()?;
+        let attributes = if layout.is_none() && headers.is_none() {
+            Encoded::default()
+        } else {
+            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+            Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
+        };
+        match (payload.bytes(), &payload) {
+            (Some(bytes), _) if bytes.len() < COPY_DETACHED => {
+                timeout.wait_if_needed(py, |wait| self.0.send_with(bytes, &attributes, timestamp_ns, wait))
+            }
+            (Some(bytes), _) => timeout.wait(py, |wait| self.0.send_with(bytes, &attributes, timestamp_ns, wait)),
+            (None, Payload::Array(array)) => self.send_array(array, &attributes, timestamp_ns, timeout),
+            (None, _) => unreachable!("only arrays come in pieces"),
+        }
+    }
+
+    /// Lends memory to be filled in place: of `shape` elements of type `dtype` (default uint8), or `shape` bytes.
+    #[pyo3(signature = (shape, dtype=None, timeout=None))]
+    fn loan<'py>(
+        &self,
+        py: Python<'py>,
+        shape: &Bound<'py, PyAny>,
+        dtype: Option<&Bound<'py, PyAny>>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, Loan>> {
+        let timeout = Timeout::new(timeout)?;
+        let extents = extents(shape)?;
+        let is_bytes = dtype.is_none() && shape.is_instance_of::<PyInt>();
+        let dtype = match dtype {
+            Some(dtype) => PyArrayDescr::new(py, dtype)?,
+            None => numpy::dtype::<u8>(py),
+        };
+        refuse_objects(&dtype)?;
+        let itemsize = dtype_itemsize(&dtype);
+        let len = size_of_shape(&extents, itemsize)?;
+        let row = size_of_shape(extents.get(1..).unwrap_or_default(), itemsize)?;
+        let layout = if is_bytes { None } else { Some(layout_of(&dtype, extents.iter().copied())?) };
+        let described = Attributes { layout: layout.clone(), headers: Vec::new() };
+        let room = described.encode().map_err(|error| to_python(py, error))?.len() + HEADER_ROOM;
+        let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, room, wait))?;
+        Loan::new(loan, dtype, &extents, row, layout, self.0.topic())
+    }
+
+    /// Waits until at least `n` subscribers are connected.
+    #[pyo3(signature = (n=1, timeout=None))]
+    fn wait_for_subscribers(&self, py: Python<'_>, n: usize, timeout: Option<f64>) -> PyResult<()> {
+        Timeout::new(timeout)?.wait(py, |wait| self.0.wait_for_subscribers_with(n, wait))
+    }
+
+    /// Waits until all connected subscribers have read everything sent so far.
+    #[pyo3(signature = (timeout=None))]
+    fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        Timeout::new(timeout)?.wait(py, |wait| self.0.flush_with(wait))
+    }
+
+    /// The connected subscribers.
+    #[getter]
+    fn subscribers(&self, py: Python<'_>) -> PyResult<Vec<SubscriberInfo>> {
+        let found = self.0.subscribers().map_err(|error| to_python(py, error))?;
+        let name_of = |policy| POLICIES.iter().find(|(_, known)| *known == policy).expect("all policies have names").0;
+        let to_info = |info: byref::SubscriberInfo| {
+            let policy = name_of(info.policy);
+            SubscriberInfo { pid: info.pid, name: info.name, policy, lag: info.lag }
+        };
+        Ok(found.into_iter().map(to_info).collect())
+    }
+
+    /// The topic.
+    #[getter]
+    fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    /// A dict of counters; see the documentation.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.0.stats().map_err(|error| to_python(py, error))?;
+        let dict = PyDict::new(py);
+        dict.set_item("sent", stats.sent)?;
+        dict.set_item("bytes", stats.sent_bytes)?;
+        dict.set_item("copied_bytes", stats.copied_bytes)?;
+        dict.set_item("waits", stats.waits)?;
+        dict.set_item("subscribers", stats.subscribers)?;
+        dict.set_item("pool_used", stats.pool_used)?;
+        dict.set_item("pool_allocated", stats.pool_allocated)?;
+        Ok(dict)
+    }
+
+    /// Closes the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine.
+    fn close(&self) {
+        self.0.close();
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
+        self.close();
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<byref.Publisher on {:?}>", self.0.topic())
+    }
+}
+
+/// A count argument.
+pub fn non_negative(name: &str, value: i128) -> PyResult<u64> {
+    u64::try_from(value)
+        .map_err(|_| PyValueError::new_err(format!("{name} must be between 0 and 2**64 - 1, not {value}")))
+}
+
+/// A shape: one extent or a sequence of them.
+fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    let extent = |value: &Bound<'_, PyAny>| -> PyResult<u64> {
+        let index = value.py().import("operator")?.getattr("index")?.call1((value,)).map_err(|_| {
+            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", shape.get_type()))
+        })?;
+        let refused =
+            || PyValueError::new_err(format!("a shape's extents must be between 0 and 2**63 - 1, not {index}"));
+        index.extract::<i64>().ok().and_then(|extent| u64::try_from(extent).ok()).ok_or_else(refused)
+    };
+    match shape.try_iter() {
+        Ok(values) => values.map(|value| extent(&value?)).collect(),
+        Err(_) => Ok(vec![extent(shape)?]),
+    }
+}

@@ -1,0 +1,33 @@
+"""Messages passed by reference between Python and Rust programs.
+
+A publisher writes a payload once; every subscriber, in any process of the host, gets a read-only view of those very
+bytes that stays valid as long as anyone holds it.
+"""
+
+from ._byref import (
+    INLINE_LIMIT,
+    Loan,
+    Message,
+    Publisher,
+    PublisherInfo,
+    Subscriber,
+    SubscriberInfo,
+)
+from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
+
+__all__ = [
+    "INLINE_LIMIT",
+    "Closed",
+    "Error",
+    "Forked",
+    "InvalidTopic",
+    "Loan",
+    "Message",
+    "PoolExhausted",
+    "Publisher",
+    "PublisherInfo",
+    "Subscriber",
+    "SubscriberInfo",
+    "Timeout",
+    "VersionMismatch",
+]

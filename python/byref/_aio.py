@@ -1,0 +1,85 @@
+"""`async for` over a subscriber, on any event loop that has `add_reader`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from ._errors import Closed
+
+if TYPE_CHECKING:
+    from ._byref import Message, Subscriber
+
+# So many messages in a row, and the loop's other tasks get a turn.
+_IN_A_ROW = 64
+
+
+class _Waiters:
+    """The tasks of one event loop that wait for one subscriber's descriptor."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fileno: int) -> None:
+        self.loop = loop
+        self._fileno = fileno
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Wait until the descriptor is readable or the subscriber was closed."""
+        waiter = self.loop.create_future()
+        if not self._waiting:
+            self.loop.add_reader(self._fileno, self.wake)
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                if not self._waiting:
+                    self.loop.remove_reader(self._fileno)
+
+    def wake(self) -> None:
+        """Let everybody look; who finds nothing waits again."""
+        if self._waiting:
+            self.loop.remove_reader(self._fileno)
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+_waiters: WeakKeyDictionary[Subscriber, dict[asyncio.AbstractEventLoop, _Waiters]] = WeakKeyDictionary()
+
+
+class Messages:
+    """The messages of a subscriber as they come; ends when it is closed. A cancelled wait loses none."""
+
+    def __init__(self, subscriber: Subscriber) -> None:
+        self._subscriber = subscriber
+        self._in_a_row = 0
+
+    def __aiter__(self) -> Messages:
+        return self
+
+    async def __anext__(self) -> Message:
+        self._in_a_row += 1
+        if self._in_a_row > _IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
+        try:
+            fileno = self._subscriber.fileno()
+            while (message := self._subscriber.try_recv()) is None:
+                self._in_a_row = 0
+                loop = asyncio.get_running_loop()
+                of_loops = _waiters.setdefault(self._subscriber, {})
+                await of_loops.setdefault(loop, _Waiters(loop, fileno)).wait()
+        except Closed:
+            raise StopAsyncIteration from None
+        return message
+
+
+def closed(subscriber: Subscriber) -> None:
+    """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
+    for waiters in _waiters.pop(subscriber, {}).values():
+        if not waiters.loop.is_closed():
+            waiters.loop.call_soon_threadsafe(waiters.wake)

@@ -1,0 +1,60 @@
+"""NumPy element types in words that another process understands.
+
+A plain type travels as its `dtype.str` ("<f4", "<M8[ns]"). A structured one, or one with a shape of its own, travels as
+JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+_Words = str | dict[str, Any] | list[Any]
+
+
+def encode(dtype: np.dtype[Any]) -> bytes:
+    """Describe `dtype`; `decode` makes an equal one of it."""
+    words = _describe(dtype)
+    return words.encode() if isinstance(words, str) else json.dumps(words, separators=(",", ":")).encode()
+
+
+def decode(kind: bytes) -> tuple[np.dtype[Any], str | None]:
+    """The type that `encode` described, and its name in the buffer protocol (None where that has none that NumPy reads back)."""
+    text = kind.decode()
+    dtype = _build(json.loads(text) if text.startswith(("{", "[")) else text)
+    return dtype, _buffer_format(dtype)
+
+
+def _buffer_format(dtype: np.dtype[Any]) -> str | None:
+    try:
+        view = memoryview(np.empty(1, dtype))
+        return view.format if np.asarray(view).dtype == dtype else None
+    except (ValueError, BufferError, TypeError):
+        return None
+
+
+def _describe(dtype: np.dtype[Any]) -> _Words:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [_describe(base), list(shape)]
+    if dtype.fields is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names or ()]
+    return {
+        "names": list(dtype.names or ()),
+        "formats": [_describe(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+    }
+
+
+def _build(words: _Words) -> np.dtype[Any]:
+    if isinstance(words, str):
+        return np.dtype(words)
+    if isinstance(words, list):
+        base, shape = words
+        return np.dtype((_build(base), tuple(shape)))
+    formats = [_build(format) for format in words["formats"]]
+    layout = {"names": words["names"], "formats": formats, "offsets": words["offsets"], "itemsize": words["itemsize"]}
+    return np.dtype(layout, align=words["aligned"])

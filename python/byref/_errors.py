@@ -1,0 +1,33 @@
+"""The exceptions. Each says what happened, to which topic, and what to do."""
+
+
+class Error(Exception):
+    """Anything that goes wrong in byref itself."""
+
+
+class Timeout(Error, TimeoutError):
+    """The time given to a call ran out. A send that timed out reached nobody."""
+
+
+class Closed(Error):
+    """The publisher, subscriber, loan or message was closed, sent or released before."""
+
+
+class PoolExhausted(Error, MemoryError):
+    """The publisher's memory (`max_memory`) cannot take the payload; the text says who holds it."""
+
+
+class VersionMismatch(Error):
+    """A peer runs a byref whose protocol differs from this one's."""
+
+
+class Forked(Error):
+    """The object belongs to the parent of this forked process; create a new one here."""
+
+
+class InvalidTopic(Error, ValueError):
+    """Not the name of a topic."""
+
+
+for _class in (Error, Timeout, Closed, PoolExhausted, VersionMismatch, Forked, InvalidTopic):
+    _class.__module__ = "byref"
