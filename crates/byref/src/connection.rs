@@ -21,17 +21,31 @@ pub(crate) enum Stop {
     Refused(io::Error),
 }
 
+/// The publisher's ring, mapped.
+struct MappedRing {
+    memory: PeerSegment,
+    capacity: u64,
+}
+
+impl MappedRing {
+    #[inline]
+    fn get(&self) -> Ring<'_> {
+        Ring::new(self.memory.map().words(), self.capacity)
+    }
+}
+
 /// A connection.
 pub(crate) struct Connection {
     pub id: u64,
     pub link: Arc<Link>,
     /// Readable when the publisher's process died.
     pub death: Option<OwnedFd>,
-    ring: PeerSegment,
-    capacity: u64,
+    ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
     segments: Vec<Arc<Segment>>,
+    /// Where an inline record is copied to before it is known to be whole.
+    scratch: InlineData,
     generation: u64,
     waiter: Waiter,
     pairing: Pairing,
@@ -56,7 +70,7 @@ impl Connection {
         if !capacity.is_power_of_two() || capacity > 1 << 32 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring has an impossible size"));
         }
-        let ring = PeerSegment::new(ring, Ring::words_needed(capacity) * 8)?;
+        let ring = MappedRing { memory: PeerSegment::new(ring, Ring::words_needed(capacity) * 8)?, capacity };
         let link = Arc::new(Link::new(info, lease, socket));
         link.lease().set_cursor(welcome.start);
         Ok(Connection {
@@ -64,9 +78,9 @@ impl Connection {
             link,
             death,
             ring,
-            capacity,
             cursor: welcome.start,
             segments: Vec::new(),
+            scratch: [0; _],
             generation: 0,
             waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
@@ -76,29 +90,23 @@ impl Connection {
     }
 
     pub fn capacity(&self) -> u64 {
-        self.capacity
+        self.ring.capacity
     }
 
     pub fn is_live(&self) -> bool {
         !self.ended
     }
 
-    #[inline]
-    fn ring(&self) -> Ring<'_> {
-        Ring::new(self.ring.map().words(), self.capacity)
-    }
-
     /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
     #[inline]
     pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Message, Stop> {
-        let mut data: InlineData = [0; _];
         loop {
-            if self.ring().generation() != self.generation {
-                self.generation = self.ring().generation();
+            if self.ring.get().generation() != self.generation {
+                self.generation = self.ring.get().generation();
                 self.read_socket();
             }
             if depth != u64::MAX {
-                let newest = self.ring().tail().saturating_sub(depth);
+                let newest = self.ring.get().tail().saturating_sub(depth);
                 if newest > self.cursor {
                     *lost += newest - self.cursor;
                     self.advance(newest);
@@ -106,8 +114,8 @@ impl Connection {
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
             let position = self.cursor;
-            let message = match self.ring().look(position, &mut data) {
-                Look::Inline(head) => Message::inline(Arc::clone(&self.link.info), position, head, data),
+            let message = match self.ring.get().look(position, &mut self.scratch) {
+                Look::Inline(head) => Message::inline(Arc::clone(&self.link.info), position, head, &self.scratch),
                 Look::Pooled(head, at) => match self.hold(position, head, at) {
                     Ok(Some(message)) => message,
                     Ok(None) => {
@@ -139,15 +147,14 @@ impl Connection {
         self.cursor = cursor;
         self.link.lease().set_cursor(cursor);
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
-        let ring = Ring::new(self.ring.map().words(), self.capacity);
-        if self.waiter.is_due(ring, cursor) {
+        if self.waiter.is_due(self.ring.get(), cursor) {
             let _ = socket::send(&self.link.socket, handshake::RING, None);
         }
     }
 
     /// Goes on behind what the publisher reclaimed; `false` when it reclaimed nothing.
     fn resynchronise(&mut self, lost: &mut u64) -> bool {
-        let oldest = self.ring().reclaim();
+        let oldest = self.ring.get().reclaim();
         if oldest <= self.cursor {
             return false;
         }
@@ -170,7 +177,7 @@ impl Connection {
         if at.slot >= MAX_SLOTS || !segment.contains(&at) {
             return Err(self.broke_the_rules("a record that names memory outside of its segment"));
         }
-        if !self.link.lease().hold(self.ring(), position, at.slot) {
+        if !self.link.lease().hold(self.ring.get(), position, at.slot) {
             return Ok(None);
         }
         Ok(Some(Message::held(Arc::clone(&self.link.info), position, head, segment, at)))
@@ -183,7 +190,7 @@ impl Connection {
         if let Some(found) = self.segments.iter().find(|segment| segment.id == id) {
             return Ok(Some(Arc::clone(found)));
         }
-        if self.ring().reclaim() > position {
+        if self.ring.get().reclaim() > position {
             return Ok(None);
         }
         match self.short_of.take() {

@@ -115,9 +115,40 @@ impl Drop for Hold {
     }
 }
 
+/// The words of an inline payload and its attributes: in place up to a cache line, which keeps messages cheap to move.
+#[derive(Clone)]
+enum Words {
+    Few([u64; FEW]),
+    Many(Box<[u64]>),
+}
+
+const FEW: usize = 8;
+
+impl Words {
+    #[inline]
+    fn copy(words: &[u64]) -> Self {
+        if words.len() > FEW {
+            return Words::Many(words.into());
+        }
+        let mut few = [0; FEW];
+        few[..words.len()].copy_from_slice(words);
+        Words::Few(few)
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        let words: &[u64] = match self {
+            Words::Few(words) => words,
+            Words::Many(words) => words,
+        };
+        // SAFETY: the words are initialised, bytes have no alignment, and the length is the words'.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), size_of_val(words)) }
+    }
+}
+
 #[derive(Clone)]
 enum Body {
-    Inline { data: InlineData, len: u16, attributes_len: u16 },
+    Inline { words: Words, len: u16, attributes_len: u16 },
     Held(Hold),
 }
 
@@ -133,13 +164,14 @@ pub struct Message {
 
 impl Message {
     #[inline]
-    pub(crate) fn inline(publisher: Arc<PublisherInfo>, sequence: u64, head: Head, data: InlineData) -> Self {
+    pub(crate) fn inline(publisher: Arc<PublisherInfo>, sequence: u64, head: Head, data: &InlineData) -> Self {
         let (len, attributes_len) = (head.payload_len() as u16, head.attributes_len() as u16);
+        let words = Words::copy(&data[..head.data_words()]);
         Message {
             publisher,
             sequence,
             timestamp_ns: head.timestamp_ns,
-            body: Body::Inline { data, len, attributes_len },
+            body: Body::Inline { words, len, attributes_len },
         }
     }
 
@@ -178,9 +210,9 @@ impl Message {
     /// Layout and headers, decoded anew on each call.
     pub fn attributes(&self) -> Attributes {
         match &self.body {
-            Body::Inline { data, len, attributes_len } => {
+            Body::Inline { words, len, attributes_len } => {
                 let from = (*len as usize).next_multiple_of(8);
-                Attributes::decode(&bytes_of(data)[from..from + *attributes_len as usize])
+                Attributes::decode(&words.bytes()[from..from + *attributes_len as usize])
             }
             Body::Held(hold) => {
                 let from = (hold.at.len as usize).next_multiple_of(8);
@@ -233,7 +265,7 @@ impl Deref for Message {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.body {
-            Body::Inline { data, len, .. } => &bytes_of(data)[..*len as usize],
+            Body::Inline { words, len, .. } => &words.bytes()[..*len as usize],
             Body::Held(hold) => hold.bytes(0, hold.at.len as usize),
         }
     }
@@ -244,12 +276,6 @@ impl std::fmt::Debug for Message {
         let (topic, sequence, len) = (self.topic(), self.sequence, self.len());
         write!(f, "Message {{ topic: {topic:?}, sequence: {sequence}, len: {len} }}")
     }
-}
-
-#[inline]
-fn bytes_of(words: &InlineData) -> &[u8] {
-    // SAFETY: the words are initialised, bytes have no alignment, and the length is the array's.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), size_of::<InlineData>()) }
 }
 
 /// One of the private mappings that a process may have.

@@ -71,7 +71,12 @@ impl Head {
     }
 
     pub fn attributes_len(self) -> usize {
-        (self.meta >> 16 & 0xffff) as usize
+        ((self.meta >> 16) & 0xffff) as usize
+    }
+
+    /// Words of data that an inline record uses.
+    pub fn data_words(self) -> usize {
+        self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8)
     }
 }
 
@@ -186,7 +191,7 @@ impl<'a> Ring<'a> {
             };
             return Look::Pooled(head, at);
         }
-        let used = head.payload_len().div_ceil(8) + head.attributes_len().div_ceil(8);
+        let used = head.data_words();
         if used > DATA_WORDS {
             return Look::Invalid;
         }
