@@ -1,0 +1,84 @@
+# byref: the commands of the house. `make help` lists them.
+#
+# Everything is installed into .venv and target/; nothing outside this directory is touched.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CARGO  ?= cargo
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# ---- set-up ----------------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "byref needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# One stamp for each group of packages that pyproject.toml names.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
+	  print(*p['build-system']['requires'], *p['project']['dependencies'], *p['project']['optional-dependencies']['$*'], sep='\n')" \
+	  > $(VENV)/$*.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/$*.txt
+	@touch $@
+
+.PHONY: build
+build: $(VENV)/.installed-test ## build the extension (optimised) into .venv
+	$(BIN)/maturin develop --release --quiet --skip-install
+	@$(BIN)/python -c 'import byref' 2>/dev/null || $(BIN)/maturin develop --release --quiet
+
+# ---- what one comes for ----------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: build $(VENV)/.installed-demo ## real video by reference through four processes, under a minute
+	$(BIN)/python -m examples.video
+
+.PHONY: test
+test: test-rust test-models test-python ## build and run every test
+
+.PHONY: test-rust
+test-rust: ## the core's own tests, and its documentation's examples
+	$(CARGO) test --quiet --package byref
+
+.PHONY: test-models
+test-models: ## loom: every interleaving of the lock-free protocols
+	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --package byref --release --lib --target-dir target/loom models
+
+.PHONY: test-python
+test-python: build ## across real processes, with real libraries
+	$(BIN)/python -m pytest
+
+.PHONY: torture
+SECONDS ?= 60
+SEED ?=
+torture: build ## random publishers, subscribers, sizes, policies and kills for SECONDS (default 60), SEED to repeat
+	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: bench
+bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-test ## formatting, lints, types
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
+	RUSTFLAGS="--cfg loom" $(CARGO) clippy --package byref --tests --quiet --target-dir target/loom -- --deny warnings
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest byref._byref --ignore-disjoint-bases
+
+.PHONY: docs
+docs: ## the Rust API as web pages, in target/doc
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --package byref --no-deps
+
+.PHONY: clean
+clean: ## remove everything that was built or installed
+	rm -rf $(VENV) target demo-output
