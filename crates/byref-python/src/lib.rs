@@ -16,6 +16,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _byref {
+    use super::*;
+
     #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]
@@ -30,4 +32,12 @@ mod _byref {
     /// The most bytes of payload and attributes together that travel inside the ring.
     #[pymodule_export]
     const INLINE_LIMIT: usize = byref::INLINE_LIMIT;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let filter = env_logger::Env::new().filter_or("BYREF_LOG", "byref=warn");
+        // Another logger may be set already; then that one serves.
+        let _ = env_logger::Builder::from_env(filter).try_init();
+        Ok(())
+    }
 }

@@ -208,6 +208,7 @@ impl Service {
         match (next, &task.fd) {
             (Next::After(delay), _) => task.deadline = Some(Instant::now() + delay),
             (Next::Watch(interest), Some(fd)) => {
+                task.deadline = None;
                 if let Err(error) = self.epoll.modify(fd.as_fd(), token, interest) {
                     log::error!("byref: cannot watch a peer: {error}");
                 }
@@ -222,4 +223,37 @@ pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
     let directory = Arc::new(Directory::open()?);
     let handle = Handle::get(&directory).map_err(Error::system(topic, "cannot start the service thread"))?;
     Ok((directory, handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_deadline_ends_with_the_watch_that_had_it() {
+        let service = Arc::new(Service {
+            epoll: Epoll::new().unwrap(),
+            bell: Bell::new().unwrap(),
+            tasks: Mutex::default(),
+            made_in: ForkId::current(),
+        });
+        service.epoll.add(&service.bell, BELL, Interest::IN).unwrap();
+        let thread = Arc::clone(&service);
+        spawn_without_signals("test", move || thread.run()).unwrap();
+
+        let (events, seen) = mpsc::channel();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let brief = Some(Duration::from_millis(30));
+        let next = move |_: &Arc<Service>, _, event| {
+            events.send(event == Event::Late).unwrap();
+            Next::Watch(Interest::RDHUP)
+        };
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, brief, next).unwrap();
+        assert!(!seen.recv_timeout(Duration::from_secs(5)).unwrap(), "ready first");
+        assert!(seen.recv_timeout(Duration::from_millis(100)).is_err(), "the deadline has no meaning any more");
+        service.tasks.lock().stopped = true;
+        service.bell.ring();
+    }
 }
