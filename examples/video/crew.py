@@ -108,6 +108,8 @@ def _play(name: str, plan: Plan, pipe: Connection) -> None:
     except DemoFailure as failure:
         pipe.send(failure)
         sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)  # the parent is gone, and nobody is left to tell
     except Exception:
         pipe.send(DemoFailure(f"the {name} raised an exception\n\n{traceback.format_exc()}"))
         sys.exit(1)

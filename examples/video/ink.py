@@ -69,7 +69,6 @@ def draw_target(image: Pixels, box: Box, text: str, colour: Colour) -> None:
     image[middle - arm : middle + arm, centre - STROKE // 2 : centre + STROKE // 2] = colour
 
     mask = np.pad(text_mask(text), 2 * GLYPH_SCALE)
-    height = min(mask.shape[0], image.shape[0] - top)
-    width = min(mask.shape[1], image.shape[1] - left)
-    label = image[top : top + height, left : left + width]
-    label[:] = np.where(mask[:height, :width, None], WHITE, colour)
+    above = max(0, top - mask.shape[0])
+    label = image[above : above + mask.shape[0], left : left + mask.shape[1]]
+    label[:] = np.where(mask[: label.shape[0], : label.shape[1], None], WHITE, colour)

@@ -33,7 +33,8 @@ KEPT_FRAMES = 300
 RECHECKS_PER_FRAME = 3
 MAX_MEMORY = 2 << 30  # bytes; the kept frames alone pin 829 MB of it
 CONNECT_S = 20.0
-STALL_S = 15.0
+FLUSH_S = 10.0
+STALL_S = 15.0  # longer, so that the camera, which can name who is late, is the first to complain
 RED = (230, 30, 60)
 
 
@@ -57,7 +58,7 @@ def camera(plan: Plan, tell: Tell) -> CameraReport:
                 loan.headers.update(frame=number, crc32=crc32(pixels), sent_ns=time.perf_counter_ns())
             tell(number + 1, f"{(number + 1) / (time.perf_counter() - started):.0f} fps")
         seconds = time.perf_counter() - started
-        publisher.flush(timeout=STALL_S)
+        publisher.flush(timeout=FLUSH_S)
         publisher.send(b"", headers={"end": True})
     return CameraReport(
         frames=plan.frames,
@@ -187,7 +188,7 @@ class MotionTracker:
         if self._last is not None:
             moving = np.argwhere(abs(small - self._last) > self.CHANGE)
             if len(moving) >= self.ENOUGH:
-                seen = self.STEP * np.percentile(moving, [10, 90], axis=0).ravel()
+                seen = self.STEP * np.percentile(moving, [5, 95], axis=0).ravel()
                 self._box += self.PACE * (seen - self._box)
         self._last = small
         return Box(*(int(edge) for edge in self._box))
