@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_Words = str | dict[str, Any] | list[Any]
+_Words = Any  # str | dict | list, as JSON has it
 
 
 def encode(dtype: np.dtype[Any]) -> bytes:
@@ -19,7 +19,7 @@ def encode(dtype: np.dtype[Any]) -> bytes:
 
 
 def decode(kind: bytes) -> tuple[np.dtype[Any], str | None]:
-    """The type that `encode` described, and its name in the buffer protocol (None where that has none that NumPy reads back)."""
+    """The type that `encode` described, and its name in the buffer protocol, where NumPy reads that back."""
     text = kind.decode()
     dtype = _build(json.loads(text) if text.startswith(("{", "[")) else text)
     return dtype, _buffer_format(dtype)
@@ -56,5 +56,10 @@ def _build(words: _Words) -> np.dtype[Any]:
         base, shape = words
         return np.dtype((_build(base), tuple(shape)))
     formats = [_build(format) for format in words["formats"]]
-    layout = {"names": words["names"], "formats": formats, "offsets": words["offsets"], "itemsize": words["itemsize"]}
+    layout: Any = {
+        "names": words["names"],
+        "formats": formats,
+        "offsets": words["offsets"],
+        "itemsize": words["itemsize"],
+    }
     return np.dtype(layout, align=words["aligned"])

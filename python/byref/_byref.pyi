@@ -1,0 +1,275 @@
+"""The extension module, as `byref` re-exports it."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeAlias, final
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from typing_extensions import Buffer
+
+from ._aio import Messages
+
+_HeaderValue: TypeAlias = str | bytes | int | float | bool
+_Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+
+__all__ = [
+    "INLINE_LIMIT",
+    "Loan",
+    "Message",
+    "Publisher",
+    "PublisherInfo",
+    "Subscriber",
+    "SubscriberInfo",
+    "_Owner",
+]
+
+INLINE_LIMIT: Final[int] = ...
+"""The most bytes of payload and attributes together that travel inside the ring, and are copied once on receive."""
+
+@final
+class Publisher:
+    """Publishes messages on one topic. It may be shared by threads."""
+
+    def __new__(cls, topic: str, max_memory: int = ..., history: int = 0, name: str | None = None) -> Self:
+        """Announce a publisher.
+
+        `max_memory`: the most bytes of payload memory, taken as needed (default 1 GiB). `history`: how many of the last
+        messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors.
+
+        Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def send(
+        self,
+        data: Buffer | NDArray[Any],
+        headers: dict[str, _HeaderValue] | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Send a copy of `data` (a bytes-like object or a NumPy array); return its sequence number.
+
+        `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
+        subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
+        waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
+        """
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place: `shape` elements of `dtype` (default uint8), or `shape` plain bytes.
+
+        Raises as `send` does, and `ValueError` for a shape that cannot be.
+        """
+
+    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` subscribers are connected; `Timeout` after `timeout` seconds."""
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all connected subscribers have read everything sent so far; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters: sent, bytes, copied_bytes, waits, subscribers, and pool_used, pool_allocated in bytes."""
+
+    def close(self) -> None:
+        """Close the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine."""
+
+    @property
+    def subscribers(self) -> list[SubscriberInfo]:
+        """The connected subscribers."""
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Subscriber:
+    """Receives the messages of every publisher of one topic. It may be shared by threads: each message goes to one."""
+
+    def __new__(
+        cls,
+        topic: str,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        name: str | None = None,
+    ) -> Self:
+        """Follow a topic.
+
+        `policy`: what happens when it falls behind: "block" (the publisher waits), "drop_oldest" (keep the newest
+        `depth`), "latest" (keep one). `depth`: how many messages of each publisher may wait (default and most: what a
+        publisher's ring holds, 16384; half of it for "drop_oldest"). `history`: how many messages from before it came
+        it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Message:
+        """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def try_recv(self) -> Message | None:
+        """Return the next message, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll: readable when a message comes after `try_recv` gave None; before that it says nothing."""
+
+    def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters: received, bytes, copied_bytes, lost, sleeps."""
+
+    def close(self) -> None:
+        """Close the subscriber; iterations end, messages and views stay valid. Twice is fine."""
+
+    @property
+    def lost(self) -> int:
+        """How many messages this subscriber's policy lost."""
+
+    @property
+    def publishers(self) -> list[PublisherInfo]:
+        """The publishers that are connected and alive."""
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
+    def __aiter__(self) -> Messages: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Message:
+    """A received message, and the lease on its memory: valid and unchanged as long as it, or a view of it, lives."""
+
+    @property
+    def value(self) -> Any:
+        """The payload as what was sent: a read-only NumPy array, or a memoryview of plain bytes."""
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number among the publisher's messages, from 0."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was sent: nanoseconds since the epoch, or what the sender gave."""
+
+    @property
+    def publisher(self) -> PublisherInfo:
+        """Who sent it."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """A new dict of the headers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The payload's length in bytes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extent of each dimension; `(nbytes,)` for plain bytes."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy element type; `uint8` for plain bytes."""
+
+    def writable(self) -> NDArray[Any]:
+        """Return a new private writable array. Large payloads are mapped copy-on-write. It holds the lease."""
+
+    def release(self) -> None:
+        """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
+
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Loan:
+    """Writable memory of a publisher. As a context manager it gives the array, and sends on exit."""
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The memory, whose content is arbitrary at first. Read-only once the loan was sent or discarded."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """Headers to send along; fill it as you like."""
+
+    def truncate(self, n: int) -> None:
+        """Shorten the message to `n` rows (elements of the first dimension; bytes for a loan of bytes)."""
+
+    def send(self, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
+        """Send the message; return its sequence number. A send that times out leaves the loan as it was."""
+
+    def discard(self) -> None:
+        """Give the memory back unsent. Twice is fine."""
+
+    def __enter__(self) -> NDArray[Any]: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class PublisherInfo:
+    """Who published a message. Immutable, and valid after its process died."""
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits, different from every other publisher's."""
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 when that is out of sight."""
+
+    @property
+    def name(self) -> str | None:
+        """The name it was given."""
+
+    @property
+    def topic(self) -> str:
+        """Its topic."""
+
+    def __hash__(self) -> int: ...
+
+@final
+class SubscriberInfo:
+    """A subscriber as its publisher sees it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 when that is out of sight."""
+
+    @property
+    def name(self) -> str | None:
+        """The name it gave."""
+
+    @property
+    def policy(self) -> _Policy:
+        """What it wants done when it falls behind."""
+
+    @property
+    def lag(self) -> int:
+        """Messages that it has not taken yet."""
+
+@final
+class _Owner:
+    """The base of arrays over byref's memory. It has no use of its own."""
