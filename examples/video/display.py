@@ -94,9 +94,7 @@ def save_picture(plan: Plan, reports: Reports, path: Path) -> None:
     def write(x: int, y: int, text: str, size: int, colour: Colour) -> None:
         draw.text((x, y), text, fill=colour, font=ImageFont.load_default(size))
 
-    write(
-        MARGIN, 30, f"One message in two processes at the same time: frame {plan.pictured_frame}", 34, BRIGHT
-    )
+    write(MARGIN, 30, f"One message in two processes at the same time: frame {plan.pictured_frame}", 34, BRIGHT)
     write(MARGIN, 80, "Published once, into memory that only the publisher can write.", 22, DIM)
     panels = (
         (

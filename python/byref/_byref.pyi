@@ -115,7 +115,7 @@ class Subscriber:
         """Return the next message, or None when none is there."""
 
     def fileno(self) -> int:
-        """A descriptor to poll: readable when a message comes after `try_recv` gave None; before that it says nothing."""
+        """A descriptor to poll, readable when a message comes after `try_recv` gave None."""
 
     def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""

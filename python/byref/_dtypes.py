@@ -62,4 +62,5 @@ def _build(words: _Words) -> np.dtype[Any]:
         "offsets": words["offsets"],
         "itemsize": words["itemsize"],
     }
-    return np.dtype(layout, align=words["aligned"])
+    dtype: np.dtype[Any] = np.dtype(layout, align=words["aligned"])
+    return dtype
