@@ -29,7 +29,7 @@ def _buffer_format(dtype: np.dtype[Any]) -> str | None:
     try:
         view = memoryview(np.empty(1, dtype))
         return view.format if np.asarray(view).dtype == dtype else None
-    except (ValueError, BufferError, TypeError):
+    except (ValueError, BufferError, TypeError, RuntimeError):  # The last: padding that NumPy does not read back.
         return None
 
 

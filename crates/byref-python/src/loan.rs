@@ -90,13 +90,18 @@ impl Loan {
         let rows =
             usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
         let mut state = self.lock();
-        let row = state.row;
-        let Some(loan) = state.loan.as_mut() else {
+        let State { loan, layout, row, .. } = &mut *state;
+        let Some(loan) = loan.as_mut() else {
             drop(state);
             return Err(self.over(py));
         };
-        loan.truncate(rows.saturating_mul(row)).map_err(|error| to_python(py, error))?;
-        if let Some(layout) = &mut state.layout {
+        if let Some(Layout { shape, .. }) = layout
+            && shape.first().is_none_or(|most| rows as u64 > *most)
+        {
+            return Err(PyValueError::new_err(format!("cannot truncate a loan of shape {shape:?} to {n} rows")));
+        }
+        loan.truncate(rows.saturating_mul(*row)).map_err(|error| to_python(py, error))?;
+        if let Some(layout) = layout {
             layout.shape[0] = rows as u64;
         }
         let whole = state.array.clone_ref(py);

@@ -85,7 +85,9 @@ impl Loan {
     ) -> Result<u64> {
         self.chunk()?;
         if let Some(sent) = self.shared.commit_inline(self, attributes, timestamp_ns, wait) {
-            self.discard();
+            if sent.is_ok() {
+                self.discard();
+            }
             return sent;
         }
         let at = self.len.next_multiple_of(8);
