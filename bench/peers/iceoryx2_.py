@@ -1,0 +1,66 @@
+"""iceoryx2's Python binding, lossless: no overflow, and a sender that meets a full queue tries again.
+
+Busy polling is the fastest way to receive: its event service adds system calls and wake-ups. Payloads are
+slices of bytes: fixed-size types take a slower way through the binding.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import iceoryx2 as iox2
+
+from bench.peers import Address, Messages, Peer, Send
+
+QUEUE_LENGTH = 8192
+"""At least the warm-up: until the receiver's first look at the queue, the sender does not wait but discards."""
+
+
+class Iceoryx2(Peer):
+    configuration = f"slices of bytes, busy polling, no overflow, retry on a full queue of {QUEUE_LENGTH}"
+
+    @contextmanager
+    def sender(self, address: Address, size: int) -> Iterator[Send]:
+        publisher = (
+            _service(address)
+            .publisher_builder()
+            .initial_max_slice_len(size)
+            .backpressure_strategy(iox2.BackpressureStrategy.RetryUntilDelivered)
+            .create()
+        )
+        loan, copy = publisher.loan_slice_uninit, ctypes.memmove
+
+        def send(buffer: bytes | ctypes.Array) -> None:
+            sample = loan(size)
+            copy(sample.payload_ptr, buffer, size)
+            sample.assume_init().send()
+
+        yield send
+
+    @contextmanager
+    def receiver(self, address: Address, size: int) -> Iterator[Messages]:
+        yield _poll(_service(address).subscriber_builder().create(), size)
+
+
+def _service(address: Address) -> iox2.PortFactoryPublishSubscribe:
+    iox2.set_log_level(iox2.LogLevel.Error)
+    return (
+        iox2.NodeBuilder.new()
+        .create(iox2.ServiceType.Ipc)
+        .service_builder(iox2.ServiceName.new(address.name))
+        .publish_subscribe(iox2.Slice[ctypes.c_uint8])
+        .enable_safe_overflow(False)
+        .subscriber_max_buffer_size(QUEUE_LENGTH)
+        .open_or_create()
+    )
+
+
+def _poll(subscriber: iox2.Subscriber, size: int) -> Messages:
+    receive, buffer_at = subscriber.receive, (ctypes.c_char * size).from_address
+    while True:
+        sample = receive()
+        if sample is not None:
+            yield buffer_at(sample.payload_ptr)
+
+
+PEER = Iceoryx2()

@@ -1,0 +1,98 @@
+"""Trials: a function in each of two fresh processes, neither of which outlives its trial."""
+
+import faulthandler
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+TIMEOUT = 30.0
+"""Seconds after which a trial that has not ended is given up."""
+
+_ORPHAN_TIMEOUT = TIMEOUT + 30.0
+"""Seconds after which a worker ends itself, should this process be gone and unable to end it."""
+
+_EXIT_TIMEOUT = 5.0
+"""Seconds that a worker has for its clean-up once it has given its result."""
+
+_context = multiprocessing.get_context("spawn")
+
+Role = Callable[..., Any]
+"""A module-level function that takes a connection to the other worker, then the trial's arguments."""
+
+
+class Trial(NamedTuple):
+    """The outcome of one measurement of one system."""
+
+    seconds: float
+    """How long it took, without what comes before and after."""
+
+    values: tuple[float, ...]
+    """One for each metric of the case."""
+
+
+class TrialError(Exception):
+    """A trial that gave no result, and why."""
+
+
+def run_pair(first: Role, second: Role, *arguments: Any) -> tuple[Any, Any]:
+    """Call `first` and `second` with the same arguments in two processes; return what they return."""
+    ends = _context.Pipe()
+    workers = [_Worker(role, end, arguments) for role, end in zip((first, second), ends, strict=True)]
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        pending = list(workers)
+        while pending:
+            ready = multiprocessing.connection.wait(
+                [worker.results for worker in pending], max(0.0, deadline - time.monotonic())
+            )
+            if not ready:
+                raise TrialError(f"no result within {TIMEOUT:.0f} s")
+            for worker in [worker for worker in pending if worker.results in ready]:
+                worker.collect()
+                pending.remove(worker)
+        for worker in workers:
+            worker.process.join(_EXIT_TIMEOUT)
+        return workers[0].result, workers[1].result
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            worker.process.join()
+
+
+class _Worker:
+    """A process that runs one role."""
+
+    def __init__(self, role: Role, channel: Connection, arguments: tuple[Any, ...]) -> None:
+        self.result: Any = None
+        self.results, results = _context.Pipe(duplex=False)
+        self.process = _context.Process(target=_work, args=(results, channel, role, arguments), daemon=True)
+        self.process.start()
+        # The worker has its own copies now; it must see the end of a channel whose other side is gone.
+        results.close()
+        channel.close()
+
+    def collect(self) -> None:
+        """Take the result; raise what went wrong instead, in one line."""
+        try:
+            error, self.result = self.results.recv()
+        except EOFError:
+            self.process.join(_EXIT_TIMEOUT)
+            error = f"a process ended early, exit status {self.process.exitcode}"
+        if error:
+            raise TrialError(error)
+
+
+def _work(results: Connection, channel: Connection, role: Role, arguments: tuple[Any, ...]) -> None:
+    """The body of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    faulthandler.dump_traceback_later(_ORPHAN_TIMEOUT, exit=True)
+    try:
+        outcome = None, role(channel, *arguments)
+    except Exception as error:
+        outcome = traceback.format_exception_only(error)[-1].strip(), None
+    results.send(outcome)
