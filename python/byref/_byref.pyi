@@ -31,10 +31,11 @@ INLINE_LIMIT: Final[int] = ...
 class Publisher:
     """Publishes messages on one topic. It may be shared by threads."""
 
-    def __new__(cls, topic: str, max_memory: int = ..., history: int = 0, name: str | None = None) -> Self:
+    def __new__(cls, topic: str, max_memory: int | None = None, history: int = 0, name: str | None = None) -> Self:
         """Announce a publisher.
 
-        `max_memory`: the most bytes of payload memory, taken as needed (default 1 GiB). `history`: how many of the last
+        `max_memory`: the most bytes of payload memory, taken as needed (default: 1 GiB, or half of the control
+        group's limit where that is less). `history`: how many of the last
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.

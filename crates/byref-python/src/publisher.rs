@@ -80,11 +80,18 @@ fn dtype_itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
 #[pymethods]
 impl Publisher {
     #[new]
-    #[pyo3(signature = (topic, max_memory=1 << 30, history=0, name=None))]
-    fn new(py: Python<'_>, topic: &str, max_memory: i128, history: i128, name: Option<String>) -> PyResult<Self> {
-        let mut builder = byref::Publisher::builder(topic)
-            .max_memory(non_negative("max_memory", max_memory)?)
-            .history(non_negative("history", history)?);
+    #[pyo3(signature = (topic, max_memory=None, history=0, name=None))]
+    fn new(
+        py: Python<'_>,
+        topic: &str,
+        max_memory: Option<i128>,
+        history: i128,
+        name: Option<String>,
+    ) -> PyResult<Self> {
+        let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
+        if let Some(max_memory) = max_memory {
+            builder = builder.max_memory(non_negative("max_memory", max_memory)?);
+        }
         if let Some(name) = name {
             builder = builder.name(name);
         }

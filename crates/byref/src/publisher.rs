@@ -15,7 +15,7 @@ use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
 use crate::sys::socket::{self, MAX_PACKET, Received};
-use crate::sys::{membarrier, process};
+use crate::sys::{cgroup, membarrier, process};
 use crate::topic;
 use crate::wait::Wait;
 use crate::wake::Sleeper;
@@ -45,16 +45,24 @@ const LEASE_POLL: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug)]
 pub struct PublisherBuilder {
     topic: String,
-    max_memory: u64,
+    /// `None`: [`default_max_memory`].
+    max_memory: Option<u64>,
     history: u64,
     capacity: u64,
     name: Option<String>,
 }
 
+/// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
+fn default_max_memory() -> u64 {
+    let share = cgroup::memory_limit().map_or(u64::MAX, |limit| limit / 2);
+    share.clamp(1 << 20, 1 << 30)
+}
+
 impl PublisherBuilder {
-    /// The most bytes of payload memory (default: 1 GiB). It is taken as needed.
+    /// The most bytes of payload memory (default: 1 GiB, or half of the control group's limit where that is less). It is
+    /// taken as needed.
     pub fn max_memory(mut self, bytes: u64) -> Self {
-        self.max_memory = bytes;
+        self.max_memory = Some(bytes);
         self
     }
 
@@ -79,10 +87,11 @@ impl PublisherBuilder {
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
-        if self.max_memory == 0 {
+        let max_memory = self.max_memory.unwrap_or_else(default_max_memory);
+        if max_memory == 0 {
             return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
         }
-        if self.max_memory > 1 << 37 {
+        if max_memory > 1 << 37 {
             return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
         }
         let wanted = self.capacity.max(self.history.saturating_mul(2));
@@ -93,7 +102,8 @@ impl PublisherBuilder {
         if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
             return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
         }
-        Publisher::new(self, wanted.max(16).next_power_of_two())
+        let capacity = wanted.max(16).next_power_of_two();
+        Publisher::new(self, max_memory, capacity)
     }
 }
 
@@ -255,16 +265,10 @@ enum Attempt<T> {
 impl Publisher {
     /// Settings for a publisher on `topic`.
     pub fn builder(topic: impl Into<String>) -> PublisherBuilder {
-        PublisherBuilder {
-            topic: topic.into(),
-            max_memory: 1 << 30,
-            history: 0,
-            capacity: DEFAULT_CAPACITY,
-            name: None,
-        }
+        PublisherBuilder { topic: topic.into(), max_memory: None, history: 0, capacity: DEFAULT_CAPACITY, name: None }
     }
 
-    fn new(options: PublisherBuilder, capacity: u64) -> Result<Self> {
+    fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
         let topic = options.topic;
         let (directory, service) = service::connect(&topic)?;
         let ring_len = Ring::words_needed(capacity) * 8;
@@ -281,7 +285,7 @@ impl Publisher {
             topic,
             id,
             name: options.name,
-            max_memory: options.max_memory,
+            max_memory,
             history: options.history,
             made_in: ForkId::current(),
             open: Mutex::new(None),
@@ -307,7 +311,7 @@ impl Publisher {
             peers: Vec::new(),
             last_peer: 0,
             pairing: Pairing::with(true),
-            pool: Pool::new(options.max_memory),
+            pool: Pool::new(max_memory),
             pending: VecDeque::new(),
             held: VecDeque::new(),
             uncollected: 0,
