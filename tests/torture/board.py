@@ -1,0 +1,66 @@
+"""What outlives a killed process: how far every publisher came, and what the workers reported."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import time
+from collections import Counter
+
+import numpy as np
+
+_ROWS = 1 << 16
+_BEAT = 0.25
+_LONGEST_TEXT = 3000
+
+
+class Board:
+    """Two counters for each publisher in memory shared by all processes, so that they survive it.
+
+    `begun` is raised before a message is sent, and `done` afterwards: what others see of the publisher lies between.
+    """
+
+    def __init__(self) -> None:
+        self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 16), np.uint64).reshape(_ROWS, 2)
+        self._rows[:] = 0  # Takes the memory now, so that it does not look like a leak later.
+
+    def clear(self, run: int) -> None:
+        self._rows[run % _ROWS] = 0
+
+    def begin(self, run: int, sequence: int) -> None:
+        self._rows[run % _ROWS, 0] = sequence + 1
+
+    def finish(self, run: int, sequence: int) -> None:
+        self._rows[run % _ROWS, 1] = sequence + 1
+
+    def begun(self, run: int) -> int:
+        return int(self._rows[run % _ROWS, 0])
+
+    def done(self, run: int) -> int:
+        return int(self._rows[run % _ROWS, 1])
+
+
+class Report:
+    """What a worker tells the controller: JSON lines, each short enough for a pipe to take it whole."""
+
+    def __init__(self, pipe: int, worker: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.longest_stall = 0.0
+        self._pipe = pipe
+        self._worker = worker
+        self._next_beat = 0.0
+
+    def violation(self, what: str) -> None:
+        self._write(violation=what[:_LONGEST_TEXT])
+
+    def beat(self, last: bool = False) -> None:
+        """Tell that this worker lives, and what it has counted since the last time."""
+        if last or time.monotonic() > self._next_beat:
+            self._next_beat = time.monotonic() + _BEAT
+            self._write(counts=self.counts, stall=self.longest_stall)
+            self.counts.clear()
+
+    def _write(self, **fields: object) -> None:
+        line = json.dumps({"worker": self._worker, "pid": os.getpid(), **fields}) + "\n"
+        os.write(self._pipe, line.encode())

@@ -1,0 +1,256 @@
+"""Starts, freezes and kills workers, listens to them, and checks at the end that nothing is left."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import random
+import select
+import signal
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import byref
+
+from . import leaks
+from .board import Board, Report
+from .worker import Worker, end_with
+
+_MOST_WORKERS = 6
+_BETWEEN_ACTIONS = 0.3  # seconds, on average
+_SILENCE = 20.0  # A worker that says nothing for so many seconds hangs.
+_MOST_VIOLATIONS = 20  # Then the run is over.
+_SHARED_MEMORY_SLACK = 4 << 10  # KiB; other programs come and go.
+# A socket this old that was never announced is swept away (so many seconds).
+_ABANDONED = 120
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass
+class _Process:
+    """A running worker."""
+
+    pid: int
+    number: int
+    heard: float  # When it last reported.
+    thaw_at: float | None = None  # It is frozen until then.
+    killed: bool = False
+
+
+class Controller:
+    """One run. `seed` decides everything except the timing."""
+
+    def __init__(self, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.longest_stall = 0.0
+        self.violations: list[str] = []
+        self.events: deque[str] = deque(maxlen=40)
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._began = time.monotonic()
+        self._workers: dict[int, _Process] = {}
+        self._started = 0
+        self._unread = b""
+        self._board = Board()
+
+    def run(self, seconds: float) -> None:
+        """Stress for so long, then stop everything and look for leaks."""
+        with tempfile.TemporaryDirectory(prefix="byref-torture-") as scratch, _adopting_orphans():
+            self._errors, rendezvous = Path(scratch, "errors"), Path(scratch, "rendezvous")
+            self._errors.mkdir()
+            os.environ["BYREF_DIR"] = str(rendezvous)
+            gc.collect()
+            descriptors, shared_memory = leaks.descriptors(), leaks.shared_memory()
+            self._pipe, self._report_to = os.pipe()
+            try:
+                self._stress(seconds)
+                self._stop()
+            finally:
+                self._kill_all()
+                os.close(self._pipe)
+                os.close(self._report_to)
+            self._check_errors()
+            self._check_leaks(rendezvous, descriptors, shared_memory)
+
+    def _stress(self, seconds: float) -> None:
+        next_action = next_progress = 0.0
+        while (elapsed := self._elapsed()) < seconds and len(self.violations) < _MOST_VIOLATIONS:
+            while len(self._workers) < _MOST_WORKERS:
+                self._spawn()
+            if elapsed > next_action:
+                next_action = elapsed + self._rng.expovariate(1 / _BETWEEN_ACTIONS)
+                self._act()
+            if elapsed > next_progress:
+                next_progress = elapsed + 10
+                print(f"{elapsed:6.0f} s  {self.brief()}", flush=True)
+            self._attend(0.02)
+
+    def brief(self) -> str:
+        names = ("kills", "freezes", "forks", "sent", "received")
+        counts = ", ".join(f"{self.counts[name]:,} {name}" for name in names)
+        return f"{counts}, {len(self.violations)} violations"
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _spawn(self) -> None:
+        number = self._started
+        self._started += 1
+        self.counts["workers"] += 1
+        pid = os.fork()
+        if not pid:
+            self._be_worker(number)
+        self._workers[pid] = _Process(pid, number, time.monotonic())
+
+    def _be_worker(self, number: int) -> NoReturn:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(self._pipe)
+        errors = os.open(self._errors / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        for standard in (1, 2):
+            os.dup2(errors, standard)
+        os.close(errors)
+        faulthandler.enable()
+        worker = Worker(number, self._seed, self._board, self._report_to)
+        end_with(Report(self._report_to, number), worker.run)
+
+    def _act(self) -> None:
+        """Kill some worker, or freeze it for a while."""
+        worker = self._rng.choice(list(self._workers.values()))
+        if self._rng.random() < 0.7:
+            self._kill(worker)
+            self.counts["kills"] += 1
+        elif worker.thaw_at is None:
+            worker.thaw_at = time.monotonic() + self._rng.choice((0.01, 0.1, 0.5))
+            self.counts["freezes"] += 1
+            self._signal(worker, signal.SIGSTOP)
+
+    def _kill(self, worker: _Process) -> None:
+        worker.killed = True
+        self._signal(worker, signal.SIGKILL)
+
+    def _signal(self, worker: _Process, number: signal.Signals) -> None:
+        self._note(f"{number.name} to worker {worker.number}")
+        os.kill(worker.pid, number)
+
+    def _attend(self, seconds: float) -> None:
+        """Listen, thaw, bury, and look for whoever hangs."""
+        while select.select([self._pipe], (), (), seconds)[0]:
+            self._unread += os.read(self._pipe, 1 << 16)
+            *lines, self._unread = self._unread.split(b"\n")
+            for line in lines:
+                self._hear(json.loads(line))
+            seconds = 0
+        now = time.monotonic()
+        for worker in self._workers.values():
+            if worker.thaw_at is not None and now > worker.thaw_at:
+                worker.thaw_at, worker.heard = None, now
+                self._signal(worker, signal.SIGCONT)
+            if worker.thaw_at is None and now > worker.heard + _SILENCE and not worker.killed:
+                self._violation(f"worker {worker.number} hangs; its stack follows")
+                worker.killed = True
+                self._signal(worker, signal.SIGABRT)
+        self._bury()
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        if worker := self._workers.get(said["pid"]):
+            worker.heard = time.monotonic()
+        if violation := said.get("violation"):
+            self._violation(f"worker {said['worker']}, process {said['pid']}: {violation}")
+        self.counts.update(said.get("counts", {}))
+        self.longest_stall = max(self.longest_stall, said.get("stall", 0.0))
+
+    def _bury(self) -> bool:
+        """Take note of the dead; True when nobody is left, workers and orphans of theirs."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if not pid:
+                return False
+            worker, code = self._workers.pop(pid, None), os.waitstatus_to_exitcode(status)
+            who = f"worker {worker.number}" if worker else f"an orphan, process {pid},"
+            self._note(f"{who} ended with {code}")
+            # Children kill themselves now and then, and a worker that failed has said so.
+            expected = (0, 1, -signal.SIGKILL) if not worker or worker.killed else (0, 1)
+            if code not in expected and not (worker and worker.killed):
+                self._violation(f"{who} ended with {code}")
+
+    def _stop(self) -> None:
+        """Ask all to end; whoever does not is reported."""
+        for worker in self._workers.values():
+            self._signal(worker, signal.SIGCONT)
+            self._signal(worker, signal.SIGTERM)
+            worker.thaw_at = None
+        until = time.monotonic() + 2 * _SILENCE
+        while not self._bury():
+            if time.monotonic() > until:
+                left = [worker.number for worker in self._workers.values()] or "orphans"
+                return self._violation(f"these did not end: {left}")
+            self._attend(0.02)
+        self._attend(0)
+
+    def _kill_all(self) -> None:
+        for worker in self._workers.values():
+            self._kill(worker)
+        leaks.settles(self._bury, _SILENCE)
+
+    def _check_errors(self) -> None:
+        """What the workers wrote to standard error: nothing, unless something is wrong."""
+        for path in sorted(self._errors.iterdir()):
+            if text := path.read_text(errors="replace").strip():
+                self._note(f"standard error of worker {path.name}:\n{text[-4000:]}")
+                if "ERROR" in text:
+                    self._violation(f"worker {path.name} logged an error: {text[-1000:]}")
+
+    def _check_leaks(self, rendezvous: Path, descriptors: int, shared_memory: int) -> None:
+        for name in rendezvous.glob("tmp-*"):
+            # Of a publisher killed before it was announced; it would be swept when it is older.
+            os.utime(name, (time.time() - _ABANDONED, time.time() - _ABANDONED))
+        byref.Publisher("torture/sweep").close()
+        if not leaks.settles(lambda: not os.listdir(rendezvous), 5):
+            self._leak(f"the rendezvous directory: {os.listdir(rendezvous)}")
+        if not leaks.settles(lambda: leaks.descriptors() <= descriptors and not leaks.mappings(), 5):
+            self._leak(f"the controller: {leaks.descriptors() - descriptors} descriptors, {leaks.mappings()}")
+        if not leaks.settles(lambda: leaks.shared_memory() <= shared_memory + _SHARED_MEMORY_SLACK, 5):
+            more = f"{leaks.shared_memory() - shared_memory:,} KiB of shared memory"
+            if others := leaks.holders():
+                print(f"not judged: {more}, because other programs here use byref: processes {others}")
+            else:
+                self._leak(more)
+
+    def _leak(self, what: str) -> None:
+        self.counts["leaks"] += 1
+        self._violation(f"leaked: {what}")
+
+    def _violation(self, what: str) -> None:
+        self.violations.append(what)
+        self._note(f"violation: {what}")
+
+    def _note(self, event: str) -> None:
+        self.events.append(f"{self._elapsed():8.3f} s  {event}")
+
+
+@contextmanager
+def _adopting_orphans() -> Iterator[None]:
+    """Children of killed workers become this process's."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")

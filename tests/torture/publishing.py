@@ -1,0 +1,151 @@
+"""A publisher's life: it sends messages of all kinds in all ways, and keeps the count on the board."""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+
+import byref
+import numpy as np
+
+from .board import Board, Report
+from .keep import Keep
+from .pattern import LARGEST, Payload, as_bytes, payload
+
+# A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for much less.
+_STALL_LIMIT = 15.0
+
+
+class _AbortedError(Exception):
+    pass
+
+
+class Publishing:
+    """`patient`: sends may wait without limit (no subscriber of the same thread can be what they wait for)."""
+
+    def __init__(
+        self, rng: random.Random, topic: str, run: int, board: Board, report: Report, keep: Keep, patient: bool
+    ) -> None:
+        self._rng, self._run, self._board, self._report, self._keep = rng, run, board, report, keep
+        self._limit = rng.choice((byref.INLINE_LIMIT + 8, 1 << 12, 1 << 16, LARGEST))
+        max_memory = max(self._limit * rng.choice((4, 8)), 1 << 20)
+        history = rng.choice((0, 0, 1, 10, 3000))
+        self._timeouts: tuple[float | None, ...] = (None,) if patient else (0, 0.001, 0.05)
+        self._burst = rng.choice((1, 10, 100))
+        self._next = 0
+        self._stalled_since: float | None = None
+        self._text = f"publisher {run} on {topic!r}, up to {self._limit} bytes, {max_memory=}, {history=}"
+        self._text += f", timeouts {self._timeouts}"
+        # Some begin before anybody can have come, and some give everybody time to.
+        begin = time.monotonic() + rng.choice((0, 0.05, 0.2))
+        self._begin, self._end = begin, begin + rng.choice((0.1, 1, 5))
+        board.clear(run)
+        self._publisher = byref.Publisher(topic, max_memory=max_memory, history=history, name=f"{run}/{self._limit}")
+
+    def __repr__(self) -> str:
+        return f"<{self._text}, at message {self._next}>"
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self._end
+
+    def step(self) -> None:
+        """Send some messages, as far as there is room."""
+        if time.monotonic() < self._begin:
+            return
+        for _ in range(self._rng.randrange(1, self._burst + 1)):
+            if not self._send_next():
+                break
+        time.sleep(self._rng.choice((0, 0, 0.0005, 0.005)))
+
+    def close(self) -> None:
+        if self._rng.random() < 0.3:
+            try:
+                self._publisher.flush(timeout=0.05)
+            except byref.Timeout:
+                self._report.counts["unflushed"] += 1
+        sent = self._publisher.stats()["sent"]
+        if sent != self._next:
+            self._report.violation(f"{self} counts {sent} messages sent")
+        self._publisher.close()
+
+    def expect_forked(self) -> None:
+        """In a forked child: the publisher must refuse."""
+        try:
+            self._publisher.send(b"from the child", timeout=0)
+        except byref.Forked:
+            return
+        self._report.violation(f"{self} sends in a forked child")
+
+    def _send_next(self) -> bool:
+        message = payload(self._run, self._limit, self._next)
+        started = time.monotonic()
+        self._board.begin(self._run, self._next)
+        try:
+            if self._rng.random() < 0.05:
+                self._abort(message)
+            sequence = self._rng.choice((self._send, self._send, self._lend))(message, self._rng.choice(self._timeouts))
+        except byref.PoolExhausted:
+            self._report.counts["pool exhausted"] += 1
+            self._note_stall(started)
+            time.sleep(0.001)
+            return False
+        except byref.Timeout:
+            self._report.counts["timeouts"] += 1
+            self._note_stall(started)
+            return False
+        self._board.finish(self._run, self._next)
+        self._note_stall(started)
+        self._stalled_since = None
+        if sequence != self._next:
+            self._report.violation(f"{self} was given number {sequence}")
+        self._next += 1
+        self._report.counts["sent"] += 1
+        self._report.counts["bytes sent"] += message.size
+        return True
+
+    def _note_stall(self, started: float) -> None:
+        """The next message has been waiting for room since its first attempt."""
+        if self._stalled_since is None:
+            self._stalled_since = started
+        stalled = time.monotonic() - self._stalled_since
+        self._report.longest_stall = max(self._report.longest_stall, stalled)
+        if stalled > _STALL_LIMIT:
+            subscribers, stats = self._publisher.subscribers, self._publisher.stats()
+            self._report.violation(f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}")
+            self._end = 0.0
+
+    def _send(self, message: Payload, timeout: float | None) -> int:
+        """Send a copy."""
+        content = message.content()
+        if message.dtype is None:
+            data = self._rng.choice((bytes, bytearray, memoryview))(content)
+            return self._publisher.send(data, message.headers or None, timeout=timeout)
+        array = content.view(message.dtype).reshape(message.shape)
+        if self._rng.random() < 0.3:
+            array = np.repeat(array, 2, axis=0)[::2]  # In pieces.
+        return self._publisher.send(array, message.headers or None, timeout=timeout)
+
+    def _lend(self, message: Payload, timeout: float | None) -> int:
+        """Fill a loan, sometimes too long a one, and sometimes keep its array."""
+        rows, *columns = message.shape
+        spare = self._rng.choice((0, 0, 1, 5))
+        shape = (rows + spare, *columns) if message.dtype else rows + spare
+        loan = self._publisher.loan(shape, message.dtype, timeout=timeout)
+        try:
+            if spare:
+                loan.truncate(rows)
+            message.fill(as_bytes(loan.array))
+            loan.headers.update(message.headers)
+            sequence = loan.send(timeout=timeout)
+        finally:
+            loan.discard()  # Nothing happens if it was sent.
+        if self._rng.random() < 0.05:
+            self._keep.add(loan.array, message, inheritable=False)
+        return sequence
+
+    def _abort(self, message: Payload) -> None:
+        """Lend memory, write into it, and send nothing."""
+        with suppress(_AbortedError), self._publisher.loan(message.size + 1, timeout=0) as array:
+            array[:] = 0xEE
+            raise _AbortedError

@@ -1,0 +1,142 @@
+"""One process of the stress: publishers and subscribers side by side, forked children, views that are kept."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import random
+import signal
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from . import leaks
+from .board import Board, Report
+from .keep import Keep
+from .publishing import Publishing
+from .signals import Signals
+from .subscribing import Subscribing
+
+TOPICS = ("torture/a", "torture/b", "torture/a long name, longer than a socket's path may be, " + "x" * 100)
+# Endpoints that one worker makes, one after another, its children's among them.
+LIVES = 32
+
+_CHILD_LIMIT = 20.0
+
+
+class Worker:
+    """`number` is the worker's own for the whole run; with `seed` it decides all that the worker does."""
+
+    def __init__(self, number: int, seed: int, board: Board, pipe: int) -> None:
+        self._rng = random.Random(f"{seed}/{number}")
+        self._number, self._board, self._pipe = number, board, pipe
+        self._report = Report(pipe, number)
+        self._signals = Signals()
+        self._keep = Keep(self._rng, self._report)
+        self._lives: list[Publishing | Subscribing] = []
+        self._started = 0
+        # One that does a single thing at a time may wait long; otherwise it could wait for itself.
+        self._at_once = self._rng.choice((1, 1, 2, 4))
+        self._forks = self._rng.choice((0, 0, 0.003))
+        # Children, and what they inherited: it is theirs as long as this process keeps it.
+        self._children: dict[int, Keep] = {}
+
+    def run(self) -> None:
+        """Until told to stop, or until it has had all its lives. Then everything must be given back."""
+        before = leaks.descriptors()
+        while not self._signals.stopping and (self._started < LIVES or self._lives):
+            self._step()
+        while self._lives:
+            self._lives.pop().close()
+        self._keep.clear()
+        if not leaks.settles(self._childless, _CHILD_LIMIT):
+            self._report.violation(f"children {list(self._children)} hang")
+        gc.collect()
+        if not leaks.settles(lambda: leaks.descriptors() <= before and not leaks.mappings(), 5):
+            held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
+            self._report.violation(f"leaks: {before} descriptors before, now {held}; maps {leaks.mappings()}")
+        self._report.beat(last=True)
+
+    def _step(self) -> None:
+        if len(self._lives) < self._at_once and self._started < LIVES:
+            self._begin_life()
+        if self._lives:
+            life = self._rng.choice(self._lives)
+            life.step()
+            if life.is_over():
+                self._lives.remove(life)
+                life.close()
+        self._keep.step()
+        if self._rng.random() < self._forks and self._started < LIVES:
+            self._fork()
+        self._childless()
+        self._report.beat()
+
+    def _begin_life(self) -> None:
+        topic, run, patient = self._rng.choice(TOPICS), self._number * LIVES + self._started, self._at_once == 1
+        self._started += 1
+        self._report.counts["endpoints"] += 1
+        if self._rng.random() < 0.4:
+            life: Publishing | Subscribing = Publishing(
+                self._rng, topic, run, self._board, self._report, self._keep, patient
+            )
+        else:
+            life = Subscribing(self._rng, topic, self._board, self._report, self._keep, patient, self._signals)
+        self._lives.append(life)
+
+    def _fork(self) -> None:
+        self._report.counts["forks"] += 1
+        kept = self._keep.inherited(self._rng, self._report)
+        pid = os.fork()
+        if pid:
+            self._started += 1
+            self._children[pid] = kept
+        else:
+            end_with(self._report, self._be_child)
+
+    def _be_child(self) -> None:
+        """Must be refused by all it inherited; has one life of its own, and looks at what its parent kept."""
+        faulthandler.dump_traceback_later(_CHILD_LIMIT, exit=True)
+        inherited = self._lives
+        for life in inherited:
+            life.expect_forked()
+        self._rng = random.Random(f"{self._rng.random()} child")
+        self._report = Report(self._pipe, self._number)
+        self._keep = self._keep.inherited(self._rng, self._report)
+        self._lives, self._children, self._forks = [], {}, 0
+        if self._rng.random() < 0.5:
+            inherited.clear()  # Which must do nothing to the parent's.
+        self._begin_life()
+        self._at_once = 0
+        while self._lives and not self._signals.stopping:
+            self._step()
+        if self._rng.random() < 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self._lives:
+            self._lives.pop().close()
+        self._keep.clear()
+        self._report.beat(last=True)
+
+    def _childless(self) -> bool:
+        """Whether all children are gone; whoever crashed is reported."""
+        for pid in list(self._children):
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            if gone:
+                self._children.pop(pid).clear()
+                code = os.waitstatus_to_exitcode(status)
+                if code not in (0, -signal.SIGKILL):
+                    self._report.violation(f"child {pid} ended with {code}")
+        return not self._children
+
+
+def end_with(report: Report, run: Callable[[], None]) -> NoReturn:
+    """Run, report what goes wrong, and end this process without a look at what it inherited."""
+    code = 1
+    try:
+        run()
+        code = 0
+    except BaseException:
+        report.violation(traceback.format_exc()[-2500:])
+    finally:
+        os._exit(code)
