@@ -19,7 +19,7 @@ ROLES: dict[str, Callable[[Plan, Tell], object]] = {
     "painter": roles.painter,
 }
 PROGRESS_S = 0.25
-SPARE_S = 40.0  # beyond the length of the video, for a slow machine
+SPARE_S = 90.0  # beyond the length of the video, for a machine that is busy with other things
 EXIT_S = 10.0
 
 

@@ -69,6 +69,5 @@ def draw_target(image: Pixels, box: Box, text: str, colour: Colour) -> None:
     image[middle - arm : middle + arm, centre - STROKE // 2 : centre + STROKE // 2] = colour
 
     mask = np.pad(text_mask(text), 2 * GLYPH_SCALE)
-    above = max(0, top - mask.shape[0])
-    label = image[above : above + mask.shape[0], left : left + mask.shape[1]]
+    label = image[max(0, bottom - mask.shape[0]) : bottom, left : left + mask.shape[1]]
     label[:] = np.where(mask[: label.shape[0], : label.shape[1], None], WHITE, colour)
