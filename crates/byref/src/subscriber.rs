@@ -253,6 +253,7 @@ impl Subscriber {
                 return Err(trouble);
             }
             let Some(left) = wait.remaining() else {
+                drop(guard);
                 return Err(self.shared.timed_out(wait, "waiting for publishers"));
             };
             // In slices, so that a signal is noticed.
