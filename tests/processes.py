@@ -81,7 +81,10 @@ class Child:
 
     def tell(self, value: Any = None) -> None:
         """Say something to the child."""
-        self.line.tell(value)
+        try:
+            self.line.tell(value)
+        except OSError as problem:
+            raise AssertionError(f"{self}: {problem!r}\n{self.output()}") from problem
 
     def hear(self, timeout: float = PATIENCE) -> Any:
         """What the child says next; its own output explains a failure."""
