@@ -93,7 +93,7 @@ impl Directory {
     /// Starts to listen for subscribers of `topic`; gives the socket and its name in the directory.
     pub fn listen(&self, topic: &str, id: u128) -> io::Result<(OwnedFd, String)> {
         let temporary = format!("{TEMPORARY}{id:032x}");
-        let name = format!("{}{id:032x}", prefix(topic));
+        let name = socket_name(topic, id);
         let listener = socket::listen(&self.socket_path(&temporary))?;
         if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
             self.remove(&temporary);
@@ -154,6 +154,11 @@ impl Directory {
 /// How the final names of a topic's publishers begin.
 pub(crate) fn prefix(topic: &str) -> String {
     format!("{:016x}-", topic::hash(topic))
+}
+
+/// The final name of a publisher's socket.
+pub(crate) fn socket_name(topic: &str, id: u128) -> String {
+    format!("{}{id:032x}", prefix(topic))
 }
 
 fn is_final(name: &str) -> bool {

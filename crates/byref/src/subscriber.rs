@@ -602,6 +602,8 @@ impl Open {
         if let Some(death) = &over.death {
             self.door.epoll.remove(death);
         }
+        let PublisherInfo { topic, id, .. } = &*over.link.info;
+        self.known.remove(&rendezvous::socket_name(topic, *id));
         over.leave();
     }
 
