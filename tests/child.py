@@ -12,7 +12,7 @@ from tests.processes import Line
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it ends: a crashed test run leaves nobody behind."""
+    """Have the kernel kill this process when the one that started it ends: a crashed test run leaves nobody behind."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import byref
 import pytest
 
-import byref
 from tests.processes import Child, Role
 
 # So long a whole test may take; a call that hangs becomes a failure then.
@@ -103,9 +103,7 @@ class Endpoints:
         self._made.append(made)
         return made
 
-    def pair(
-        self, *, max_memory: int = 1 << 28, **options: Any
-    ) -> tuple[byref.Publisher, byref.Subscriber]:
+    def pair(self, *, max_memory: int = 1 << 28, **options: Any) -> tuple[byref.Publisher, byref.Subscriber]:
         """A publisher and a subscriber (with these options), connected."""
         pub, sub = self.publisher(max_memory=max_memory), self.subscriber(**options)
         pub.wait_for_subscribers(timeout=20)

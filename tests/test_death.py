@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import byref
 import numpy as np
 import pytest
 
-import byref
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, descriptors, eventually, maps, shared_memory, state_of

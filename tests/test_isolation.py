@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Callable
 
+import byref
 import numpy as np
 import pytest
 
-import byref
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, descriptors, is_in_pool, maps
@@ -93,7 +93,11 @@ def attack_mappings(ranges: list[tuple[int, int, str]]) -> list[str]:
     """Asks for write permission on mapped pages; gives what was granted."""
     granted = []
     for start, end, name in ranges:
-        for prot in (mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
+        for prot in (
+            mmap.PROT_WRITE,
+            mmap.PROT_READ | mmap.PROT_WRITE,
+            mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC,
+        ):
             if LIBC.mprotect(start, end - start, prot) == 0:
                 granted.append(f"mprotect {prot} {name}")
     return granted

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import byref
 import numpy as np
 import pytest
 
-import byref
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, available_memory, eventually, maps
@@ -121,7 +121,8 @@ def test_release(endpoints: Endpoints) -> None:
         msg.release()
         assert mine.nbytes == size
         looks: list[Callable[[], object]] = [
-            lambda msg=msg: msg.nbytes, lambda msg=msg: msg.value, lambda msg=msg: bytes(msg), lambda msg=msg: msg.topic,
+            lambda msg=msg: msg.nbytes, lambda msg=msg: msg.value, lambda msg=msg: bytes(msg),
+            lambda msg=msg: msg.topic,
             lambda msg=msg: memoryview(msg), lambda msg=msg: msg.writable(), lambda msg=msg: len(msg),
         ]  # fmt: skip
         for look in looks:
@@ -147,7 +148,7 @@ def test_held_memory_is_not_given_away_and_comes_back(endpoints: Endpoints) -> N
     sub = endpoints.subscriber(policy="drop_oldest", name="hoarder")
     pub.wait_for_subscribers(timeout=10)
     held = []
-    with pytest.raises(byref.PoolExhausted, match="hoarder") as refused:
+    with pytest.raises(byref.PoolExhausted, match="hoarder") as refused:  # noqa: PT012
         for seed in range(10):
             pub.send(payload(seed, MIB))
             held.append(sub.recv(timeout=10))
@@ -162,7 +163,7 @@ def test_held_memory_is_not_given_away_and_comes_back(endpoints: Endpoints) -> N
 def test_a_lossless_holder_is_waited_for(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 * MIB, name="hoarder")
     held = []
-    with pytest.raises(byref.Timeout, match="hoarder"):
+    with pytest.raises(byref.Timeout, match="hoarder"):  # noqa: PT012
         for seed in range(10):
             pub.send(payload(seed, MIB), timeout=0.1)
             held.append(sub.recv(timeout=10))
@@ -319,13 +320,11 @@ def test_a_loan_after_its_end(shape: Any, endpoints: Endpoints) -> None:
 def test_an_exception_discards_a_loan(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 * MIB)
     for seed in range(50):
-        array = None
-        with pytest.raises(ZeroDivisionError), pub.loan(3 * MIB) as array:
-            array[:] = 0xEE
-            _ = 1 // 0
-        assert array is not None
-        assert not array.flags.writeable
-        del array
+        loan = pub.loan(3 * MIB)
+        with pytest.raises(ZeroDivisionError), loan:
+            loan.array[:] = 1 // 0
+        assert not loan.array.flags.writeable
+        del loan
         assert pub.send(payload(seed, 1000)) == seed
         assert is_payload(sub.recv(timeout=10), seed, 1000)
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import byref
 import numpy as np
 import pytest
 
-import byref
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, eventually
@@ -103,11 +103,10 @@ def test_a_send_that_timed_out_reached_nobody(kind: str, endpoints: Endpoints) -
 
 def test_a_full_ring_blocks_without_a_depth(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
-    sent = 0
-    with pytest.raises(byref.Timeout):
+    with pytest.raises(byref.Timeout):  # noqa: PT012
         while True:
-            pub.send(b"", timeout=0 if sent else None)
-            sent += 1
+            pub.send(b"", timeout=0)
+    sent = pub.stats()["sent"]
     assert sent >= 1000
     for sequence in range(sent):
         assert sub.recv(timeout=10).sequence == sequence
@@ -280,7 +279,10 @@ def test_wait_for_endpoints(endpoints: Endpoints) -> None:
     pub.wait_for_subscribers(2, timeout=10)
     sub.wait_for_publishers(2, timeout=10)
     later.join()
-    assert sorted((info.name or "", info.policy, info.lag) for info in pub.subscribers) == [("", "latest", 0), ("s", "block", 0)]
+    assert sorted((info.name or "", info.policy, info.lag) for info in pub.subscribers) == [
+        ("", "latest", 0),
+        ("s", "block", 0),
+    ]
     assert pub.stats()["subscribers"] == 2
 
 
@@ -288,7 +290,7 @@ def test_nobody_listens(endpoints: Endpoints) -> None:
     pub = endpoints.publisher(max_memory=1 << 20)
     for seed in range(50_000):
         assert pub.send(b"") == seed
-    for seed in range(100):
+    for _ in range(100):
         pub.send(bytes(900_000))
     pub.flush(timeout=0)
 

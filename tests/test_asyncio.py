@@ -1,0 +1,204 @@
+"""Subscribers in event loops: `async for`, `fileno()` and selectors."""
+
+import asyncio
+import selectors
+import threading
+from collections.abc import Callable
+
+import byref
+import pytest
+
+from tests.conftest import Endpoints
+from tests.payloads import is_payload, payload
+from tests.processes import Child, Line
+
+Spawn = Callable[..., Child]
+
+
+def publish(line: Line, count: int, pause: float) -> None:
+    """Sends in bursts with pauses in between."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=30)
+        for seed in range(count):
+            pub.send(payload(seed, 1000 if seed % 2 else 10))
+            if pause and seed % 10 == 0:
+                threading.Event().wait(pause)
+        pub.flush(timeout=30)
+        line.hear()
+
+
+@pytest.mark.parametrize(("count", "pause"), [(20_000, 0.0), (500, 0.003)])
+def test_async_for(count: int, pause: float, spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = endpoints.subscriber()
+    publisher = spawn(publish, count, pause)
+
+    async def receive() -> int:
+        beats = 0
+
+        async def heartbeat() -> None:
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0.001)
+                beats += 1
+
+        beating = asyncio.create_task(heartbeat())
+        expected = 0
+        async for msg in sub:
+            assert msg.sequence == expected
+            assert is_payload(msg, expected, 1000 if expected % 2 else 10)
+            expected += 1
+            if expected == count:
+                break
+        beating.cancel()
+        return beats
+
+    assert asyncio.run(asyncio.wait_for(receive(), 60)) > 3, "other tasks had their turns"
+    publisher.tell()
+    publisher.finish()
+
+
+def test_cancellation_loses_nothing(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+
+    async def main() -> list[int]:
+        received: list[int] = []
+
+        async def take() -> None:
+            received.append((await anext(aiter(sub))).sequence)
+
+        sent = 0
+        for turn in range(400):
+            task = asyncio.create_task(take())
+            await asyncio.sleep(0)
+            if turn % 2:
+                pub.send(b"")
+                sent += 1
+            if turn % 3:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(TimeoutError):  # noqa: PT012
+            while True:
+                await asyncio.wait_for(take(), 0.2)
+        assert len(received) == sent
+        return received
+
+    received = asyncio.run(main())
+    assert received == list(range(len(received)))
+
+
+def test_several_tasks_on_one_subscriber(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+
+    async def main() -> None:
+        received: list[list[int]] = [[] for _ in range(3)]
+
+        async def take(place: int) -> None:
+            async for msg in sub:
+                received[place].append(msg.sequence)
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(take(place)) for place in range(3)]
+        for _ in range(100):
+            for _ in range(3):
+                pub.send(b"")
+            await asyncio.sleep(0.001)
+        while sum(map(len, received)) < 300:
+            await asyncio.sleep(0.01)
+        sub.close()
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        assert sorted(number for own in received for number in own) == list(range(300))
+        assert all(own == sorted(own) and own for own in received)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("closer", ["the loop", "a thread"])
+def test_closing_ends_the_iteration(closer: str, endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+
+    async def main() -> int:
+        received = 0
+
+        async def take() -> None:
+            nonlocal received
+            async for _ in sub:
+                received += 1
+
+        tasks = [asyncio.create_task(take()) for _ in range(3)]
+        pub.send(b"")
+        await asyncio.sleep(0.05)
+        if closer == "the loop":
+            sub.close()
+        else:
+            threading.Thread(target=sub.close).start()
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        async for _ in sub:  # Already closed: it ends at once.
+            raise AssertionError
+        return received
+
+    assert asyncio.run(main()) == 1
+
+
+def test_one_loop_after_another(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+
+    async def take() -> int:
+        return (await asyncio.wait_for(anext(aiter(sub)), 20)).sequence
+
+    for expected in range(5):
+        sender = threading.Timer(0.02, pub.send, (b"",))
+        sender.start()
+        assert asyncio.run(take()) == expected
+        sender.join()
+
+
+def test_two_loops_at_once(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+    received: list[int] = []
+
+    async def take() -> None:
+        async for msg in sub:
+            received.append(msg.sequence)
+
+    workers = [threading.Thread(target=lambda: asyncio.run(take())) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in range(1000):
+        pub.send(b"", timeout=20)
+    pub.flush(timeout=20)
+    sub.close()
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
+    assert sorted(received) == list(range(1000))
+
+
+def test_fileno_with_a_selector(spawn: Spawn, endpoints: Endpoints) -> None:
+    one, two = endpoints.subscriber(), endpoints.subscriber(policy="drop_oldest")
+    with selectors.DefaultSelector() as selector:
+        counts = {one: 0, two: 0}
+        for sub in counts:
+            selector.register(sub.fileno(), selectors.EVENT_READ, sub)
+        publisher = spawn(publish, 1000, 0.001)
+        while min(counts.values()) < 1000:
+            # Meaningful only once there is nothing to take.
+            for sub in counts:
+                while sub.try_recv() is not None:
+                    counts[sub] += 1
+            if min(counts.values()) < 1000:
+                assert selector.select(30), counts
+    assert two.lost == 0
+    publisher.tell()
+    publisher.finish()
+
+
+def test_fileno_sees_the_end(endpoints: Endpoints) -> None:
+    _, sub = endpoints.pair()
+    assert sub.try_recv() is None
+    fd = sub.fileno()
+    with selectors.DefaultSelector() as selector:
+        selector.register(fd, selectors.EVENT_READ)
+        sub.close()
+        assert selector.select(20)
+    assert sub.fileno() == fd

@@ -1,0 +1,157 @@
+"""After os.fork(): the parent's endpoints say so, the child can make its own, and the parent feels nothing."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import byref
+import numpy as np
+
+from tests.payloads import is_payload, payload
+from tests.processes import Child, Line
+
+Spawn = Callable[..., Child]
+
+
+def inherited_calls(pub: byref.Publisher, sub: byref.Subscriber, loan: byref.Loan) -> dict[str, Callable[[], object]]:
+    """Everything that can be asked of endpoints."""
+    return {
+        "send": lambda: pub.send(b"x"),
+        "send large": lambda: pub.send(bytes(100_000)),
+        "send array": lambda: pub.send(np.zeros((30, 40)).T),
+        "loan": lambda: pub.loan(10_000),
+        "flush": lambda: pub.flush(timeout=1),
+        "wait_for_subscribers": lambda: pub.wait_for_subscribers(1, timeout=1),
+        "subscribers": lambda: pub.subscribers,
+        "publisher's stats": lambda: pub.stats(),
+        "recv": lambda: sub.recv(timeout=1),
+        "try_recv": lambda: sub.try_recv(),
+        "iteration": lambda: next(sub),
+        "wait_for_publishers": lambda: sub.wait_for_publishers(1, timeout=1),
+        "publishers": lambda: sub.publishers,
+        "lost": lambda: sub.lost,
+        "subscriber's stats": lambda: sub.stats(),
+        "fileno": lambda: sub.fileno(),
+        "loan.send": lambda: loan.send(timeout=1),
+    }
+
+
+def outcome(call: Callable[[], object]) -> str:
+    """What became of it."""
+    try:
+        return repr(call())
+    except BaseException as problem:
+        return f"{type(problem).__name__}: {problem}"
+
+
+def fork_with_everything(line: Line, goodbye: str) -> None:
+    """Has endpoints, views and loans; forks; the child tries them all, makes its own, and leaves."""
+    pub, sub = byref.Publisher("t"), byref.Subscriber("t")
+    pub.wait_for_subscribers(timeout=30)
+    sub.wait_for_publishers(timeout=30)
+    for seed in range(5):
+        pub.send(payload(seed, 100_000))
+    msg, dropped = sub.recv(timeout=10), sub.recv(timeout=10)
+    view, mine, loan = np.asarray(msg), msg.writable(), pub.loan(50_000)
+    child = os.fork()
+    if not child:
+        line.tell({name: outcome(call) for name, call in inherited_calls(pub, sub, loan).items()})
+        line.tell([is_payload(view, 0, 100_000), is_payload(mine, 0, 100_000), bytes(msg) == bytes(view)])
+        del dropped
+        with byref.Publisher("t") as own, byref.Subscriber("t") as reader:
+            own.wait_for_subscribers(timeout=30)
+            reader.wait_for_publishers(timeout=30)
+            own.send(payload(9, 100_000))
+            # The parent may have publishers and subscribers of this topic, too: they meet.
+            while (got := reader.recv(timeout=30)).publisher.pid != os.getpid():
+                pass
+            line.tell(is_payload(got, 9, 100_000))
+        if goodbye == "close":
+            for thing in (pub, sub):
+                thing.close()
+            loan.discard()
+        elif goodbye == "delete":
+            del pub, sub, msg, view, mine, loan
+        else:
+            globals()["kept"] = (pub, sub, msg, view, mine, loan)
+        return
+    _, status = os.waitpid(child, 0)
+    line.tell(os.waitstatus_to_exitcode(status))
+    # Nothing happened to the parent.
+    del dropped
+    while sub.recv(timeout=10).publisher.pid != os.getpid():
+        pass
+    assert is_payload(view, 0, 100_000)
+    loan.array[:] = payload(7, 50_000)
+    loan.send(timeout=10)
+    pub.send(b"last", timeout=10)
+    received = [sub.recv(timeout=10)]
+    while bytes(received[-1]) != b"last":
+        received.append(sub.recv(timeout=10))
+    line.tell(len([one for one in received if one.publisher.pid == os.getpid()]))
+    sys.stdout.flush()
+
+
+def check_fork(spawn: Spawn, goodbye: str) -> None:
+    """One round."""
+    parent = spawn(fork_with_everything, goodbye)
+    outcomes: dict[str, Any] = parent.hear()
+    wrong = {name: text for name, text in outcomes.items() if not text.startswith("Forked: ") or "'t'" not in text}
+    assert wrong == {}
+    assert parent.hear() == [True, True, True]
+    assert parent.hear() is True
+    assert parent.hear() == 0, parent.output()
+    # Two that were waiting when it forked, the loan, and the last.
+    assert parent.hear() == 4
+    parent.finish()
+    assert parent.output() == ""
+
+
+def test_a_forked_child_closes_what_it_inherited(spawn: Spawn) -> None:
+    check_fork(spawn, "close")
+
+
+def test_a_forked_child_deletes_what_it_inherited(spawn: Spawn) -> None:
+    check_fork(spawn, "delete")
+
+
+def test_a_forked_child_exits_with_what_it_inherited(spawn: Spawn) -> None:
+    check_fork(spawn, "keep")
+
+
+def fork_from_a_busy_process(line: Line) -> None:
+    """Forks while threads send and receive: whatever locks they hold at that instant stay taken in the child."""
+    import threading
+
+    pub, sub = byref.Publisher("t"), byref.Subscriber("t")
+    pub.wait_for_subscribers(timeout=30)
+
+    def send() -> None:
+        while True:
+            pub.send(bytes(1000))
+
+    def receive() -> None:
+        for msg in sub:
+            assert msg.nbytes == 1000
+
+    for work in (send, receive):
+        threading.Thread(target=work, daemon=True).start()
+    for _ in range(60):
+        child = os.fork()
+        if not child:
+            pub.close()
+            sub.close()
+            ok = outcome(lambda: pub.send(b"")).startswith("Forked") and outcome(sub.recv).startswith("Forked")
+            with byref.Publisher("own") as own, byref.Subscriber("own") as reader:
+                own.wait_for_subscribers(timeout=30)
+                own.send(b"mine")
+                ok = ok and bytes(reader.recv(timeout=30)) == b"mine"
+            os._exit(0 if ok else 1)
+        line.tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def test_forks_of_a_busy_process(spawn: Spawn) -> None:
+    parent = spawn(fork_from_a_busy_process)
+    assert [parent.hear() for _ in range(60)] == [0] * 60
+    parent.finish()

@@ -1,0 +1,367 @@
+"""Endpoints find each other in any order, whatever else is in the directory; stale sockets go, live ones stay."""
+
+import array
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import byref
+import pytest
+
+from tests.conftest import Endpoints
+from tests.processes import Child, Line, descriptors, eventually
+
+Spawn = Callable[..., Child]
+
+MAGIC = 0x6279_7265
+
+
+def publish(line: Line, topic: str) -> None:
+    """Announces itself, sends its process's number to the first subscriber, and waits."""
+    with byref.Publisher(topic) as pub:
+        line.tell("listening")
+        pub.wait_for_subscribers(timeout=60)
+        pub.send(str(os.getpid()).encode())
+        line.hear(90)
+
+
+def subscribe(line: Line, topic: str, count: int) -> None:
+    """Tells the first `count` messages."""
+    with byref.Subscriber(topic) as sub:
+        line.tell("watching")
+        for _ in range(count):
+            line.tell(int(bytes(sub.recv(timeout=60))))
+        line.hear(90)
+
+
+@pytest.mark.parametrize("order", ["publisher first", "subscriber first", "both at once"])
+def test_the_order_of_start_does_not_matter(order: str, spawn: Spawn) -> None:
+    if order == "subscriber first":
+        sub = spawn(subscribe, "t", 1)
+        assert sub.hear() == "watching"
+    pub = spawn(publish, "t")
+    if order == "publisher first":
+        assert pub.hear() == "listening"
+    if order != "subscriber first":
+        sub = spawn(subscribe, "t", 1)
+        assert sub.hear() == "watching"
+    assert sub.hear() == pub.pid
+
+
+def test_endpoints_come_and_go(spawn: Spawn, rendezvous: Path) -> None:
+    sub = spawn(subscribe, "t", 6)
+    assert sub.hear() == "watching"
+    for end in (Child.kill, Child.finish, Child.kill):  # A restarted publisher is found again,
+        pub = spawn(publish, "t")
+        assert sub.hear() == pub.pid
+        if end == Child.finish:
+            pub.tell()
+        end(pub)
+    together = [spawn(publish, "t") for _ in range(3)]  # and several at once.
+    assert {sub.hear() for _ in together} == {pub.pid for pub in together}
+
+
+def test_the_directory_is_empty_after_close(endpoints: Endpoints, rendezvous: Path) -> None:
+    for topic in ("a", "a", "b/c"):
+        endpoints.publisher(topic)
+        endpoints.subscriber(topic)
+    assert len(os.listdir(rendezvous)) == 3
+    endpoints.close()
+    assert os.listdir(rendezvous) == []
+
+
+def test_endpoints_leave_no_descriptors(rendezvous: Path) -> None:
+    def use(count: int) -> None:
+        for _ in range(count):
+            with byref.Publisher("t") as pub, byref.Subscriber("t") as sub:
+                pub.wait_for_subscribers(timeout=20)
+                pub.send(bytes(10_000))
+                sub.recv(timeout=20)
+                sub.fileno()
+
+    use(1)
+    before = sorted(descriptors().values())
+    use(20)
+
+    def kinds() -> list[str]:
+        return sorted(name.partition("[")[0] if "[" in name else name for name in descriptors().values())
+
+    eventually(lambda: len(kinds()) <= len(before), "all descriptors are closed")
+
+
+def test_a_stale_socket_goes_and_a_new_publisher_is_found(spawn: Spawn, endpoints: Endpoints, rendezvous: Path) -> None:
+    dead = spawn(publish, "t")
+    assert dead.hear() == "listening"
+    dead.kill()
+    (stale,) = os.listdir(rendezvous)
+    sub = endpoints.subscriber()
+    eventually(lambda: stale not in os.listdir(rendezvous), "the stale socket is removed")
+    alive = spawn(publish, "t")
+    assert int(bytes(sub.recv(timeout=30))) == alive.pid
+
+
+def test_a_live_socket_stays_though_its_publisher_answers_nobody(
+    spawn: Spawn, endpoints: Endpoints, rendezvous: Path
+) -> None:
+    frozen = spawn(publish, "t")
+    assert frozen.hear() == "listening"
+    frozen.signal(signal.SIGSTOP)
+    (name,) = os.listdir(rendezvous)
+    crowd = []
+    while True:  # Fill its backlog.
+        crowd.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        crowd[-1].setblocking(False)
+        try:
+            crowd[-1].connect(str(rendezvous / name))
+        except BlockingIOError:
+            break
+    assert len(crowd) > 100
+    sub = endpoints.subscriber()
+    other = spawn(subscribe, "t", 0)  # A process that starts clears the directory, but not of this one.
+    assert other.hear() == "watching"
+    with pytest.raises(byref.Timeout):
+        sub.recv(timeout=0.3)
+    assert os.listdir(rendezvous) == [name]
+    for member in crowd:
+        member.close()
+    frozen.signal(signal.SIGCONT)
+    assert int(bytes(sub.recv(timeout=30))) == frozen.pid
+
+
+# ---- the directory itself ----
+
+
+def make_endpoints() -> list[Callable[[], object]]:
+    """Both kinds."""
+    return [lambda: byref.Publisher("t"), lambda: byref.Subscriber("t")]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o777, 0o500])
+def test_a_directory_of_the_wrong_mode(mode: int, rendezvous: Path) -> None:
+    rendezvous.chmod(mode)
+    for make in make_endpoints():
+        with pytest.raises(byref.Error) as refused:
+            make()
+        text = str(refused.value)
+        assert str(rendezvous) in text
+        assert f"{mode:04o}" in text
+        assert f"user {os.getuid()}" in text
+    assert os.listdir(rendezvous) == []
+    rendezvous.chmod(0o700)
+
+
+def test_a_directory_of_somebody_else(rendezvous: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.getuid() == 0:
+        os.chown(rendezvous, 12345, 12345)
+        foreign, owner = str(rendezvous), 12345
+    else:
+        foreign, owner = "/usr", 0
+        monkeypatch.setenv("BYREF_DIR", foreign)
+    for make in make_endpoints():
+        with pytest.raises(byref.Error) as refused:
+            make()
+        text = str(refused.value)
+        assert foreign in text
+        assert f"user {owner}" in text
+        assert f"user {os.getuid()}" in text
+        assert f"{os.stat(foreign).st_mode & 0o777:04o}" in text
+
+
+def test_what_is_no_directory(rendezvous: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = rendezvous / "file"
+    file.touch()
+    for path in (file, file / "below", Path("/proc/byref")):
+        monkeypatch.setenv("BYREF_DIR", str(path))
+        for make in make_endpoints():
+            with pytest.raises(byref.Error) as refused:
+                make()
+            assert str(path) in str(refused.value)
+
+
+def test_a_missing_directory_is_made(rendezvous: Path, monkeypatch: pytest.MonkeyPatch, endpoints: Endpoints) -> None:
+    path = rendezvous / "a" / "b"
+    monkeypatch.setenv("BYREF_DIR", str(path))
+    before = os.umask(0)
+    pub, sub = endpoints.pair()
+    os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o700
+    pub.send(b"hello")
+    assert bytes(sub.recv(timeout=10)) == b"hello"
+
+
+def test_a_directory_deeper_than_a_socket_path(rendezvous: Path, monkeypatch: pytest.MonkeyPatch, spawn: Spawn) -> None:
+    path = rendezvous.joinpath(*["x" * 50] * 5)
+    path.mkdir(0o700, parents=True)
+    assert len(str(path)) > 250
+    monkeypatch.setenv("BYREF_DIR", str(path))
+    pub, sub = spawn(publish, "t"), spawn(subscribe, "t", 1)
+    assert sub.hear() == "watching"
+    assert sub.hear() == pub.pid
+    assert len(os.listdir(path)) == 1
+
+
+def test_long_and_odd_topics(endpoints: Endpoints) -> None:
+    topics = ["x" * 1024, "/".join("ab" * 100), "ü" * 512, "a b", ".", "..", "../../etc", "a\nb", "🎥/front"]
+    pairs = [(endpoints.publisher(topic), endpoints.subscriber(topic)) for topic in topics]
+    for number, (pub, _) in enumerate(pairs):
+        pub.wait_for_subscribers(timeout=10)
+        pub.send(bytes([number]))
+    for number, (_, sub) in enumerate(pairs):
+        msg = sub.recv(timeout=10)
+        assert (bytes(msg), msg.topic) == (bytes([number]), topics[number])
+        assert sub.try_recv() is None
+
+
+def test_endpoints_in_two_directories_do_not_meet(
+    rendezvous: Path, monkeypatch: pytest.MonkeyPatch, endpoints: Endpoints
+) -> None:
+    pub = endpoints.publisher()
+    monkeypatch.setenv("BYREF_DIR", str(rendezvous / "other"))
+    sub, other = endpoints.subscriber(), endpoints.publisher()
+    other.wait_for_subscribers(timeout=10)
+    with pytest.raises(byref.Timeout):
+        pub.wait_for_subscribers(timeout=0.1)
+    assert len(sub.publishers) == 1
+
+
+def test_other_files_in_the_directory_are_left_alone(rendezvous: Path, endpoints: Endpoints) -> None:
+    name = "0123456789abcdef-" + "0" * 32  # As a publisher's, but a file.
+    strangers = {
+        "notes.txt",
+        "tmp-notes",
+        name,
+        "af63dc4c8601ec8c-short",
+        "directory",
+        "link",
+        b"\xff\xfe".decode(errors="surrogateescape"),
+    }
+    for stranger in strangers - {"directory", "link"}:
+        (rendezvous / stranger).write_text("mine")
+    (rendezvous / "directory").mkdir()
+    (rendezvous / "link").symlink_to("/nowhere")
+    pub, sub = endpoints.pair()
+    pub.send(b"hello")
+    assert bytes(sub.recv(timeout=10)) == b"hello"
+    endpoints.close()
+    assert strangers - {name} <= set(os.listdir(rendezvous))
+
+
+# ---- strange peers ----
+
+
+@pytest.fixture
+def knock(rendezvous: Path) -> "Callable[[], socket.socket]":
+    """Connects to the one publisher there is, as a stranger would."""
+
+    def connect() -> socket.socket:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end.settimeout(20)
+        (name,) = os.listdir(rendezvous)
+        end.connect(str(rendezvous / name))
+        return end
+
+    return connect
+
+
+def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.socket], endpoints: Endpoints) -> None:
+    pub = endpoints.publisher()
+    silent = [knock() for _ in range(20)]
+    sub = endpoints.subscriber()
+    pub.wait_for_subscribers(timeout=10)
+    pub.send(b"hello", timeout=10)
+    assert bytes(sub.recv(timeout=10)) == b"hello"
+    pub.flush(timeout=10)
+    for end in silent:
+        end.close()
+
+
+def memfd(size: int, seals: int | None = None) -> int:
+    """Memory to pass to somebody, perhaps sealed."""
+    fd = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    if seals is not None:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: Endpoints) -> None:
+    pub = endpoints.publisher()
+    first = struct.pack("<II", MAGIC, 1)
+    hello = first + b"\x01t" + b"\0" * 5
+    packets = [
+        b"\0",
+        b"garbage",
+        first,
+        hello,
+        first + b"\xff" * 100,
+        first + b"\xff" * 5000,
+        struct.pack("<II", MAGIC, 99),
+    ]
+    files = [
+        None,
+        memfd(4096),
+        memfd(4096, 0x1F),
+        memfd(8 << 20),
+        memfd(8 << 20, 0x7),
+        os.open("/dev/null", os.O_RDWR),
+        *os.pipe(),
+    ]
+    for packet in packets:
+        for fd in files:
+            with knock() as end:
+                control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd is not None else []
+                end.sendmsg([packet], control)
+                with contextlib.suppress(BrokenPipeError):  # It may have hung up already.
+                    end.sendall(b"more")
+    for fd in files:
+        if fd is not None:
+            os.close(fd)
+    sub = endpoints.subscriber()
+    pub.wait_for_subscribers(timeout=10)
+    eventually(lambda: len(pub.subscribers) == 1, "only the real one is taken in")
+    pub.send(bytes(10_000), timeout=10)
+    assert sub.recv(timeout=10).nbytes == 10_000
+
+
+def fake_publisher(rendezvous: Path) -> socket.socket:
+    """A socket in the place of a publisher of topic "t"."""
+    with byref.Publisher("t"):
+        (name,) = os.listdir(rendezvous)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.settimeout(20)
+    listener.bind(str(rendezvous / (name[:-8] + "deadbeef")))
+    listener.listen()
+    return listener
+
+
+@pytest.mark.parametrize(
+    "answer", [b"\0", b"garbage", struct.pack("<II", MAGIC, 1) + b"\1" + b"\xff" * 60, b"x" * 6000]
+)
+def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endpoints: Endpoints) -> None:
+    with fake_publisher(rendezvous) as listener:
+        sub = endpoints.subscriber()
+        with listener.accept()[0] as end:
+            end.sendall(answer)
+            pub = endpoints.publisher()
+            pub.wait_for_subscribers(timeout=10)
+            pub.send(b"hello")
+            assert bytes(sub.recv(timeout=10)) == b"hello"
+            assert len(sub.publishers) == 1
+
+
+def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) -> None:
+    with fake_publisher(rendezvous) as listener:
+        sub = endpoints.subscriber()
+        with listener.accept()[0] as end:
+            end.sendall(struct.pack("<II", MAGIC, 99))
+            with pytest.raises(byref.VersionMismatch, match="99"):
+                sub.recv(timeout=20)
+        pub = endpoints.publisher()
+        pub.wait_for_subscribers(timeout=10)
+        pub.send(b"hello")
+        assert bytes(sub.recv(timeout=10)) == b"hello"

@@ -1,0 +1,104 @@
+"""Ctrl-C interrupts every call that waits; other signals do not disturb it."""
+
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Endpoints
+from tests.processes import Child, Line
+from tests.test_threads import WAITS, waiting_pair
+
+Spawn = Callable[..., Child]
+
+ROUNDS = 5
+
+
+def interrupt_soon() -> list[float]:
+    """Sends this process SIGINT, as a terminal would, in a while; the list gets the time."""
+    sent: list[float] = []
+
+    def send() -> None:
+        time.sleep(0.1)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=send, daemon=True).start()
+    return sent
+
+
+def wait_to_be_interrupted(line: Line, wait: str) -> None:
+    """Waits again and again; tells how long it took from the signal to the exception."""
+    endpoints = Endpoints()
+    pub, sub, held = waiting_pair(wait, endpoints)
+    for _ in range(ROUNDS):
+        sent = interrupt_soon()
+        try:
+            WAITS[wait](pub, sub)
+            line.tell("returned")
+        except KeyboardInterrupt:
+            line.tell(time.monotonic() - sent[0])
+    held.clear()
+    while sub.try_recv() is not None:  # Nothing is spoilt: it still works.
+        pass
+    pub.send(b"after", timeout=10)
+    line.tell(bytes(sub.recv(timeout=10)).decode())
+    endpoints.close()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_ctrl_c_interrupts_within_100_ms(wait: str, spawn: Spawn) -> None:
+    """The other promise about time: under 100 ms from the signal to the exception (the median of five)."""
+    child = spawn(wait_to_be_interrupted, wait)
+    took = [child.hear() for _ in range(ROUNDS)]
+    assert all(isinstance(one, float) for one in took), took
+    assert statistics.median(took) < 0.1, took
+    assert child.hear() == "after"
+    child.finish()
+
+
+def test_a_handler_that_raises_nothing_lets_the_call_wait_on(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+    handled = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(time.monotonic()))
+    try:
+        for delay in (0.02, 0.04, 0.06):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        sender = threading.Timer(0.3, pub.send, (b"at last",))
+        sender.start()
+        assert bytes(sub.recv(timeout=20)) == b"at last"
+        sender.join()
+        assert len(handled) == 3
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handlers_own_exception_ends_the_call(endpoints: Endpoints) -> None:
+    _, sub = endpoints.pair()
+
+    def handler(*_: object) -> None:
+        raise ZeroDivisionError("from the handler")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(ZeroDivisionError, match="from the handler"):
+            sub.recv(timeout=30)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_service_thread_takes_no_signals(endpoints: Endpoints) -> None:
+    endpoints.pair()
+    blocked = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status") as status:
+            fields = {name: value.strip() for name, _, value in (line.partition(":") for line in status)}
+        blocked[fields["Name"]] = int(fields["SigBlk"], 16)
+    usual = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGALRM]
+    assert all(blocked["byref"] >> (number - 1) & 1 for number in usual)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
