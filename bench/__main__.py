@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import time
 from pathlib import Path
 
 from bench import peers, report
@@ -21,6 +22,7 @@ def main() -> int:
     }
     for name, fact in facts.items():
         print(f"{name}: {fact}")
+    begin, others = time.monotonic(), report.others_cpu_seconds()
     effort = Effort(options.repeats, *((0.15, 0.3) if options.quick else (0.7, 1.0)))
     outcomes = []
     for case in CASES:
@@ -28,6 +30,9 @@ def main() -> int:
             outcomes.append(run(case, effort, lambda step, name=case.name: _progress(f"{name}: {step}")))
             _progress("")
             print(f"\n{report.text(outcomes[-1])}", flush=True)
+    disturbance = (report.others_cpu_seconds() - others) / (time.monotonic() - begin)
+    facts["other programs"] = f"kept {disturbance:.2f} processors busy meanwhile"
+    print(f"\nother programs: {facts['other programs']}")
     if options.output:
         report.write(options.output, facts, outcomes)
     return int(any(report.SUBJECT in outcome.failures for outcome in outcomes))
