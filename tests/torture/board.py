@@ -16,13 +16,14 @@ _LONGEST_TEXT = 3000
 
 
 class Board:
-    """Two counters for each publisher in memory shared by all processes, so that they survive it.
+    """Three numbers for each publisher in memory shared by all processes, so that they survive it.
 
     `begun` is raised before a message is sent, and `done` afterwards: what others see of the publisher lies between.
+    `taken` is the time at which a lossless subscriber last took a message of it.
     """
 
     def __init__(self) -> None:
-        self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 16), np.uint64).reshape(_ROWS, 2)
+        self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 24), np.uint64).reshape(_ROWS, 3)
         self._rows[:] = 0  # Takes the memory now, so that it does not look like a leak later.
 
     def clear(self, run: int) -> None:
@@ -34,11 +35,18 @@ class Board:
     def finish(self, run: int, sequence: int) -> None:
         self._rows[run % _ROWS, 1] = sequence + 1
 
+    def take(self, run: int) -> None:
+        self._rows[run % _ROWS, 2] = time.monotonic_ns()
+
     def begun(self, run: int) -> int:
         return int(self._rows[run % _ROWS, 0])
 
     def done(self, run: int) -> int:
         return int(self._rows[run % _ROWS, 1])
+
+    def since_taken(self, run: int) -> float:
+        """In seconds."""
+        return (time.monotonic_ns() - int(self._rows[run % _ROWS, 2])) / 1e9
 
 
 class Report:

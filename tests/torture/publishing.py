@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import suppress
 
 import byref
 import numpy as np
 
-from .board import Board, Report
-from .keep import Keep
+from .context import Context
 from .pattern import LARGEST, Payload, as_bytes, payload
 
 # A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for much less.
 _STALL_LIMIT = 15.0
+# A send that waits so long, and in the end for nobody who had not taken everything, has slept through its wake-up.
+_LONG_WAIT, _SLEPT = 0.4, 0.2
+# So few bytes travel in the ring: no held memory can be in the way.
+_NO_POOL = 32
 
 
 class _AbortedError(Exception):
@@ -22,16 +24,17 @@ class _AbortedError(Exception):
 
 
 class Publishing:
-    """`patient`: sends may wait without limit (no subscriber of the same thread can be what they wait for)."""
+    """One publisher, from its birth to its end; `run` names it."""
 
-    def __init__(
-        self, rng: random.Random, topic: str, run: int, board: Board, report: Report, keep: Keep, patient: bool
-    ) -> None:
-        self._rng, self._run, self._board, self._report, self._keep = rng, run, board, report, keep
+    def __init__(self, context: Context, topic: str, run: int) -> None:
+        self._rng = rng = context.rng
+        self._board = context.board
+        self._report, self._keep, self._signals = context.report, context.keep, context.signals
+        self._run = run
         self._limit = rng.choice((byref.INLINE_LIMIT + 8, 1 << 12, 1 << 16, LARGEST))
         max_memory = max(self._limit * rng.choice((4, 8)), 1 << 20)
         history = rng.choice((0, 0, 1, 10, 3000))
-        self._timeouts: tuple[float | None, ...] = (None,) if patient else (0, 0.001, 0.05)
+        self._timeouts: tuple[float | None, ...] = (None, _LONG_WAIT) if context.patient else (0, 0.001, 0.05)
         self._burst = rng.choice((1, 10, 100))
         self._next = 0
         self._stalled_since: float | None = None
@@ -40,7 +43,7 @@ class Publishing:
         # Some begin before anybody can have come, and some give everybody time to.
         begin = time.monotonic() + rng.choice((0, 0.05, 0.2))
         self._begin, self._end = begin, begin + rng.choice((0.1, 1, 5))
-        board.clear(run)
+        self._board.clear(run)
         self._publisher = byref.Publisher(topic, max_memory=max_memory, history=history, name=f"{run}/{self._limit}")
 
     def __repr__(self) -> str:
@@ -79,12 +82,15 @@ class Publishing:
 
     def _send_next(self) -> bool:
         message = payload(self._run, self._limit, self._next)
+        timeout = self._rng.choice(self._timeouts)
+        send = self._rng.choice((self._send, self._send, self._lend))
+        needs_pool = send == self._lend or message.dtype is not None or message.size > _NO_POOL
         started = time.monotonic()
         self._board.begin(self._run, self._next)
         try:
             if self._rng.random() < 0.05:
                 self._abort(message)
-            sequence = self._rng.choice((self._send, self._send, self._lend))(message, self._rng.choice(self._timeouts))
+            sequence = send(message, timeout)
         except byref.PoolExhausted:
             self._report.counts["pool exhausted"] += 1
             self._note_stall(started)
@@ -93,6 +99,8 @@ class Publishing:
         except byref.Timeout:
             self._report.counts["timeouts"] += 1
             self._note_stall(started)
+            if time.monotonic() - started > _LONG_WAIT and self._signals.thawed < started and not needs_pool:
+                self._expect_somebody_lags()
             return False
         self._board.finish(self._run, self._next)
         self._note_stall(started)
@@ -114,6 +122,16 @@ class Publishing:
             subscribers, stats = self._publisher.subscribers, self._publisher.stats()
             self._report.violation(f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}")
             self._end = 0.0
+
+    def _expect_somebody_lags(self) -> None:
+        """Somebody must be what a send has waited for in vain."""
+        subscribers = self._publisher.subscribers
+        lags = [subscriber.lag for subscriber in subscribers if subscriber.policy == "block"]
+        since = self._board.since_taken(self._run)
+        if not any(lags) and since > _SLEPT:
+            self._report.violation(
+                f"{self} waited {_LONG_WAIT} s for nobody; last taken {since:.3f} s ago: {subscribers}"
+            )
 
     def _send(self, message: Payload, timeout: float | None) -> int:
         """Send a copy."""

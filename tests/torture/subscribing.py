@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import select
 import time
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from typing import Literal, get_args
 
 import byref
 
-from .board import Board, Report
-from .keep import Keep
+from .context import Context
 from .pattern import Payload, as_bytes, payload
-from .signals import Signals
 
 _Policy = Literal["block", "drop_oldest", "latest"]
 
@@ -38,19 +35,19 @@ class _Seen:
 
 
 class Subscribing:
-    """`patient`: waits may take long (the process has nothing else to do)."""
+    """One subscriber, from its birth to its end."""
 
-    def __init__(
-        self, rng: random.Random, topic: str, board: Board, report: Report, keep: Keep, patient: bool, signals: Signals
-    ) -> None:
-        self._rng, self._board, self._report, self._keep, self._signals = rng, board, report, keep, signals
+    def __init__(self, context: Context, topic: str) -> None:
+        self._rng = rng = context.rng
+        self._board, self._report = context.board, context.report
+        self._keep, self._signals = context.keep, context.signals
         self._policy: _Policy = rng.choice(get_args(_Policy))
         depth = rng.choice((None, None, 1, 3, 100, 3000))
         self._depth = 1 if self._policy == "latest" else depth if self._policy == "drop_oldest" else None
         history = rng.choice((0, 0, 1, 5, 2000))
         writable = rng.random() < 0.2
         self._polls = rng.random() < 0.3
-        self._timeouts = (0, 0.001, 0.1, _LONG_WAIT) if patient else (0, 0.001)
+        self._timeouts = (0, 0.001, 0.1, _LONG_WAIT) if context.patient else (0, 0.001)
         self._keeps = rng.choice((0, 0.01, 0.3))
         self._pauses = rng.choice((0, 0, 0.001, 0.02))
         self._end = time.monotonic() + rng.choice((0.1, 1, 5))
@@ -143,6 +140,8 @@ class Subscribing:
             self._report.violation(f"{self} received stale {message}, not {floors[seen.run]} or later, of {seen}")
         if sequence >= self._board.begun(seen.run):
             self._report.violation(f"{self} received {message}, which was not sent yet, of {seen}")
+        if self._policy == "block":
+            self._board.take(seen.run)
         seen.next = sequence + 1
         seen.received += 1
         self._report.counts["received"] += 1

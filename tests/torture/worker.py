@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from . import leaks
 from .board import Board, Report
+from .context import Context
 from .keep import Keep
 from .publishing import Publishing
 from .signals import Signals
@@ -74,15 +75,13 @@ class Worker:
         self._report.beat()
 
     def _begin_life(self) -> None:
-        topic, run, patient = self._rng.choice(TOPICS), self._number * LIVES + self._started, self._at_once == 1
+        topic, run = self._rng.choice(TOPICS), self._number * LIVES + self._started
+        patient = self._at_once == 1
+        context = Context(self._rng, self._board, self._report, self._keep, self._signals, patient)
         self._started += 1
         self._report.counts["endpoints"] += 1
-        if self._rng.random() < 0.4:
-            life: Publishing | Subscribing = Publishing(
-                self._rng, topic, run, self._board, self._report, self._keep, patient
-            )
-        else:
-            life = Subscribing(self._rng, topic, self._board, self._report, self._keep, patient, self._signals)
+        publishes = self._rng.random() < 0.4
+        life = Publishing(context, topic, run) if publishes else Subscribing(context, topic)
         self._lives.append(life)
 
     def _fork(self) -> None:
