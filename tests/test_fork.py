@@ -60,10 +60,10 @@ def fork_with_everything(line: Line, goodbye: str) -> None:
         line.tell([is_payload(view, 0, 100_000), is_payload(mine, 0, 100_000), bytes(msg) == bytes(view)])
         del dropped
         with byref.Publisher("t") as own, byref.Subscriber("t") as reader:
-            own.wait_for_subscribers(timeout=30)
-            reader.wait_for_publishers(timeout=30)
+            # The parent's publisher and subscriber are of this topic, too: they meet.
+            own.wait_for_subscribers(2, timeout=30)
+            reader.wait_for_publishers(2, timeout=30)
             own.send(payload(9, 100_000))
-            # The parent may have publishers and subscribers of this topic, too: they meet.
             while (got := reader.recv(timeout=30)).publisher.pid != os.getpid():
                 pass
             line.tell(is_payload(got, 9, 100_000))

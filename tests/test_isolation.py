@@ -84,7 +84,7 @@ def try_everything(line: Line) -> None:
         assert is_in_pool(np.asarray(msg).ctypes.data)
         ranges, fds = byref_ranges(), byref_descriptors()
         assert {name.split()[0] for _, _, name in ranges} == {"/memfd:byref-pool", "/memfd:byref-ring"}
-        assert len(fds) >= 2
+        assert fds
         line.tell([attack_mappings(ranges), attack_descriptors(fds)])
         assert is_payload(msg, 0, SIZE)
 

@@ -3,6 +3,7 @@
 import array
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import socket
@@ -21,11 +22,11 @@ Spawn = Callable[..., Child]
 MAGIC = 0x6279_7265
 
 
-def publish(line: Line, topic: str) -> None:
-    """Announces itself, sends its process's number to the first subscriber, and waits."""
+def publish(line: Line, topic: str, subscribers: int = 1) -> None:
+    """Announces itself, sends its process's number when so many subscribe, and waits."""
     with byref.Publisher(topic) as pub:
         line.tell("listening")
-        pub.wait_for_subscribers(timeout=60)
+        pub.wait_for_subscribers(subscribers, timeout=60)
         pub.send(str(os.getpid()).encode())
         line.hear(90)
 
@@ -108,7 +109,7 @@ def test_a_stale_socket_goes_and_a_new_publisher_is_found(spawn: Spawn, endpoint
 def test_a_live_socket_stays_though_its_publisher_answers_nobody(
     spawn: Spawn, endpoints: Endpoints, rendezvous: Path
 ) -> None:
-    frozen = spawn(publish, "t")
+    frozen = spawn(publish, "t", 2)
     assert frozen.hear() == "listening"
     frozen.signal(signal.SIGSTOP)
     (name,) = os.listdir(rendezvous)
@@ -330,22 +331,33 @@ def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: End
 
 def fake_publisher(rendezvous: Path) -> socket.socket:
     """A socket in the place of a publisher of topic "t"."""
-    with byref.Publisher("t"):
-        (name,) = os.listdir(rendezvous)
+    topic = functools.reduce(lambda value, byte: (value ^ byte) * 0x100000001B3 % 2**64, b"t", 0xCBF29CE484222325)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.settimeout(20)
-    listener.bind(str(rendezvous / (name[:-8] + "deadbeef")))
+    listener.bind(str(rendezvous / f"{topic:016x}-{0xDEADBEEF:032x}"))
     listener.listen()
     return listener
 
 
+def accept_subscriber(listener: socket.socket) -> socket.socket:
+    """The first to connect and say something; who only looks whether anybody listens goes without a word."""
+    while True:
+        end, _ = listener.accept()
+        end.settimeout(20)
+        if end.recv(4096):
+            return end
+        end.close()
+
+
 @pytest.mark.parametrize(
-    "answer", [b"\0", b"garbage", struct.pack("<II", MAGIC, 1) + b"\1" + b"\xff" * 60, b"x" * 6000]
+    "answer",
+    [b"\0", b"garbage", struct.pack("<II", MAGIC, 1) + b"\1" + b"\xff" * 60, b"x" * 6000],
+    ids=["one byte", "garbage", "half a welcome", "too long"],
 )
 def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endpoints: Endpoints) -> None:
     with fake_publisher(rendezvous) as listener:
         sub = endpoints.subscriber()
-        with listener.accept()[0] as end:
+        with accept_subscriber(listener) as end:
             end.sendall(answer)
             pub = endpoints.publisher()
             pub.wait_for_subscribers(timeout=10)
@@ -357,7 +369,7 @@ def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endp
 def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) -> None:
     with fake_publisher(rendezvous) as listener:
         sub = endpoints.subscriber()
-        with listener.accept()[0] as end:
+        with accept_subscriber(listener) as end:
             end.sendall(struct.pack("<II", MAGIC, 99))
             with pytest.raises(byref.VersionMismatch, match="99"):
                 sub.recv(timeout=20)
