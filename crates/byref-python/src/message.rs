@@ -206,8 +206,8 @@ impl Message {
         array_of(slf, &view)
     }
 
-    /// A private writable array. Large payloads are mapped copy-on-write: only the pages that are written cost anything.
-    /// Each call gives an independent one. It holds the lease.
+    /// A private writable array. Large payloads are mapped copy-on-write: only the pages that are written cost anything, and
+    /// the array holds the lease. Small ones are copied. Each call gives an independent array.
     fn writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let view = slf.get().view(py)?;
@@ -244,6 +244,11 @@ impl Message {
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.view(py)?.shape.first().copied().unwrap_or(1) as usize)
+    }
+
+    /// Always true, also for an empty payload: `while msg := sub.try_recv()` ends only at None.
+    fn __bool__(&self) -> bool {
+        true
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

@@ -5,6 +5,7 @@
 //! | place | content |
 //! | --- | --- |
 //! | word 16 | `cursor`: every position below it has been taken; [`CLOSED`] after `close()` |
+//! | word 17 | `generation`: the ring's generation up to which the socket was read, so retired segments unmapped |
 //! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep (see [`wake`](crate::wake)) |
 //! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
 //!
@@ -38,6 +39,7 @@ pub(crate) const CLOSED: u64 = u64::MAX;
 pub(crate) const AWAKE: u64 = 0;
 
 const CURSOR: usize = 16;
+const GENERATION: usize = 17;
 const SLEEPING: usize = 32;
 /// Where the counts start, in bytes: a page of their own keeps `cursor` and `sleeping` apart from them.
 pub(crate) const COUNTS: usize = 4096;
@@ -89,6 +91,10 @@ impl<'a> Lease<'a> {
         self.head[CURSOR].store(cursor, Ordering::Release);
     }
 
+    pub fn set_generation(self, generation: u64) {
+        self.head[GENERATION].store(generation, Ordering::Release);
+    }
+
     /// Announces the sleep of number `epoch`, or [`AWAKE`].
     #[inline]
     pub fn set_sleeping(self, epoch: u64) {
@@ -100,6 +106,10 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn cursor(self) -> u64 {
         self.head[CURSOR].load(Ordering::Acquire)
+    }
+
+    pub fn generation(self) -> u64 {
+        self.head[GENERATION].load(Ordering::Acquire)
     }
 
     #[inline]

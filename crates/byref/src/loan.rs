@@ -17,8 +17,6 @@ pub struct Loan {
     /// `None` once it was sent or discarded.
     chunk: Option<Chunk>,
     len: usize,
-    /// Bytes in the chunk, for the payload and the attributes behind it.
-    room: u64,
 }
 
 /// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
@@ -33,11 +31,13 @@ impl LoanMemory {
 }
 
 impl Loan {
-    pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize, room: u64) -> Self {
-        Loan { shared, chunk: Some(chunk), len, room }
+    pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize) -> Self {
+        Loan { shared, chunk: Some(chunk), len }
     }
 
+    /// The chunk; in a forked child, where the memory is not mapped, an error.
     fn chunk(&self) -> Result<&Chunk> {
+        self.shared.check_fork()?;
         let over = || Error::Closed { what: "loan", topic: self.shared.topic().to_owned() };
         self.chunk.as_ref().ok_or_else(over)
     }
@@ -90,24 +90,36 @@ impl Loan {
             }
             return sent;
         }
-        let at = self.len.next_multiple_of(8);
-        let needed = (at + attributes.len()) as u64;
-        let mut copied = copied;
-        if needed > self.room {
-            // The headers came after the loan and do not fit: move.
-            let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
-            let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len, needed);
-            larger.copy_from_slice(self);
-            copied += self.len;
-            std::mem::swap(self, &mut larger);
+        let needed = (self.len.next_multiple_of(8) + attributes.len()) as u64;
+        if needed <= self.chunk()?.bytes {
+            return self.publish(attributes, timestamp_ns, copied, wait);
         }
+        // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
+        let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
+        let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
+        larger.copy_from_slice(self);
+        let sequence = larger.publish(attributes, timestamp_ns, copied + self.len, wait)?;
+        self.discard();
+        Ok(sequence)
+    }
+
+    /// Publishes the chunk, which has room for the attributes.
+    fn publish(
+        &mut self,
+        attributes: &[u8],
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let chunk = self.chunk()?;
         if !attributes.is_empty() {
-            // SAFETY: `at + attributes.len()` is within `room`, the bytes this loan has in the chunk.
-            let behind = unsafe { self.chunk()?.pin.as_ptr().add(at) };
+            let at = self.len.next_multiple_of(8);
+            // SAFETY: the caller made sure that `at + attributes.len()` is within the chunk.
+            let behind = unsafe { chunk.pin.as_ptr().add(at) };
             // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
             unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
         }
-        let sequence = self.shared.commit(self.chunk()?, self.len, attributes.len(), copied, timestamp_ns, wait)?;
+        let sequence = self.shared.commit(chunk, self.len, attributes.len(), copied, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)
     }
@@ -126,7 +138,7 @@ impl Deref for Loan {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let Some(chunk) = &self.chunk else { return &[] };
+        let Ok(chunk) = self.chunk() else { return &[] };
         // SAFETY: the chunk is this loan's alone and has at least `len` bytes, mapped as long as its pin lives; memory of
         // a shared mapping is always initialised. Only the owner of a `LoanMemory` could write it, with `unsafe`.
         unsafe { std::slice::from_raw_parts(chunk.pin.as_ptr(), self.len) }
@@ -135,7 +147,7 @@ impl Deref for Loan {
 
 impl DerefMut for Loan {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let Some(chunk) = &self.chunk else { return &mut [] };
+        let Ok(chunk) = self.chunk() else { return &mut [] };
         // SAFETY: as in `deref`, and `&mut self` makes this the only slice.
         unsafe { std::slice::from_raw_parts_mut(chunk.pin.as_ptr(), self.len) }
     }

@@ -1,11 +1,11 @@
 //! A received message: the bytes, and the lease that keeps them.
 #![allow(unsafe_code)]
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::lease::{COUNTS, Lease};
 use crate::ring::{Descriptor, Head, InlineData};
 use crate::sys::fork::ForkId;
-use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::socket;
 use rustix::fd::OwnedFd;
 use std::ops::{Deref, DerefMut};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Below this size a private copy is cheaper than a mapping (measured: see `docs/copies.md`).
-const MAP_FROM: usize = 32 << 10;
+const MAP_FROM: usize = 256 << 10;
 /// The most private mappings at a time; the system's limit is 65,530 of all kinds. Beyond it, copies serve.
 const MOST_MAPPINGS: usize = 1 << 14;
 
@@ -33,19 +33,19 @@ pub struct PublisherInfo {
 /// The connection to one publisher, kept until the last view onto its messages is gone.
 pub(crate) struct Link {
     pub info: Arc<PublisherInfo>,
-    lease: OwnedSegment,
+    lease: Mapping,
     pub socket: Arc<OwnedFd>,
     made_in: ForkId,
 }
 
 impl Link {
-    pub fn new(info: PublisherInfo, lease: OwnedSegment, socket: Arc<OwnedFd>) -> Self {
+    pub fn new(info: PublisherInfo, lease: Mapping, socket: Arc<OwnedFd>) -> Self {
         Link { info: Arc::new(info), lease, socket, made_in: ForkId::current() }
     }
 
     #[inline]
     pub fn lease(&self) -> Lease<'_> {
-        Lease::new(self.lease.map().words(), self.lease.map().counts(COUNTS))
+        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
     }
 }
 
@@ -70,12 +70,13 @@ impl Segment {
         Segment { id, memory, link }
     }
 
-    /// Whether the payload and attributes that `at` names lie inside.
+    /// Whether the payload and attributes that `at` names lie inside, and are of a size that a publisher may send.
     #[inline]
     pub fn contains(&self, at: &Descriptor) -> bool {
         let behind = at.len.checked_next_multiple_of(8).and_then(|len| len.checked_add(at.attributes_len as u64));
         let end = behind.and_then(|len| at.offset.checked_add(len));
-        end.is_some_and(|end| end <= self.memory.map().len() as u64)
+        let inside = end.is_some_and(|end| end <= self.memory.map().len() as u64);
+        inside && at.attributes_len as usize <= MAX_ATTRIBUTES
     }
 }
 
@@ -216,7 +217,9 @@ impl Message {
             }
             Body::Held(hold) => {
                 let from = (hold.at.len as usize).next_multiple_of(8);
-                Attributes::decode(hold.bytes(from, hold.at.attributes_len as usize))
+                // A copy first: what is checked must be what is used, whatever the publisher does meanwhile.
+                let copy: Box<[u8]> = hold.bytes(from, hold.at.attributes_len as usize).into();
+                Attributes::decode(&copy)
             }
         }
     }

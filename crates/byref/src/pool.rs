@@ -8,6 +8,7 @@ use crate::lease::MAX_SLOTS;
 use crate::sys::memory::{OwnedSegment, page_ceil};
 use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Chunks start at multiples of this many bytes: a cache line, and what Arrow and SIMD code wish for.
@@ -50,6 +51,10 @@ impl Pin {
 
 /// A chunk that was handed out.
 pub(crate) struct Chunk {
+    /// Its size.
+    pub bytes: u64,
+    /// The part of its segment that has no memory yet, to be given some before the chunk is used.
+    pub unpopulated: Range<u64>,
     pub slot: u32,
     pub segment: u32,
     pub offset: u64,
@@ -90,20 +95,32 @@ pub(crate) struct Pool {
     populated: u64,
     /// Bytes in chunks.
     used: u64,
+    /// Memory of retired segments that subscribers have yet to unmap: the ring's generation of each, and its bytes.
+    retired: Vec<(u64, u64)>,
 }
 
 impl Pool {
     pub fn new(max_memory: u64) -> Self {
         let (segments, slots, free) = (Vec::new(), Vec::new(), Vec::new());
-        Pool { max_memory: page_ceil(max_memory), segments, next_segment: 0, slots, free, populated: 0, used: 0 }
+        Pool {
+            max_memory: page_ceil(max_memory),
+            segments,
+            next_segment: 0,
+            slots,
+            free,
+            populated: 0,
+            used: 0,
+            retired: Vec::new(),
+        }
     }
 
     pub fn used(&self) -> u64 {
         self.used
     }
 
+    /// Bytes of memory taken from the system, with what subscribers have yet to give back.
     pub fn populated(&self) -> u64 {
-        self.populated
+        self.populated + self.retired.iter().map(|(_, bytes)| bytes).sum::<u64>()
     }
 
     /// The bytes of a slot's chunk.
@@ -117,48 +134,56 @@ impl Pool {
     }
 
     /// Takes a chunk of at least `bytes`. `Ok` also says whether a segment was added for it.
+    ///
+    /// The chunk's `unpopulated` part is the caller's to populate: that can take long, and needs no lock.
     pub fn allocate(&mut self, bytes: u64) -> Result<(Chunk, bool), NoChunk> {
         if self.free.is_empty() && self.slots.len() >= MAX_SLOTS as usize {
             return Err(NoChunk::Full);
         }
-        let units = u32::try_from(bytes.max(1).div_ceil(ALIGNMENT)).map_err(|_| NoChunk::Full)?;
-        for index in 0..self.segments.len() {
-            if let Some(chunk) = self.allocate_in(index, units)? {
-                return Ok((chunk, false));
+        let exact = u32::try_from(bytes.max(1).div_ceil(ALIGNMENT)).map_err(|_| NoChunk::Full)?;
+        // Sizes of the allocator's own classes: a freed chunk of that size serves the next equal request.
+        let rounded = min_allocator_size(exact);
+        for units in [rounded, exact] {
+            for index in 0..self.segments.len() {
+                if let Some(chunk) = self.allocate_in(index, units) {
+                    return Ok((chunk, false));
+                }
+            }
+            match self.add_segment(units) {
+                Ok(index) => match self.allocate_in(index, units) {
+                    Some(chunk) => return Ok((chunk, true)),
+                    None => drop(self.segments.remove(index)),
+                },
+                Err(NoChunk::Full) => {}
+                Err(error) => return Err(error),
             }
         }
-        let index = self.add_segment(units)?;
-        match self.allocate_in(index, units) {
-            Ok(Some(chunk)) => Ok((chunk, true)),
-            failed => {
-                self.segments.remove(index);
-                Err(failed.err().unwrap_or(NoChunk::Full))
-            }
-        }
+        Err(NoChunk::Full)
     }
 
-    fn allocate_in(&mut self, index: usize, units: u32) -> Result<Option<Chunk>, NoChunk> {
+    /// Bytes that may still be taken from the system.
+    fn budget(&self) -> u64 {
+        self.max_memory.saturating_sub(self.populated())
+    }
+
+    fn allocate_in(&mut self, index: usize, units: u32) -> Option<Chunk> {
+        let budget = self.budget();
         let segment = &mut self.segments[index];
-        let Some(allocation) = segment.allocator.allocate(units) else { return Ok(None) };
+        let allocation = segment.allocator.allocate(units)?;
         let offset = allocation.offset as u64 * ALIGNMENT;
         let end = offset + units as u64 * ALIGNMENT;
-        if end > segment.populated {
-            let budget = self.max_memory - self.populated;
-            let needed = page_ceil(end) - segment.populated;
-            let step = needed.max(STEP).min(segment.len() - segment.populated).min(budget.max(needed));
-            let populated = if needed > budget {
-                Err(NoChunk::Full)
-            } else {
-                let grown = segment.populated..segment.populated + step;
-                segment.memory.populate(grown).map_err(NoChunk::System)
-            };
-            if let Err(refused) = populated {
+        let before = segment.populated;
+        if end > before {
+            let needed = page_ceil(end) - before;
+            if needed > budget {
                 segment.allocator.free(allocation);
-                return if matches!(refused, NoChunk::Full) { Ok(None) } else { Err(refused) };
+                return None;
             }
+            let step = needed.max(STEP.min(segment.len() - before)).min(budget);
             segment.populated += step;
             self.populated += step;
         }
+        let unpopulated = before..segment.populated;
         segment.chunks += 1;
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
@@ -174,11 +199,11 @@ impl Pool {
                 self.slots.len() as u32 - 1
             }
         };
-        Ok(Some(Chunk { slot: number, segment: id, offset, pin }))
+        Some(Chunk { bytes, unpopulated, slot: number, segment: id, offset, pin })
     }
 
     fn add_segment(&mut self, units: u32) -> Result<usize, NoChunk> {
-        if units as u64 * ALIGNMENT > self.max_memory - self.populated {
+        if units as u64 * ALIGNMENT > self.budget() {
             return Err(NoChunk::Full);
         }
         let wanted = SEGMENT_LEN.min(self.max_memory).max(units as u64 * ALIGNMENT) / ALIGNMENT;
@@ -215,17 +240,26 @@ impl Pool {
         self.free.push(slot);
     }
 
-    /// Gives segments without a chunk back to the system; returns their numbers.
-    pub fn retire_empty(&mut self) -> Vec<u32> {
+    /// Drops segments without a chunk; returns their numbers. Their memory counts until `forget_retired` hears that all
+    /// subscribers have read up to `generation`.
+    pub fn retire_empty(&mut self, generation: u64) -> Vec<u32> {
         let mut retired = Vec::new();
-        self.segments.retain(|segment| {
-            if segment.chunks == 0 {
-                self.populated -= segment.populated;
-                retired.push(segment.id);
-            }
-            segment.chunks > 0
-        });
+        for segment in self.segments.extract_if(.., |segment| segment.chunks == 0) {
+            self.populated -= segment.populated;
+            self.retired.push((generation, segment.populated));
+            retired.push(segment.id);
+        }
         retired
+    }
+
+    /// Whether retired memory is still mapped somewhere.
+    pub fn awaits_unmapping(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// All subscribers have unmapped what was retired up to `generation`.
+    pub fn forget_retired(&mut self, generation: u64) {
+        self.retired.retain(|(of, _)| *of > generation);
     }
 }
 
@@ -267,13 +301,29 @@ mod tests {
     }
 
     #[test]
+    fn holes_serve_equal_requests() {
+        let mut pool = Pool::new(64 << 20);
+        let mut slots: Vec<_> =
+            std::iter::from_fn(|| pool.allocate(1_000_000).ok()).map(|(chunk, _)| chunk.slot).collect();
+        let all = slots.len();
+        assert!(all >= 60);
+        for slot in slots.drain(..).step_by(2) {
+            pool.free(slot);
+        }
+        let again = std::iter::from_fn(|| pool.allocate(1_000_000).ok()).count();
+        assert_eq!(again, all.div_ceil(2));
+    }
+
+    #[test]
     fn a_pool_grows_by_segments_and_gives_empty_ones_back() {
         let mut pool = Pool::new(256 << 20);
         let first = pool.allocate(40 << 20).ok().unwrap().0;
         let second = pool.allocate(40 << 20).ok().unwrap();
         assert!(second.1 && second.0.segment != first.segment);
         pool.free(first.slot);
-        assert_eq!(pool.retire_empty(), [first.segment]);
+        assert_eq!(pool.retire_empty(1), [first.segment]);
+        assert_eq!(pool.populated(), 80 << 20);
+        pool.forget_retired(1);
         assert_eq!(pool.populated(), 40 << 20);
     }
 }

@@ -13,13 +13,14 @@ use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
-use crate::sys::memory::{OwnedSegment, PeerSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, MAX_PACKET, Received};
-use crate::sys::{cgroup, membarrier, process};
+use crate::sys::{cgroup, membarrier};
 use crate::topic;
 use crate::wait::Wait;
 use crate::wake::Sleeper;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
@@ -38,6 +39,10 @@ const SPINS: u32 = 50;
 const COLLECT_EVERY: u64 = 256 << 10;
 /// so many at a time.
 const RECHECKS: usize = 64;
+/// What a full socket did not take is tried again after this time.
+const LATER: Duration = Duration::from_millis(10);
+/// Memory is taken from the system in steps of this size, between which signals are noticed.
+const POPULATE_STEP: u64 = 64 << 20;
 /// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
 const LEASE_POLL: Duration = Duration::from_millis(1);
 
@@ -126,6 +131,8 @@ pub(crate) struct Shared {
     open: Mutex<Option<Open>>,
     /// What the counters said at `close`.
     final_stats: Mutex<PublisherStats>,
+    /// Subscribers came or went.
+    changed: Condvar,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
     sleeping: Mutex<()>,
 }
@@ -153,9 +160,13 @@ struct Open {
     sent_bytes: u64,
     copied_bytes: u64,
     waits: u64,
+    /// A task of the service thread sends what full sockets did not take.
+    flushing: bool,
+    shared: Weak<Shared>,
     door: Arc<Door>,
     directory: Arc<Directory>,
     service: Arc<Handle>,
+    socket: Arc<OwnedFd>,
     socket_name: String,
     listener: Token,
 }
@@ -166,7 +177,7 @@ struct Peer {
     pid: i32,
     name: Option<String>,
     socket: Arc<OwnedFd>,
-    lease: PeerSegment,
+    lease: Mapping,
     policy: Policy,
     depth: u64,
     start: u64,
@@ -182,7 +193,7 @@ struct Peer {
 impl Peer {
     #[inline]
     fn lease(&self) -> Lease<'_> {
-        Lease::new(self.lease.map().words(), self.lease.map().counts(COUNTS))
+        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
     }
 
     fn is_connected(&self) -> bool {
@@ -281,6 +292,7 @@ impl Publisher {
         let (socket, socket_name) = directory
             .listen(&topic, id)
             .map_err(|error| Error::directory(directory.path(), format!("cannot make a socket in it: {error}")))?;
+        let socket = Arc::new(socket);
         let shared = Arc::new(Shared {
             topic,
             id,
@@ -290,11 +302,12 @@ impl Publisher {
             made_in: ForkId::current(),
             open: Mutex::new(None),
             final_stats: Mutex::default(),
+            changed: Condvar::new(),
             sleeping: Mutex::new(()),
         });
         let mut open = shared.open.lock();
         let listener = {
-            let (shared, socket) = (Arc::downgrade(&shared), Arc::new(socket));
+            let (shared, socket) = (Arc::downgrade(&shared), Arc::clone(&socket));
             let listening = Arc::clone(&socket);
             service.watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared))
         };
@@ -320,9 +333,12 @@ impl Publisher {
             sent_bytes: 0,
             copied_bytes: 0,
             waits: 0,
+            flushing: false,
+            shared: Arc::downgrade(&shared),
             door,
             directory,
             service,
+            socket,
             socket_name,
             listener,
         });
@@ -368,9 +384,9 @@ impl Publisher {
 
     /// [`loan`](Self::loan) with room for `attributes_len` bytes of encoded attributes beside the payload.
     pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
-        let bytes = (len as u64).next_multiple_of(8).saturating_add(attributes_len as u64);
-        let chunk = self.shared.allocate(bytes, len as u64, wait)?;
-        Ok(Loan::new(Arc::clone(&self.shared), chunk, len, bytes))
+        let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
+        let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
+        Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
     }
 
     /// Waits until at least `n` subscribers are connected.
@@ -380,10 +396,23 @@ impl Publisher {
 
     /// [`wait_for_subscribers`](Self::wait_for_subscribers) with an interruptible wait.
     pub fn wait_for_subscribers_with(&self, n: usize, wait: &mut Wait<'_>) -> Result<()> {
-        self.shared.until(wait, "waiting for subscribers", |_, open| {
-            let connected = open.peers.iter().filter(|peer| peer.is_connected()).count();
-            if connected >= n { Attempt::Done(()) } else { Attempt::Wait { at: NEVER, poll: None } }
-        })
+        loop {
+            let mut guard = self.shared.lock()?;
+            let open = self.shared.opened(&mut guard)?;
+            if open.peers.iter().filter(|peer| peer.is_connected()).count() >= n {
+                return Ok(());
+            }
+            let Some(left) = wait.remaining() else {
+                drop(guard);
+                return Err(self.shared.timed_out(wait, "waiting for subscribers"));
+            };
+            // In slices, so that a signal is noticed.
+            self.shared.changed.wait_for(&mut guard, left.unwrap_or(Duration::MAX).min(Duration::from_millis(20)));
+            drop(guard);
+            if wait.is_interrupted() {
+                return Err(Error::Interrupted { topic: self.shared.topic.clone() });
+            }
+        }
     }
 
     /// Waits until every subscriber that is connected now has taken everything sent before the call.
@@ -465,7 +494,13 @@ impl Shared {
     /// The lock, unless a forked child asks: there it may be taken for ever.
     #[inline]
     fn lock(&self) -> Result<MutexGuard<'_, Option<Open>>> {
-        if self.made_in.is_current() { Ok(self.open.lock()) } else { Err(self.forked()) }
+        self.check_fork()?;
+        Ok(self.open.lock())
+    }
+
+    #[inline]
+    pub fn check_fork(&self) -> Result<()> {
+        if self.made_in.is_current() { Ok(()) } else { Err(self.forked()) }
     }
 
     #[inline]
@@ -550,12 +585,12 @@ impl Shared {
                 "the payload is larger than the whole pool; create the publisher with a larger max_memory".into(),
             ));
         }
-        self.until(wait, "send", |shared, open| match open.allocate(bytes, shared.history) {
+        let chunk = self.until(wait, "send", |shared, open| match open.allocate(bytes, shared.history) {
             Ok(chunk) => Attempt::Done(chunk),
             Err(NoChunk::System(error)) => {
                 Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
             }
-            Err(NoChunk::Full) if open.lossless_may_free() => {
+            Err(NoChunk::Full) if open.waiting_may_help(bytes, shared.max_memory) => {
                 Attempt::Wait { at: open.next_progress(), poll: Some(LEASE_POLL) }
             }
             Err(NoChunk::Full) => {
@@ -564,7 +599,30 @@ impl Shared {
                     "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
                 )))
             }
-        })
+        })?;
+        self.populate(chunk, wait)
+    }
+
+    /// Gives a new chunk's pages memory, in steps, without the lock.
+    fn populate(&self, chunk: Chunk, wait: &mut Wait<'_>) -> Result<Chunk> {
+        let mut from = chunk.unpopulated.start;
+        while from < chunk.unpopulated.end {
+            let to = chunk.unpopulated.end.min(from + POPULATE_STEP);
+            let populated = chunk.pin.segment().populate(from..to);
+            from = to;
+            let failed = match populated {
+                Err(error) => Error::system(&self.topic, "cannot take more payload memory")(error),
+                Ok(()) if from < chunk.unpopulated.end && wait.is_interrupted() => {
+                    Error::Interrupted { topic: self.topic.clone() }
+                }
+                Ok(()) => continue,
+            };
+            let slot = chunk.slot;
+            drop(chunk);
+            self.discard(slot);
+            return Err(failed);
+        }
+        Ok(chunk)
     }
 
     /// Gives back a chunk that was never sent.
@@ -572,7 +630,7 @@ impl Shared {
         if let Ok(mut guard) = self.lock()
             && let Some(open) = guard.as_mut()
         {
-            open.give_back(slot);
+            open.free_unless_held(slot); // Arrays made from its loan may still live.
         }
     }
 
@@ -629,6 +687,7 @@ impl Shared {
             if wait.is_interrupted() {
                 break Err(Error::Interrupted { topic: self.topic.clone() });
             }
+            let left = wait.slice(left);
             leader = leader
                 .or_else(|| self.sleeping.try_lock_for(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
             let mut guard = self.lock()?;
@@ -709,6 +768,7 @@ impl Shared {
         open.update_pairing();
         open.limit = open.tail; // Look at the cursors again.
         open.door.bell.ring();
+        self.changed.notify_all();
         let door = Arc::clone(&open.door);
         let service = Arc::clone(&open.service);
         drop(guard);
@@ -720,12 +780,24 @@ impl Shared {
         }
     }
 
+    /// Sends what full sockets did not take before; `true` when that is all.
+    fn flush_outboxes(&self) -> bool {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return true };
+        let mut all = true;
+        for peer in open.peers.iter_mut().filter(|peer| peer.is_connected()) {
+            all &= peer.flush_outbox();
+        }
+        open.flushing = !all;
+        all
+    }
+
     /// Takes a subscriber in.
     fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
-        let lease = PeerSegment::new(lease, LEASE_LEN)?;
+        let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         let pid = socket::peer_pid(socket);
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return Err(io::Error::other("the publisher was closed")) };
+        let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
         let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
@@ -746,9 +818,10 @@ impl Shared {
         let outbox = open.pool.segments().map(announce).collect();
         open.last_peer += 1;
         let id = open.last_peer;
-        open.door.epoll.add(socket, id, Interest::IN | Interest::RDHUP)?;
+        let process = Process::find(pid);
+        let alive = !matches!(process, Process::Dead);
         let mut tasks = vec![task];
-        if let Some(death) = process::watch(pid) {
+        if let Process::Alive(death) = process {
             let shared = Arc::downgrade(self);
             tasks.push(open.service.watch(Arc::new(death), Interest::IN, None, move |_, _, _| {
                 if let Some(shared) = shared.upgrade() {
@@ -757,6 +830,7 @@ impl Shared {
                 Next::Done
             })?);
         }
+        open.door.epoll.add(socket, id, Interest::IN | Interest::RDHUP)?;
         let mut peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
@@ -768,7 +842,7 @@ impl Shared {
             start,
             sleeper: Sleeper::default(),
             membarrier: hello.membarrier,
-            alive: true,
+            alive,
             outbox,
             tasks,
         };
@@ -777,6 +851,7 @@ impl Shared {
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
+        self.changed.notify_all();
         Ok(id)
     }
 
@@ -788,6 +863,7 @@ impl Shared {
         *self.final_stats.lock() = open.stats();
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
+        socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
         for peer in &open.peers {
             for task in &peer.tasks {
                 open.service.cancel(*task);
@@ -796,6 +872,7 @@ impl Shared {
             socket::hang_up(&peer.socket);
         }
         open.door.bell.ring();
+        self.changed.notify_all();
     }
 }
 
@@ -834,7 +911,7 @@ impl Open {
         self.copied_bytes += copied as u64;
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
         for peer in &mut self.peers {
-            let lease = Lease::new(peer.lease.map().words(), peer.lease.map().counts(COUNTS));
+            let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             if peer.sleeper.is_due(lease) {
                 // A full socket means that it has wake-ups to read: it is awake. One that hung up is the service's business.
                 let _ = socket::send(&peer.socket, handshake::WAKE, None);
@@ -849,21 +926,28 @@ impl Open {
         if self.tail < self.limit {
             return None;
         }
-        let horizon = self.look_at_cursors(history, true);
+        let horizon = self.look_at_cursors(history);
         (self.tail >= self.limit).then_some((horizon.needed, None))
     }
 
+    fn horizon(&self, history: u64, keep_lossy: bool) -> Horizon {
+        let claims = self.peers.iter().filter_map(|peer| peer.claim(self.tail));
+        horizon(self.tail, self.capacity, history, keep_lossy, claims)
+    }
+
     /// Brings `limit` and the reclaim mark up to date.
-    fn look_at_cursors(&mut self, history: u64, keep_lossy: bool) -> Horizon {
-        let tail = self.tail;
-        let claims = self.peers.iter().filter_map(|peer| peer.claim(tail));
-        let horizon = horizon(tail, self.capacity, history, keep_lossy, claims);
-        if horizon.reclaim > self.reclaim {
-            self.reclaim = horizon.reclaim;
-            self.ring().set_reclaim(horizon.reclaim);
-        }
+    fn look_at_cursors(&mut self, history: u64) -> Horizon {
+        let horizon = self.horizon(history, true);
+        self.move_mark(horizon.reclaim);
         self.limit = horizon.limit.min(self.reclaim + self.capacity);
         horizon
+    }
+
+    fn move_mark(&mut self, mark: u64) {
+        if mark > self.reclaim {
+            self.reclaim = mark;
+            self.ring().set_reclaim(mark);
+        }
     }
 
     /// From where on to wake a publisher that waits for the cursor `needed`, and when to look without being woken.
@@ -883,52 +967,92 @@ impl Open {
         all
     }
 
+    /// Sends a packet to all subscribers that can still want it.
     fn announce(&mut self, packet: impl Fn() -> ToSubscriber, segment: Option<&Arc<OwnedSegment>>) {
-        for peer in &mut self.peers {
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_connected()) {
             peer.outbox.push_back((packet(), segment.cloned()));
-            peer.flush_outbox();
+            let sent = peer.flush_outbox();
+            if !sent && !self.flushing {
+                self.flushing = true;
+                let shared = self.shared.clone();
+                self.service.after(LATER, move |_, _, _| match shared.upgrade() {
+                    Some(shared) if !shared.flush_outboxes() => Next::After(LATER),
+                    _ => Next::Done,
+                });
+            }
         }
     }
 
+    /// Takes a chunk; when there is none, the cheaper remedies come first.
     fn allocate(&mut self, bytes: u64, history: u64) -> Result<Chunk, NoChunk> {
         self.uncollected += bytes;
         if self.uncollected >= COLLECT_EVERY {
             self.uncollected = 0;
-            self.collect(history, true, RECHECKS);
+            self.collect(history, RECHECKS);
         }
-        // The cheaper remedies first; the last gives up what only lossy subscribers and late joiners could still want.
-        for remedy in 0..4 {
-            match remedy {
-                0 => {}
-                1 => self.collect(history, true, usize::MAX),
-                2 => self.retire_empty(),
-                _ => {
-                    self.collect(history, false, usize::MAX);
-                    self.retire_empty();
-                }
-            }
-            match self.pool.allocate(bytes) {
-                Err(NoChunk::Full) => {}
-                Err(error) => return Err(error),
-                Ok((chunk, added)) => {
-                    if added {
-                        let segment = chunk.pin.segment();
-                        self.announce(|| ToSubscriber::Segment { id: chunk.segment }, Some(segment));
-                    }
-                    return Ok(chunk);
-                }
+        if let Some(chunk) = self.try_allocate(bytes)? {
+            return Ok(chunk);
+        }
+        self.collect(history, usize::MAX);
+        if let Some(chunk) = self.try_allocate(bytes)? {
+            return Ok(chunk);
+        }
+        // What only lossy subscribers and late joiners could still want is given up, the oldest first, and no more of it
+        // than the chunk needs.
+        let lossless = self.horizon(history, false).reclaim;
+        while let Some(&(position, _)) = self.pending.front()
+            && position < lossless
+        {
+            self.move_mark(position + 1);
+            self.free_reclaimed();
+            if let Some(chunk) = self.try_allocate(bytes)? {
+                return Ok(chunk);
             }
         }
-        Err(NoChunk::Full)
+        // Empty segments may have the wrong size.
+        self.retire_empty();
+        self.try_allocate(bytes)?.ok_or(NoChunk::Full)
     }
 
-    /// Frees the chunks that nobody can want any more; looks at no more than `rechecks` of those that were held before.
-    fn collect(&mut self, history: u64, keep_lossy: bool, rechecks: usize) {
-        self.look_at_cursors(history, keep_lossy);
-        for _ in 0..rechecks.min(self.held.len()) {
+    fn try_allocate(&mut self, bytes: u64) -> Result<Option<Chunk>, NoChunk> {
+        match self.pool.allocate(bytes) {
+            Ok((chunk, added)) => {
+                if added {
+                    self.announce(|| ToSubscriber::Segment { id: chunk.segment }, Some(chunk.pin.segment()));
+                }
+                Ok(Some(chunk))
+            }
+            Err(NoChunk::Full) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Frees the chunks that nobody can want any more. Of those that were held before, it looks at `rechecks`, or at twice
+    /// as many as it adds to them.
+    fn collect(&mut self, history: u64, rechecks: usize) {
+        self.look_at_cursors(history);
+        let known = self.held.len();
+        self.free_reclaimed();
+        let added = self.held.len() - known;
+        for _ in 0..rechecks.max(2 * added).min(known) {
             let slot = self.held.pop_front().expect("the loop counts what is there");
             self.free_unless_held(slot);
         }
+        self.forget_unmapped();
+    }
+
+    /// Stops counting retired memory that no lossy subscriber has mapped any more. A lossless one is not waited for: a
+    /// segment is retired when it has taken and released all of it, so it can be one generation behind, no more; a lossy
+    /// one that pauses would keep any number.
+    fn forget_unmapped(&mut self) {
+        if self.pool.awaits_unmapping() {
+            let lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block && peer.is_connected());
+            let unmapped = lossy.map(|peer| peer.lease().generation()).min();
+            self.pool.forget_retired(unmapped.unwrap_or(u64::MAX));
+        }
+    }
+
+    fn free_reclaimed(&mut self) {
         while let Some(&(position, slot)) = self.pending.front()
             && position < self.reclaim
         {
@@ -937,6 +1061,7 @@ impl Open {
         }
     }
 
+    /// Frees a chunk, or queues it among those that a lease, or an array made from its loan, still holds.
     fn free_unless_held(&mut self, slot: u32) {
         if self.pool.is_pinned(slot) || self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
             self.held.push_back(slot);
@@ -945,28 +1070,34 @@ impl Open {
         }
     }
 
-    /// Takes back a chunk that was never published; arrays made from its loan may still live.
-    fn give_back(&mut self, slot: u32) {
-        self.free_unless_held(slot);
-    }
-
     fn retire_empty(&mut self) {
-        for id in self.pool.retire_empty() {
-            self.announce(|| ToSubscriber::Retire { id }, None);
-            // A subscriber that never sleeps looks at its socket when this changes.
-            self.generation += 1;
-            self.ring().set_generation(self.generation);
+        let generation = self.generation + 1;
+        let retired = self.pool.retire_empty(generation);
+        if retired.is_empty() {
+            return;
         }
+        for id in retired {
+            for peer in &mut self.peers {
+                // It has not heard of the segment yet, and need not.
+                peer.outbox
+                    .retain(|(packet, _)| !matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id));
+            }
+            self.announce(|| ToSubscriber::Retire { id }, None);
+        }
+        // Subscribers read their sockets when this changes, also those that never sleep.
+        self.generation = generation;
+        self.ring().set_generation(generation);
+        self.forget_unmapped();
     }
 
-    /// Whether waiting can help: a lossless subscriber has yet to take, or to release, what fills the pool.
-    fn lossless_may_free(&self) -> bool {
-        let lossless = || self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
-        lossless().any(|peer| {
-            let cursor = peer.cursor(self.tail);
-            self.pending.back().is_some_and(|(position, _)| *position >= cursor)
-                || self.held.iter().any(|slot| peer.lease().is_held(*slot))
-        })
+    /// Whether waiting can make room: what lossless subscribers have yet to take or to release is enough.
+    fn waiting_may_help(&self, bytes: u64, max_memory: u64) -> bool {
+        let lossless = self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
+        let Some(oldest) = lossless.clone().map(|peer| peer.cursor(self.tail)).min() else { return false };
+        let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= oldest).map(|(_, slot)| *slot);
+        let held = self.held.iter().copied().filter(|slot| lossless.clone().any(|peer| peer.lease().is_held(*slot)));
+        let theirs: u64 = unread.chain(held).map(|slot| self.pool.bytes(slot)).sum();
+        theirs > 0 && self.pool.used() - theirs + bytes <= max_memory
     }
 
     /// The next position at which some lossless subscriber makes progress.
@@ -1027,17 +1158,21 @@ fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> 
                 shared.lose(peer, true);
                 return Next::Done;
             }
-            if event == Event::Late {
-                log::debug!("byref: a connection on topic '{}' said nothing and was closed", shared.topic);
-                return Next::Done;
-            }
             match greet(&shared, &theirs, task) {
                 Ok(Greeting::Taken(peer)) => {
                     peer_id = Some(peer);
                     Next::Watch(Interest::RDHUP)
                 }
+                Ok(Greeting::NotYet) if event == Event::Late => {
+                    log::debug!("byref: a connection on topic '{}' said nothing and was closed", shared.topic);
+                    Next::Done
+                }
                 Ok(Greeting::NotYet) => Next::Keep,
                 Ok(Greeting::Over) => Next::Done,
+                // It went away in the middle of it.
+                Err(why) if matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    Next::Done
+                }
                 Err(why) => {
                     log::warn!("byref: topic '{}': refused a subscriber: {why}", shared.topic);
                     Next::Done

@@ -5,8 +5,9 @@
 //! watch the directory first and list it afterwards, so none is missed.
 
 use crate::error::{Error, Result};
+use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
-use crate::{sys, topic};
+use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,7 +32,7 @@ pub(crate) struct Directory {
 impl Directory {
     /// Opens the directory that the environment names, making it when it is missing.
     pub fn open() -> Result<Self> {
-        let path = choose();
+        let (path, links) = choose();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
         if let Err(error) = made
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -41,7 +42,7 @@ impl Directory {
                 format!("it cannot be made: {error}; set BYREF_DIR to a directory of your own"),
             ));
         }
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | links;
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
             Error::directory(&path, format!("it cannot be opened as a directory: {}", io::Error::from(error)))
         })?;
@@ -102,9 +103,15 @@ impl Directory {
         Ok((listener, name))
     }
 
-    /// Connects to a publisher's socket. One that nobody listens on any more is removed.
+    /// Connects to a publisher's socket. One that nobody listens on any more is removed; so is one whose publisher died
+    /// while a forked child keeps the listening descriptor, and will never accept.
     pub fn connect(&self, name: &str) -> io::Result<Connect> {
-        let outcome = socket::connect(&self.socket_path(name))?;
+        let mut outcome = socket::connect(&self.socket_path(name))?;
+        if let Connect::Connected(socket) = &outcome
+            && matches!(Process::find(socket::peer_pid(socket)), Process::Dead)
+        {
+            outcome = Connect::Refused;
+        }
         if matches!(outcome, Connect::Refused) {
             self.remove(name);
         }
@@ -167,16 +174,17 @@ fn is_final(name: &str) -> bool {
 }
 
 /// `$BYREF_DIR`; else `/run/user/UID/byref` where that exists; else a directory per user among the temporary files.
-fn choose() -> PathBuf {
+/// A link is followed only where the user named it: anybody can make one among the temporary files.
+fn choose() -> (PathBuf, OFlags) {
     if let Some(path) = std::env::var_os("BYREF_DIR").filter(|path| !path.is_empty()) {
-        return PathBuf::from(path);
+        return (PathBuf::from(path), OFlags::empty());
     }
     let user = rustix::process::geteuid().as_raw();
     let runtime = PathBuf::from(format!("/run/user/{user}"));
     if runtime.is_dir() {
-        return runtime.join("byref");
+        return (runtime.join("byref"), OFlags::NOFOLLOW);
     }
-    std::env::temp_dir().join(format!("byref-{user}"))
+    (std::env::temp_dir().join(format!("byref-{user}")), OFlags::NOFOLLOW)
 }
 
 /// A watch on a directory that reports names that were renamed into place.
@@ -214,5 +222,5 @@ impl Watch {
 
 /// A publisher's identity.
 pub(crate) fn new_id() -> u128 {
-    sys::process::random_id()
+    process::random_id()
 }

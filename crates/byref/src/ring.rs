@@ -198,9 +198,15 @@ impl<'a> Ring<'a> {
         for (to, from) in data.iter_mut().zip(&record[3..]).take(used) {
             *to = from.load(Ordering::Relaxed);
         }
+        if self.was_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
+    }
+
+    /// Whether the words read of `position` so far may be of a later lap.
+    #[inline]
+    pub fn was_reclaimed(self, position: u64) -> bool {
         // Pairs with the fence in `set_reclaim` (invariant 3).
         fence(Ordering::Acquire);
-        if self.is_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
+        self.is_reclaimed(position)
     }
 
     /// Whether the publisher has given up `position`. Only what is fenced before it gives the answer a meaning.

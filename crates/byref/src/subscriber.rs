@@ -10,11 +10,12 @@ use crate::message::{Message, PublisherInfo};
 use crate::rendezvous::{self, Directory};
 use crate::service::{self, Handle, Next};
 use crate::sync::heavy_fence;
-use crate::sys::epoll::{Door, Interest};
+use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
-use crate::sys::memory::OwnedSegment;
+use crate::sys::membarrier;
+use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::process::Process;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
-use crate::sys::{membarrier, process};
 use crate::topic;
 use crate::wait::Wait;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -28,12 +29,16 @@ use std::time::{Duration, Instant};
 /// Waking a sleeping core takes 30 us or more on a virtual machine, so this much is well spent when messages do come.
 const SPIN_MOST: Duration = Duration::from_micros(50);
 const SPIN_LEAST: Duration = Duration::from_micros(2);
+/// A sleep shorter than this was not worth it.
+const SPIN_WORTH: Duration = Duration::from_micros(200);
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
 /// A busy subscriber looks for publishers that hung up once in so many messages.
 const HOUSEKEEPING: u32 = 4096;
 /// A publisher whose backlog is full is tried again after this time.
 const RETRY: Duration = Duration::from_millis(10);
+/// How long a thread that waits for its turn to sleep does so before it looks for signals.
+const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -129,6 +134,8 @@ struct Open {
     epoch: u64,
     /// Publishers were told that this subscriber sleeps.
     armed: bool,
+    /// A thread sleeps, or is about to: events are its business, and so are the wake-ups.
+    asleep: bool,
     /// Somebody polls the descriptor.
     polled: bool,
     since_housekeeping: u32,
@@ -178,6 +185,7 @@ impl Subscriber {
             known: HashSet::new(),
             epoch: 0,
             armed: false,
+            asleep: false,
             polled: false,
             since_housekeeping: 0,
             spin: SPIN_MOST,
@@ -368,36 +376,49 @@ impl Shared {
             }
         }
         let mut leader = None;
+        let mut look_for_signals = true;
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
-            if wait.is_interrupted() {
+            if look_for_signals && wait.is_interrupted() {
                 return Err(Error::Interrupted { topic: self.options.topic.clone() });
             }
-            leader = leader
-                .or_else(|| self.sleeping.try_lock_for(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
+            let slice = wait.slice(left);
+            if leader.is_none() {
+                // Whoever sleeps takes one message and lets the next one sleep.
+                let most = slice.unwrap_or(FOLLOWER_SLICE).min(FOLLOWER_SLICE);
+                leader = self.sleeping.try_lock_for(most);
+                look_for_signals = leader.is_none();
+                if leader.is_none() {
+                    continue;
+                }
+            }
             {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
-                if leader.is_some() {
-                    open.arm();
+                if let Some(message) = open.take(&self.options)? {
+                    return Ok(message);
                 }
+                open.arm();
                 if let Some(message) = open.take(&self.options)? {
                     return Ok(message);
                 }
                 if let Some(trouble) = open.trouble.take() {
                     return Err(trouble);
                 }
-                if leader.is_none() {
-                    continue;
-                }
-                open.spin = (open.spin / 2).max(SPIN_LEAST);
+                open.asleep = true;
                 open.stats.sleeps += 1;
             }
+            let slept = Instant::now();
             let mut ready = Vec::new();
-            let woken = door.epoll.wait(left, &mut ready);
-            woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
+            let woken = door.epoll.wait(slice, &mut ready);
             let mut guard = self.lock()?;
-            self.opened(&mut guard)?.handle(&ready);
+            let open = self.opened(&mut guard)?;
+            open.asleep = false;
+            // Spinning pays when messages come about as fast as a sleeping core wakes.
+            open.spin = if slept.elapsed() < SPIN_WORTH { SPIN_MOST } else { (open.spin / 2).max(SPIN_LEAST) };
+            let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
+            look_for_signals = woken != Woken::Ready;
+            open.handle(&ready);
         }
     }
 
@@ -452,7 +473,7 @@ impl Shared {
             return Err(io::Error::other("its socket is full"));
         }
         let (shared, answering, name) = (Arc::downgrade(self), Arc::clone(&socket), name.to_owned());
-        let mut lease = Some(lease);
+        let mut lease = Some(lease.into_map());
         service.watch(socket, Interest::IN, None, move |service, task, _| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             let mut packet = [0u8; MAX_PACKET];
@@ -462,15 +483,14 @@ impl Shared {
                     service.cancel(task); // From here on the socket is the receiving thread's.
                     let lease = lease.take().expect("the first packet is handled once");
                     if let Err(error) = shared.welcome(&packet[..len], ring, lease, &answering) {
-                        log::warn!("byref: topic '{}': refused a publisher: {error}", shared.options.topic);
+                        log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
+                        if error.raw_os_error().is_some() {
+                            shared.retry(name.clone(), RETRY * 20);
+                        }
                     }
                 }
-                Ok(Received::OutOfDescriptors) => {
-                    log::warn!("byref: topic '{}': out of descriptors, a publisher has to wait", shared.options.topic);
-                    std::thread::sleep(RETRY);
-                    return Next::Keep;
-                }
-                Ok(Received::HungUp) | Err(_) => shared.forget(&name),
+                // It may be busy, or out of descriptors, as this process may be; one that is gone refuses next time.
+                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.retry(name.clone(), RETRY * 20),
             }
             Next::Done
         })?;
@@ -478,13 +498,7 @@ impl Shared {
     }
 
     /// Takes a publisher in.
-    fn welcome(
-        &self,
-        packet: &[u8],
-        ring: Option<OwnedFd>,
-        lease: OwnedSegment,
-        socket: &Arc<OwnedFd>,
-    ) -> io::Result<()> {
+    fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
         let topic = || self.options.topic.clone();
@@ -502,12 +516,12 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let info = PublisherInfo { id: welcome.publisher, pid: number, name: welcome.name.clone(), topic: topic() };
-        let death = process::watch(pid);
+        let process = Process::find(pid);
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
         open.last_id += 1;
         let id = open.last_id;
-        let connection = Connection::new(id, info, &welcome, ring, lease, Arc::clone(socket), death)?;
+        let connection = Connection::new(id, info, &welcome, ring, lease, Arc::clone(socket), process)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
         if let Some(death) = &connection.death {
             open.door.epoll.add(death, id | DEATH, Interest::IN)?;
@@ -550,17 +564,22 @@ impl Open {
                 Policy::Latest => 1,
                 Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
             };
-            match connection.take(depth, &mut self.stats.lost) {
+            let taken = connection.take(depth, &mut self.stats.lost);
+            if self.asleep && std::mem::take(&mut connection.took_wake) {
+                self.door.bell.ring(); // It was meant for the thread that sleeps.
+            }
+            match taken {
                 Ok(message) => {
                     self.turn_left -= 1;
                     if self.turn_left == 0 {
                         self.next_turn();
                     }
-                    return self.count(message, options).map(Some);
+                    return Ok(Some(self.count(message, options)));
                 }
                 Err(Stop::Nothing) => self.next_turn(),
                 Err(Stop::Over) => {
-                    let over = self.connections.swap_remove(self.turn);
+                    // The others keep their order: each is looked at once.
+                    let over = self.connections.remove(self.turn);
                     self.dismiss(over);
                 }
                 Err(Stop::Refused(error)) => {
@@ -579,21 +598,22 @@ impl Open {
     }
 
     #[inline]
-    fn count(&mut self, message: Message, options: &SubscriberBuilder) -> Result<Message> {
+    fn count(&mut self, message: Message, options: &SubscriberBuilder) -> Message {
         self.stats.received += 1;
         self.stats.bytes += message.len() as u64;
         if message.is_inline() {
             self.stats.copied_bytes += message.len() as u64;
         }
-        if self.armed {
+        if self.armed && !self.asleep {
             self.disarm();
         }
         self.since_housekeeping += 1;
         if self.since_housekeeping == HOUSEKEEPING {
             self.since_housekeeping = 0;
-            self.handle_events(options)?;
+            // The message in hand goes first; what is wrong will show again.
+            let _ = self.handle_events(options);
         }
-        Ok(message)
+        message
     }
 
     fn dismiss(&mut self, over: Connection) {
@@ -627,11 +647,13 @@ impl Open {
     /// The rest of a [`Subscriber::try_recv`] that found nothing at first.
     fn found_nothing(&mut self, shared: &Shared) -> Result<Option<Message>> {
         if self.polled {
-            self.handle_events(&shared.options)?;
-            self.arm();
-            let taken = self.take(&shared.options)?;
-            if taken.is_some() {
-                return Ok(taken);
+            let handled = self.handle_events(&shared.options)?;
+            if handled || !self.armed {
+                self.arm();
+                let taken = self.take(&shared.options)?;
+                if taken.is_some() {
+                    return Ok(taken);
+                }
             }
         } else {
             self.since_housekeeping += 1;
@@ -643,13 +665,16 @@ impl Open {
         self.trouble.take().map_or(Ok(None), Err)
     }
 
-    /// Handles what has happened, without waiting.
-    fn handle_events(&mut self, options: &SubscriberBuilder) -> Result<()> {
+    /// Handles what has happened, without waiting; `true` when there was anything. While a thread sleeps it is left to that.
+    fn handle_events(&mut self, options: &SubscriberBuilder) -> Result<bool> {
+        if self.asleep {
+            return Ok(false);
+        }
         let mut ready = Vec::new();
         let looked = self.door.epoll.wait(Some(Duration::ZERO), &mut ready);
         looked.map_err(Error::system(&options.topic, "cannot look for events"))?;
         self.handle(&ready);
-        Ok(())
+        Ok(!ready.is_empty())
     }
 
     /// Reads the sockets that have something, and notes who died. A dead publisher's last messages are still delivered.
@@ -662,6 +687,11 @@ impl Open {
                     connection.died();
                 } else {
                     connection.read_socket();
+                    connection.took_wake = false;
+                    if let Some(error) = connection.short_of.take() {
+                        let topic = &connection.link.info.topic;
+                        self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
+                    }
                 }
             }
         }

@@ -44,6 +44,13 @@ impl<'a> Wait<'a> {
         timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()).map(Some)
     }
 
+    /// How long to sleep at once, of what is left: someone who may be interrupted looks for signals now and then, since
+    /// one may arrive just before the sleep, or at another thread.
+    pub(crate) fn slice(&self, left: Option<Duration>) -> Option<Duration> {
+        const SLICE: Duration = Duration::from_millis(100);
+        if self.interrupt.is_some() { Some(left.map_or(SLICE, |left| left.min(SLICE))) } else { left }
+    }
+
     pub(crate) fn is_interrupted(&mut self) -> bool {
         self.interrupt.as_mut().is_some_and(|interrupt| interrupt())
     }

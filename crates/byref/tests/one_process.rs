@@ -314,3 +314,107 @@ fn memory_comes_back_segment_by_segment() {
         assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[len - 1], 9);
     }
 }
+
+#[test]
+fn memory_pressure_costs_a_lossy_subscriber_no_more_than_needed() {
+    let topic = topic();
+    let publisher = Publisher::builder(&topic).max_memory(16 << 20).build().unwrap();
+    let lossy = Subscriber::builder(&topic).policy(Policy::DropOldest).build().unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    for i in 0..17u8 {
+        publisher.send(&vec![i; 1 << 20]).unwrap();
+    }
+    publisher.send(b"small").unwrap();
+    let kept: Vec<u64> = std::iter::from_fn(|| lossy.try_recv().unwrap()).map(|message| message.sequence()).collect();
+    assert_eq!(kept, (1..18).collect::<Vec<_>>());
+    assert_eq!(lossy.stats().unwrap().lost, 1);
+}
+
+#[test]
+fn a_paused_lossy_subscriber_does_not_defeat_max_memory() {
+    let topic = topic();
+    let publisher = Publisher::builder(&topic).max_memory(32 << 20).build().unwrap();
+    let paused = Subscriber::builder(&topic).policy(Policy::DropOldest).build().unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    for i in 0..2000usize {
+        publisher.send(&vec![i as u8; 1 << 20]).unwrap();
+    }
+    assert!(publisher.stats().unwrap().pool_allocated <= 32 << 20);
+    let segments = std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:byref-pool").count();
+    assert!(segments < 10, "{segments} segments are mapped");
+    assert_eq!(paused.recv_timeout(SOON.unwrap()).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let topic = topic();
+    let publisher = publisher(&topic);
+    for len in [usize::MAX, usize::MAX - 7, isize::MAX as usize, 1 << 40] {
+        assert!(matches!(publisher.loan(len), Err(Error::PoolExhausted { .. })));
+    }
+    let subscriber = subscriber(&topic);
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    publisher.send(b"x").unwrap();
+    assert_eq!(&subscriber.recv_timeout(Duration::MAX).unwrap()[..], b"x");
+}
+
+/// One thread sleeps in `recv` while others take messages, read events, and so could take its wake-ups.
+#[test]
+fn nobody_takes_the_sleepers_wake_up() {
+    let topic = topic();
+    let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let received = AtomicUsize::new(0);
+    let total = 3000;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while received.load(Ordering::Relaxed) < total {
+                if subscriber.recv_timeout(Duration::from_secs(5)).is_err() {
+                    break;
+                }
+                received.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            while received.load(Ordering::Relaxed) < total {
+                let taken = subscriber.try_recv().unwrap().is_some() as usize;
+                received.fetch_add(taken, Ordering::Relaxed);
+                subscriber.publishers().unwrap();
+            }
+        });
+        for sent in 0..total {
+            publisher.send(b"x").unwrap();
+            let before = std::time::Instant::now();
+            while received.load(Ordering::Relaxed) <= sent {
+                assert!(before.elapsed() < Duration::from_secs(4), "message {sent} was never received");
+                std::thread::yield_now();
+            }
+            if sent % 3 == 0 {
+                std::thread::sleep(Duration::from_micros(200)); // Long enough to fall asleep.
+            }
+        }
+        publisher.close();
+    });
+}
+
+#[test]
+fn a_publisher_that_dies_hides_nobody() {
+    let topic = topic();
+    let subscriber = subscriber(&topic);
+    for _ in 0..50 {
+        let first = publisher(&topic);
+        let others = [publisher(&topic), publisher(&topic)];
+        subscriber.wait_for_publishers(3, SOON).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| subscriber.recv_timeout(Duration::from_secs(5)).map(|message| message.len()));
+            std::thread::sleep(Duration::from_millis(2));
+            others[0].send(b"one").unwrap();
+            first.close();
+            assert_eq!(waiting.join().unwrap().unwrap(), 3);
+        });
+        drop((first, others));
+        while !subscriber.publishers().unwrap().is_empty() {
+            assert!(subscriber.try_recv().unwrap().is_none());
+        }
+    }
+}

@@ -40,6 +40,8 @@ impl Epoll {
 
     /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.
     pub fn wait(&self, timeout: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<Woken> {
+        // The kernel refuses times beyond its clock; a year is as good as for ever.
+        let timeout = timeout.map(|t| t.min(Duration::from_secs(365 * 86400)));
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
         let mut events = [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; 64];
         match epoll::wait(&self.0, &mut events[..], timeout.as_ref()) {

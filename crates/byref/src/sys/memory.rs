@@ -136,6 +136,11 @@ impl OwnedSegment {
         &self.map
     }
 
+    /// The mapping alone: the descriptors are closed.
+    pub fn into_map(self) -> Mapping {
+        self.map
+    }
+
     /// The descriptor to hand to peers: open for reading only.
     pub fn shared(&self) -> BorrowedFd<'_> {
         self.shared.as_fd()
@@ -150,26 +155,21 @@ pub(crate) struct PeerSegment {
 
 impl PeerSegment {
     /// Maps a descriptor that came from a peer, after making sure that the memory behind it can neither go away (a signal
-    /// at the next access) nor be something other than memory.
-    pub fn new(fd: OwnedFd, min_len: u64) -> io::Result<Self> {
-        let refuse = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("refused a peer's segment: {why}"));
-        let stat = rustix::fs::fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(refuse("not memory"));
+    /// at the next access) nor be something other than memory. `InvalidData` says that it is not as it has to be; other
+    /// errors are this process's, and the descriptor comes back to be tried again.
+    ///
+    /// `len`: the bytes to map of a segment whose layout is known; `None` maps all of it.
+    pub fn new(fd: OwnedFd, len: Option<u64>) -> Result<Self, (io::Error, OwnedFd)> {
+        let mapped = checked_len(&fd, len).and_then(|len| Mapping::new(&fd, 0, len, ProtFlags::READ, MapFlags::SHARED));
+        match mapped {
+            Ok(map) => Ok(PeerSegment { map, fd }),
+            Err(error) => Err((error, fd)),
         }
-        let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
-        match rustix::fs::fcntl_get_seals(&fd) {
-            Ok(seals) if seals.contains(needed) => {}
-            Ok(_) => return Err(refuse("not sealed")),
-            Err(_) => return Err(refuse("not a memfd")),
-        }
-        let len = stat.st_size as u64;
-        if len < min_len {
-            return Err(refuse("too short"));
-        }
-        let len = usize::try_from(len).map_err(|_| refuse("too long"))?;
-        let map = Mapping::new(&fd, 0, len, ProtFlags::READ, MapFlags::SHARED)?;
-        Ok(PeerSegment { map, fd })
+    }
+
+    /// The mapping alone: the descriptor is closed.
+    pub fn into_map(self) -> Mapping {
+        self.map
     }
 
     pub fn map(&self) -> &Mapping {
@@ -185,4 +185,30 @@ impl PeerSegment {
         let map = Mapping::new(&self.fd, start, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
         Ok((map, (range.start - start) as usize))
     }
+}
+
+/// The most bytes of one peer's segment that are mapped.
+const MOST_MAPPED: u64 = 1 << 37;
+
+fn checked_len(fd: &OwnedFd, len: Option<u64>) -> io::Result<usize> {
+    let refuse = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("refused a peer's segment: {why}"));
+    let stat = rustix::fs::fstat(fd)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refuse("not memory"));
+    }
+    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
+    match rustix::fs::fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(needed) => {}
+        Ok(_) => return Err(refuse("not sealed")),
+        Err(_) => return Err(refuse("not a memfd")),
+    }
+    let size = stat.st_size as u64;
+    let len = len.unwrap_or(size);
+    if size < len || len == 0 {
+        return Err(refuse("too short"));
+    }
+    if len > MOST_MAPPED {
+        return Err(refuse("too long"));
+    }
+    usize::try_from(len).map_err(|_| refuse("too long"))
 }

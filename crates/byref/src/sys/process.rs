@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -12,12 +13,25 @@ pub(crate) fn realtime_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// A descriptor that becomes readable when process `pid` dies.
-///
-/// `None` where the kernel has no pidfds (before 5.3) or the process is out of sight (another PID namespace, already
-/// gone): hang-up of the socket is then the only sign of death.
-pub(crate) fn watch(pid: Option<Pid>) -> Option<OwnedFd> {
-    pidfd_open(pid?, PidfdFlags::empty()).ok()
+/// What can be known of a peer's process.
+pub(crate) enum Process {
+    /// The descriptor becomes readable when it dies.
+    Alive(OwnedFd),
+    Dead,
+    /// The kernel has no pidfds (before 5.3), or the process is in another PID namespace: hang-up of the socket is then the
+    /// only sign of death.
+    Unknown,
+}
+
+impl Process {
+    pub fn find(pid: Option<Pid>) -> Self {
+        let Some(pid) = pid else { return Process::Unknown };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => Process::Alive(fd),
+            Err(Errno::SRCH) => Process::Dead,
+            Err(_) => Process::Unknown,
+        }
+    }
 }
 
 /// A random identity, never used twice.

@@ -115,7 +115,13 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Resul
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC | RecvFlags::PEEK;
-    let seen = match net::recvmsg(fd, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
+    let mut look = || net::recvmsg(fd, &mut [IoSliceMut::new(&mut *buffer)], &mut control, flags);
+    // A peer that died with unread packets is reported once in front of what it sent; the report is gone with the look.
+    let looked = match look() {
+        Err(Errno::CONNRESET) => look(),
+        looked => looked,
+    };
+    let seen = match looked {
         Ok(seen) => seen,
         Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Empty),
         Err(Errno::CONNRESET | Errno::PIPE) => return Ok(Received::HungUp),
@@ -132,7 +138,11 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Resul
         return Ok(Received::OutOfDescriptors);
     }
     // Without room for descriptors the kernel drops the packet's own: `passed` came with the look.
-    let taken = net::recv(fd, &mut [0u8; 1], RecvFlags::DONTWAIT);
+    let take = || net::recv(fd, &mut [0u8; 1], RecvFlags::DONTWAIT);
+    let taken = match take() {
+        Err(Errno::CONNRESET) => take(),
+        taken => taken,
+    };
     if taken.is_err() {
         passed = None;
     }
