@@ -49,6 +49,8 @@ pub(crate) struct Connection {
     unmapped: Vec<(u32, OwnedFd)>,
     /// Where an inline record is copied to before it is known to be whole.
     scratch: InlineData,
+    /// Messages taken since nothing was there.
+    streak: u32,
     generation: u64,
     waiter: Waiter,
     pairing: Pairing,
@@ -60,6 +62,9 @@ pub(crate) struct Connection {
     pub took_wake: bool,
 }
 
+/// After so many messages in a row the publisher is taken to be ahead by more than `EXPECTED_AHEAD` records.
+const STREAK: u32 = 16;
+const EXPECTED_AHEAD: u64 = 6;
 /// The most packets read at once; a flood has to wait.
 const AT_ONCE: usize = 64;
 /// The most segments of one publisher, and times that the mark may run away from a reader, in one look.
@@ -98,6 +103,7 @@ impl Connection {
             segments: Vec::new(),
             unmapped: Vec::new(),
             scratch: [0; _],
+            streak: 0,
             generation: 0,
             waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
@@ -140,7 +146,10 @@ impl Connection {
                     }
                 },
                 Look::Empty if ended => return Err(Stop::Over),
-                Look::Empty => return Err(Stop::Nothing),
+                Look::Empty => {
+                    self.streak = 0;
+                    return Err(Stop::Nothing);
+                }
                 Look::Lapped => {
                     self.skip_to(self.ring.get().reclaim(), lost)?;
                     continue;
@@ -148,6 +157,10 @@ impl Connection {
                 Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
             };
             self.advance(position + 1);
+            self.streak = self.streak.saturating_add(1);
+            if self.streak > STREAK {
+                self.ring.get().expect(position + EXPECTED_AHEAD);
+            }
             return Ok(message);
         }
         Err(Stop::Nothing)

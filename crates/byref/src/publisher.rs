@@ -8,7 +8,7 @@ use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
 use crate::pool::{Chunk, NoChunk, Pool};
 use crate::rendezvous::{self, Directory};
-use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, Ring};
+use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
 use crate::sys::epoll::{Door, Interest, Woken};
@@ -34,7 +34,7 @@ const MAX_CAPACITY: u64 = 1 << 22;
 /// A connection that says nothing for so long is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a publisher without room looks again and again before it sleeps, and how often.
-const SPINS: u32 = 50;
+const SPINS: u32 = 8;
 /// Chunks that leases hold are looked at again after so many bytes of new payload,
 const COLLECT_EVERY: u64 = 256 << 10;
 /// so many at a time.
@@ -670,7 +670,8 @@ impl Shared {
             Arc::clone(&open.door)
         };
         for _ in 0..SPINS {
-            for _ in 0..32 {
+            // Long enough for a reader to take some: looking at its cursor costs it, too.
+            for _ in 0..256 {
                 std::hint::spin_loop();
             }
             match attempt(self, self.opened(&mut self.lock()?)?) {
@@ -905,6 +906,7 @@ impl Open {
     ) -> u64 {
         let position = self.tail;
         write(self.ring(), position, timestamp_ns.unwrap_or_else(process::realtime_ns));
+        self.ring().prepare(position + PREPARED_AHEAD);
         self.tail += 1;
         self.sent += 1;
         self.sent_bytes += len as u64;

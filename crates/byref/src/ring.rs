@@ -35,6 +35,9 @@ pub(crate) const RECORD_WORDS: usize = 32;
 const DATA_WORDS: usize = RECORD_WORDS - 3;
 /// The most bytes of payload and attributes together that travel inside a record.
 pub const INLINE_LIMIT: usize = DATA_WORDS * 8;
+/// How many records ahead a publisher prepares, and how many cache lines of each.
+pub(crate) const PREPARED_AHEAD: u64 = 8;
+const PREPARED_LINES: usize = 2;
 /// `wake_at` while nobody waits.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -153,6 +156,16 @@ impl<'a> Ring<'a> {
         self.words[TAIL].store(position + 1, Ordering::Release);
     }
 
+    /// Asks for the lines of a record that will be written soon: readers have them from the lap before, and a publisher
+    /// whose lock drains the store buffer would wait for them one by one.
+    #[inline]
+    pub fn prepare(self, position: u64) {
+        #[cfg(not(loom))]
+        for line in self.record(position).chunks(8).take(PREPARED_LINES) {
+            crate::sys::prefetch::for_writing(&line[0]);
+        }
+    }
+
     /// Declares all positions below `mark` reclaimable. Afterwards their records may be overwritten, and a chunk of theirs
     /// that no lease holds may be reused.
     pub fn set_reclaim(self, mark: u64) {
@@ -170,6 +183,15 @@ impl<'a> Ring<'a> {
     }
 
     // ---- the readers' side ----
+
+    /// Asks for the lines of a record that will be read soon. Of one that is being written that would be a hindrance.
+    #[inline]
+    pub fn expect(self, position: u64) {
+        #[cfg(not(loom))]
+        for line in self.record(position).chunks(8).take(PREPARED_LINES) {
+            crate::sys::prefetch::for_reading(&line[0]);
+        }
+    }
 
     /// Looks at the record of `position`, and copies it into `data` when it is an inline one.
     #[inline]

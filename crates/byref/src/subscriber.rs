@@ -26,8 +26,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a subscriber without a message looks again and again before it sleeps, at the most and at the least.
-/// Waking a sleeping core takes 30 us or more on a virtual machine, so this much is well spent when messages do come.
-const SPIN_MOST: Duration = Duration::from_micros(50);
+/// Waking a sleeping core takes 30 to 60 us on a virtual machine. The most is two wake-ups and some: of two processes that
+/// answer each other, one that spins so long sees the other wake, and then neither sleeps again.
+const SPIN_MOST: Duration = Duration::from_micros(150);
+/// After this time a spinning thread lets others that are ready to run go first.
+const SPIN_ALONE: Duration = Duration::from_micros(20);
 const SPIN_LEAST: Duration = Duration::from_micros(2);
 /// A sleep shorter than this was not worth it.
 const SPIN_WORTH: Duration = Duration::from_micros(200);
@@ -364,10 +367,16 @@ impl Shared {
         };
         let spin = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?.unwrap_or(spin).min(spin);
         let begin = Instant::now();
-        while begin.elapsed() < spin {
-            for _ in 0..8 {
-                std::hint::spin_loop();
+        let mut spun = Duration::ZERO;
+        while spun < spin {
+            if spun < SPIN_ALONE {
+                for _ in 0..8 {
+                    std::hint::spin_loop();
+                }
+            } else {
+                std::thread::yield_now();
             }
+            spun = begin.elapsed();
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             if let Some(message) = open.take(&self.options)? {

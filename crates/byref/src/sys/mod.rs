@@ -5,5 +5,6 @@ pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod membarrier;
 pub(crate) mod memory;
+pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod socket;
