@@ -40,6 +40,8 @@ mod lease;
 mod loan;
 mod lookout;
 mod message;
+#[cfg(all(test, loom))]
+mod models;
 mod pool;
 mod publisher;
 mod rendezvous;

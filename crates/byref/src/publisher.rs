@@ -34,7 +34,7 @@ const MAX_CAPACITY: u64 = 1 << 22;
 /// A connection that says nothing for so long is closed.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a publisher without room looks again and again before it sleeps, and how often.
-const SPINS: u32 = 8;
+const SPINS: u32 = 50;
 /// Chunks that leases hold are looked at again after so many bytes of new payload,
 const COLLECT_EVERY: u64 = 256 << 10;
 /// so many at a time.
@@ -670,8 +670,7 @@ impl Shared {
             Arc::clone(&open.door)
         };
         for _ in 0..SPINS {
-            // Long enough for a reader to take some: looking at its cursor costs it, too.
-            for _ in 0..256 {
+            for _ in 0..32 {
                 std::hint::spin_loop();
             }
             match attempt(self, self.opened(&mut self.lock()?)?) {

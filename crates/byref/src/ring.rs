@@ -160,7 +160,6 @@ impl<'a> Ring<'a> {
     /// whose lock drains the store buffer would wait for them one by one.
     #[inline]
     pub fn prepare(self, position: u64) {
-        #[cfg(not(loom))]
         for line in self.record(position).chunks(8).take(PREPARED_LINES) {
             crate::sys::prefetch::for_writing(&line[0]);
         }
@@ -187,7 +186,6 @@ impl<'a> Ring<'a> {
     /// Asks for the lines of a record that will be read soon. Of one that is being written that would be a hindrance.
     #[inline]
     pub fn expect(self, position: u64) {
-        #[cfg(not(loom))]
         for line in self.record(position).chunks(8).take(PREPARED_LINES) {
             crate::sys::prefetch::for_reading(&line[0]);
         }

@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 /// Waking a sleeping core takes 30 to 60 us on a virtual machine. The most is two wake-ups and some: of two processes that
 /// answer each other, one that spins so long sees the other wake, and then neither sleeps again.
 const SPIN_MOST: Duration = Duration::from_micros(150);
-/// After this time a spinning thread lets others that are ready to run go first.
-const SPIN_ALONE: Duration = Duration::from_micros(20);
+/// After this time a spinning thread lets others that are ready to run go first: the one it waits for may be among them.
+const SPIN_ALONE: Duration = Duration::from_micros(2);
 const SPIN_LEAST: Duration = Duration::from_micros(2);
 /// A sleep shorter than this was not worth it.
 const SPIN_WORTH: Duration = Duration::from_micros(200);
@@ -386,6 +386,7 @@ impl Shared {
         }
         let mut leader = None;
         let mut look_for_signals = true;
+        let mut still_armed = false;
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
             if look_for_signals && wait.is_interrupted() {
@@ -407,9 +408,11 @@ impl Shared {
                 if let Some(message) = open.take(&self.options)? {
                     return Ok(message);
                 }
-                open.arm();
-                if let Some(message) = open.take(&self.options)? {
-                    return Ok(message);
+                if !(still_armed && open.armed) {
+                    open.arm();
+                    if let Some(message) = open.take(&self.options)? {
+                        return Ok(message);
+                    }
                 }
                 if let Some(trouble) = open.trouble.take() {
                     return Err(trouble);
@@ -427,6 +430,7 @@ impl Shared {
             open.spin = if slept.elapsed() < SPIN_WORTH { SPIN_MOST } else { (open.spin / 2).max(SPIN_LEAST) };
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
+            still_armed = ready.is_empty();
             open.handle(&ready);
         }
     }

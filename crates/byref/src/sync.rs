@@ -2,11 +2,11 @@
 //! that ships. Under `--cfg loom` the cells are loom's, and both sides of the asymmetric fence become the sequentially
 //! consistent fence that they stand for.
 
-#[cfg(not(loom))]
+#[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(all(test, loom))]
+pub(crate) use crate::models::cells::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// How the two sides of a store-load pairing (Dekker's pattern) are ordered.
 ///
@@ -29,9 +29,8 @@ impl Pairing {
     #[inline]
     pub fn light(self) {
         match self {
-            #[cfg(not(loom))]
             Pairing::Asymmetric => std::sync::atomic::compiler_fence(Ordering::SeqCst),
-            _ => fence(Ordering::SeqCst),
+            Pairing::Fenced => fence(Ordering::SeqCst),
         }
     }
 }
@@ -39,8 +38,7 @@ impl Pairing {
 /// The rare side's fence, between raising its flag and its last look before it sleeps. It matches either light fence.
 pub(crate) fn heavy_fence() {
     fence(Ordering::SeqCst);
-    #[cfg(not(loom))]
-    if crate::sys::membarrier::available() {
+    if !cfg!(all(test, loom)) && crate::sys::membarrier::available() {
         crate::sys::membarrier::issue();
     }
 }

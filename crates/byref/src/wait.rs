@@ -2,23 +2,27 @@
 
 use std::time::{Duration, Instant};
 
+const FIRST_SLICE: Duration = Duration::from_millis(50);
+const LONGEST_SLICE: Duration = Duration::from_secs(5);
+
 /// A call's permission to wait.
 pub struct Wait<'a> {
     allowed: bool,
     timeout: Option<Duration>,
     started: Option<Instant>,
+    slice: Duration,
     interrupt: Option<&'a mut dyn FnMut() -> bool>,
 }
 
 impl<'a> Wait<'a> {
     /// Do not wait: a call that would have to gives [`Error::WouldBlock`](crate::Error::WouldBlock).
     pub fn never() -> Self {
-        Wait { allowed: false, timeout: None, started: None, interrupt: None }
+        Wait { allowed: false, timeout: None, started: None, slice: FIRST_SLICE, interrupt: None }
     }
 
     /// Wait up to `timeout`; `None` means without limit.
     pub fn up_to(timeout: Option<Duration>) -> Self {
-        Wait { allowed: true, timeout, started: None, interrupt: None }
+        Wait { allowed: true, timeout, started: None, slice: FIRST_SLICE, interrupt: None }
     }
 
     /// Ask `interrupt` before going to sleep, after each signal, and now and then; `true` ends the call with
@@ -44,11 +48,15 @@ impl<'a> Wait<'a> {
         timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()).map(Some)
     }
 
-    /// How long to sleep at once, of what is left: someone who may be interrupted looks for signals now and then, since
-    /// one may arrive just before the sleep, or at another thread.
-    pub(crate) fn slice(&self, left: Option<Duration>) -> Option<Duration> {
-        const SLICE: Duration = Duration::from_millis(100);
-        if self.interrupt.is_some() { Some(left.map_or(SLICE, |left| left.min(SLICE))) } else { left }
+    /// How long to sleep at once, of what is left. A signal may arrive just before a sleep, or at another thread; so someone
+    /// who may be interrupted first sleeps briefly, then longer and longer.
+    pub(crate) fn slice(&mut self, left: Option<Duration>) -> Option<Duration> {
+        if self.interrupt.is_none() {
+            return left;
+        }
+        let slice = self.slice;
+        self.slice = (slice * 2).min(LONGEST_SLICE);
+        Some(left.map_or(slice, |left| left.min(slice)))
     }
 
     pub(crate) fn is_interrupted(&mut self) -> bool {

@@ -1,0 +1,564 @@
+//! The parties of the models, and the memory that they share.
+
+use super::cells::{AtomicU32, AtomicU64, step};
+use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::lease::{AWAKE, CLOSED, Lease};
+use crate::ring::{Descriptor, InlineData, Look, NEVER, RECORD_WORDS, Ring};
+use crate::sync::{Pairing, heavy_fence};
+use crate::wake::{Sleeper, Waiter};
+use loom::cell::UnsafeCell;
+use loom::sync::{Condvar, Mutex};
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ops::DerefMut;
+use std::rc::Rc;
+
+/// Memory that is not atomic: loom reports two accesses, one of them a write, that are not ordered.
+pub struct Plain {
+    content: Cell<u64>,
+    order: UnsafeCell<()>,
+}
+
+impl Plain {
+    fn new() -> Self {
+        Plain { content: Cell::new(u64::MAX), order: UnsafeCell::new(()) }
+    }
+
+    pub fn write(&self, content: u64) {
+        step();
+        self.order.with_mut(|_| self.content.set(content));
+    }
+
+    pub fn read(&self) -> u64 {
+        step();
+        self.order.with(|_| self.content.get())
+    }
+}
+
+/// How much memory a model needs.
+pub struct Shape {
+    pub capacity: u64,
+    pub readers: usize,
+    pub chunks: u32,
+}
+
+/// What the processes share: a ring, a lease for each reader, and a pool.
+pub struct Memory {
+    capacity: u64,
+    ring: Vec<AtomicU64>,
+    leases: Vec<(Vec<AtomicU64>, Vec<AtomicU32>)>,
+    /// The payloads: a chunk contains the position of the message that it was written for.
+    pub chunks: Vec<Plain>,
+    /// The records as a reader sees them that is never to be lapped: it has to be done with one before it is overwritten.
+    records: Vec<Plain>,
+}
+
+impl Memory {
+    pub fn new(shape: Shape) -> Rc<Self> {
+        // A pooled record uses four words of data, an inline one of the models two.
+        let data_words = if shape.chunks > 0 { 4 } else { 2 };
+        let ring = (0..Ring::words_needed(shape.capacity) as usize).map(|word| match word {
+            16 | 32 | 34 => AtomicU64::new(0),
+            33 => AtomicU64::new(NEVER),
+            64.. if word % RECORD_WORDS < 3 + data_words => AtomicU64::new(0),
+            _ => AtomicU64::absent(),
+        });
+        let head =
+            || (0..33).map(|word| if matches!(word, 16 | 17 | 32) { AtomicU64::new(0) } else { AtomicU64::absent() });
+        let held = || (0..shape.chunks).map(|_| AtomicU32::new(0));
+        Rc::new(Memory {
+            capacity: shape.capacity,
+            ring: ring.collect(),
+            leases: (0..shape.readers).map(|_| (head().collect(), held().collect())).collect(),
+            chunks: (0..shape.chunks).map(|_| Plain::new()).collect(),
+            records: (0..shape.capacity).map(|_| Plain::new()).collect(),
+        })
+    }
+
+    pub fn ring(&self) -> Ring<'_> {
+        Ring::new(&self.ring, self.capacity)
+    }
+
+    pub fn lease(&self, reader: usize) -> Lease<'_> {
+        let (head, held) = &self.leases[reader];
+        Lease::new(head, held)
+    }
+
+    fn record(&self, position: u64) -> &Plain {
+        &self.records[(position % self.capacity) as usize]
+    }
+}
+
+/// The payload of an inline record: two words that belong together.
+const PAYLOAD: usize = 16;
+
+pub fn append_inline(ring: Ring<'_>, position: u64) {
+    ring.append_inline(position, position, &(position + 1).to_ne_bytes().repeat(PAYLOAD / 8), &[]);
+}
+
+pub fn append_pooled(ring: Ring<'_>, position: u64, slot: u32) {
+    ring.append_pooled(position, position, descriptor(position, slot));
+}
+
+/// All parts of a descriptor tell whose it is.
+fn descriptor(position: u64, slot: u32) -> Descriptor {
+    let mark = position as u32 + 1;
+    Descriptor { segment: mark, slot, offset: mark.into(), len: mark.into(), attributes_len: mark }
+}
+
+/// Looks at the record of `position` and copies it. An inline copy must be that record; a descriptor may be torn, but the
+/// reader can know (`Connection::hold`).
+pub fn look(ring: Ring<'_>, position: u64) -> Look {
+    let mut data: InlineData = [0; _];
+    let look = ring.look(position, &mut data);
+    match look {
+        Look::Inline(head) => {
+            assert_eq!((head.timestamp_ns, head.payload_len()), (position, PAYLOAD));
+            assert_eq!(data[..PAYLOAD / 8], [position + 1; PAYLOAD / 8]);
+        }
+        Look::Pooled(head, at) if (head.timestamp_ns, at) == (position, descriptor(position, at.slot)) => {}
+        Look::Pooled(..) => assert!(ring.was_reclaimed(position), "a torn descriptor, taken for a bad one"),
+        Look::Empty | Look::Lapped => {}
+        Look::Invalid => panic!("a record that no publisher writes"),
+    }
+    look
+}
+
+/// What a sleeper waits for: a wake-up in its socket, or the bell that its own process has for it.
+pub struct Door {
+    waiting: Mutex<Waiting>,
+    readable: Condvar,
+    /// How many wake-ups came through the socket.
+    pub wakes: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    wake: bool,
+    bell: bool,
+}
+
+impl Door {
+    fn new() -> Rc<Self> {
+        Rc::new(Door { waiting: Mutex::default(), readable: Condvar::new(), wakes: Cell::new(0) })
+    }
+
+    /// The peer sends a wake-up.
+    fn wake(&self) {
+        self.wakes.set(self.wakes.get() + 1);
+        self.waiting.lock().expect("not poisoned").wake = true;
+        self.readable.notify_one();
+    }
+
+    /// Another thread of the sleeper's process rings.
+    fn ring(&self) {
+        self.waiting.lock().expect("not poisoned").bell = true;
+        self.readable.notify_one();
+    }
+
+    /// Reads the socket; whether a wake-up was in it.
+    fn read_socket(&self) -> bool {
+        std::mem::take(&mut self.waiting.lock().expect("not poisoned").wake)
+    }
+
+    /// Sleeps until something is there, and reads it.
+    fn wait(&self) {
+        let mut waiting = self.waiting.lock().expect("not poisoned");
+        while !waiting.wake && !waiting.bell {
+            waiting = self.readable.wait(waiting).expect("not poisoned");
+        }
+        *waiting = Waiting::default();
+    }
+}
+
+/// A subscriber as the publisher knows it.
+pub struct Peer {
+    reader: usize,
+    policy: Policy,
+    alive: bool,
+    sleeper: Sleeper,
+    /// The subscriber's.
+    pub door: Rc<Door>,
+}
+
+/// The publisher, `publisher::Open`.
+pub struct Publisher {
+    memory: Rc<Memory>,
+    pairing: Pairing,
+    pub tail: u64,
+    limit: u64,
+    reclaim: u64,
+    pub peers: Vec<Peer>,
+    free: Vec<u32>,
+    pending: VecDeque<(u64, u32)>,
+    held: VecDeque<u32>,
+    pub door: Rc<Door>,
+    /// For how many cursors it has waited.
+    pub waits: u64,
+}
+
+impl Publisher {
+    /// The publisher of `memory`, whose readers follow the given policies.
+    pub fn new(memory: &Rc<Memory>, pairing: Pairing, policies: &[Policy]) -> Self {
+        let peer =
+            |(reader, &policy)| Peer { reader, policy, alive: true, sleeper: Sleeper::default(), door: Door::new() };
+        Publisher {
+            memory: Rc::clone(memory),
+            pairing,
+            tail: 0,
+            limit: 0,
+            reclaim: 0,
+            peers: policies.iter().enumerate().map(peer).collect(),
+            free: (0..memory.chunks.len() as u32).collect(),
+            pending: VecDeque::new(),
+            held: VecDeque::new(),
+            door: Door::new(),
+            waits: 0,
+        }
+    }
+
+    /// `Publisher::send` of a small message. `Err`: there is no room before some cursor comes to this position.
+    pub fn send_inline(&mut self) -> Result<(), u64> {
+        if let Some(needed) = self.must_wait() {
+            return Err(needed);
+        }
+        self.append(append_inline);
+        Ok(())
+    }
+
+    /// `Publisher::loan`, fill it, `Shared::commit`. `false`: there is no chunk, or no room.
+    pub fn send_pooled(&mut self) -> bool {
+        let Some(slot) = self.allocate() else { return false };
+        self.memory.chunks[slot as usize].write(self.tail);
+        if self.must_wait().is_some() {
+            self.free.push(slot);
+            return false;
+        }
+        self.pending.push_back((self.tail, slot));
+        self.append(|ring, position| append_pooled(ring, position, slot));
+        true
+    }
+
+    /// `Shared::until_slowly`.
+    pub fn send_inline_waiting(&mut self) {
+        let mut armed = NEVER;
+        while let Err(at) = self.send_inline() {
+            if at == armed {
+                self.door.wait();
+            } else {
+                armed = at;
+                self.waits += 1;
+                self.memory.ring().set_wake_at(at);
+                heavy_fence();
+            }
+        }
+        self.memory.ring().set_wake_at(NEVER);
+    }
+
+    /// `Open::append`.
+    fn append(&mut self, write: impl Fn(Ring<'_>, u64)) {
+        self.memory.record(self.tail).write(self.tail);
+        write(self.memory.ring(), self.tail);
+        self.tail += 1;
+        self.pairing.light();
+        for peer in &mut self.peers {
+            if peer.sleeper.is_due(self.memory.lease(peer.reader)) {
+                peer.door.wake();
+            }
+        }
+    }
+
+    /// `Open::must_wait`.
+    pub fn must_wait(&mut self) -> Option<u64> {
+        if self.tail < self.limit {
+            return None;
+        }
+        let horizon = self.look_at_cursors();
+        (self.tail >= self.limit).then_some(horizon.needed)
+    }
+
+    /// `Open::horizon`.
+    fn horizon(&self, keep_lossy: bool) -> Horizon {
+        let (tail, capacity) = (self.tail, self.memory.capacity);
+        let claims = self.peers.iter().filter_map(|peer| {
+            let cursor = self.memory.lease(peer.reader).cursor();
+            let depth = match peer.policy {
+                Policy::Block => capacity,
+                Policy::DropOldest => retention_limit(capacity),
+                Policy::Latest => 1,
+            };
+            let claim = Claim { cursor: cursor.min(tail), policy: peer.policy, depth };
+            (peer.alive && cursor != CLOSED).then_some(claim)
+        });
+        horizon(tail, capacity, 0, keep_lossy, claims)
+    }
+
+    /// `Open::look_at_cursors`.
+    fn look_at_cursors(&mut self) -> Horizon {
+        let horizon = self.horizon(true);
+        self.move_mark(horizon.reclaim);
+        self.limit = horizon.limit;
+        horizon
+    }
+
+    /// `Open::move_mark`.
+    fn move_mark(&mut self, mark: u64) {
+        if mark > self.reclaim {
+            self.reclaim = mark;
+            self.memory.ring().set_reclaim(mark);
+        }
+    }
+
+    /// `Open::allocate`.
+    fn allocate(&mut self) -> Option<u32> {
+        self.collect();
+        let lossless = self.horizon(false).reclaim;
+        while self.free.is_empty()
+            && let Some(&(position, _)) = self.pending.front()
+            && position < lossless
+        {
+            self.move_mark(position + 1);
+            self.free_reclaimed();
+        }
+        self.free.pop()
+    }
+
+    /// `Open::collect`.
+    fn collect(&mut self) {
+        self.look_at_cursors();
+        let known = self.held.len();
+        self.free_reclaimed();
+        for _ in 0..known {
+            let slot = self.held.pop_front().expect("the loop counts what is there");
+            self.free_unless_held(slot);
+        }
+    }
+
+    /// `Open::free_reclaimed`.
+    fn free_reclaimed(&mut self) {
+        while let Some(&(position, slot)) = self.pending.front()
+            && position < self.reclaim
+        {
+            self.pending.pop_front();
+            self.free_unless_held(slot);
+        }
+    }
+
+    /// `Open::free_unless_held`.
+    fn free_unless_held(&mut self, slot: u32) {
+        if self.peers.iter().any(|peer| self.memory.lease(peer.reader).is_held(slot)) {
+            self.held.push_back(slot);
+        } else {
+            self.free.push(slot);
+        }
+    }
+
+    /// `Shared::lose`.
+    pub fn lose(&mut self, reader: usize, hung_up: bool) {
+        let Some(index) = self.peers.iter().position(|peer| peer.reader == reader) else { return };
+        self.peers[index].alive = false;
+        if hung_up {
+            self.peers.remove(index);
+        }
+        self.limit = self.tail;
+    }
+}
+
+/// What a reader took. Dropping it releases nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub position: u64,
+    pub slot: Option<u32>,
+}
+
+/// A subscriber's connection to one publisher, `connection::Connection`.
+pub struct Reader {
+    pub memory: Rc<Memory>,
+    number: usize,
+    pairing: Pairing,
+    policy: Policy,
+    /// It must never be lapped.
+    pub lossless: bool,
+    cursor: u64,
+    waiter: Waiter,
+    /// The publisher's.
+    pub door: Rc<Door>,
+    pub lost: u64,
+}
+
+impl Reader {
+    pub fn new(memory: &Rc<Memory>, pairing: Pairing, number: usize, policy: Policy) -> Self {
+        Reader {
+            memory: Rc::clone(memory),
+            number,
+            pairing,
+            policy,
+            lossless: policy == Policy::Block,
+            cursor: 0,
+            waiter: Waiter::default(),
+            door: Door::new(),
+            lost: 0,
+        }
+    }
+
+    pub fn lease(&self) -> Lease<'_> {
+        self.memory.lease(self.number)
+    }
+
+    /// `Connection::take`.
+    pub fn take(&mut self) -> Option<Taken> {
+        let memory = Rc::clone(&self.memory);
+        let ring = memory.ring();
+        let depth = match self.policy {
+            Policy::Block => u64::MAX,
+            Policy::DropOldest => retention_limit(memory.capacity),
+            Policy::Latest => 1,
+        };
+        loop {
+            let mut seen = 0;
+            if depth != u64::MAX {
+                seen = ring.tail();
+                let newest = seen.saturating_sub(depth);
+                if newest > self.cursor {
+                    self.skip_to(newest);
+                }
+            }
+            let position = self.cursor;
+            let slot = match look(ring, position) {
+                Look::Inline(_) => None,
+                Look::Pooled(_, at) if self.lease().hold(ring, position, at.slot) => Some(at.slot),
+                Look::Pooled(..) | Look::Lapped => {
+                    self.skip_to(ring.reclaim());
+                    continue;
+                }
+                Look::Empty => {
+                    assert!(seen <= position, "messages were given up for one that is not there");
+                    return None;
+                }
+                Look::Invalid => unreachable!("`look` refuses it"),
+            };
+            if self.lossless {
+                assert_eq!(memory.record(position).read(), position);
+            }
+            self.advance(position + 1);
+            return Some(Taken { position, slot });
+        }
+    }
+
+    /// `Connection::skip_to`.
+    fn skip_to(&mut self, position: u64) {
+        assert!(position > self.cursor, "a record that is not where it should be");
+        self.lost += position - self.cursor;
+        self.advance(position);
+    }
+
+    /// `Connection::advance`.
+    pub fn advance(&mut self, cursor: u64) {
+        self.cursor = cursor;
+        self.lease().set_cursor(cursor);
+        self.pairing.light();
+        if self.waiter.is_due(self.memory.ring(), cursor) {
+            self.door.wake();
+        }
+    }
+
+    /// `Message::deref`: the payload has to be that of the message.
+    pub fn read(&self, taken: Taken) {
+        if let Some(slot) = taken.slot {
+            assert_eq!(self.memory.chunks[slot as usize].read(), taken.position, "another message's bytes");
+        }
+    }
+
+    /// `Hold::drop`.
+    pub fn release(&self, taken: Taken) {
+        if let Some(slot) = taken.slot {
+            self.lease().release(slot);
+        }
+    }
+
+    /// Takes everything that is there, reads and releases it; the positions.
+    pub fn drain(&mut self) -> Vec<u64> {
+        let mut positions = Vec::new();
+        while let Some(taken) = self.take() {
+            self.read(taken);
+            self.release(taken);
+            positions.push(taken.position);
+        }
+        positions
+    }
+}
+
+/// The subscriber, `subscriber::Open`.
+pub struct Subscriber {
+    pub readers: Vec<Reader>,
+    epoch: u64,
+    armed: bool,
+    asleep: bool,
+    pub door: Rc<Door>,
+}
+
+impl Subscriber {
+    pub fn new(readers: impl IntoIterator<Item = Reader>) -> Self {
+        let readers = readers.into_iter().collect();
+        Subscriber { readers, epoch: 0, armed: false, asleep: false, door: Door::new() }
+    }
+
+    /// How often it went to sleep.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// `Open::take` and `Open::count`.
+    fn take(&mut self) -> Option<Taken> {
+        let taken = self.readers.iter_mut().find_map(Reader::take)?;
+        if self.armed && !self.asleep {
+            self.disarm();
+        }
+        Some(taken)
+    }
+
+    /// `Subscriber::try_recv`, on an occasion to read the sockets (`Connection::catch_up`).
+    pub fn try_recv(&mut self) -> Option<Taken> {
+        let took_wake = self.door.read_socket();
+        let taken = self.take();
+        if self.asleep && took_wake {
+            self.door.ring();
+        }
+        taken
+    }
+
+    /// `Open::arm`.
+    pub fn arm(&mut self) {
+        self.epoch += 1;
+        self.armed = true;
+        for reader in &self.readers {
+            reader.lease().set_sleeping(self.epoch);
+        }
+        heavy_fence();
+    }
+
+    /// `Open::disarm`.
+    fn disarm(&mut self) {
+        self.armed = false;
+        for reader in &self.readers {
+            reader.lease().set_sleeping(AWAKE);
+        }
+    }
+}
+
+/// `Shared::recv_slowly`; `lock` gives access to the subscriber.
+pub fn recv<G: DerefMut<Target = Subscriber>>(lock: impl Fn() -> G) -> Taken {
+    loop {
+        let door = {
+            let mut subscriber = lock();
+            subscriber.arm();
+            if let Some(taken) = subscriber.take() {
+                return taken;
+            }
+            subscriber.asleep = true;
+            Rc::clone(&subscriber.door)
+        };
+        door.wait();
+        lock().asleep = false;
+    }
+}

@@ -1,0 +1,90 @@
+//! Models of the ring's invariants.
+
+use super::parties::{Memory, Publisher, Reader, Shape, append_inline, append_pooled, look};
+use super::{EXHAUSTIVE, explore};
+use crate::claim::Policy;
+use crate::ring::{Look, Ring};
+use crate::sync::Pairing;
+use loom::thread;
+use std::rc::Rc;
+
+/// *Append, read.* A reader takes records in order, each of them whole, while the publisher appends, laps it, and appends
+/// again. Every message is either taken or counted as lost; a lossless reader loses none.
+#[test]
+fn append_read_lap() {
+    for (policy, capacity, messages, takes) in
+        [(Policy::Block, 2, 4, 3), (Policy::DropOldest, 2, 3, 1), (Policy::Latest, 1, 2, 2)]
+    {
+        explore(Some(4), move || {
+            let memory = Memory::new(Shape { capacity, readers: 1, chunks: 0 });
+            let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[policy]);
+            let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, policy);
+            let reading = thread::spawn(move || {
+                let taken: Vec<_> = (0..takes).filter_map(|_| reader.take()).map(|taken| taken.position).collect();
+                (reader, taken)
+            });
+            for _ in 0..messages {
+                // A full ring refuses some.
+                let _ = publisher.send_inline();
+            }
+            let (mut reader, mut taken) = reading.join().expect("the reader ends");
+            taken.append(&mut reader.drain());
+            assert!(taken.is_sorted_by(|a, b| a < b));
+            assert_eq!(taken.len() as u64 + reader.lost, publisher.tail);
+            assert!(policy != Policy::Block || reader.lost == 0);
+        });
+    }
+}
+
+/// *Lap.* A reader that is overtaken while it copies a record never takes the torn copy for one: neither words of two
+/// payloads, nor parts of two descriptors, nor one read as the other.
+#[test]
+fn lapped_reader_knows() {
+    let inline: fn(Ring<'_>, u64) = append_inline;
+    let pooled: fn(Ring<'_>, u64) = |ring, position| append_pooled(ring, position, 0);
+    for first in [inline, pooled] {
+        for second in [inline, pooled] {
+            explore(EXHAUSTIVE, move || {
+                let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 1 });
+                first(memory.ring(), 0);
+                let reading = {
+                    let memory = Rc::clone(&memory);
+                    thread::spawn(move || look(memory.ring(), 0))
+                };
+                memory.ring().set_reclaim(1);
+                second(memory.ring(), 1);
+                let found = reading.join().expect("the reader ends");
+                assert_ne!(found, Look::Empty);
+            });
+        }
+    }
+}
+
+/// *Retire.* A reader that sees a new `generation` finds in its socket which segments are retired; a publisher that sees
+/// it in the lease uses their memory again only after the reader has unmapped it. (Socket and mapping are memory without
+/// an order of its own here.)
+#[test]
+fn retirement_is_seen() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 2 });
+        let reading = {
+            let memory = Rc::clone(&memory);
+            thread::spawn(move || {
+                let [socket, mapping] = [&memory.chunks[0], &memory.chunks[1]];
+                mapping.read();
+                let generation = memory.ring().generation();
+                if generation == 1 {
+                    assert_eq!(socket.read(), 1);
+                    memory.lease(0).set_generation(generation);
+                }
+            })
+        };
+        let [socket, mapping] = [&memory.chunks[0], &memory.chunks[1]];
+        socket.write(1);
+        memory.ring().set_generation(1);
+        if memory.lease(0).generation() == 1 {
+            mapping.write(2);
+        }
+        reading.join().expect("the reader ends");
+    });
+}

@@ -1,0 +1,164 @@
+//! Models of the wake-ups. A wake-up that is lost leaves a thread asleep for ever: loom reports a deadlock.
+
+use super::parties::{Memory, Publisher, Reader, Shape, Subscriber, recv};
+use super::{EXHAUSTIVE, explore};
+use crate::claim::Policy;
+use crate::ring::NEVER;
+use crate::sync::Pairing;
+use loom::sync::Mutex;
+use loom::thread;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+const POLICY: Policy = Policy::Block;
+
+/// A publisher of `memory`, and a subscriber to each of its readers, that wake each other.
+fn connected(memory: &Rc<Memory>, readers: usize) -> (Publisher, Vec<RefCell<Subscriber>>) {
+    let mut publisher = Publisher::new(memory, Pairing::Fenced, &vec![POLICY; readers]);
+    let subscribers = (0..readers)
+        .map(|number| {
+            let mut reader = Reader::new(memory, Pairing::Fenced, number, POLICY);
+            reader.door = Rc::clone(&publisher.door);
+            let subscriber = Subscriber::new([reader]);
+            publisher.peers[number].door = Rc::clone(&subscriber.door);
+            RefCell::new(subscriber)
+        })
+        .collect();
+    (publisher, subscribers)
+}
+
+fn recv_all(subscriber: &RefCell<Subscriber>, messages: u64) {
+    for position in 0..messages {
+        assert_eq!(recv(|| subscriber.borrow_mut()).position, position);
+    }
+}
+
+/// A subscriber that sleeps when it finds nothing receives every message, and is rung no more than once for each sleep.
+#[test]
+fn no_lost_wake_up() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+        let (mut publisher, mut subscribers) = connected(&memory, 1);
+        let subscriber = subscribers.remove(0);
+        let receiving = thread::spawn(move || {
+            recv_all(&subscriber, 2);
+            subscriber.into_inner().epoch()
+        });
+        for _ in 0..2 {
+            publisher.send_inline().expect("there is room");
+        }
+        let sleeps = receiving.join().expect("the subscriber ends");
+        assert!(publisher.peers[0].door.wakes.get() <= sleeps);
+    });
+}
+
+/// A subscriber of two publishers sleeps only when it has looked at both rings again.
+#[test]
+fn no_lost_wake_up_of_two() {
+    explore(Some(4), || {
+        let mut publishers = [0, 1].map(|_| {
+            let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+            (Publisher::new(&memory, Pairing::Fenced, &[POLICY]), memory)
+        });
+        let readers = publishers.each_ref().map(|(_, memory)| Reader::new(memory, Pairing::Fenced, 0, POLICY));
+        let subscriber = Subscriber::new(readers);
+        for (publisher, _) in &mut publishers {
+            publisher.peers[0].door = Rc::clone(&subscriber.door);
+        }
+        let sending =
+            publishers.map(|(mut publisher, _)| thread::spawn(move || publisher.send_inline().expect("there is room")));
+        let subscriber = RefCell::new(subscriber);
+        for _ in 0..2 {
+            assert_eq!(recv(|| subscriber.borrow_mut()).position, 0);
+        }
+        for sending in sending {
+            sending.join().expect("the publisher ends");
+        }
+    });
+}
+
+/// A publisher that sleeps because its ring is full, and readers that sleep because it is empty, wake each other: every
+/// message arrives. Nobody is rung more than once for each sleep.
+#[test]
+fn no_lost_room() {
+    for (readers, messages, bound) in [(1, 3, 3), (2, 2, 2)] {
+        explore(Some(bound), move || {
+            let memory = Memory::new(Shape { capacity: 1, readers, chunks: 0 });
+            let (mut publisher, subscribers) = connected(&memory, readers);
+            let receiving: Vec<_> = subscribers
+                .into_iter()
+                .map(|subscriber| thread::spawn(move || recv_all(&subscriber, messages)))
+                .collect();
+            for _ in 0..messages {
+                publisher.send_inline_waiting();
+            }
+            for receiving in receiving {
+                receiving.join().expect("the subscriber ends");
+            }
+            assert!(publisher.door.wakes.get() <= publisher.waits * readers as u64);
+        });
+    }
+}
+
+/// Two threads share a subscriber: one sleeps; the other meanwhile reads the sockets, takes at most one message, and does
+/// not come back. The sleeper still wakes for the next message.
+#[test]
+fn threads_share_a_sleep() {
+    explore(Some(4), || {
+        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+        let (mut publisher, mut subscribers) = connected(&memory, 1);
+        let subscriber = Rc::new(Mutex::new(subscribers.remove(0).into_inner()));
+        let sleeping = {
+            let subscriber = Rc::clone(&subscriber);
+            thread::spawn(move || recv(|| subscriber.lock().expect("not poisoned")))
+        };
+        let passing = thread::spawn(move || subscriber.lock().expect("not poisoned").try_recv());
+        for _ in 0..2 {
+            publisher.send_inline().expect("there is room");
+        }
+        let taken = [Some(sleeping.join().expect("it receives")), passing.join().expect("it ends")];
+        assert_ne!(taken[0], taken[1]);
+    });
+}
+
+/// A subscriber is rung once for each sleep, however many messages come, and not at all while it is awake.
+#[test]
+fn one_wake_per_epoch() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 0 });
+        let (mut publisher, mut subscribers) = connected(&memory, 1);
+        let mut subscriber = subscribers.remove(0).into_inner();
+        publisher.send_inline().expect("there is room");
+        assert_eq!(publisher.peers[0].door.wakes.get(), 0);
+        let arming = thread::spawn(move || {
+            subscriber.arm();
+            subscriber.arm();
+        });
+        for _ in 0..2 {
+            publisher.send_inline().expect("there is room");
+        }
+        arming.join().expect("it ends");
+        publisher.send_inline().expect("there is room");
+        assert!((1..=2).contains(&publisher.peers[0].door.wakes.get()));
+    });
+}
+
+/// A publisher is rung once by each reader for each cursor that it waits for, however far they go.
+#[test]
+fn one_wake_per_wait() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 0 });
+        let (publisher, mut subscribers) = connected(&memory, 1);
+        let mut reader = subscribers.remove(0).into_inner().readers.remove(0);
+        let reading = thread::spawn(move || {
+            for cursor in 1..=3 {
+                reader.advance(cursor);
+            }
+        });
+        memory.ring().set_wake_at(1);
+        memory.ring().set_wake_at(2);
+        memory.ring().set_wake_at(NEVER);
+        reading.join().expect("the reader ends");
+        assert!(publisher.door.wakes.get() <= 2);
+    });
+}
