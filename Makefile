@@ -49,7 +49,11 @@ test-rust: ## the core's own tests, and its documentation's examples
 
 .PHONY: test-models
 test-models: ## loom: every interleaving of the lock-free protocols
-	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --package byref --release --lib --target-dir target/loom models
+	RUSTFLAGS="--cfg loom" $(CARGO) test --quiet --package byref --lib --target-dir target/loom models
+
+.PHONY: weaken
+weaken: $(BIN)/python ## take each memory ordering away, and see its model fail; writes docs/orderings.md (half an hour)
+	$(BIN)/python tools/weaken.py
 
 .PHONY: test-python
 test-python: build ## across real processes, with real libraries
