@@ -1,7 +1,7 @@
 """Takes away each ordering of the lock-free protocols, one at a time, and checks that its loom model notices.
 
-Run it with `make weaken`. It works on a copy of the crates in target/weaken, and writes docs/orderings.md from weaken.toml
-when every weakening is caught.
+Run it with `make weaken`. It works on a copy of the crates in target/weaken, and writes docs/orderings.md from
+weaken.toml when every weakening is caught.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ HEAD = """\
 
 <!-- Written by tools/weaken.py from tools/weaken.toml. -->
 
-Every memory ordering, fence, order of steps and check on which the lock-free protocols rest. `make weaken` takes each away,
-alone, in a copy of the sources, and runs the loom model that has to fail then; this file is written when all of them do.
+Every memory ordering, fence, order of steps and check on which the lock-free protocols rest. `make weaken` takes each
+away, alone, in a copy of the sources, and runs the loom model that has to fail then; it writes this file when all of them do.
 [`models.rs`](../crates/byref/src/models.rs) says what the models run and what loom cannot see.
 
 A row with an asterisk is a step of code that cannot run in loom (it maps memory or reads sockets): there the step is
-weakened in [`models/parties.rs`](../crates/byref/src/models/parties.rs), which repeats it, and the original is checked to
-be unchanged since.
+weakened in [`models/parties.rs`](../crates/byref/src/models/parties.rs), which repeats it, and the original is
+checked to be unchanged since.
 """
 
 FOOT = """
