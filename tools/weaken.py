@@ -29,7 +29,8 @@ HEAD = """\
 <!-- Written by tools/weaken.py from tools/weaken.toml. -->
 
 Every memory ordering, fence, order of steps and check on which the lock-free protocols rest. `make weaken` takes each
-away, alone, in a copy of the sources, and runs the loom model that has to fail then; it writes this file when all of them do.
+away, alone, in a copy of the sources, and runs the loom model that has to fail then; it writes this file when
+all of them do.
 [`models.rs`](../crates/byref/src/models.rs) says what the models run and what loom cannot see.
 
 A row with an asterisk is a step of code that cannot run in loom (it maps memory or reads sockets): there the step is
