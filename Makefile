@@ -70,7 +70,7 @@ bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.installed-test ## formatting, lints, types
+lint: build $(VENV)/.installed-demo ## formatting, lints, types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
 	RUSTFLAGS="--cfg loom" $(CARGO) clippy --package byref --tests --quiet --target-dir target/loom -- --deny warnings
