@@ -404,6 +404,7 @@ def test_random_kills_cost_no_survivor_anything(spawn: Spawn, rendezvous: Path, 
         kind = kinds[number % 5] if number < 20 else chance.choice(kinds)
         breeder.tell([number, kind])
         pid = breeder.hear()
+        assert pid > 1
         if kind.startswith("publisher") and number % 2:
             eventually(lambda number=number: count_of(number), "this one is killed when it has sent something")
         alive.append((time.monotonic() + chance.choice((0.002, 0.02, 0.15, 0.4)) * chance.random(), pid))
