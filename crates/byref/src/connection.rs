@@ -2,8 +2,8 @@
 
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
-use crate::message::{Link, Message, PublisherInfo, Segment};
-use crate::ring::{Descriptor, Head, InlineData, Look, Ring};
+use crate::message::{Hold, Link, PublisherInfo, Segment, Taken};
+use crate::ring::{Descriptor, InlineData, Look, Ring};
 use crate::sync::Pairing;
 use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::process::Process;
@@ -48,9 +48,11 @@ pub(crate) struct Connection {
     /// Descriptors of segments that this process could not map yet.
     unmapped: Vec<(u32, OwnedFd)>,
     /// Where an inline record is copied to before it is known to be whole.
-    scratch: InlineData,
+    pub scratch: InlineData,
     /// Messages taken since nothing was there.
     streak: u32,
+    /// Records below are known to be complete.
+    complete: u64,
     generation: u64,
     waiter: Waiter,
     pairing: Pairing,
@@ -62,7 +64,8 @@ pub(crate) struct Connection {
     pub took_wake: bool,
 }
 
-/// After so many messages in a row the publisher is taken to be ahead by more than `EXPECTED_AHEAD` records.
+/// Once in so many messages without a pause a reader looks how far the publisher is ahead, and how many records ahead it asks
+/// for the lines of those that are complete.
 const STREAK: u32 = 16;
 const EXPECTED_AHEAD: u64 = 6;
 /// The most packets read at once; a flood has to wait.
@@ -102,8 +105,9 @@ impl Connection {
             cursor: welcome.start,
             segments: Vec::new(),
             unmapped: Vec::new(),
-            scratch: [0; _],
+            scratch: InlineData::new(),
             streak: 0,
+            complete: 0,
             generation: 0,
             waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
@@ -122,8 +126,8 @@ impl Connection {
     }
 
     /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
-    #[inline]
-    pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Message, Stop> {
+    #[inline(always)]
+    pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Taken, Stop> {
         for _ in 0..MOST_LAPS {
             if self.ring.get().generation() != self.generation {
                 self.catch_up();
@@ -136,10 +140,10 @@ impl Connection {
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
             let position = self.cursor;
-            let message = match self.ring.get().look(position, &mut self.scratch) {
-                Look::Inline(head) => Message::inline(Arc::clone(&self.link.info), position, head, &self.scratch),
-                Look::Pooled(head, at) => match self.hold(position, head, at)? {
-                    Some(message) => message,
+            let taken = match self.ring.get().look(position, &self.scratch) {
+                Look::Inline(head) => Taken { sequence: position, head, hold: None },
+                Look::Pooled(head, at) => match self.hold(position, at)? {
+                    Some(hold) => Taken { sequence: position, head, hold: Some(hold) },
                     None => {
                         self.skip_to(self.ring.get().reclaim(), lost)?;
                         continue;
@@ -157,11 +161,15 @@ impl Connection {
                 Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
             };
             self.advance(position + 1);
-            self.streak = self.streak.saturating_add(1);
-            if self.streak > STREAK {
+            self.streak = self.streak.wrapping_add(1);
+            if self.streak % STREAK == 0 {
+                self.complete = self.ring.get().tail();
+            }
+            // A line that is still to be written would only be taken from under the publisher's pen.
+            if position + EXPECTED_AHEAD < self.complete {
                 self.ring.get().expect(position + EXPECTED_AHEAD);
             }
-            return Ok(message);
+            return Ok(taken);
         }
         Err(Stop::Nothing)
     }
@@ -189,7 +197,7 @@ impl Connection {
 
     /// Takes a hold on a chunk. `Ok(None)`: it was reclaimed.
     #[inline]
-    fn hold(&mut self, position: u64, head: Head, at: Descriptor) -> Result<Option<Message>, Stop> {
+    fn hold(&mut self, position: u64, at: Descriptor) -> Result<Option<Hold>, Stop> {
         let known = self.segments.iter().find(|segment| segment.id == at.segment).cloned();
         let segment = match known {
             Some(segment) => segment,
@@ -208,7 +216,7 @@ impl Connection {
         if !self.link.lease().hold(self.ring.get(), position, at.slot) {
             return Ok(None);
         }
-        Ok(Some(Message::held(Arc::clone(&self.link.info), position, head, segment, at)))
+        Ok(Some(Hold::of(segment, at)))
     }
 
     /// Reads the socket for a segment that a record names. Its descriptor was sent before the record was published, unless

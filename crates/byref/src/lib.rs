@@ -24,14 +24,17 @@
 //! # }
 //! ```
 //!
-//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`] and [`wake`] each explain one lock-free protocol;
+//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`], [`wake`] and [`biased`] each explain one lock-free protocol;
 //! `SAFETY.md` says what is promised and which test or model covers it.
 //!
 //! [`ring`]: https://github.com/byref/byref/blob/main/crates/byref/src/ring.rs
 //! [`lease`]: https://github.com/byref/byref/blob/main/crates/byref/src/lease.rs
 //! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
+//! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
 
 mod attributes;
+mod biased;
+mod changes;
 mod claim;
 mod connection;
 mod error;

@@ -81,12 +81,18 @@ impl Segment {
 }
 
 /// A hold on one chunk.
-struct Hold {
+pub(crate) struct Hold {
     segment: Arc<Segment>,
     at: Descriptor,
 }
 
 impl Hold {
+    /// `segment` contains `at`, whose slot is held for this.
+    #[inline]
+    pub fn of(segment: Arc<Segment>, at: Descriptor) -> Self {
+        Hold { segment, at }
+    }
+
     #[inline]
     fn bytes(&self, from: usize, len: usize) -> &[u8] {
         let start = self.segment.memory.map().as_ptr().wrapping_add(self.at.offset as usize + from);
@@ -116,6 +122,20 @@ impl Drop for Hold {
     }
 }
 
+/// A record that was taken from a ring. The data of an inline one is in the reader's [`InlineData`].
+pub(crate) struct Taken {
+    pub sequence: u64,
+    pub head: Head,
+    pub hold: Option<Hold>,
+}
+
+impl Taken {
+    #[inline]
+    pub fn payload_len(&self) -> usize {
+        self.hold.as_ref().map_or(self.head.payload_len(), |hold| hold.at.len as usize)
+    }
+}
+
 /// The words of an inline payload and its attributes: in place up to a cache line, which keeps messages cheap to move.
 #[derive(Clone)]
 enum Words {
@@ -127,12 +147,14 @@ const FEW: usize = 8;
 
 impl Words {
     #[inline]
-    fn copy(words: &[u64]) -> Self {
-        if words.len() > FEW {
-            return Words::Many(words.into());
+    fn copy(data: &InlineData, len: usize) -> Self {
+        if len > FEW {
+            return Words::Many(data.words().take(len).collect());
         }
         let mut few = [0; FEW];
-        few[..words.len()].copy_from_slice(words);
+        for (to, word) in few.iter_mut().zip(data.words()) {
+            *to = word;
+        }
         Words::Few(few)
     }
 
@@ -165,27 +187,17 @@ pub struct Message {
 
 impl Message {
     #[inline]
-    pub(crate) fn inline(publisher: Arc<PublisherInfo>, sequence: u64, head: Head, data: &InlineData) -> Self {
-        let (len, attributes_len) = (head.payload_len() as u16, head.attributes_len() as u16);
-        let words = Words::copy(&data[..head.data_words()]);
-        Message {
-            publisher,
-            sequence,
-            timestamp_ns: head.timestamp_ns,
-            body: Body::Inline { words, len, attributes_len },
-        }
-    }
-
-    /// `segment` contains `at`, whose slot is held for this message.
-    #[inline]
-    pub(crate) fn held(
-        publisher: Arc<PublisherInfo>,
-        sequence: u64,
-        head: Head,
-        segment: Arc<Segment>,
-        at: Descriptor,
-    ) -> Self {
-        Message { publisher, sequence, timestamp_ns: head.timestamp_ns, body: Body::Held(Hold { segment, at }) }
+    pub(crate) fn new(publisher: Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
+        let head = taken.head;
+        let body = match taken.hold {
+            Some(hold) => Body::Held(hold),
+            None => Body::Inline {
+                words: Words::copy(data, head.data_words()),
+                len: head.payload_len() as u16,
+                attributes_len: head.attributes_len() as u16,
+            },
+        };
+        Message { publisher, sequence: taken.sequence, timestamp_ns: head.timestamp_ns, body }
     }
 
     /// Who sent it.

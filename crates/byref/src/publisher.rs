@@ -1,6 +1,8 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
 use crate::attributes::Encoded;
+use crate::biased::{Biased, BiasedGuard};
+use crate::changes::{Changes, Ended};
 use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
 use crate::error::{Error, Result};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
@@ -11,16 +13,17 @@ use crate::rendezvous::{self, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
+use crate::sys::clock::Clock;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
-use crate::sys::process::{self, Process};
+use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::sys::{cgroup, membarrier};
 use crate::topic;
 use crate::wait::Wait;
 use crate::wake::Sleeper;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
@@ -128,11 +131,11 @@ pub(crate) struct Shared {
     max_memory: u64,
     history: u64,
     made_in: ForkId,
-    open: Mutex<Option<Open>>,
+    open: Biased<Option<Open>>,
     /// What the counters said at `close`.
     final_stats: Mutex<PublisherStats>,
     /// Subscribers came or went.
-    changed: Condvar,
+    changed: Changes,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
     sleeping: Mutex<()>,
 }
@@ -141,6 +144,7 @@ pub(crate) struct Shared {
 struct Open {
     ring: OwnedSegment,
     capacity: u64,
+    clock: Clock,
     tail: u64,
     /// Positions below may be appended without a look at the cursors.
     limit: u64,
@@ -300,9 +304,9 @@ impl Publisher {
             max_memory,
             history: options.history,
             made_in: ForkId::current(),
-            open: Mutex::new(None),
+            open: Biased::new(None),
             final_stats: Mutex::default(),
-            changed: Condvar::new(),
+            changed: Changes::default(),
             sleeping: Mutex::new(()),
         });
         let mut open = shared.open.lock();
@@ -318,6 +322,7 @@ impl Publisher {
         *open = Some(Open {
             ring,
             capacity,
+            clock: Clock::new(),
             tail: 0,
             limit: 0,
             reclaim: 0,
@@ -396,22 +401,16 @@ impl Publisher {
 
     /// [`wait_for_subscribers`](Self::wait_for_subscribers) with an interruptible wait.
     pub fn wait_for_subscribers_with(&self, n: usize, wait: &mut Wait<'_>) -> Result<()> {
-        loop {
-            let mut guard = self.shared.lock()?;
-            let open = self.shared.opened(&mut guard)?;
-            if open.peers.iter().filter(|peer| peer.is_connected()).count() >= n {
-                return Ok(());
-            }
-            let Some(left) = wait.remaining() else {
-                drop(guard);
-                return Err(self.shared.timed_out(wait, "waiting for subscribers"));
-            };
-            // In slices, so that a signal is noticed.
-            self.shared.changed.wait_for(&mut guard, left.unwrap_or(Duration::MAX).min(Duration::from_millis(20)));
-            drop(guard);
-            if wait.is_interrupted() {
-                return Err(Error::Interrupted { topic: self.shared.topic.clone() });
-            }
+        let shared = &*self.shared;
+        let ended = shared.changed.until(wait, || {
+            let mut guard = shared.lock()?;
+            let open = shared.opened(&mut guard)?;
+            Ok(open.peers.iter().filter(|peer| peer.is_connected()).count() >= n)
+        });
+        match ended? {
+            Ended::Done => Ok(()),
+            Ended::TimedOut => Err(shared.timed_out(wait, "waiting for subscribers")),
+            Ended::Interrupted => Err(Error::Interrupted { topic: shared.topic.clone() }),
         }
     }
 
@@ -493,7 +492,7 @@ impl Shared {
 
     /// The lock, unless a forked child asks: there it may be taken for ever.
     #[inline]
-    fn lock(&self) -> Result<MutexGuard<'_, Option<Open>>> {
+    fn lock(&self) -> Result<BiasedGuard<'_, Option<Open>>> {
         self.check_fork()?;
         Ok(self.open.lock())
     }
@@ -504,7 +503,7 @@ impl Shared {
     }
 
     #[inline]
-    fn opened<'a>(&self, guard: &'a mut MutexGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
+    fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
         guard.as_mut().ok_or_else(|| self.closed())
     }
 
@@ -768,7 +767,7 @@ impl Shared {
         open.update_pairing();
         open.limit = open.tail; // Look at the cursors again.
         open.door.bell.ring();
-        self.changed.notify_all();
+        self.changed.notify();
         let door = Arc::clone(&open.door);
         let service = Arc::clone(&open.service);
         drop(guard);
@@ -851,7 +850,7 @@ impl Shared {
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
-        self.changed.notify_all();
+        self.changed.notify();
         Ok(id)
     }
 
@@ -872,7 +871,7 @@ impl Shared {
             socket::hang_up(&peer.socket);
         }
         open.door.bell.ring();
-        self.changed.notify_all();
+        self.changed.notify();
     }
 }
 
@@ -904,7 +903,8 @@ impl Open {
         write: impl Fn(Ring<'_>, u64, u64),
     ) -> u64 {
         let position = self.tail;
-        write(self.ring(), position, timestamp_ns.unwrap_or_else(process::realtime_ns));
+        let timestamp_ns = timestamp_ns.unwrap_or_else(|| self.clock.now());
+        write(self.ring(), position, timestamp_ns);
         self.ring().prepare(position + PREPARED_AHEAD);
         self.tail += 1;
         self.sent += 1;

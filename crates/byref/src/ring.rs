@@ -48,8 +48,21 @@ const GENERATION: usize = 34;
 const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
 
-/// The words of an inline record's data.
-pub(crate) type InlineData = [u64; DATA_WORDS];
+/// A copy of an inline record's data. It belongs to one thread; it is atomic so that it is copied on word by word: a wide
+/// load of words that were stored one by one waits until they have left the store buffer.
+pub(crate) struct InlineData([std::sync::atomic::AtomicU64; DATA_WORDS]);
+
+impl InlineData {
+    pub const fn new() -> Self {
+        InlineData([const { std::sync::atomic::AtomicU64::new(0) }; DATA_WORDS])
+    }
+
+    /// The words from the first on.
+    #[inline]
+    pub fn words(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.0.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
 
 /// Where in the publisher's pool a payload lies. The attributes follow the payload at the next multiple of 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +206,7 @@ impl<'a> Ring<'a> {
 
     /// Looks at the record of `position`, and copies it into `data` when it is an inline one.
     #[inline]
-    pub fn look(self, position: u64, data: &mut InlineData) -> Look {
+    pub fn look(self, position: u64, data: &InlineData) -> Look {
         let record = self.record(position);
         let stamp = record[0].load(Ordering::Acquire);
         if stamp != position + 1 {
@@ -215,8 +228,8 @@ impl<'a> Ring<'a> {
         if used > DATA_WORDS {
             return Look::Invalid;
         }
-        for (to, from) in data.iter_mut().zip(&record[3..]).take(used) {
-            *to = from.load(Ordering::Relaxed);
+        for (to, from) in data.0.iter().zip(&record[3..]).take(used) {
+            to.store(from.load(Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
         }
         if self.was_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
     }

@@ -109,8 +109,8 @@ fn descriptor(position: u64, slot: u32) -> Descriptor {
 /// Looks at the record of `position` and copies it. An inline copy must be that record; a descriptor may be torn, but the
 /// reader can know (`Connection::hold`).
 pub fn look(ring: Ring<'_>, position: u64) -> Look {
-    let mut data: InlineData = [0; _];
-    let look = ring.look(position, &mut data);
+    let data = InlineData::new();
+    let look = ring.look(position, &data);
     match look {
         Look::Inline(head) => {
             assert_eq!((head.timestamp_ns, head.payload_len()), (position, PAYLOAD));

@@ -1,6 +1,7 @@
 //! The only system calls of the crate, behind owned descriptors and checked mappings.
 
 pub(crate) mod cgroup;
+pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod membarrier;
