@@ -15,10 +15,10 @@ from tests.processes import Child, Line
 Spawn = Callable[..., Child]
 
 
-def publish(line: Line, count: int, pause: float) -> None:
+def publish(line: Line, count: int, pause: float, subscribers: int = 1) -> None:
     """Sends in bursts with pauses in between."""
     with byref.Publisher("t") as pub:
-        pub.wait_for_subscribers(timeout=30)
+        pub.wait_for_subscribers(subscribers, timeout=30)
         for seed in range(count):
             pub.send(payload(seed, 1000 if seed % 2 else 10))
             if pause and seed % 10 == 0:
@@ -180,7 +180,7 @@ def test_fileno_with_a_selector(spawn: Spawn, endpoints: Endpoints) -> None:
         counts = {one: 0, two: 0}
         for sub in counts:
             selector.register(sub.fileno(), selectors.EVENT_READ, sub)
-        publisher = spawn(publish, 1000, 0.001)
+        publisher = spawn(publish, 1000, 0.001, 2)
         while min(counts.values()) < 1000:
             # Meaningful only once there is nothing to take.
             for sub in counts:

@@ -17,6 +17,7 @@ use crate::sys::fork::ForkId;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::process::Process;
+use crate::sys::processor;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use crate::wait::Wait;
@@ -35,6 +36,11 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(150);
 /// may be among them. The clock is asked once in so many.
 const LOOKS_ALONE: u32 = 64;
 const LOOKS_UNTIMED: u32 = 16;
+/// A yield that took longer let somebody else run.
+const YIELDED: Duration = Duration::from_nanos(1500);
+/// After so many messages in a row that came during a yield this thread goes to another processor; again only after this time.
+const CROWDED: u32 = 4;
+const MOVE_AGAIN: Duration = Duration::from_millis(50);
 const SPIN_LEAST: Duration = Duration::from_micros(2);
 /// Messages sent so close to each other come in a stream. Who looks at each record the moment it is written takes its cache
 /// line from under the publisher's pen, and both wait for every line; so a subscriber that has caught up with a stream lets it
@@ -162,6 +168,9 @@ struct Open {
     polled: bool,
     since_housekeeping: u32,
     spin: Duration,
+    /// Messages in a row that came from the same processor, it seems; and when that last made a thread leave it.
+    crowded: u32,
+    moved: Option<Instant>,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
     apart_ns: u64,
@@ -192,7 +201,14 @@ pub struct SubscriberStats {
 impl Subscriber {
     /// Settings for a subscriber to `topic`.
     pub fn builder(topic: impl Into<String>) -> SubscriberBuilder {
-        SubscriberBuilder { topic: topic.into(), policy: Policy::Block, depth: None, history: 0, spin: DEFAULT_SPIN, name: None }
+        SubscriberBuilder {
+            topic: topic.into(),
+            policy: Policy::Block,
+            depth: None,
+            history: 0,
+            spin: DEFAULT_SPIN,
+            name: None,
+        }
     }
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
@@ -215,6 +231,8 @@ impl Subscriber {
             polled: false,
             since_housekeeping: 0,
             spin: options.spin,
+            crowded: 0,
+            moved: None,
             sent_ns: 0,
             apart_ns: u64::MAX,
             stats: SubscriberStats::default(),
@@ -392,21 +410,35 @@ impl Shared {
                 std::hint::spin_loop();
             }
         }
+        let mut spun = Duration::ZERO;
+        let mut yielded = Duration::ZERO;
         for looks in 1u32.. {
             {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
                 if let Some(message) = open.take(&self.options)? {
                     open.spin = (open.spin * 2).min(self.options.spin);
+                    // What came while this thread made way for others was probably sent from the same processor.
+                    open.crowded = if yielded > YIELDED { open.crowded + 1 } else { 0 };
+                    if open.crowded == CROWDED && open.moved.is_none_or(|moved| moved.elapsed() > MOVE_AGAIN) {
+                        open.moved = Some(Instant::now());
+                        processor::leave();
+                    }
                     return Ok(Some(message));
                 }
             }
             if looks < LOOKS_ALONE {
                 std::hint::spin_loop();
+                if looks % LOOKS_UNTIMED == 0 {
+                    spun = begin.elapsed();
+                }
             } else {
                 std::thread::yield_now();
+                let now = begin.elapsed();
+                yielded = now - spun;
+                spun = now;
             }
-            if (looks % LOOKS_UNTIMED == 0 || looks > LOOKS_ALONE) && begin.elapsed() >= most {
+            if spun >= most {
                 break;
             }
         }

@@ -8,4 +8,5 @@ pub(crate) mod membarrier;
 pub(crate) mod memory;
 pub(crate) mod prefetch;
 pub(crate) mod process;
+pub(crate) mod processor;
 pub(crate) mod socket;
