@@ -1,9 +1,10 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
+use crate::batch::Batch;
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
 use crate::message::{Hold, Link, PublisherInfo, Segment, Taken};
-use crate::ring::{Descriptor, InlineData, Look, Ring};
+use crate::ring::{Descriptor, Head, InlineData, Look, Ring};
 use crate::sync::Pairing;
 use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::process::Process;
@@ -20,6 +21,34 @@ pub(crate) enum Stop {
     Over,
     /// This process could not map what the next record names; it stays where it is.
     Refused(io::Error),
+    /// Messages were lost before the next one, and somebody wants to know: see [`Connection::gap`].
+    Gap,
+}
+
+/// What comes next.
+enum Found {
+    /// Its data is in the scratch.
+    Inline(Head),
+    Held(Head, Hold),
+    /// Rows of `Connection::block`.
+    Block,
+}
+
+/// A record of several messages, some of them still to be taken. Its hold is theirs until then.
+struct Block {
+    head: Head,
+    hold: Hold,
+}
+
+impl Block {
+    /// The number after that of its last message.
+    fn end(&self) -> u64 {
+        self.head.sequence + self.head.count()
+    }
+
+    fn row_len(&self) -> usize {
+        self.hold.len() / self.head.count() as usize
+    }
 }
 
 /// The publisher's ring, mapped.
@@ -44,6 +73,15 @@ pub(crate) struct Connection {
     ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
+    /// The number of the message to take next.
+    expected: u64,
+    /// Positions were skipped whose messages are not counted as lost yet.
+    skipped: bool,
+    /// The record at the cursor, if it is a block.
+    block: Option<Block>,
+    /// Whether to stop at gaps, and the last one: its first message, and how many.
+    tell_gaps: bool,
+    pub gap: Option<(u64, u64)>,
     segments: Vec<Arc<Segment>>,
     /// Descriptors of segments that this process could not map yet.
     unmapped: Vec<(u32, OwnedFd)>,
@@ -78,6 +116,7 @@ const FAR: u64 = 1 << 62;
 
 impl Connection {
     /// Checks what the publisher said and maps its ring.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has gathered just these")]
     pub fn new(
         id: u64,
         info: PublisherInfo,
@@ -86,9 +125,10 @@ impl Connection {
         lease: Mapping,
         socket: Arc<OwnedFd>,
         process: Process,
+        tell_gaps: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
-        if !capacity.is_power_of_two() || capacity > 1 << 32 || welcome.start > FAR {
+        if !capacity.is_power_of_two() || capacity > 1 << 32 || welcome.start > FAR || welcome.first > FAR {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring is impossible"));
         }
         let ring = PeerSegment::new(ring, Some(Ring::words_needed(capacity) * 8)).map_err(|(error, _)| error)?;
@@ -103,6 +143,11 @@ impl Connection {
             death,
             ring,
             cursor: welcome.start,
+            expected: welcome.first,
+            skipped: false,
+            block: None,
+            tell_gaps,
+            gap: None,
             segments: Vec::new(),
             unmapped: Vec::new(),
             scratch: InlineData::new(),
@@ -121,6 +166,11 @@ impl Connection {
         self.ring.capacity
     }
 
+    /// Whether the publisher was closed in good order, rather than died.
+    pub fn was_closed(&self) -> bool {
+        self.ring.get().is_closed()
+    }
+
     pub fn is_live(&self) -> bool {
         !self.ended
     }
@@ -128,50 +178,195 @@ impl Connection {
     /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
     #[inline(always)]
     pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Taken, Stop> {
+        let (head, hold) = match self.find(depth, lost)? {
+            Found::Inline(head) => (head, None),
+            Found::Held(head, hold) => (head, Some(hold)),
+            Found::Block => return Ok(self.take_row()),
+        };
+        self.done();
+        self.advance(self.cursor);
+        Ok(Taken { sequence: head.sequence, head, hold })
+    }
+
+    /// Takes up to `most` messages, up to where a block begins or ends, so that those of a block are all that the batch is.
+    pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
+        let mut stop = Ok(());
+        for _ in 0..most {
+            match self.find(depth, lost) {
+                Ok(Found::Inline(head)) => batch.push_inline(head, &self.scratch),
+                Ok(Found::Held(head, hold)) => batch.push_held(head, hold),
+                Ok(Found::Block) if batch.is_empty() => {
+                    self.take_rows(most, batch);
+                    return Ok(());
+                }
+                Ok(Found::Block) => break,
+                Err(why) => {
+                    stop = Err(why);
+                    break;
+                }
+            }
+            self.done();
+        }
+        self.advance(self.cursor);
+        stop
+    }
+
+    /// Finds the next message. After `Inline` and `Held` the caller says [`done`](Self::done), later `advance`.
+    #[inline(always)]
+    fn find(&mut self, depth: u64, lost: &mut u64) -> Result<Found, Stop> {
         for _ in 0..MOST_LAPS {
             if self.ring.get().generation() != self.generation {
                 self.catch_up();
             }
             if depth != u64::MAX {
-                let newest = self.ring.get().tail().saturating_sub(depth);
-                if newest > self.cursor {
-                    self.skip_to(newest, lost)?;
-                }
+                self.skip_old(depth, lost)?;
+            }
+            if self.block.is_some() {
+                return Ok(Found::Block);
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
             let position = self.cursor;
-            let taken = match self.ring.get().look(position, &self.scratch) {
-                Look::Inline(head) => Taken { sequence: position, head, hold: None },
+            match self.ring.get().look(position, &self.scratch) {
+                Look::Inline(head) => {
+                    self.number(head, lost)?;
+                    return Ok(Found::Inline(head));
+                }
                 Look::Pooled(head, at) => match self.hold(position, at)? {
-                    Some(hold) => Taken { sequence: position, head, hold: Some(hold) },
-                    None => {
-                        self.skip_to(self.ring.get().reclaim(), lost)?;
-                        continue;
+                    Some(hold) => {
+                        self.number(head, lost)?;
+                        if head.count() == 1 {
+                            return Ok(Found::Held(head, hold));
+                        }
+                        if !hold.len().is_multiple_of(head.count() as usize) {
+                            return Err(self.broke_the_rules("a block whose rows differ in length"));
+                        }
+                        self.block = Some(Block { head, hold });
+                        return Ok(Found::Block);
                     }
+                    None => self.skip_to(self.ring.get().reclaim())?,
                 },
-                Look::Empty if ended => return Err(Stop::Over),
                 Look::Empty => {
                     self.streak = 0;
-                    return Err(Stop::Nothing);
+                    self.count_what_was_skipped(ended, lost)?;
+                    return Err(if ended { Stop::Over } else { Stop::Nothing });
                 }
-                Look::Lapped => {
-                    self.skip_to(self.ring.get().reclaim(), lost)?;
-                    continue;
-                }
+                Look::Lapped => self.skip_to(self.ring.get().reclaim())?,
                 Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
-            };
-            self.advance(position + 1);
-            self.streak = self.streak.wrapping_add(1);
-            if self.streak % STREAK == 0 {
-                self.complete = self.ring.get().tail();
             }
-            // A line that is still to be written would only be taken from under the publisher's pen.
-            if position + EXPECTED_AHEAD < self.complete {
-                self.ring.get().expect(position + EXPECTED_AHEAD);
-            }
-            return Ok(taken);
         }
         Err(Stop::Nothing)
+    }
+
+    /// One record is taken, all of it.
+    #[inline(always)]
+    fn done(&mut self) {
+        self.expected += 1;
+        self.cursor += 1;
+        self.streak = self.streak.wrapping_add(1);
+        if self.streak % STREAK == 0 {
+            self.complete = self.ring.get().tail();
+        }
+        // A line that is still to be written would only be taken from under the publisher's pen.
+        if self.cursor + EXPECTED_AHEAD < self.complete {
+            self.ring.get().expect(self.cursor + EXPECTED_AHEAD);
+        }
+    }
+
+    /// Compares the numbers of a record's messages with those that are expected.
+    #[inline(always)]
+    fn number(&mut self, head: Head, lost: &mut u64) -> Result<(), Stop> {
+        if head.sequence == self.expected && head.count() == 1 {
+            return Ok(());
+        }
+        if head.sequence > FAR || head.sequence + head.count() <= self.expected {
+            return Err(self.broke_the_rules("messages with impossible numbers"));
+        }
+        self.skipped = false;
+        self.lose_up_to(head.sequence, lost)
+    }
+
+    /// Counts the messages below number `next` that were not taken as lost.
+    #[cold]
+    fn lose_up_to(&mut self, next: u64, lost: &mut u64) -> Result<(), Stop> {
+        let count = next.saturating_sub(self.expected);
+        if count == 0 {
+            return Ok(());
+        }
+        *lost = lost.saturating_add(count);
+        let first = std::mem::replace(&mut self.expected, next);
+        if self.tell_gaps {
+            self.gap = Some((first, count));
+            return Err(Stop::Gap);
+        }
+        Ok(())
+    }
+
+    /// There is no record at the cursor: whether messages before it were lost shows in the publisher's count.
+    #[inline]
+    fn count_what_was_skipped(&mut self, ended: bool, lost: &mut u64) -> Result<(), Stop> {
+        if self.skipped {
+            let next = self.ring.get().next_sequence(); // Before the tail (invariant 4 of the ring).
+            if (ended || self.ring.get().tail() == self.cursor) && next <= FAR {
+                self.skipped = false;
+                return self.lose_up_to(next, lost);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on at the newest `depth` messages, if it is behind them.
+    #[inline]
+    fn skip_old(&mut self, depth: u64, lost: &mut u64) -> Result<(), Stop> {
+        let next = self.ring.get().next_sequence();
+        let wanted = next.saturating_sub(depth);
+        if wanted <= self.expected {
+            return Ok(());
+        }
+        if next > FAR {
+            return Err(self.broke_the_rules("messages with impossible numbers"));
+        }
+        if let Some(block) = &self.block {
+            if wanted < block.end() {
+                return self.lose_up_to(wanted, lost);
+            }
+            self.block = None;
+            self.advance(self.cursor + 1);
+        }
+        let tail = self.ring.get().tail();
+        let from = self.cursor.max(tail.saturating_sub(depth));
+        let position = self.ring.get().find(from, tail.max(from), wanted);
+        if position > self.cursor {
+            self.skip_to(position)?;
+        }
+        self.lose_up_to(wanted, lost)
+    }
+
+    /// Takes the next row of the block.
+    #[cold]
+    fn take_row(&mut self) -> Taken {
+        let block = self.block.as_ref().expect("the caller found it");
+        let (head, sequence) = (block.head, self.expected);
+        let hold = block.hold.part((sequence - head.sequence) as usize, 1, block.row_len());
+        self.took_rows(1);
+        Taken { sequence, head, hold: Some(hold) }
+    }
+
+    /// Takes up to `most` rows of the block.
+    fn take_rows(&mut self, most: usize, batch: &mut Batch) {
+        let block = self.block.as_ref().expect("the caller found it");
+        let first = (self.expected - block.head.sequence) as usize;
+        let rows = most.min((block.end() - self.expected) as usize);
+        let hold = block.hold.part(first, rows, block.row_len());
+        batch.set_rows(self.expected, block.head.timestamp_ns, rows, hold);
+        self.took_rows(rows);
+    }
+
+    fn took_rows(&mut self, rows: usize) {
+        self.expected += rows as u64;
+        if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
+            self.block = None;
+            self.advance(self.cursor + 1);
+        }
     }
 
     /// Stores the cursor, and wakes a publisher that waits for it.
@@ -185,12 +380,12 @@ impl Connection {
         }
     }
 
-    /// Goes on at `position`, which lies ahead; what lies between is lost.
-    fn skip_to(&mut self, position: u64, lost: &mut u64) -> Result<(), Stop> {
+    /// Goes on at `position`, which lies ahead.
+    fn skip_to(&mut self, position: u64) -> Result<(), Stop> {
         if position <= self.cursor || position > FAR {
             return Err(self.broke_the_rules("a record that is not where it should be"));
         }
-        *lost += position - self.cursor;
+        self.skipped = true;
         self.advance(position);
         Ok(())
     }

@@ -29,8 +29,10 @@ pub(crate) struct Hello {
 pub(crate) struct Welcome {
     pub publisher: u128,
     pub name: Option<String>,
-    /// The first position that is this subscriber's.
+    /// The first position that is this subscriber's, and the number of its first message (within a block, perhaps; later, if
+    /// the history has fewer messages than it may ask for).
     pub start: u64,
+    pub first: u64,
     /// Records in the ring.
     pub capacity: u64,
     /// Whether the publisher registered for `membarrier` and can issue it.

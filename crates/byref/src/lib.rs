@@ -33,11 +33,13 @@
 //! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
 
 mod attributes;
+mod batch;
 mod biased;
 mod changes;
 mod claim;
 mod connection;
 mod error;
+mod event;
 mod handshake;
 mod lease;
 mod loan;
@@ -58,8 +60,10 @@ mod wait;
 mod wake;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
+pub use batch::Batch;
 pub use claim::Policy;
 pub use error::{Error, Result};
+pub use event::{Event, EventKind, Incoming};
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};
 pub use publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};

@@ -90,15 +90,27 @@ impl Loan {
             }
             return sent;
         }
+        self.send_rows(1, attributes, timestamp_ns, copied, wait)
+    }
+
+    /// Sends the payload as `count` messages of equal length.
+    pub(crate) fn send_rows(
+        &mut self,
+        count: usize,
+        attributes: &[u8],
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
         let needed = (self.len.next_multiple_of(8) + attributes.len()) as u64;
         if needed <= self.chunk()?.bytes {
-            return self.publish(attributes, timestamp_ns, copied, wait);
+            return self.publish(count, attributes, timestamp_ns, copied, wait);
         }
         // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
         let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
         let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
         larger.copy_from_slice(self);
-        let sequence = larger.publish(attributes, timestamp_ns, copied + self.len, wait)?;
+        let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
         self.discard();
         Ok(sequence)
     }
@@ -106,6 +118,7 @@ impl Loan {
     /// Publishes the chunk, which has room for the attributes.
     fn publish(
         &mut self,
+        count: usize,
         attributes: &[u8],
         timestamp_ns: Option<u64>,
         copied: usize,
@@ -119,7 +132,10 @@ impl Loan {
             // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
             unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
         }
-        let sequence = self.shared.commit(chunk, self.len, attributes.len(), copied, timestamp_ns, wait)?;
+        let count = u32::try_from(count).map_err(|_| {
+            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
+        })?;
+        let sequence = self.shared.commit(chunk, count, self.len, attributes.len(), copied, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)
     }

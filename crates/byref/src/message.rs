@@ -80,23 +80,55 @@ impl Segment {
     }
 }
 
-/// A hold on one chunk.
+/// A hold on a chunk, for the part of it that a message is.
 pub(crate) struct Hold {
     segment: Arc<Segment>,
-    at: Descriptor,
+    slot: u32,
+    offset: u64,
+    len: u64,
+    attributes_at: u64,
+    attributes_len: u32,
 }
 
 impl Hold {
     /// `segment` contains `at`, whose slot is held for this.
     #[inline]
     pub fn of(segment: Arc<Segment>, at: Descriptor) -> Self {
-        Hold { segment, at }
+        let Descriptor { slot, offset, len, attributes_len, .. } = at;
+        Hold { segment, slot, offset, len, attributes_at: offset + len.next_multiple_of(8), attributes_len }
     }
 
     #[inline]
-    fn bytes(&self, from: usize, len: usize) -> &[u8] {
-        let start = self.segment.memory.map().as_ptr().wrapping_add(self.at.offset as usize + from);
-        // SAFETY: `Segment::contains` was asked for the whole range before the hold was made, the mapping lives as long as
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Another hold, on `rows` of the packed rows of `row_len` bytes from number `first` on.
+    #[inline]
+    pub fn part(&self, first: usize, rows: usize, row_len: usize) -> Self {
+        debug_assert!((first + rows) * row_len <= self.len());
+        let mut part = self.clone();
+        part.offset += (first * row_len) as u64;
+        part.len = (rows * row_len) as u64;
+        part
+    }
+
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        self.bytes(self.offset, self.len as usize)
+    }
+
+    pub fn decode_attributes(&self) -> Attributes {
+        // A copy first: what is checked must be what is used, whatever the publisher does meanwhile.
+        let copy: Box<[u8]> = self.bytes(self.attributes_at, self.attributes_len as usize).into();
+        Attributes::decode(&copy)
+    }
+
+    #[inline]
+    fn bytes(&self, from: u64, len: usize) -> &[u8] {
+        let start = self.segment.memory.map().as_ptr().wrapping_add(from as usize);
+        // SAFETY: `Segment::contains` was asked for payload and attributes before the first hold was made, parts lie inside
+        // the payload, so `from` and `len` (those of the two methods above) do; the mapping lives as long as
         // `segment`, and the hold keeps the publisher from reusing the bytes. (A publisher that breaks its own promise and
         // changes a message while it is read changes values only; SAFETY.md, "hostile peers".)
         unsafe { std::slice::from_raw_parts(start, len) }
@@ -107,9 +139,9 @@ impl Clone for Hold {
     fn clone(&self) -> Self {
         // In a forked child the lease is not mapped; there a view is sure only while the parent has one.
         if self.segment.link.made_in.is_current() {
-            self.segment.link.lease().hold_again(self.at.slot);
+            self.segment.link.lease().hold_again(self.slot);
         }
-        Hold { segment: Arc::clone(&self.segment), at: self.at }
+        Hold { segment: Arc::clone(&self.segment), ..*self }
     }
 }
 
@@ -117,7 +149,7 @@ impl Drop for Hold {
     #[inline]
     fn drop(&mut self) {
         if self.segment.link.made_in.is_current() {
-            self.segment.link.lease().release(self.at.slot);
+            self.segment.link.lease().release(self.slot);
         }
     }
 }
@@ -132,7 +164,7 @@ pub(crate) struct Taken {
 impl Taken {
     #[inline]
     pub fn payload_len(&self) -> usize {
-        self.hold.as_ref().map_or(self.head.payload_len(), |hold| hold.at.len as usize)
+        self.hold.as_ref().map_or(self.head.payload_len(), Hold::len)
     }
 }
 
@@ -200,6 +232,31 @@ impl Message {
         Message { publisher, sequence: taken.sequence, timestamp_ns: head.timestamp_ns, body }
     }
 
+    pub(crate) fn held(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, hold: Hold) -> Self {
+        Message { publisher, sequence, timestamp_ns, body: Body::Held(hold) }
+    }
+
+    /// A message whose payload and encoded attributes were copied; they fit into a record.
+    pub(crate) fn copied(
+        publisher: Arc<PublisherInfo>,
+        sequence: u64,
+        timestamp_ns: u64,
+        payload: &[u8],
+        attributes: &[u8],
+    ) -> Self {
+        let padded = |bytes: &[u8]| {
+            let words = bytes.chunks(8).map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_ne_bytes(word)
+            });
+            words.collect::<Vec<u64>>()
+        };
+        let words = Words::Many([padded(payload), padded(attributes)].concat().into());
+        let (len, attributes_len) = (payload.len() as u16, attributes.len() as u16);
+        Message { publisher, sequence, timestamp_ns, body: Body::Inline { words, len, attributes_len } }
+    }
+
     /// Who sent it.
     pub fn publisher(&self) -> &Arc<PublisherInfo> {
         &self.publisher
@@ -227,12 +284,7 @@ impl Message {
                 let from = (*len as usize).next_multiple_of(8);
                 Attributes::decode(&words.bytes()[from..from + *attributes_len as usize])
             }
-            Body::Held(hold) => {
-                let from = (hold.at.len as usize).next_multiple_of(8);
-                // A copy first: what is checked must be what is used, whatever the publisher does meanwhile.
-                let copy: Box<[u8]> = hold.bytes(from, hold.at.attributes_len as usize).into();
-                Attributes::decode(&copy)
-            }
+            Body::Held(hold) => hold.decode_attributes(),
         }
     }
 
@@ -241,7 +293,7 @@ impl Message {
     pub fn has_attributes(&self) -> bool {
         match &self.body {
             Body::Inline { attributes_len, .. } => *attributes_len > 0,
-            Body::Held(hold) => hold.at.attributes_len > 0,
+            Body::Held(hold) => hold.attributes_len > 0,
         }
     }
 
@@ -257,7 +309,7 @@ impl Message {
             && self.len() >= MAP_FROM
             && let Some(place) = Place::take()
             // Out of mappings or address space: a copy serves as well.
-            && let Ok((map, start)) = hold.segment.memory.map_private(hold.at.offset..hold.at.offset + hold.at.len)
+            && let Ok((map, start)) = hold.segment.memory.map_private(hold.offset..hold.offset + hold.len)
         {
             let start = map.as_ptr().wrapping_add(start);
             return Writable {
@@ -281,7 +333,7 @@ impl Deref for Message {
     fn deref(&self) -> &[u8] {
         match &self.body {
             Body::Inline { words, len, .. } => &words.bytes()[..*len as usize],
-            Body::Held(hold) => hold.bytes(0, hold.at.len as usize),
+            Body::Held(hold) => hold.payload(),
         }
     }
 }

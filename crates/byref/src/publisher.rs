@@ -10,7 +10,7 @@ use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
 use crate::pool::{Chunk, NoChunk, Pool};
 use crate::rendezvous::{self, Directory};
-use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Ring};
+use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
 use crate::sys::clock::Clock;
@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -160,6 +161,7 @@ struct Open {
     /// Payload bytes since the last collection.
     uncollected: u64,
     generation: u64,
+    /// Messages; so the number of the next one.
     sent: u64,
     sent_bytes: u64,
     copied_bytes: u64,
@@ -367,19 +369,43 @@ impl Publisher {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         if fits_inline(payload.len(), attributes.len()) {
-            return self.shared.append(
-                wait,
-                timestamp_ns,
-                payload.len(),
-                payload.len(),
-                |ring, position, timestamp_ns| {
-                    ring.append_inline(position, timestamp_ns, payload, attributes);
-                },
-            );
+            return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
         loan.copy_from_slice(payload);
         loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)
+    }
+
+    /// Sends a copy of `rows`, packed payloads of `row_len` bytes each, as that many messages; returns their sequence numbers.
+    /// They lie packed for receivers, too, and share attributes and timestamp. A subscriber's `depth` counts them as one
+    /// while it blocks the publisher, and one by one when the oldest are dropped.
+    ///
+    /// A call that fails sent nothing to anybody.
+    pub fn send_many(
+        &self,
+        rows: &[u8],
+        row_len: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Range<u64>> {
+        if row_len == 0 || !rows.len().is_multiple_of(row_len) {
+            let text = format!("topic '{}': {} bytes are not rows of {row_len} bytes", self.shared.topic, rows.len());
+            return Err(Error::InvalidArgument(text));
+        }
+        let count = rows.len() / row_len;
+        if count < 2 {
+            // Also for no rows: whether the publisher is closed shows all the same.
+            let first = match count {
+                0 => self.shared.next_sequence()?,
+                _ => self.send_with(rows, attributes, timestamp_ns, wait)?,
+            };
+            return Ok(first..first + count as u64);
+        }
+        let mut loan = self.loan_with(rows.len(), attributes.len(), wait)?;
+        loan.copy_from_slice(rows);
+        let first = loan.send_rows(count, attributes, timestamp_ns, rows.len(), wait)?;
+        Ok(first..first + count as u64)
     }
 
     /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.
@@ -507,28 +533,36 @@ impl Shared {
         guard.as_mut().ok_or_else(|| self.closed())
     }
 
-    /// Appends one record of `len` payload bytes, `copied` of them copied, when there is room for it.
+    /// Appends a record with payload and attributes that fit into it, when there is room for it.
     #[inline]
-    fn append(
+    fn append_inline(
         &self,
-        wait: &mut Wait<'_>,
+        payload: &[u8],
+        attributes: &[u8],
         timestamp_ns: Option<u64>,
-        len: usize,
-        copied: usize,
-        write: impl Fn(Ring<'_>, u64, u64),
+        wait: &mut Wait<'_>,
     ) -> Result<u64> {
         self.until(wait, "send", |shared, open| {
             if let Some((at, poll)) = open.must_wait(shared.history) {
                 return Attempt::Wait { at, poll };
             }
-            Attempt::Done(open.append(timestamp_ns, len, copied, &write))
+            open.copied_bytes += payload.len() as u64;
+            Attempt::Done(open.append(timestamp_ns, payload.len(), 1, |ring, place| {
+                ring.append_inline(place, payload, attributes);
+            }))
         })
     }
 
-    /// Publishes a filled chunk, whose attributes (already behind the payload) take `attributes_len` bytes.
+    fn next_sequence(&self) -> Result<u64> {
+        Ok(self.opened(&mut self.lock()?)?.sent)
+    }
+
+    /// Publishes a filled chunk as `count` messages. The attributes (already behind the payload) take `attributes_len` bytes;
+    /// `copied` bytes of the payload were copied there by the library.
     pub fn commit(
         &self,
         chunk: &Chunk,
+        count: u32,
         len: usize,
         attributes_len: usize,
         copied: usize,
@@ -550,9 +584,8 @@ impl Shared {
                 return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
             }
             open.pending.push_back((open.tail, at.slot));
-            Attempt::Done(open.append(timestamp_ns, len, copied, |ring, position, timestamp_ns| {
-                ring.append_pooled(position, timestamp_ns, at);
-            }))
+            open.copied_bytes += copied as u64;
+            Attempt::Done(open.append(timestamp_ns, len, count, |ring, place| ring.append_pooled(place, at, count)))
         })
     }
 
@@ -564,11 +597,8 @@ impl Shared {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Option<Result<u64>> {
-        fits_inline(payload.len(), attributes.len()).then(|| {
-            self.append(wait, timestamp_ns, payload.len(), payload.len(), |ring, position, timestamp_ns| {
-                ring.append_inline(position, timestamp_ns, payload, attributes);
-            })
-        })
+        fits_inline(payload.len(), attributes.len())
+            .then(|| self.append_inline(payload, attributes, timestamp_ns, wait))
     }
 
     /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
@@ -800,11 +830,16 @@ impl Shared {
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
         let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
-        let start = open.tail.saturating_sub(late).max(open.reclaim);
+        // A position is at least one message, so these are enough; what is reclaimed among them is gone.
+        let earliest = open.tail.saturating_sub(late).max(open.reclaim);
+        let first = open.sent.saturating_sub(late);
+        let start = open.ring().find(earliest, open.tail, first);
+        let first = if start == open.tail { open.sent } else { first.max(open.ring().sequence(start)) };
         let welcome = Welcome {
             publisher: self.id,
             name: self.name.clone(),
             start,
+            first,
             capacity: open.capacity,
             membarrier: membarrier::available(),
         };
@@ -860,6 +895,7 @@ impl Shared {
         }
         let Some(open) = self.open.lock().take() else { return };
         *self.final_stats.lock() = open.stats();
+        open.ring().set_closed();
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
         socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
@@ -893,23 +929,22 @@ impl Open {
         }
     }
 
-    /// Appends a record and wakes whoever sleeps. There is room for it.
+    /// Appends a record of `count` messages and wakes whoever sleeps; gives the first message's number. There is room for it.
     #[inline]
     fn append(
         &mut self,
         timestamp_ns: Option<u64>,
         len: usize,
-        copied: usize,
-        write: impl Fn(Ring<'_>, u64, u64),
+        count: u32,
+        write: impl FnOnce(Ring<'_>, Place),
     ) -> u64 {
-        let position = self.tail;
+        let (position, sequence) = (self.tail, self.sent);
         let timestamp_ns = timestamp_ns.unwrap_or_else(|| self.clock.now());
-        write(self.ring(), position, timestamp_ns);
+        write(self.ring(), Place { position, sequence, timestamp_ns });
         self.ring().prepare(position + PREPARED_AHEAD);
         self.tail += 1;
-        self.sent += 1;
+        self.sent += count as u64;
         self.sent_bytes += len as u64;
-        self.copied_bytes += copied as u64;
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
@@ -918,7 +953,7 @@ impl Open {
                 let _ = socket::send(&peer.socket, handshake::WAKE, None);
             }
         }
-        position
+        sequence
     }
 
     /// What one more record has to wait for, if anything.

@@ -5,14 +5,17 @@
 //! | word | content |
 //! | --- | --- |
 //! | 16 | `tail`: the position after the newest record |
+//! | 17 | `next_sequence`: the number of the message after the newest one |
 //! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
 //! | 33 | `wake_at`: a reader whose cursor reaches it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
-//! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, then 29 words of data |
+//! | 35 | `closed`: 1 when the publisher was closed in good order |
+//! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
 //!
 //! The record of position `p` lies at `k = p % capacity`; its `stamp` becomes `p + 1` when it is complete. `meta` holds the
-//! length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and a [`Descriptor`]
-//! in the data words.
+//! length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
+//! messages (bits 0..32), with a [`Descriptor`] in the data words. Most records are one message; a *block* is several of
+//! equal length, which lie packed in one chunk. Positions count records, sequences count messages.
 //!
 //! # Invariants
 //!
@@ -25,14 +28,19 @@
 //!    is at most `p`. This is the reader's half of a sequence lock (Boehm, "Can seqlocks get along with programming
 //!    language memory models?", MSPC 2012), with one mark for the whole ring instead of a counter per record.
 //!
-//! Models: `append_read_lap`, `lapped_reader_knows` in `models.rs`. The mark's second duty, memory reuse, is explained in
+//! 4. *Counting.* The publisher stores `tail`, then `next_sequence` with release. A reader that loads `next_sequence` with
+//!    acquire, and then a `tail` equal to its cursor, is not behind by any message below that number; so it never counts
+//!    one as lost that is still to come.
+//!
+//! Models: `sequences_follow_positions`, `append_read_lap`, `lapped_reader_knows` in `models.rs`. The mark's second duty, memory reuse, is explained in
 //! [`lease`](crate::lease), the wake-ups in [`wake`](crate::wake).
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of one record: four cache lines.
 pub(crate) const RECORD_WORDS: usize = 32;
-const DATA_WORDS: usize = RECORD_WORDS - 3;
+const DATA: usize = 4;
+const DATA_WORDS: usize = RECORD_WORDS - DATA;
 /// The most bytes of payload and attributes together that travel inside a record.
 pub const INLINE_LIMIT: usize = DATA_WORDS * 8;
 /// How many records ahead a publisher prepares, and how many cache lines of each.
@@ -42,9 +50,11 @@ const PREPARED_LINES: usize = 2;
 pub(crate) const NEVER: u64 = u64::MAX;
 
 const TAIL: usize = 16;
+const NEXT_SEQUENCE: usize = 17;
 const RECLAIM: usize = 32;
 const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
+const CLOSED: usize = 35;
 const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
 
@@ -74,14 +84,31 @@ pub(crate) struct Descriptor {
     pub attributes_len: u32,
 }
 
+/// Where a record is to be appended, and when it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub position: u64,
+    /// Of its first message.
+    pub sequence: u64,
+    pub timestamp_ns: u64,
+}
+
 /// What a record says besides its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub timestamp_ns: u64,
+    /// Of its first message.
+    pub sequence: u64,
     meta: u64,
 }
 
 impl Head {
+    /// How many messages it is; of a record that a peer wrote, perhaps none.
+    #[inline]
+    pub fn count(self) -> u64 {
+        if self.meta & POOLED == 0 { 1 } else { self.meta & 0xffff_ffff }
+    }
+
     pub fn payload_len(self) -> usize {
         (self.meta & 0xffff) as usize
     }
@@ -141,32 +168,38 @@ impl<'a> Ring<'a> {
 
     /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload and attributes that fit.
     #[inline]
-    pub fn append_inline(self, position: u64, timestamp_ns: u64, payload: &[u8], attributes: &[u8]) {
-        let record = self.record(position);
-        let used = write_bytes(&record[3..], payload);
-        write_bytes(&record[3 + used..], attributes);
-        self.complete(position, timestamp_ns, payload.len() as u64 | (attributes.len() as u64) << 16);
+    pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8]) {
+        let data = &self.record(place.position)[DATA..];
+        let used = write_bytes(data, payload);
+        write_bytes(&data[used..], attributes);
+        let meta = payload.len() as u64 | (attributes.len() as u64) << 16;
+        self.complete(place, meta);
     }
 
-    /// Appends a record whose payload lies in the pool. Needs invariant 1.
+    /// Appends a record of `count` messages whose payloads lie in the pool. Needs invariant 1.
     #[inline]
-    pub fn append_pooled(self, position: u64, timestamp_ns: u64, at: Descriptor) {
-        let record = self.record(position);
-        record[3].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
-        record[4].store(at.offset, Ordering::Relaxed);
-        record[5].store(at.len, Ordering::Relaxed);
-        record[6].store(at.attributes_len as u64, Ordering::Relaxed);
-        self.complete(position, timestamp_ns, POOLED);
+    pub fn append_pooled(self, place: Place, at: Descriptor, count: u32) {
+        let data = &self.record(place.position)[DATA..];
+        data[0].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
+        data[1].store(at.offset, Ordering::Relaxed);
+        data[2].store(at.len, Ordering::Relaxed);
+        data[3].store(at.attributes_len as u64, Ordering::Relaxed);
+        self.complete(place, POOLED | count as u64);
     }
 
     #[inline]
-    fn complete(self, position: u64, timestamp_ns: u64, meta: u64) {
+    fn complete(self, place: Place, meta: u64) {
+        let Place { position, sequence, timestamp_ns } = place;
+        let head = Head { timestamp_ns, sequence, meta };
         let record = self.record(position);
-        record[1].store(timestamp_ns, Ordering::Relaxed);
-        record[2].store(meta, Ordering::Relaxed);
+        record[1].store(head.timestamp_ns, Ordering::Relaxed);
+        record[2].store(head.meta, Ordering::Relaxed);
+        record[3].store(head.sequence, Ordering::Relaxed);
         // Pairs with the acquire in `look`: whoever sees the stamp sees the words above, and the pool bytes they name.
         record[0].store(position + 1, Ordering::Release);
         self.words[TAIL].store(position + 1, Ordering::Release);
+        // After the tail (invariant 4).
+        self.words[NEXT_SEQUENCE].store(head.sequence + head.count(), Ordering::Release);
     }
 
     /// Asks for the lines of a record that will be written soon: readers have them from the lap before, and a publisher
@@ -194,6 +227,15 @@ impl<'a> Ring<'a> {
         self.words[GENERATION].store(generation, Ordering::Release);
     }
 
+    pub fn set_closed(self) {
+        self.words[CLOSED].store(1, Ordering::Release);
+    }
+
+    /// The number of the first message of a record that is there.
+    pub fn sequence(self, position: u64) -> u64 {
+        head(self.record(position)).sequence
+    }
+
     // ---- the readers' side ----
 
     /// Asks for the lines of a record that will be read soon. Of one that is being written that would be a hindrance.
@@ -208,19 +250,20 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn look(self, position: u64, data: &InlineData) -> Look {
         let record = self.record(position);
-        let stamp = record[0].load(Ordering::Acquire);
+        let stamp = stamp(record);
         if stamp != position + 1 {
             return if stamp > position + 1 { Look::Lapped } else { Look::Empty };
         }
-        let head = Head { timestamp_ns: record[1].load(Ordering::Relaxed), meta: record[2].load(Ordering::Relaxed) };
+        let head = head(record);
+        let from = &record[DATA..];
         if head.meta & POOLED != 0 {
-            let ids = record[3].load(Ordering::Relaxed);
+            let ids = from[0].load(Ordering::Relaxed);
             let at = Descriptor {
                 segment: ids as u32,
                 slot: (ids >> 32) as u32,
-                offset: record[4].load(Ordering::Relaxed),
-                len: record[5].load(Ordering::Relaxed),
-                attributes_len: record[6].load(Ordering::Relaxed) as u32,
+                offset: from[1].load(Ordering::Relaxed),
+                len: from[2].load(Ordering::Relaxed),
+                attributes_len: from[3].load(Ordering::Relaxed) as u32,
             };
             return Look::Pooled(head, at);
         }
@@ -228,10 +271,30 @@ impl<'a> Ring<'a> {
         if used > DATA_WORDS {
             return Look::Invalid;
         }
-        for (to, from) in data.0.iter().zip(&record[3..]).take(used) {
+        for (to, from) in data.0.iter().zip(from).take(used) {
             to.store(from.load(Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
         }
         if self.was_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
+    }
+
+    /// The first of the positions from `from` on, up to `to`, with a message of that number or a later one. Records that were
+    /// reclaimed count as older.
+    #[cold]
+    pub fn find(self, from: u64, to: u64, sequence: u64) -> u64 {
+        let is_older = |position: u64| {
+            let record = self.record(position);
+            let stamp = stamp(record);
+            let head = head(record);
+            stamp != position + 1
+                || self.was_reclaimed(position)
+                || head.sequence.saturating_add(head.count()) <= sequence
+        };
+        let (mut low, mut high) = (from, to);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_older(middle) { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     /// Whether the words read of `position` so far may be of a later lap.
@@ -257,6 +320,16 @@ impl<'a> Ring<'a> {
         self.words[TAIL].load(Ordering::Acquire)
     }
 
+    /// To be loaded before the tail that it is compared with (invariant 4).
+    #[inline]
+    pub fn next_sequence(self) -> u64 {
+        self.words[NEXT_SEQUENCE].load(Ordering::Acquire)
+    }
+
+    pub fn is_closed(self) -> bool {
+        self.words[CLOSED].load(Ordering::Acquire) == 1
+    }
+
     #[inline]
     pub fn wake_at(self) -> u64 {
         self.words[WAKE_AT].load(Ordering::Relaxed)
@@ -265,6 +338,21 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn generation(self) -> u64 {
         self.words[GENERATION].load(Ordering::Acquire)
+    }
+}
+
+#[inline]
+fn stamp(record: &[AtomicU64; RECORD_WORDS]) -> u64 {
+    record[0].load(Ordering::Acquire)
+}
+
+#[inline]
+fn head(record: &[AtomicU64; RECORD_WORDS]) -> Head {
+    let [_, timestamp, meta, sequence, ..] = record;
+    Head {
+        timestamp_ns: timestamp.load(Ordering::Relaxed),
+        meta: meta.load(Ordering::Relaxed),
+        sequence: sequence.load(Ordering::Relaxed),
     }
 }
 

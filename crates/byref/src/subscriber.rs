@@ -1,10 +1,12 @@
 //! The subscribing side: one subscriber follows every publisher of its topic.
 
+use crate::batch::Batch;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, Stop};
 use crate::error::{Error, Result};
+use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
 use crate::lease::LEASE_LEN;
 use crate::lookout::{Listener, Lookout};
@@ -23,7 +25,7 @@ use crate::topic;
 use crate::wait::Wait;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +70,7 @@ pub struct SubscriberBuilder {
     depth: Option<u64>,
     history: u64,
     spin: Duration,
+    events: bool,
     name: Option<String>,
 }
 
@@ -95,6 +98,12 @@ impl SubscriberBuilder {
     /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to 2 us when they do not.
     pub fn spin(mut self, time: Duration) -> Self {
         self.spin = time;
+        self
+    }
+
+    /// Whether [`next_with`](Subscriber::next_with) and its like also tell what happens to publishers (default: no).
+    pub fn events(mut self, wanted: bool) -> Self {
+        self.events = wanted;
         self
     }
 
@@ -177,6 +186,8 @@ struct Open {
     stats: SubscriberStats,
     /// Found while connecting in the background, reported by the next receive that finds no message.
     trouble: Option<Error>,
+    /// What happened and was not told yet.
+    events: VecDeque<Event>,
     door: Arc<Door>,
     directory: Arc<Directory>,
     service: Arc<Handle>,
@@ -207,6 +218,7 @@ impl Subscriber {
             depth: None,
             history: 0,
             spin: DEFAULT_SPIN,
+            events: false,
             name: None,
         }
     }
@@ -237,6 +249,7 @@ impl Subscriber {
             apart_ns: u64::MAX,
             stats: SubscriberStats::default(),
             trouble: None,
+            events: VecDeque::new(),
             door,
             directory: Arc::clone(&directory),
             service,
@@ -256,7 +269,6 @@ impl Subscriber {
     }
 
     /// The next message; waits without limit.
-    #[inline(always)]
     pub fn recv(&self) -> Result<Message> {
         self.recv_with(&mut Wait::up_to(None))
     }
@@ -269,25 +281,89 @@ impl Subscriber {
     /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Message>> {
-        let mut guard = self.shared.lock()?;
-        let open = self.shared.opened(&mut guard)?;
-        match open.take(&self.shared.options) {
-            Ok(None) => open.found_nothing(&self.shared),
-            result => result,
-        }
+        self.try_receive(Open::take)
     }
 
     /// The next message, with an interruptible wait.
     #[inline(always)]
     pub fn recv_with(&self, wait: &mut Wait<'_>) -> Result<Message> {
+        self.receive(wait, Open::take)
+    }
+
+    /// [`try_recv`](Self::try_recv) that tells what happens, too.
+    pub fn try_next(&self) -> Result<Option<Incoming<Message>>> {
+        self.try_receive(|open, options| open.take_incoming(options, Open::take_one))
+    }
+
+    /// [`recv_with`](Self::recv_with) that tells what happens, too.
+    pub fn next_with(&self, wait: &mut Wait<'_>) -> Result<Incoming<Message>> {
+        self.receive(wait, |open, options| open.take_incoming(options, Open::take_one))
+    }
+
+    /// Up to `most` messages; waits without limit for the first.
+    pub fn recv_batch(&self, most: usize) -> Result<Batch> {
+        self.recv_batch_with(most, &mut Wait::up_to(None))
+    }
+
+    /// Up to `most` messages that are there; waits for the first only. Messages that were sent together with
+    /// [`send_many`](crate::Publisher::send_many) are a batch, or several, without others.
+    pub fn recv_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Batch> {
+        self.check_most(most)?;
+        self.receive(wait, |open, options| {
+            open.take_past_events(options, |open, options| open.take_batch(options, most))
+        })
+    }
+
+    /// The batch that is there; `None` when there is no message.
+    pub fn try_recv_batch(&self, most: usize) -> Result<Option<Batch>> {
+        self.check_most(most)?;
+        self.try_receive(|open, options| open.take_past_events(options, |open, options| open.take_batch(options, most)))
+    }
+
+    /// [`try_recv_batch`](Self::try_recv_batch) that tells what happens, too.
+    pub fn try_next_batch(&self, most: usize) -> Result<Option<Incoming<Batch>>> {
+        self.check_most(most)?;
+        self.try_receive(|open, options| open.take_incoming(options, |open, options| open.take_batch(options, most)))
+    }
+
+    /// [`recv_batch_with`](Self::recv_batch_with) that tells what happens, too.
+    pub fn next_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Incoming<Batch>> {
+        self.check_most(most)?;
+        self.receive(wait, |open, options| open.take_incoming(options, |open, options| open.take_batch(options, most)))
+    }
+
+    fn check_most(&self, most: usize) -> Result<()> {
+        let refused =
+            || Error::InvalidArgument(format!("topic '{}': a batch has at least 1 message", self.shared.options.topic));
+        if most == 0 { Err(refused()) } else { Ok(()) }
+    }
+
+    #[inline(always)]
+    fn try_receive<R>(
+        &self,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match take(open, &self.shared.options) {
+            Ok(None) => open.found_nothing(&self.shared.options, take),
+            result => result,
+        }
+    }
+
+    #[inline(always)]
+    fn receive<R>(
+        &self,
+        wait: &mut Wait<'_>,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<R> {
         let taken = {
             let mut guard = self.shared.lock()?;
-            self.shared.opened(&mut guard)?.take(&self.shared.options)?
+            take(self.shared.opened(&mut guard)?, &self.shared.options)?
         };
         match taken {
-            Some(message) => Ok(message),
-            None if !wait.is_allowed() => Err(Error::WouldBlock { topic: self.shared.options.topic.clone() }),
-            None => self.shared.recv_slowly(wait),
+            Some(taken) => Ok(taken),
+            None => self.shared.receive_slowly(wait, take),
         }
     }
 
@@ -397,7 +473,7 @@ impl Shared {
     }
 
     /// Looks again and again for a while: what comes soon costs no sleep.
-    fn spin(&self, wait: &mut Wait<'_>) -> Result<Option<Message>> {
+    fn spin(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<bool> {
         let (most, streaming) = {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
@@ -416,7 +492,7 @@ impl Shared {
             {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
-                if let Some(message) = open.take(&self.options)? {
+                if take(open)? {
                     open.spin = (open.spin * 2).min(self.options.spin);
                     // What came while this thread made way for others was probably sent from the same processor.
                     open.crowded = if yielded > YIELDED { open.crowded + 1 } else { 0 };
@@ -424,7 +500,7 @@ impl Shared {
                         open.moved = Some(Instant::now());
                         processor::leave();
                     }
-                    return Ok(Some(message));
+                    return Ok(true);
                 }
             }
             if looks < LOOKS_ALONE {
@@ -442,13 +518,30 @@ impl Shared {
                 break;
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     #[cold]
-    fn recv_slowly(self: &Arc<Self>, wait: &mut Wait<'_>) -> Result<Message> {
-        if let Some(message) = self.spin(wait)? {
-            return Ok(message);
+    fn receive_slowly<R>(
+        &self,
+        wait: &mut Wait<'_>,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<R> {
+        if !wait.is_allowed() {
+            return Err(Error::WouldBlock { topic: self.options.topic.clone() });
+        }
+        let mut taken = None;
+        self.wait_until(wait, &mut |open| {
+            taken = take(open, &self.options)?;
+            Ok(taken.is_some())
+        })?;
+        Ok(taken.expect("the wait ends when something was taken"))
+    }
+
+    /// Waits until `take` says that it has taken something. It is called with the lock held.
+    fn wait_until(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<()> {
+        if self.spin(wait, take)? {
+            return Ok(());
         }
         let door = {
             let mut guard = self.lock()?;
@@ -475,13 +568,13 @@ impl Shared {
             {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
-                if let Some(message) = open.take(&self.options)? {
-                    return Ok(message);
+                if take(open)? {
+                    return Ok(());
                 }
                 if !(still_armed && open.armed) {
                     open.arm();
-                    if let Some(message) = open.take(&self.options)? {
-                        return Ok(message);
+                    if take(open)? {
+                        return Ok(());
                     }
                 }
                 if let Some(trouble) = open.trouble.take() {
@@ -605,7 +698,8 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return Ok(()) };
         open.last_id += 1;
         let id = open.last_id;
-        let connection = Connection::new(id, info, &welcome, ring, lease, Arc::clone(socket), process)?;
+        let tell_gaps = self.options.events;
+        let connection = Connection::new(id, info, &welcome, ring, lease, Arc::clone(socket), process, tell_gaps)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
         if let Some(death) = &connection.death {
             open.door.epoll.add(death, id | DEATH, Interest::IN)?;
@@ -614,6 +708,7 @@ impl Shared {
             connection.link.lease().set_sleeping(open.epoch);
             heavy_fence();
         }
+        open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
         open.door.bell.ring();
         self.changed.notify();
@@ -635,31 +730,87 @@ impl Shared {
 }
 
 impl Open {
-    /// Takes the next message.
+    /// Takes the next message, whatever happened before.
     #[inline(always)]
     fn take(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
+        if options.events {
+            return self.take_past_events(options, Self::take_one);
+        }
+        self.take_one(options)
+    }
+
+    /// Takes the next message, up to the next event.
+    #[inline(always)]
+    fn take_one(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
         let Some(taken) = self.take_record(options)? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
         Ok(Some(Message::new(Arc::clone(&connection.link.info), taken, &connection.scratch)))
+    }
+
+    #[cold]
+    fn take_past_events<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        loop {
+            match self.take_incoming(options, &mut take)? {
+                None => return Ok(None),
+                Some(Incoming::Message(message)) => return Ok(Some(message)),
+                Some(Incoming::Event(_)) => {}
+            }
+        }
+    }
+
+    /// Takes the next event or what `take` gives, which stops where an event is due.
+    #[inline]
+    fn take_incoming<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<Incoming<R>>> {
+        if self.events.is_empty()
+            && let Some(message) = take(self, options)?
+        {
+            return Ok(Some(Incoming::Message(message)));
+        }
+        Ok(self.events.pop_front().map(Incoming::Event))
+    }
+
+    fn happened(&mut self, options: &SubscriberBuilder, publisher: &Arc<PublisherInfo>, kind: EventKind) {
+        if options.events {
+            self.events.push_back(Event { publisher: Arc::clone(publisher), kind });
+        }
+    }
+
+    /// How many of a publisher's messages may wait.
+    #[inline(always)]
+    fn depth(options: &SubscriberBuilder, connection: &Connection) -> u64 {
+        match options.policy {
+            Policy::Block => u64::MAX,
+            Policy::Latest => 1,
+            Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
+        }
+    }
+
+    /// Goes to the connection whose turn it is.
+    #[inline(always)]
+    fn at_turn(&mut self) -> &mut Connection {
+        if self.turn >= self.connections.len() {
+            self.turn = 0;
+        }
+        &mut self.connections[self.turn]
     }
 
     /// Takes the next record, in turns among the publishers; notes from whom.
     #[inline(always)]
     fn take_record(&mut self, options: &SubscriberBuilder) -> Result<Option<Taken>> {
         for _ in 0..self.connections.len() {
-            if self.turn >= self.connections.len() {
-                self.turn = 0;
-            }
-            let connection = &mut self.connections[self.turn];
-            let depth = match options.policy {
-                Policy::Block => u64::MAX,
-                Policy::Latest => 1,
-                Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
-            };
-            let taken = connection.take(depth, &mut self.stats.lost);
-            if self.asleep && std::mem::take(&mut connection.took_wake) {
-                self.door.bell.ring(); // It was meant for the thread that sleeps.
-            }
+            let mut lost = self.stats.lost;
+            let connection = self.at_turn();
+            let taken = connection.take(Self::depth(options, connection), &mut lost);
+            self.stats.lost = lost;
+            self.pass_wake_on();
             match taken {
                 Ok(taken) => {
                     self.taken_from = self.turn;
@@ -670,19 +821,93 @@ impl Open {
                     self.count(&taken, options);
                     return Ok(Some(taken));
                 }
-                Err(Stop::Nothing) => self.next_turn(),
-                Err(Stop::Over) => {
-                    // The others keep their order: each is looked at once.
-                    let over = self.connections.remove(self.turn);
-                    self.dismiss(over);
-                }
-                Err(Stop::Refused(error)) => {
-                    self.next_turn();
-                    return Err(Error::system(&options.topic, "cannot map a publisher's memory")(error));
+                Err(stop) => {
+                    if self.is_event_due_after(options, stop)? {
+                        return Ok(None);
+                    }
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Takes up to `most` messages, a fair share of them from each publisher; or rows of a block of one.
+    fn take_batch(&mut self, options: &SubscriberBuilder, most: usize) -> Result<Option<Batch>> {
+        let mut batch = Batch::default();
+        let share = most.div_ceil(self.connections.len().max(1)).max(TURN as usize);
+        let mut in_vain = 0; // So many looks in a row found nothing.
+        while in_vain < self.connections.len() && batch.len() < most && !batch.is_rows() {
+            let before = batch.len();
+            let mut lost = self.stats.lost;
+            let connection = self.at_turn();
+            let depth = Self::depth(options, connection);
+            let outcome = connection.take_many(depth, &mut lost, share.min(most - before), &mut batch);
+            batch.set_publisher(&connection.link.info);
+            self.stats.lost = lost;
+            self.pass_wake_on();
+            in_vain = if batch.len() > before { 0 } else { in_vain + 1 };
+            match outcome {
+                Ok(()) => self.next_turn(),
+                Err(Stop::Refused(_)) if !batch.is_empty() => break, // It will be refused again.
+                Err(stop) => {
+                    if self.is_event_due_after(options, stop)? {
+                        break;
+                    }
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        self.apart_ns = if batch.len() > 1 { 0 } else { u64::MAX };
+        self.stats.received += batch.len() as u64;
+        self.stats.bytes += batch.payload_len() as u64;
+        self.stats.copied_bytes += batch.copied_len() as u64;
+        self.stay_awake(options, batch.len() as u32);
+        Ok(Some(batch))
+    }
+
+    /// Deals with why the connection at turn gave nothing (more). The others keep their order, so that each is looked at once.
+    #[inline(always)]
+    fn is_event_due_after(&mut self, options: &SubscriberBuilder, stop: Stop) -> Result<bool> {
+        if let Stop::Nothing = stop {
+            self.next_turn();
+            return Ok(false);
+        }
+        self.is_event_due_after_all(options, stop)
+    }
+
+    #[cold]
+    fn is_event_due_after_all(&mut self, options: &SubscriberBuilder, stop: Stop) -> Result<bool> {
+        match stop {
+            Stop::Nothing => Ok(false),
+            Stop::Over => {
+                let over = self.connections.remove(self.turn);
+                self.dismiss(over, options);
+                Ok(false)
+            }
+            Stop::Refused(error) => {
+                self.next_turn();
+                Err(Error::system(&options.topic, "cannot map a publisher's memory")(error))
+            }
+            Stop::Gap => {
+                let connection = &mut self.connections[self.turn];
+                let publisher = Arc::clone(&connection.link.info);
+                if let Some((first, count)) = connection.gap.take() {
+                    self.happened(options, &publisher, EventKind::Gap { first, count });
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// A wake-up that was read from the socket of the connection at turn was meant for the thread that sleeps, if one does.
+    #[inline(always)]
+    fn pass_wake_on(&mut self) {
+        let connection = &mut self.connections[self.turn];
+        if self.asleep && std::mem::take(&mut connection.took_wake) {
+            self.door.bell.ring();
+        }
     }
 
     #[inline]
@@ -701,18 +926,26 @@ impl Open {
         if taken.hold.is_none() {
             self.stats.copied_bytes += len;
         }
+        self.stay_awake(options, 1);
+    }
+
+    /// What receiving messages entails besides: it need not be woken, and now and then looks around.
+    #[inline(always)]
+    fn stay_awake(&mut self, options: &SubscriberBuilder, messages: u32) {
         if self.armed && !self.asleep {
             self.disarm();
         }
-        self.since_housekeeping += 1;
-        if self.since_housekeeping == HOUSEKEEPING {
+        self.since_housekeeping += messages;
+        if self.since_housekeeping >= HOUSEKEEPING {
             self.since_housekeeping = 0;
             // The message in hand goes first; what is wrong will show again.
             let _ = self.handle_events(options);
         }
     }
 
-    fn dismiss(&mut self, over: Connection) {
+    fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
+        let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
+        self.happened(options, &over.link.info, kind);
         // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
         self.door.epoll.remove(&over.link.socket);
         if let Some(death) = &over.death {
@@ -741,12 +974,16 @@ impl Open {
     }
 
     /// The rest of a [`Subscriber::try_recv`] that found nothing at first.
-    fn found_nothing(&mut self, shared: &Shared) -> Result<Option<Message>> {
+    fn found_nothing<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
         if self.polled {
-            let handled = self.handle_events(&shared.options)?;
+            let handled = self.handle_events(options)?;
             if handled || !self.armed {
                 self.arm();
-                let taken = self.take(&shared.options)?;
+                let taken = take(self, options)?;
                 if taken.is_some() {
                     return Ok(taken);
                 }
@@ -755,7 +992,7 @@ impl Open {
             self.since_housekeeping += 1;
             if self.since_housekeeping >= HOUSEKEEPING {
                 self.since_housekeeping = 0;
-                self.handle_events(&shared.options)?;
+                self.handle_events(options)?;
             }
         }
         self.trouble.take().map_or(Ok(None), Err)

@@ -1,7 +1,7 @@
 //! The model of the lock that is biased towards one thread.
 
-use super::parties::Plain;
 use super::explore;
+use super::parties::Plain;
 use crate::biased::Bias;
 use crate::sync::Pairing;
 use loom::sync::{Condvar, Mutex};

@@ -3,7 +3,7 @@
 use super::cells::{AtomicU32, AtomicU64, step};
 use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
 use crate::lease::{AWAKE, CLOSED, Lease};
-use crate::ring::{Descriptor, InlineData, Look, NEVER, RECORD_WORDS, Ring};
+use crate::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
 use crate::sync::{Pairing, heavy_fence};
 use crate::wake::{Sleeper, Waiter};
 use loom::cell::UnsafeCell;
@@ -58,9 +58,9 @@ impl Memory {
         // A pooled record uses four words of data, an inline one of the models two.
         let data_words = if shape.chunks > 0 { 4 } else { 2 };
         let ring = (0..Ring::words_needed(shape.capacity) as usize).map(|word| match word {
-            16 | 32 | 34 => AtomicU64::new(0),
+            16 | 17 | 32 | 34 => AtomicU64::new(0),
             33 => AtomicU64::new(NEVER),
-            64.. if word % RECORD_WORDS < 3 + data_words => AtomicU64::new(0),
+            64.. if word % RECORD_WORDS < 4 + data_words => AtomicU64::new(0),
             _ => AtomicU64::absent(),
         });
         let head =
@@ -92,12 +92,16 @@ impl Memory {
 /// The payload of an inline record: two words that belong together.
 const PAYLOAD: usize = 16;
 
+fn place(position: u64) -> Place {
+    Place { position, sequence: position, timestamp_ns: position }
+}
+
 pub fn append_inline(ring: Ring<'_>, position: u64) {
-    ring.append_inline(position, position, &(position + 1).to_ne_bytes().repeat(PAYLOAD / 8), &[]);
+    ring.append_inline(place(position), &(position + 1).to_ne_bytes().repeat(PAYLOAD / 8), &[]);
 }
 
 pub fn append_pooled(ring: Ring<'_>, position: u64, slot: u32) {
-    ring.append_pooled(position, position, descriptor(position, slot));
+    ring.append_pooled(place(position), descriptor(position, slot), 1);
 }
 
 /// All parts of a descriptor tell whose it is.
