@@ -32,6 +32,7 @@
 //! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
 
 mod attributes;
+mod candidates;
 mod claim;
 mod connection;
 mod error;

@@ -1,5 +1,6 @@
-//! The subscribing side: one subscriber follows every publisher of its topic.
+//! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern matches.
 
+use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, Stop};
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::lease::LEASE_LEN;
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo};
 use crate::rendezvous::{self, Directory};
-use crate::service::{self, Handle, Next};
+use crate::service::{self, Event, Handle, Next};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
@@ -20,7 +21,6 @@ use crate::topic;
 use crate::wait::Wait;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +38,8 @@ const SPIN_WORTH: Duration = Duration::from_micros(200);
 const TURN: u32 = 8;
 /// A busy subscriber looks for publishers that hung up once in so many messages.
 const HOUSEKEEPING: u32 = 4096;
-/// A publisher whose backlog is full is tried again after this time.
-const RETRY: Duration = Duration::from_millis(10);
+/// A publisher that takes longer to answer does not hold up the others that are to be asked.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
@@ -83,7 +83,7 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        topic::validate(&self.topic)?;
+        topic::validate_pattern(&self.topic)?;
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
         }
@@ -94,7 +94,11 @@ impl SubscriberBuilder {
     }
 }
 
-/// Receives the messages of every publisher of one topic, present and future.
+/// Receives the messages of every publisher of one topic, or of all topics that a pattern matches, present and future.
+///
+/// A pattern has wildcards among its `/`-separated levels: `*` stands for exactly one level, `**` for any number of them, none
+/// too. `camera/*` matches `camera/front`; `ticks/**` matches `ticks` and `ticks/EUR/bid`; `**/bid` matches `bid`.
+/// [`Message::topic`] tells which topic a message was published on.
 ///
 /// It may be shared by threads: each message goes to exactly one caller. Messages of one publisher come in order; among
 /// several publishers turns are fair.
@@ -131,8 +135,7 @@ struct Open {
     turn: usize,
     turn_left: u32,
     last_id: u64,
-    /// Sockets that were met already.
-    known: HashSet<String>,
+    candidates: Candidates,
     /// The number of the last sleep.
     epoch: u64,
     /// Publishers were told that this subscriber sleeps.
@@ -168,7 +171,7 @@ pub struct SubscriberStats {
 }
 
 impl Subscriber {
-    /// Settings for a subscriber to `topic`.
+    /// Settings for a subscriber to `topic`, which may be a pattern.
     pub fn builder(topic: impl Into<String>) -> SubscriberBuilder {
         SubscriberBuilder { topic: topic.into(), policy: Policy::Block, depth: None, history: 0, name: None }
     }
@@ -185,7 +188,7 @@ impl Subscriber {
             turn: 0,
             turn_left: TURN,
             last_id: 0,
-            known: HashSet::new(),
+            candidates: Candidates::default(),
             epoch: 0,
             armed: false,
             asleep: false,
@@ -300,7 +303,7 @@ impl Subscriber {
         Ok(guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), |open| open.stats.clone()))
     }
 
-    /// The topic.
+    /// The topic, or the pattern, as it was given.
     pub fn topic(&self) -> &str {
         &self.shared.options.topic
     }
@@ -320,19 +323,28 @@ impl Drop for Subscriber {
 
 impl Listener for Shared {
     fn appeared(self: Arc<Self>, name: &str) {
-        if !name.starts_with(&rendezvous::prefix(&self.options.topic)) {
-            return;
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.meet(name));
+            self.ask_candidates();
         }
-        {
-            let mut guard = self.open.lock();
-            let Some(open) = guard.as_mut() else { return };
-            if !open.known.insert(name.to_owned()) {
-                return;
-            }
+    }
+
+    fn vanished(&self, name: &str) {
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.forget(name));
         }
-        if let Some(again) = self.try_connect(name) {
-            self.retry(name.to_owned(), again);
-        }
+    }
+
+    fn look_around(self: Arc<Self>) -> io::Result<()> {
+        let listed = self.update(|open| {
+            // Within the lock: no name that comes later is forgotten.
+            let mut names = open.directory.names()?;
+            names.retain(|name| rendezvous::may_match(name, &self.options.topic));
+            open.candidates.meet_all(&names);
+            Ok(())
+        });
+        self.ask_candidates();
+        listed.unwrap_or(Ok(()))
     }
 }
 
@@ -435,44 +447,59 @@ impl Shared {
         }
     }
 
-    /// Tries to reach a publisher; `Some`: to be tried again after that time.
-    fn try_connect(self: &Arc<Self>, name: &str) -> Option<Duration> {
-        let (directory, service) = {
-            let guard = self.open.lock();
-            let open = guard.as_ref()?;
-            (Arc::clone(&open.directory), Arc::clone(&open.service))
-        };
-        let outcome = directory.connect(name).and_then(|outcome| match outcome {
-            Connect::Connected(socket) => self.say_hello(Arc::new(socket), name, &service).map(|()| None),
-            Connect::Busy => Ok(Some(RETRY)),
-            Connect::Refused | Connect::Absent => {
-                self.forget(name);
-                Ok(None)
+    /// Does something with what is open, unless it was closed.
+    fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        self.open.lock().as_mut().map(change)
+    }
+
+    /// Asks the publishers whose turn it is.
+    fn ask_candidates(self: &Arc<Self>) {
+        let next =
+            |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
+        while let Some((candidate, directory, service)) = self.update(next).flatten() {
+            let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
+                Connect::Busy => {
+                    self.ask_again(candidate.clone());
+                    Ok(false)
+                }
+                Connect::Refused | Connect::Absent => Ok(false),
+            });
+            let waits_for_answer = asked.unwrap_or_else(|error| {
+                if candidate.pause == FIRST_PAUSE {
+                    let topic = &self.options.topic;
+                    log::warn!("byref: topic '{topic}': cannot connect to a publisher, trying again: {error}");
+                }
+                self.ask_again(candidate);
+                false
+            });
+            if !waits_for_answer {
+                self.update(|open| open.candidates.finished());
             }
-        });
-        outcome.unwrap_or_else(|error| {
-            log::warn!("byref: topic '{}': cannot connect to a publisher, trying again: {error}", self.options.topic);
-            Some(RETRY * 20)
-        })
-    }
-
-    fn retry(self: &Arc<Self>, name: String, after: Duration) {
-        let Some(service) = self.open.lock().as_ref().map(|open| Arc::clone(&open.service)) else { return };
-        let shared = Arc::downgrade(self);
-        service.after(after, move |_, _, _| {
-            let again = shared.upgrade().and_then(|shared| shared.try_connect(&name));
-            again.map_or(Next::Done, Next::After)
-        });
-    }
-
-    fn forget(&self, name: &str) {
-        if let Some(open) = self.open.lock().as_mut() {
-            open.known.remove(name);
         }
     }
 
+    /// Has a publisher asked again after a pause.
+    fn ask_again(self: &Arc<Self>, candidate: Candidate) {
+        let Some(service) = self.update(|open| Arc::clone(&open.service)) else { return };
+        let shared = Arc::downgrade(self);
+        service.after(candidate.pause, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| open.candidates.again(candidate.clone()));
+                shared.ask_candidates();
+            }
+            Next::Done
+        });
+    }
+
+    /// A publisher answered, or takes too long: it is the next one's turn.
+    fn ask_next(self: &Arc<Self>) {
+        self.update(|open| open.candidates.finished());
+        self.ask_candidates();
+    }
+
     /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, name: &str, service: &Handle) -> io::Result<()> {
+    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -485,25 +512,35 @@ impl Shared {
         if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
-        let (shared, answering, name) = (Arc::downgrade(self), Arc::clone(&socket), name.to_owned());
+        let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
         let mut lease = Some(lease.into_map());
-        service.watch(socket, Interest::IN, None, move |service, task, _| {
+        let mut slow = false;
+        service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             let mut packet = [0u8; MAX_PACKET];
             match socket::receive(&answering, &mut packet) {
-                Ok(Received::Empty) => return Next::Keep,
+                Ok(Received::Empty) => {
+                    if event == Event::Late {
+                        slow = true;
+                        shared.ask_next();
+                    }
+                    return Next::Keep;
+                }
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
                     let lease = lease.take().expect("the first packet is handled once");
                     if let Err(error) = shared.welcome(&packet[..len], ring, lease, &answering) {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
                         if error.raw_os_error().is_some() {
-                            shared.retry(name.clone(), RETRY * 20);
+                            shared.ask_again(candidate.clone());
                         }
                     }
                 }
                 // It may be busy, or out of descriptors, as this process may be; one that is gone refuses next time.
-                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.retry(name.clone(), RETRY * 20),
+                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+            }
+            if !slow {
+                shared.ask_next();
             }
             Next::Done
         })?;
@@ -514,21 +551,31 @@ impl Shared {
     fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
-        let topic = || self.options.topic.clone();
+        let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
             Ok(ToSubscriber::NotThisTopic) => return Ok(()),
             Err(NotUnderstood::Version(theirs)) => {
-                if let Some(open) = self.open.lock().as_mut() {
-                    open.trouble = Some(Error::VersionMismatch { topic: topic(), pid: number, theirs, ours: VERSION });
-                    open.door.bell.ring();
+                let topic = handshake::topic_of_other_version(packet);
+                if topic.is_some_and(|topic| !topic::matches(pattern, topic)) {
+                    return Ok(());
                 }
+                let topic = topic.unwrap_or(pattern).to_owned();
+                self.update(|open| {
+                    open.trouble = Some(Error::VersionMismatch { topic, pid: number, theirs, ours: VERSION });
+                    open.door.bell.ring();
+                });
                 return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
             }
             Ok(_) | Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name: welcome.name.clone(), topic: topic() };
+        let (topic, name) = (welcome.topic.clone(), welcome.name.clone());
+        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+            let topic = topic.escape_debug();
+            return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
+        }
+        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
         let process = Process::find(pid);
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
@@ -596,8 +643,9 @@ impl Open {
                     self.dismiss(over);
                 }
                 Err(Stop::Refused(error)) => {
+                    let error = Error::system(&connection.link.info.topic, "cannot map a publisher's memory")(error);
                     self.next_turn();
-                    return Err(Error::system(&options.topic, "cannot map a publisher's memory")(error));
+                    return Err(error);
                 }
             }
         }
@@ -635,8 +683,6 @@ impl Open {
         if let Some(death) = &over.death {
             self.door.epoll.remove(death);
         }
-        let PublisherInfo { topic, id, .. } = &*over.link.info;
-        self.known.remove(&rendezvous::socket_name(topic, *id));
         over.leave();
     }
 
