@@ -21,7 +21,7 @@ pub(crate) struct Candidate {
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     /// All that were met and are still in the directory, asked or not.
-    known: HashSet<String>,
+    pub known: HashSet<String>,
     waiting: VecDeque<Candidate>,
     under_way: usize,
 }

@@ -756,3 +756,47 @@ impl Open {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Publisher;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn publishers_that_are_gone_are_forgotten() {
+        let directory = std::env::temp_dir().join(format!("byref-forget-{}", std::process::id()));
+        // SAFETY: no other unit test looks at the environment.
+        unsafe { std::env::set_var("BYREF_DIR", &directory) };
+        let subscribers = ["a/*", "b"].map(|topic| Subscriber::builder(topic).build().unwrap());
+        let known =
+            || subscribers.each_ref().map(|each| each.shared.update(|open| open.candidates.known.len()).unwrap());
+        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            while known() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", known());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+
+        let publishers = ["a/1", "b", "b", "c", "c/d/e"].map(publish);
+        eventually([5, 2]);
+        let (matching, others) = publishers.split_at(3);
+        others.iter().for_each(Publisher::close);
+        eventually([3, 2]);
+        matching.iter().for_each(Publisher::close);
+        eventually([0, 0]);
+
+        // News that were missed.
+        let live = publish("a/2");
+        eventually([1, 0]);
+        for each in &subscribers {
+            each.shared.update(|open| open.candidates.meet("gone"));
+            Arc::clone(&each.shared).look_around().unwrap();
+        }
+        eventually([1, 0]);
+        drop((live, subscribers));
+        let _ = std::fs::remove_dir_all(directory);
+    }
+}
