@@ -267,7 +267,7 @@ def test_turns_are_fair_among_topics(spawn: Spawn, endpoints: Endpoints) -> None
 
 
 def refuse(line: Line, directory: str, count: int) -> None:
-    """Stands for `count` publishers of other topics; tells how many subscribers were turned away whenever it is asked."""
+    """Stands for `count` publishers of other topics; tells how many of them turned how many subscribers away."""
     told: Counter[int] = Counter()
     with selectors.DefaultSelector() as selector:
         for number in range(count):
@@ -346,8 +346,10 @@ def test_those_that_do_not_answer_hold_up_nobody(rendezvous: Path, endpoints: En
     pub.wait_for_subscribers(timeout=20)
     pub.send(b"hello")
     assert sub.recv(timeout=20).topic == "heard"
+    sub.close()
     for listener in silent:
-        listener.close()
+        with listener, accept_subscriber(listener) as end:
+            assert end.recv(4096) == b""  # Nor does a closed subscriber wait for them.
 
 
 def test_a_full_backlog_is_tried_again(rendezvous: Path, endpoints: Endpoints) -> None:

@@ -1,5 +1,5 @@
-//! The publishers' sockets that concern a subscriber: each is asked once, and only a few at a time. A pattern has to ask every
-//! publisher there is, and each question takes descriptors until it is answered.
+//! The publishers' sockets that concern a subscriber: each is asked once, and only a few at a time. A pattern has to
+//! ask every publisher there is, and each question takes descriptors until it is answered.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;

@@ -72,8 +72,8 @@ fn magic_and_version() -> Vec<u8> {
     [MAGIC.to_le_bytes(), VERSION.to_le_bytes()].concat()
 }
 
-/// A publisher's answer to a hello of another version, which every version understands: magic, version, and the topic as it
-/// is, so that who asked for a pattern learns whether the publisher concerns it.
+/// A publisher's answer to a hello of another version, which every version understands: magic, version, and the topic
+/// as it is, so that who asked for a pattern learns whether the publisher concerns it.
 pub(crate) fn encode_for_other_version(topic: &str) -> Vec<u8> {
     [&magic_and_version(), topic.as_bytes()].concat()
 }

@@ -193,7 +193,7 @@ impl Message {
         &self.publisher
     }
 
-    /// The topic.
+    /// The topic of its publisher.
     pub fn topic(&self) -> &str {
         &self.publisher.topic
     }

@@ -164,7 +164,8 @@ fn socket_name(topic: &str, id: u128) -> String {
     format!("{:016x}-{id:032x}", topic::hash(topic))
 }
 
-/// Whether this is the name of a socket whose publisher may match a pattern. Only the names of single topics can be told apart.
+/// Whether this is the name of a socket whose publisher may match a pattern. Only the names of single topics can be
+/// told apart.
 pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
     let same_hash = || name.starts_with(&format!("{:016x}-", topic::hash(pattern)));
     is_final(name) && (topic::is_pattern(pattern) || same_hash())

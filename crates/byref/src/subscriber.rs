@@ -1,4 +1,5 @@
-//! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern matches.
+//! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern
+//! matches.
 
 use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::claim::{Policy, retention_limit};
@@ -40,6 +41,8 @@ const TURN: u32 = 8;
 const HOUSEKEEPING: u32 = 4096;
 /// A publisher that takes longer to answer does not hold up the others that are to be asked.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
+/// How often a question without an answer looks whether its subscriber was closed.
+const STILL_WANTED: Duration = Duration::from_secs(1);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
@@ -96,9 +99,10 @@ impl SubscriberBuilder {
 
 /// Receives the messages of every publisher of one topic, or of all topics that a pattern matches, present and future.
 ///
-/// A pattern has wildcards among its `/`-separated levels: `*` stands for exactly one level, `**` for any number of them, none
-/// too. `camera/*` matches `camera/front`; `ticks/**` matches `ticks` and `ticks/EUR/bid`; `**/bid` matches `bid`.
-/// [`Message::topic`] tells which topic a message was published on.
+/// A pattern has wildcards among its `/`-separated levels: `*` stands for exactly one level, `**` for any number of
+/// them, none too. `camera/*` matches `camera/front`; `ticks/**` matches `ticks` and `ticks/EUR/bid`; `**/bid` matches
+/// `bid`. [`Message::topic`] tells which topic a message was published on. A wildcard is a whole level; `a*` is
+/// [`Error::InvalidTopic`].
 ///
 /// It may be shared by threads: each message goes to exactly one caller. Messages of one publisher come in order; among
 /// several publishers turns are fair.
@@ -519,13 +523,13 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             let mut packet = [0u8; MAX_PACKET];
             match socket::receive(&answering, &mut packet) {
-                Ok(Received::Empty) => {
-                    if event == Event::Late {
-                        slow = true;
+                Ok(Received::Empty) if event == Event::Late => {
+                    if !std::mem::replace(&mut slow, true) {
                         shared.ask_next();
                     }
-                    return Next::Keep;
+                    return shared.update(|_| Next::After(STILL_WANTED)).unwrap_or(Next::Done);
                 }
+                Ok(Received::Empty) => return Next::Keep,
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
                     let lease = lease.take().expect("the first packet is handled once");

@@ -1,8 +1,8 @@
 //! Topic names and patterns: `/`-separated levels, as in Zenoh's key expressions.
 //!
-//! In a pattern `*` stands for exactly one level, and `**` for any number of them, none too. Both are whole levels: Zenoh's
-//! `$*`, for a part of one, is refused. Zenoh wants patterns in a canonical form (`**` for `**/**`); here every form has its
-//! meaning. No other character has one.
+//! In a pattern `*` stands for exactly one level, and `**` for any number of them, none too. Both are whole levels:
+//! Zenoh's `$*`, for a part of one, is refused. Zenoh wants patterns in a canonical form (`**` for `**/**`); here every
+//! form has its meaning. No other character has one.
 
 use crate::error::{Error, Result};
 
@@ -50,8 +50,8 @@ pub(crate) fn is_pattern(pattern: &str) -> bool {
 
 /// Whether `topic` is what `pattern` names, or one of many. Any two strings may be given: they may come from a peer.
 ///
-/// Of several `**` only the last one that was met has to be tried with more levels: what an earlier one could give up, the
-/// later one can take. So the work is at most the product of the two lengths.
+/// Of several `**` only the last one that was met has to be tried with more levels: what an earlier one could give up,
+/// the later one can take. So the work is at most the product of the two lengths.
 pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
     let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
     // What stands behind the last `**`, and the levels that it has not taken.
