@@ -293,22 +293,21 @@ def find_a_few(line: Line) -> None:
     """Finds three publishers among very many others, with fewer descriptors than there are others."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
-    with byref.Subscriber("nobody") as _keeps_the_service:
 
-        def sockets() -> int:
-            return sum(name.startswith("socket:") for name in descriptors().values())
+    def sockets() -> int:
+        return sum(name.startswith("socket:") for name in descriptors().values())
 
-        before = sockets()
-        with byref.Subscriber("few/*") as sub:
-            sub.wait_for_publishers(3, timeout=60)
-            line.tell("found")
-            assert line.hear(60) == "all were asked"
-            eventually(lambda: sockets() == before + 3, "the sockets of the others are closed")
-            assert not [name for name in descriptors().values() if "byref-lease" in name]
-            line.tell(sorted(publisher.topic for publisher in sub.publishers))
-            line.hear(60)
-            line.tell([take(sub)[0] for _ in range(3)])
-            assert sockets() == before + 3
+    before = sockets()
+    with byref.Subscriber("few/*") as sub:
+        sub.wait_for_publishers(3, timeout=60)
+        line.tell("found")
+        assert line.hear(60) == "all were asked"
+        eventually(lambda: sockets() == before + 3, "the sockets of the others are closed")
+        assert not [name for name in descriptors().values() if "byref-lease" in name]
+        line.tell(sorted(publisher.topic for publisher in sub.publishers))
+        line.hear(60)
+        line.tell([take(sub)[0] for _ in range(3)])
+        assert sockets() == before + 3
 
 
 def test_three_among_a_thousand(spawn: Spawn, rendezvous: Path) -> None:
