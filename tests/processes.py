@@ -52,6 +52,10 @@ class Line:
         except BlockingIOError:
             return False
 
+    def fileno(self) -> int:
+        """For who waits for others, too."""
+        return self._end.fileno()
+
     def close(self) -> None:
         """Hang up."""
         self._end.close()

@@ -2,8 +2,6 @@
 
 import array
 import contextlib
-import fcntl
-import functools
 import os
 import signal
 import socket
@@ -16,10 +14,9 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.processes import Child, Line, descriptors, eventually
+from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_subscriber, fake_publisher, memfd
 
 Spawn = Callable[..., Child]
-
-MAGIC = 0x6279_7265
 
 
 def publish(line: Line, topic: str, subscribers: int = 1) -> None:
@@ -281,26 +278,16 @@ def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.
         end.close()
 
 
-def memfd(size: int, seals: int | None = None) -> int:
-    """Memory to pass to somebody, perhaps sealed."""
-    fd = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size)
-    if seals is not None:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
-
-
 def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: Endpoints) -> None:
     pub = endpoints.publisher()
-    first = struct.pack("<II", MAGIC, 1)
-    hello = first + b"\x01t" + b"\0" * 5
+    hello = FIRST + b"\x01t" + b"\0" * 5
     packets = [
         b"\0",
         b"garbage",
-        first,
+        FIRST,
         hello,
-        first + b"\xff" * 100,
-        first + b"\xff" * 5000,
+        FIRST + b"\xff" * 100,
+        FIRST + b"\xff" * 5000,
         struct.pack("<II", MAGIC, 99),
     ]
     files = [
@@ -329,29 +316,9 @@ def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: End
     assert sub.recv(timeout=10).nbytes == 10_000
 
 
-def fake_publisher(rendezvous: Path) -> socket.socket:
-    """A socket in the place of a publisher of topic "t"."""
-    topic = functools.reduce(lambda value, byte: (value ^ byte) * 0x100000001B3 % 2**64, b"t", 0xCBF29CE484222325)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.settimeout(20)
-    listener.bind(str(rendezvous / f"{topic:016x}-{0xDEADBEEF:032x}"))
-    listener.listen()
-    return listener
-
-
-def accept_subscriber(listener: socket.socket) -> socket.socket:
-    """The first to connect and say something; who only looks whether anybody listens goes without a word."""
-    while True:
-        end, _ = listener.accept()
-        end.settimeout(20)
-        if end.recv(4096):
-            return end
-        end.close()
-
-
 @pytest.mark.parametrize(
     "answer",
-    [b"\0", b"garbage", struct.pack("<II", MAGIC, 1) + b"\1" + b"\xff" * 60, b"x" * 6000],
+    [b"\0", b"garbage", FIRST + WELCOME + b"\xff" * 60, b"x" * 6000],
     ids=["one byte", "garbage", "half a welcome", "too long"],
 )
 def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endpoints: Endpoints) -> None:
@@ -377,3 +344,12 @@ def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) 
         pub.wait_for_subscribers(timeout=10)
         pub.send(b"hello")
         assert bytes(sub.recv(timeout=10)) == b"hello"
+
+
+def test_a_subscriber_of_another_version_is_told_version_and_topic(
+    knock: Callable[[], socket.socket], endpoints: Endpoints
+) -> None:
+    endpoints.publisher("t")
+    with knock() as end:
+        end.sendall(struct.pack("<II", MAGIC, 99) + b"whatever")
+        assert end.recv(4096) == struct.pack("<II", MAGIC, VERSION) + b"t"

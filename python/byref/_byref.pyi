@@ -88,7 +88,10 @@ class Publisher:
 
 @final
 class Subscriber:
-    """Receives the messages of every publisher of one topic. It may be shared by threads: each message goes to one."""
+    """Receives the messages of every publisher of one topic, or of all topics that a pattern matches.
+
+    It may be shared by threads: each message goes to one.
+    """
 
     def __new__(
         cls,
@@ -99,7 +102,7 @@ class Subscriber:
         writable: bool = False,
         name: str | None = None,
     ) -> Self:
-        """Follow a topic.
+        """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
         `policy`: what happens when it falls behind: "block" (the publisher waits), "drop_oldest" (keep the newest
         `depth`), "latest" (keep one). `depth`: how many messages of each publisher may wait (default and most: what a
@@ -137,7 +140,7 @@ class Subscriber:
 
     @property
     def topic(self) -> str:
-        """The topic."""
+        """The topic or pattern, as it was given."""
 
     def __iter__(self) -> Self: ...
     def __next__(self) -> Message: ...
@@ -157,7 +160,7 @@ class Message:
 
     @property
     def topic(self) -> str:
-        """The topic."""
+        """The topic of its publisher."""
 
     @property
     def sequence(self) -> int:

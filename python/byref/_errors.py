@@ -26,7 +26,7 @@ class Forked(Error):
 
 
 class InvalidTopic(Error, ValueError):
-    """Not the name of a topic."""
+    """Not the name of a topic; a pattern is for subscribers only, and its wildcards are whole levels."""
 
 
 for _class in (Error, Timeout, Closed, PoolExhausted, VersionMismatch, Forked, InvalidTopic):

@@ -143,7 +143,7 @@ fn array_of<'py>(this: &Bound<'py, Message>, view: &View) -> PyResult<Bound<'py,
 
 #[pymethods]
 impl Message {
-    /// The topic.
+    /// The topic of its publisher.
     #[getter]
     fn topic(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |message| message.topic().to_owned())

@@ -11,7 +11,8 @@ use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
 
-/// Receives the messages of every publisher of one topic. It may be shared by threads: each message goes to one caller.
+/// Receives the messages of every publisher of one topic, or of all topics that a pattern matches: `*` is one level,
+/// `**` any number of them. It may be shared by threads: each message goes to one caller.
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Subscriber {
     core: byref::Subscriber,
@@ -121,7 +122,7 @@ impl Subscriber {
         Ok(self.core.stats().map_err(|error| to_python(py, error))?.lost)
     }
 
-    /// The topic.
+    /// The topic or pattern, as it was given.
     #[getter]
     fn topic(&self) -> &str {
         self.core.topic()

@@ -5,15 +5,17 @@
 //! segment of its pool, and later for each new one. Afterwards single bytes ring the other side's bell.
 
 use crate::claim::Policy;
+use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The subscriber's first packet.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Hello {
+    /// A topic, or a pattern.
     pub topic: String,
     pub policy: Policy,
     /// `None`: as many as the ring holds.
@@ -28,6 +30,7 @@ pub(crate) struct Hello {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Welcome {
     pub publisher: u128,
+    pub topic: String,
     pub name: Option<String>,
     /// The first position that is this subscriber's, and the number of its first message (within a block, perhaps; later, if
     /// the history has fewer messages than it may ask for).
@@ -45,7 +48,7 @@ pub(crate) enum ToSubscriber {
     /// Look at the ring.
     Wake,
     Welcome(Welcome),
-    /// Another topic (whose hash is the same).
+    /// Another topic: one of the same hash, or one that the pattern does not match.
     NotThisTopic,
     /// A segment of the pool; its descriptor comes along.
     Segment {
@@ -64,9 +67,23 @@ pub(crate) const RING: &[u8] = &[1];
 
 /// A first packet: magic and version in front, so that any version can tell any other.
 pub(crate) fn encode_first<T: Serialize>(packet: &T) -> Vec<u8> {
-    let mut bytes = MAGIC.to_le_bytes().to_vec();
-    bytes.extend(VERSION.to_le_bytes());
-    postcard::to_extend(packet, bytes).expect("plain data always encodes")
+    postcard::to_extend(packet, magic_and_version()).expect("plain data always encodes")
+}
+
+fn magic_and_version() -> Vec<u8> {
+    [MAGIC.to_le_bytes(), VERSION.to_le_bytes()].concat()
+}
+
+/// A publisher's answer to a hello of another version, which every version understands: magic, version, and the topic
+/// as it is, so that who asked for a pattern learns whether the publisher concerns it.
+pub(crate) fn encode_for_other_version(topic: &str) -> Vec<u8> {
+    [&magic_and_version(), topic.as_bytes()].concat()
+}
+
+/// The topic in an answer of another version, if there is one.
+pub(crate) fn topic_of_other_version(packet: &[u8]) -> Option<&str> {
+    let said = std::str::from_utf8(packet.get(8..)?).ok()?;
+    topic::validate(said).is_ok().then_some(said)
 }
 
 /// Why a first packet was not understood.
@@ -111,5 +128,16 @@ mod tests {
         packet[0] ^= 1;
         assert_eq!(decode_first::<ToSubscriber>(&packet), Err(NotUnderstood::Garbage));
         assert_eq!(decode_first::<ToSubscriber>(&[]), Err(NotUnderstood::Garbage));
+    }
+
+    #[test]
+    fn another_version_tells_its_topic() {
+        let mut packet = encode_for_other_version("camera/front");
+        packet[4] += 1;
+        assert_eq!(decode_first::<ToSubscriber>(&packet), Err(NotUnderstood::Version(VERSION + 1)));
+        assert_eq!(topic_of_other_version(&packet), Some("camera/front"));
+        for unclear in [&packet[..8], &packet[..5], &[0xff; 20], &[b'*'; 20]] {
+            assert_eq!(topic_of_other_version(unclear), None);
+        }
     }
 }

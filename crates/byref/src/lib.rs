@@ -35,6 +35,7 @@
 mod attributes;
 mod batch;
 mod biased;
+mod candidates;
 mod changes;
 mod claim;
 mod connection;

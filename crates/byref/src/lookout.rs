@@ -1,15 +1,19 @@
 //! Tells subscribers which publishers appear. One watch per directory serves all subscribers of a process.
 
-use crate::rendezvous::{Directory, Watch};
+use crate::rendezvous::{Directory, News, Watch};
 use crate::service::{Handle, Next, Token};
 use crate::sys::epoll::Interest;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, Weak};
 
-/// Whoever wants to know of new names.
+/// Whoever wants to know which names come and go.
 pub(crate) trait Listener: Send + Sync {
+    /// Perhaps not for the first time.
     fn appeared(self: Arc<Self>, name: &str);
+    fn vanished(&self, name: &str);
+    /// Lists the directory: it is new to the listener, or something was missed.
+    fn look_around(self: Arc<Self>) -> io::Result<()>;
 }
 
 /// The watch on one directory.
@@ -39,9 +43,9 @@ impl Lookout {
         let watching = Arc::downgrade(&lookout);
         let task = service.watch(watch.fd(), Interest::IN, None, move |_, _, _| {
             let Some(lookout) = watching.upgrade() else { return Next::Done };
-            match watch.names() {
-                Some(names) => names.iter().for_each(|name| lookout.tell(name)),
-                None => lookout.tell_all(),
+            match watch.news() {
+                Some(news) => news.iter().for_each(|news| lookout.tell(news)),
+                None => lookout.start_over(),
             }
             Next::Keep
         })?;
@@ -54,27 +58,29 @@ impl Lookout {
     pub fn register(&self, listener: &Arc<impl Listener + 'static>) -> io::Result<()> {
         let weak: Weak<dyn Listener> = Arc::downgrade(listener) as _;
         self.listeners.lock().push(weak);
-        for name in self.directory.names()? {
-            Arc::clone(listener).appeared(&name);
-        }
-        Ok(())
+        Arc::clone(listener).look_around()
     }
 
-    fn tell(&self, name: &str) {
-        let listeners: Vec<_> = {
-            let mut listeners = self.listeners.lock();
-            listeners.retain(|listener| listener.strong_count() > 0);
-            listeners.iter().filter_map(Weak::upgrade).collect()
-        };
-        for listener in listeners {
-            listener.appeared(name);
+    fn listeners(&self) -> Vec<Arc<dyn Listener>> {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn tell(&self, news: &News) {
+        for listener in self.listeners() {
+            match news {
+                News::Appeared(name) => listener.appeared(name),
+                News::Vanished(name) => listener.vanished(name),
+            }
         }
     }
 
-    fn tell_all(&self) {
-        match self.directory.names() {
-            Ok(names) => names.iter().for_each(|name| self.tell(name)),
-            Err(error) => log::error!("byref: cannot list {}: {error}", self.directory.path().display()),
+    fn start_over(&self) {
+        for listener in self.listeners() {
+            if let Err(error) = listener.look_around() {
+                log::error!("byref: cannot list {}: {error}", self.directory.path().display());
+            }
         }
     }
 }

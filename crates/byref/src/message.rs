@@ -262,7 +262,7 @@ impl Message {
         &self.publisher
     }
 
-    /// The topic.
+    /// The topic of its publisher.
     pub fn topic(&self) -> &str {
         &self.publisher.topic
     }

@@ -837,6 +837,7 @@ impl Shared {
         let first = if start == open.tail { open.sent } else { first.max(open.ring().sequence(start)) };
         let welcome = Welcome {
             publisher: self.id,
+            topic: self.topic.clone(),
             name: self.name.clone(),
             start,
             first,
@@ -1243,12 +1244,12 @@ fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result
         Ok(hello) => hello,
         Err(NotUnderstood::Version(theirs)) => {
             // Our first packet tells it our version.
-            socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+            socket::send(socket, &handshake::encode_for_other_version(&shared.topic), None)?;
             return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
         }
         Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
     };
-    if hello.topic != shared.topic {
+    if !topic::matches(&hello.topic, &shared.topic) {
         socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
         return Ok(Greeting::Over);
     }

@@ -11,6 +11,7 @@ use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -132,7 +133,7 @@ impl Directory {
     }
 
     /// The names of all publishers' sockets.
-    pub fn names(&self) -> io::Result<Vec<String>> {
+    pub fn names(&self) -> io::Result<HashSet<String>> {
         Ok(self.entries()?.into_iter().filter(|name| is_final(name)).collect())
     }
 
@@ -158,14 +159,16 @@ impl Directory {
     }
 }
 
-/// How the final names of a topic's publishers begin.
-pub(crate) fn prefix(topic: &str) -> String {
-    format!("{:016x}-", topic::hash(topic))
+/// The final name of a publisher's socket.
+fn socket_name(topic: &str, id: u128) -> String {
+    format!("{:016x}-{id:032x}", topic::hash(topic))
 }
 
-/// The final name of a publisher's socket.
-pub(crate) fn socket_name(topic: &str, id: u128) -> String {
-    format!("{}{id:032x}", prefix(topic))
+/// Whether this is the name of a socket whose publisher may match a pattern. Only the names of single topics can be
+/// told apart.
+pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
+    let same_hash = || name.starts_with(&format!("{:016x}-", topic::hash(pattern)));
+    is_final(name) && (topic::is_pattern(pattern) || same_hash())
 }
 
 fn is_final(name: &str) -> bool {
@@ -187,34 +190,45 @@ fn choose() -> (PathBuf, OFlags) {
     (std::env::temp_dir().join(format!("byref-{user}")), OFlags::NOFOLLOW)
 }
 
-/// A watch on a directory that reports names that were renamed into place.
+/// What happened to a name in the directory.
+pub(crate) enum News {
+    /// It was renamed into place.
+    Appeared(String),
+    Vanished(String),
+}
+
+/// A watch on a directory that reports names that come and go.
 pub(crate) struct Watch(Arc<OwnedFd>);
 
 impl Watch {
     pub fn new(directory: &Directory) -> io::Result<Self> {
         use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, directory.path(), WatchFlags::MOVED_TO | WatchFlags::ONLYDIR)?;
+        inotify::add_watch(&fd, directory.path(), WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR)?;
         Ok(Watch(Arc::new(fd)))
     }
 
-    /// The descriptor that is readable when names appeared.
+    /// The descriptor that is readable when there are news.
     pub fn fd(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.0)
     }
 
-    /// The names that appeared since the last call. `None`: some were missed, list the directory again.
-    pub fn names(&self) -> Option<Vec<String>> {
+    /// What happened since the last call. `None`: something was missed, list the directory again.
+    pub fn news(&self) -> Option<Vec<News>> {
         use rustix::fs::inotify::{ReadFlags, Reader};
         let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.0, &mut buffer);
-        let mut names = Vec::new();
+        let mut news = Vec::new();
         loop {
             match reader.next() {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => return None,
-                Ok(event) => names.extend(event.file_name().and_then(|name| name.to_str().ok()).map(str::to_owned)),
+                Ok(event) => {
+                    let gone = event.events().contains(ReadFlags::DELETE);
+                    let name = event.file_name().and_then(|name| name.to_str().ok()).map(str::to_owned);
+                    news.extend(name.map(if gone { News::Vanished } else { News::Appeared }));
+                }
                 Err(Errno::INTR) => {}
-                Err(_) => return Some(names),
+                Err(_) => return Some(news),
             }
         }
     }
@@ -223,4 +237,21 @@ impl Watch {
 /// A publisher's identity.
 pub(crate) fn new_id() -> u128 {
     process::random_id()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_names_may_match() {
+        let name = socket_name("camera/front", 7);
+        for pattern in ["camera/front", "camera/*", "**", "ticks/*"] {
+            assert!(may_match(&name, pattern), "{pattern}");
+            for other in [&name[..40], "tmp-0123", "notes", &format!("{name}0"), &name.replace('-', "+")] {
+                assert!(!may_match(other, pattern), "{pattern} {other}");
+            }
+        }
+        assert!(!may_match(&name, "camera/back"));
+    }
 }

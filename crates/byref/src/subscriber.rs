@@ -1,7 +1,9 @@
-//! The subscribing side: one subscriber follows every publisher of its topic.
+//! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern
+//! matches.
 
 use crate::batch::Batch;
 use crate::biased::{Biased, BiasedGuard};
+use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, Stop};
@@ -25,7 +27,7 @@ use crate::topic;
 use crate::wait::Wait;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +57,10 @@ const SPIN_WORTH: Duration = Duration::from_micros(200);
 const TURN: u32 = 8;
 /// A busy subscriber looks for publishers that hung up once in so many messages.
 const HOUSEKEEPING: u32 = 4096;
-/// A publisher whose backlog is full is tried again after this time.
-const RETRY: Duration = Duration::from_millis(10);
+/// A publisher that takes longer to answer does not hold up the others that are to be asked.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
+/// How often a question without an answer looks whether its subscriber was closed.
+const STILL_WANTED: Duration = Duration::from_secs(1);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
@@ -115,7 +119,7 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        topic::validate(&self.topic)?;
+        topic::validate_pattern(&self.topic)?;
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
         }
@@ -126,7 +130,12 @@ impl SubscriberBuilder {
     }
 }
 
-/// Receives the messages of every publisher of one topic, present and future.
+/// Receives the messages of every publisher of one topic, or of all topics that a pattern matches, present and future.
+///
+/// A pattern has wildcards among its `/`-separated levels: `*` stands for exactly one level, `**` for any number of
+/// them, none too. `camera/*` matches `camera/front`; `ticks/**` matches `ticks` and `ticks/EUR/bid`; `**/bid` matches
+/// `bid`. [`Message::topic`] tells which topic a message was published on. A wildcard is a whole level; `a*` is
+/// [`Error::InvalidTopic`].
 ///
 /// It may be shared by threads: each message goes to exactly one caller. Messages of one publisher come in order; among
 /// several publishers turns are fair.
@@ -165,8 +174,7 @@ struct Open {
     /// Whose record was taken last; valid until the next look.
     taken_from: usize,
     last_id: u64,
-    /// Sockets that were met already.
-    known: HashSet<String>,
+    candidates: Candidates,
     /// The number of the last sleep.
     epoch: u64,
     /// Publishers were told that this subscriber sleeps.
@@ -210,7 +218,7 @@ pub struct SubscriberStats {
 }
 
 impl Subscriber {
-    /// Settings for a subscriber to `topic`.
+    /// Settings for a subscriber to `topic`, which may be a pattern.
     pub fn builder(topic: impl Into<String>) -> SubscriberBuilder {
         SubscriberBuilder {
             topic: topic.into(),
@@ -236,7 +244,7 @@ impl Subscriber {
             turn_left: TURN,
             taken_from: 0,
             last_id: 0,
-            known: HashSet::new(),
+            candidates: Candidates::default(),
             epoch: 0,
             armed: false,
             asleep: false,
@@ -414,7 +422,7 @@ impl Subscriber {
         Ok(guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), |open| open.stats.clone()))
     }
 
-    /// The topic.
+    /// The topic, or the pattern, as it was given.
     pub fn topic(&self) -> &str {
         &self.shared.options.topic
     }
@@ -434,19 +442,28 @@ impl Drop for Subscriber {
 
 impl Listener for Shared {
     fn appeared(self: Arc<Self>, name: &str) {
-        if !name.starts_with(&rendezvous::prefix(&self.options.topic)) {
-            return;
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.meet(name));
+            self.ask_candidates();
         }
-        {
-            let mut guard = self.open.lock();
-            let Some(open) = guard.as_mut() else { return };
-            if !open.known.insert(name.to_owned()) {
-                return;
-            }
+    }
+
+    fn vanished(&self, name: &str) {
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.forget(name));
         }
-        if let Some(again) = self.try_connect(name) {
-            self.retry(name.to_owned(), again);
-        }
+    }
+
+    fn look_around(self: Arc<Self>) -> io::Result<()> {
+        let listed = self.update(|open| {
+            // Within the lock: no name that comes later is forgotten.
+            let mut names = open.directory.names()?;
+            names.retain(|name| rendezvous::may_match(name, &self.options.topic));
+            open.candidates.meet_all(&names);
+            Ok(())
+        });
+        self.ask_candidates();
+        listed.unwrap_or(Ok(()))
     }
 }
 
@@ -599,44 +616,59 @@ impl Shared {
         }
     }
 
-    /// Tries to reach a publisher; `Some`: to be tried again after that time.
-    fn try_connect(self: &Arc<Self>, name: &str) -> Option<Duration> {
-        let (directory, service) = {
-            let guard = self.open.lock();
-            let open = guard.as_ref()?;
-            (Arc::clone(&open.directory), Arc::clone(&open.service))
-        };
-        let outcome = directory.connect(name).and_then(|outcome| match outcome {
-            Connect::Connected(socket) => self.say_hello(Arc::new(socket), name, &service).map(|()| None),
-            Connect::Busy => Ok(Some(RETRY)),
-            Connect::Refused | Connect::Absent => {
-                self.forget(name);
-                Ok(None)
+    /// Does something with what is open, unless it was closed.
+    fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        self.open.lock().as_mut().map(change)
+    }
+
+    /// Asks the publishers whose turn it is.
+    fn ask_candidates(self: &Arc<Self>) {
+        let next =
+            |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
+        while let Some((candidate, directory, service)) = self.update(next).flatten() {
+            let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
+                Connect::Busy => {
+                    self.ask_again(candidate.clone());
+                    Ok(false)
+                }
+                Connect::Refused | Connect::Absent => Ok(false),
+            });
+            let waits_for_answer = asked.unwrap_or_else(|error| {
+                if candidate.pause == FIRST_PAUSE {
+                    let topic = &self.options.topic;
+                    log::warn!("byref: topic '{topic}': cannot connect to a publisher, trying again: {error}");
+                }
+                self.ask_again(candidate);
+                false
+            });
+            if !waits_for_answer {
+                self.update(|open| open.candidates.finished());
             }
-        });
-        outcome.unwrap_or_else(|error| {
-            log::warn!("byref: topic '{}': cannot connect to a publisher, trying again: {error}", self.options.topic);
-            Some(RETRY * 20)
-        })
-    }
-
-    fn retry(self: &Arc<Self>, name: String, after: Duration) {
-        let Some(service) = self.open.lock().as_ref().map(|open| Arc::clone(&open.service)) else { return };
-        let shared = Arc::downgrade(self);
-        service.after(after, move |_, _, _| {
-            let again = shared.upgrade().and_then(|shared| shared.try_connect(&name));
-            again.map_or(Next::Done, Next::After)
-        });
-    }
-
-    fn forget(&self, name: &str) {
-        if let Some(open) = self.open.lock().as_mut() {
-            open.known.remove(name);
         }
     }
 
+    /// Has a publisher asked again after a pause.
+    fn ask_again(self: &Arc<Self>, candidate: Candidate) {
+        let Some(service) = self.update(|open| Arc::clone(&open.service)) else { return };
+        let shared = Arc::downgrade(self);
+        service.after(candidate.pause, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| open.candidates.again(candidate.clone()));
+                shared.ask_candidates();
+            }
+            Next::Done
+        });
+    }
+
+    /// A publisher answered, or takes too long: it is the next one's turn.
+    fn ask_next(self: &Arc<Self>) {
+        self.update(|open| open.candidates.finished());
+        self.ask_candidates();
+    }
+
     /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, name: &str, service: &Handle) -> io::Result<()> {
+    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -649,12 +681,19 @@ impl Shared {
         if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
-        let (shared, answering, name) = (Arc::downgrade(self), Arc::clone(&socket), name.to_owned());
+        let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
         let mut lease = Some(lease.into_map());
-        service.watch(socket, Interest::IN, None, move |service, task, _| {
+        let mut slow = false;
+        service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             let mut packet = [0u8; MAX_PACKET];
             match socket::receive(&answering, &mut packet) {
+                Ok(Received::Empty) if event == service::Event::Late => {
+                    if !std::mem::replace(&mut slow, true) {
+                        shared.ask_next();
+                    }
+                    return shared.update(|_| Next::After(STILL_WANTED)).unwrap_or(Next::Done);
+                }
                 Ok(Received::Empty) => return Next::Keep,
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
@@ -662,12 +701,15 @@ impl Shared {
                     if let Err(error) = shared.welcome(&packet[..len], ring, lease, &answering) {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
                         if error.raw_os_error().is_some() {
-                            shared.retry(name.clone(), RETRY * 20);
+                            shared.ask_again(candidate.clone());
                         }
                     }
                 }
                 // It may be busy, or out of descriptors, as this process may be; one that is gone refuses next time.
-                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.retry(name.clone(), RETRY * 20),
+                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+            }
+            if !slow {
+                shared.ask_next();
             }
             Next::Done
         })?;
@@ -678,21 +720,31 @@ impl Shared {
     fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
-        let topic = || self.options.topic.clone();
+        let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
             Ok(ToSubscriber::NotThisTopic) => return Ok(()),
             Err(NotUnderstood::Version(theirs)) => {
-                if let Some(open) = self.open.lock().as_mut() {
-                    open.trouble = Some(Error::VersionMismatch { topic: topic(), pid: number, theirs, ours: VERSION });
-                    open.door.bell.ring();
+                let topic = handshake::topic_of_other_version(packet);
+                if topic.is_some_and(|topic| !topic::matches(pattern, topic)) {
+                    return Ok(());
                 }
+                let topic = topic.unwrap_or(pattern).to_owned();
+                self.update(|open| {
+                    open.trouble = Some(Error::VersionMismatch { topic, pid: number, theirs, ours: VERSION });
+                    open.door.bell.ring();
+                });
                 return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
             }
             Ok(_) | Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name: welcome.name.clone(), topic: topic() };
+        let (topic, name) = (welcome.topic.clone(), welcome.name.clone());
+        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+            let topic = topic.escape_debug();
+            return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
+        }
+        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
         let process = Process::find(pid);
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
@@ -887,8 +939,10 @@ impl Open {
                 Ok(false)
             }
             Stop::Refused(error) => {
+                let topic = &self.connections[self.turn].link.info.topic;
+                let error = Error::system(topic, "cannot map a publisher's memory")(error);
                 self.next_turn();
-                Err(Error::system(&options.topic, "cannot map a publisher's memory")(error))
+                Err(error)
             }
             Stop::Gap => {
                 let connection = &mut self.connections[self.turn];
@@ -951,8 +1005,6 @@ impl Open {
         if let Some(death) = &over.death {
             self.door.epoll.remove(death);
         }
-        let PublisherInfo { topic, id, .. } = &*over.link.info;
-        self.known.remove(&rendezvous::socket_name(topic, *id));
         over.leave();
     }
 
@@ -1028,5 +1080,49 @@ impl Open {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Publisher;
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn publishers_that_are_gone_are_forgotten() {
+        let directory = std::env::temp_dir().join(format!("byref-forget-{}", std::process::id()));
+        // SAFETY: no other unit test looks at the environment.
+        unsafe { std::env::set_var("BYREF_DIR", &directory) };
+        let subscribers = ["a/*", "b"].map(|topic| Subscriber::builder(topic).build().unwrap());
+        let known =
+            || subscribers.each_ref().map(|each| each.shared.update(|open| open.candidates.known.len()).unwrap());
+        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            while known() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", known());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+
+        let publishers = ["a/1", "b", "b", "c", "c/d/e"].map(publish);
+        eventually([5, 2]);
+        let (matching, others) = publishers.split_at(3);
+        others.iter().for_each(Publisher::close);
+        eventually([3, 2]);
+        matching.iter().for_each(Publisher::close);
+        eventually([0, 0]);
+
+        // News that were missed.
+        let live = publish("a/2");
+        eventually([1, 0]);
+        for each in &subscribers {
+            each.shared.update(|open| open.candidates.meet("gone"));
+            Arc::clone(&each.shared).look_around().unwrap();
+        }
+        eventually([1, 0]);
+        drop((live, subscribers));
+        let _ = std::fs::remove_dir_all(directory);
     }
 }

@@ -1,30 +1,77 @@
-//! Topic names: `/`-separated levels, as in Zenoh's key expressions.
+//! Topic names and patterns: `/`-separated levels, as in Zenoh's key expressions.
+//!
+//! In a pattern `*` stands for exactly one level, and `**` for any number of them, none too. Both are whole levels:
+//! Zenoh's `$*`, for a part of one, is refused. Zenoh wants patterns in a canonical form (`**` for `**/**`); here every
+//! form has its meaning. No other character has one.
 
 use crate::error::{Error, Result};
 
-/// The longest topic, in bytes.
+/// The longest topic or pattern, in bytes.
 pub const MAX_TOPIC: usize = 1024;
 
-/// Checks a topic that is to be published on or subscribed to.
+/// Checks a topic that is to be published on.
 pub(crate) fn validate(topic: &str) -> Result<()> {
-    let reason = if topic.is_empty() {
+    if topic.contains('*') {
+        return Err(invalid(topic, "'*' is a wildcard, for subscribers only; a publisher names one topic"));
+    }
+    validate_pattern(topic)
+}
+
+/// Checks a topic, or a pattern of topics, that is to be subscribed to.
+pub(crate) fn validate_pattern(pattern: &str) -> Result<()> {
+    let reason = if pattern.is_empty() {
         "it is empty; give a name like 'camera/front'"
-    } else if topic.len() > MAX_TOPIC {
+    } else if pattern.len() > MAX_TOPIC {
         "it is longer than 1024 bytes"
-    } else if topic.contains('\0') {
+    } else if pattern.contains('\0') {
         "it contains a NUL byte"
-    } else if topic.contains('*') {
-        "'*' is a wildcard; name one topic"
-    } else if topic.split('/').any(str::is_empty) {
+    } else if pattern.split('/').any(str::is_empty) {
         "it has an empty level; write 'a/b', without a leading, trailing or double '/'"
+    } else if pattern.split('/').any(|level| level.contains('*') && !matches!(level, "*" | "**")) {
+        "a wildcard is a whole level, '*' (exactly one) or '**' (any number): write 'a/*/b', not 'a*' or 'a$*'"
     } else {
         return Ok(());
     };
+    Err(invalid(pattern, reason))
+}
+
+fn invalid(topic: &str, reason: &'static str) -> Error {
     let mut shown: String = topic.chars().take(80).collect();
     if shown.len() < topic.len() {
         shown.push('…');
     }
-    Err(Error::InvalidTopic { topic: shown, reason })
+    Error::InvalidTopic { topic: shown, reason }
+}
+
+/// Whether it has wildcards; otherwise it is the name of one topic.
+pub(crate) fn is_pattern(pattern: &str) -> bool {
+    pattern.contains('*')
+}
+
+/// Whether `topic` is what `pattern` names, or one of many. Any two strings may be given: they may come from a peer.
+///
+/// Of several `**` only the last one that was met has to be tried with more levels: what an earlier one could give up,
+/// the later one can take. So the work is at most the product of the two lengths.
+pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
+    let (mut pattern, mut topic) = (pattern.split('/'), topic.split('/'));
+    // What stands behind the last `**`, and the levels that it has not taken.
+    let mut resume = None;
+    loop {
+        let (wanted, level) = (pattern.next(), topic.clone().next());
+        if wanted == Some("**") {
+            resume = Some((pattern.clone(), topic.clone()));
+        } else if wanted.is_none() && level.is_none() {
+            return true;
+        } else if wanted.is_some() && level.is_some() && (wanted == Some("*") || wanted == level) {
+            topic.next();
+        } else {
+            let Some((behind, rest)) = &mut resume else { return false };
+            if rest.next().is_none() {
+                return false;
+            }
+            (pattern, topic) = (behind.clone(), rest.clone());
+        }
+    }
 }
 
 /// The part of a socket's name that tells topics apart: FNV-1a, 64 bits. Two topics that share it cost a handshake, no more.
@@ -38,12 +85,109 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["a", "camera/front", "ticks/EUR-USD/bid", "ünï/code", &"x".repeat(MAX_TOPIC)] {
+        for good in ["a", "camera/front", "ticks/EUR-USD/bid", "ünï/code", "$SPX/#1/a?", &"x".repeat(MAX_TOPIC)] {
             assert!(validate(good).is_ok(), "{good}");
+            assert!(validate_pattern(good).is_ok() && !is_pattern(good), "{good}");
         }
-        for bad in ["", "/a", "a/", "a//b", "a*", "**", "a/*/b", "a\0b", &"x".repeat(MAX_TOPIC + 1)] {
+        for bad in ["", "/a", "a/", "a//b", "a\0b", &"x".repeat(MAX_TOPIC + 1)] {
             assert!(matches!(validate(bad), Err(Error::InvalidTopic { .. })), "{bad}");
+            assert!(matches!(validate_pattern(bad), Err(Error::InvalidTopic { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn patterns() {
+        for good in ["*", "**", "a/*", "*/a", "a/*/b", "**/a/**", "**/**", "**/*", "*/$", &["*"; 512].join("/")] {
+            assert!(validate_pattern(good).is_ok() && is_pattern(good), "{good}");
+            assert!(matches!(validate(good), Err(Error::InvalidTopic { .. })), "{good}");
+        }
+        for bad in ["a*", "*a", "a/b*c/d", "***", "a/***", "$*", "a$*/b", "/*", "*/", "*//*", "*\0", &"*/".repeat(513)]
+        {
+            assert!(matches!(validate_pattern(bad), Err(Error::InvalidTopic { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let reason = |result: Result<()>| result.expect_err("a bad topic").to_string();
+        assert!(reason(validate("camera/*")).contains("a publisher names one topic"));
+        assert!(reason(validate_pattern("camera/a*")).contains("whole level"));
+        assert!(reason(validate_pattern(&"x/".repeat(600))).contains("1024"));
+    }
+
+    #[test]
+    fn examples_of_matches() {
+        for (pattern, topic) in [
+            ("camera/*", "camera/front"),
+            ("*/front", "camera/front"),
+            ("ticks/**", "ticks"),
+            ("ticks/**", "ticks/a/b/c"),
+            ("**", "a"),
+            ("**/bid", "bid"),
+            ("a/**/z", "a/z"),
+            ("a/**/z", "a/z/z"),
+            ("**/**", "a"),
+            ("ü/*", "ü/ö"),
+        ] {
+            assert!(matches(pattern, topic), "{pattern} {topic}");
+        }
+        for (pattern, topic) in [
+            ("camera/*", "camera"),
+            ("camera/*", "camera/front/left"),
+            ("camera/*", "cameras/front"),
+            ("*", "a/b"),
+            ("a/**/z", "a/z/y"),
+            ("a/b", "a/b/c"),
+            ("a/b/c", "a/b"),
+        ] {
+            assert!(!matches(pattern, topic), "{pattern} {topic}");
+        }
+    }
+
+    /// The meaning, in as few words as possible.
+    fn means(pattern: &[&str], topic: &[&str]) -> bool {
+        match (pattern, topic) {
+            ([], []) => true,
+            (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| means(rest, &topic[taken..])),
+            (["*", pattern @ ..], [_, topic @ ..]) => means(pattern, topic),
+            ([wanted, pattern @ ..], [level, topic @ ..]) => wanted == level && means(pattern, topic),
+            _ => false,
+        }
+    }
+
+    /// All sequences of 1 to `most` of these levels.
+    fn all_of(levels: &[&'static str], most: usize) -> Vec<Vec<&'static str>> {
+        let mut found: Vec<Vec<&str>> = vec![vec![]];
+        let mut from = 0;
+        for _ in 0..most {
+            let until = found.len();
+            for shorter in from..until {
+                found.extend(levels.iter().map(|level| [&found[shorter][..], &[*level]].concat()).collect::<Vec<_>>());
+            }
+            from = until;
+        }
+        found.split_off(1)
+    }
+
+    #[test]
+    fn every_short_pattern_matches_what_it_means() {
+        let topics: Vec<_> = all_of(&["a", "b"], 5).into_iter().map(|topic| (topic.join("/"), topic)).collect();
+        let patterns = all_of(&["a", "b", "*", "**"], 6);
+        assert_eq!((topics.len(), patterns.len()), (62, 5460));
+        for pattern in patterns {
+            let joined = pattern.join("/");
+            for (name, topic) in &topics {
+                assert_eq!(matches(&joined, name), means(&pattern, topic), "{joined} {name}");
+            }
+        }
+    }
+
+    /// With a choice at each `**`, tried one by one, this would not end.
+    #[test]
+    fn many_wildcards_cost_no_more_than_the_product_of_the_lengths() {
+        let topic = ["a"; 500].join("/");
+        assert!(!matches(&format!("{}/b", ["**/a"; 200].join("/")), &topic));
+        assert!(matches(&format!("{}/**/a", ["**/a/*"; 100].join("/")), &topic));
     }
 
     #[test]
