@@ -51,4 +51,4 @@ def welcome(topic: str) -> bytes:
     """The answer of a publisher number 5, without a name, whose ring of 16 records is empty."""
     text = topic.encode()
     assert len(text) < 128
-    return FIRST + WELCOME + b"\5" + bytes([len(text)]) + text + b"\0" + b"\0" + b"\x10" + b"\0"
+    return FIRST + WELCOME + b"\5" + bytes([len(text)]) + text + b"\0" + b"\0" + b"\0" + b"\x10" + b"\0"

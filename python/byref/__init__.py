@@ -6,6 +6,8 @@ bytes that stays valid as long as anyone holds it.
 
 from ._byref import (
     INLINE_LIMIT,
+    Batch,
+    Event,
     Loan,
     Message,
     Publisher,
@@ -17,8 +19,10 @@ from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout
 
 __all__ = [
     "INLINE_LIMIT",
+    "Batch",
     "Closed",
     "Error",
+    "Event",
     "Forked",
     "InvalidTopic",
     "Loan",

@@ -2,13 +2,16 @@
 //! while it waits, and keeps messages alive as long as any view onto them.
 
 mod array;
+mod batch;
 mod errors;
+mod event;
 mod headers;
 mod loan;
 mod message;
 mod owner;
 mod payload;
 mod publisher;
+mod rows;
 mod subscriber;
 mod waiting;
 
@@ -18,6 +21,10 @@ use pyo3::prelude::*;
 mod _byref {
     use super::*;
 
+    #[pymodule_export]
+    use crate::batch::Batch;
+    #[pymodule_export]
+    use crate::event::Event;
     #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]

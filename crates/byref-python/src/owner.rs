@@ -1,5 +1,6 @@
 //! What NumPy arrays over byref's memory have as their base.
 
+use crate::batch::Batch;
 use crate::message::Message;
 use byref::{LoanMemory, Writable};
 use pyo3::prelude::*;
@@ -8,6 +9,8 @@ use pyo3::prelude::*;
 pub enum Memory {
     /// A message's payload; the message counts it as an open view.
     Message(Py<Message>),
+    /// A batch's payloads, and the numbers that belong to them.
+    Batch(#[expect(dead_code, reason = "kept, not read")] Py<Batch>),
     /// A private copy-on-write view.
     Private(#[expect(dead_code, reason = "kept, not read")] Writable),
     /// A loan's chunk.

@@ -4,7 +4,7 @@
 use crate::array::{contiguous_bytes, describe_type, refuse_objects};
 use crate::message::Message;
 use byref::Layout;
-use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -100,6 +100,15 @@ impl<'py> Payload<'py> {
             Payload::Buffer(buffer) => Some(buffer.bytes()),
             // SAFETY: a concurrent writer tears this one message, no more.
             Payload::Array(array) => unsafe { contiguous_bytes(array) },
+        }
+    }
+
+    /// How many bytes there are, wherever they lie.
+    pub fn len(&self) -> usize {
+        match self {
+            Payload::Bytes(bytes) => bytes.as_bytes().len(),
+            Payload::Buffer(buffer) => buffer.bytes().len(),
+            Payload::Array(array) => array.len() * array.dtype().itemsize(),
         }
     }
 

@@ -7,12 +7,13 @@ use crate::headers;
 use crate::loan::Loan;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
+use crate::rows::Rows;
 use crate::waiting::Timeout;
 use byref::{Attributes, Encoded, Policy};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyRange, PyTuple};
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
 const COPY_DETACHED: usize = 64 << 10;
@@ -57,19 +58,23 @@ impl Publisher {
         timeout: Timeout,
     ) -> PyResult<u64> {
         let py = array.py();
-        let dtype = array.dtype();
-        let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
-        let len = size_of_shape(&shape, dtype_itemsize(&dtype))?;
+        let len = array.len() * dtype_itemsize(&array.dtype());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
-        let memory = loan.memory().map_err(|error| to_python(py, error))?;
-        let data = memory.as_ptr();
-        let owner = Owner::wrap(py, Memory::Loan(memory))?;
-        // SAFETY: the loan was taken for this type and shape, and the owner keeps its memory.
-        let place = unsafe { array::over(dtype, &shape, data, true, owner) }?;
-        array::copy_elements(&place, array)?;
-        drop(place);
+        gather(array, &loan)?;
         timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
     }
+}
+
+/// Copies an array's elements in order into a loan of its size.
+pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult<()> {
+    let py = array.py();
+    let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+    let memory = loan.memory().map_err(|error| to_python(py, error))?;
+    let data = memory.as_ptr();
+    let owner = Owner::wrap(py, Memory::Loan(memory))?;
+    // SAFETY: the loan was taken for this array's type and shape, and the owner keeps its memory.
+    let place = unsafe { array::over(array.dtype(), &shape, data, true, owner) }?;
+    array::copy_elements(&place, array)
 }
 
 fn dtype_itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
@@ -125,6 +130,48 @@ impl Publisher {
             (None, Payload::Array(array)) => self.send_array(array, &attributes, timestamp_ns, timeout),
             (None, _) => unreachable!("only arrays come in pieces"),
         }
+    }
+
+    /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
+    /// numbers as a range. They lie packed, so that a receiver can take them as one array (`recv_batch`).
+    #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_many<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyRange>> {
+        let timeout = Timeout::new(timeout)?;
+        let rows = Rows::of(rows)?;
+        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let attributes =
+            Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
+        let (count, row_len) = (rows.count(), rows.row_len());
+        if count > 0 && row_len == 0 {
+            return Err(PyValueError::new_err("rows of 0 bytes cannot be sent together; send them one by one"));
+        }
+        let first = match rows.bytes() {
+            _ if count == 0 => self.0.stats().map_err(|error| to_python(py, error))?.sent,
+            Some(bytes) => {
+                let mut send = |wait: &mut byref::Wait<'_>| {
+                    self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
+                };
+                if bytes.len() < COPY_DETACHED {
+                    timeout.wait_if_needed(py, send)?
+                } else {
+                    timeout.wait(py, &mut send)?
+                }
+            }
+            None => {
+                let len = count * row_len;
+                let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
+                rows.gather(&mut loan)?;
+                timeout.wait_if_needed(py, |wait| loan.send_many_with(count, &attributes, timestamp_ns, wait))?
+            }
+        };
+        PyRange::new(py, first as isize, (first + count as u64) as isize)
     }
 
     /// Lends memory to be filled in place: of `shape` elements of type `dtype` (default uint8), or `shape` bytes.

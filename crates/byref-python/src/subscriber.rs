@@ -1,15 +1,18 @@
 //! `Subscriber`, seen from Python.
 
+use crate::batch::Batch;
 use crate::errors::to_python;
+use crate::event::Event;
 use crate::message::{Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative};
 use crate::waiting::Timeout;
-use byref::{Error, Readiness};
+use byref::{Error, Incoming, Readiness};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Receives the messages of every publisher of one topic, or of all topics that a pattern matches: `*` is one level,
 /// `**` any number of them. It may be shared by threads: each message goes to one caller.
@@ -17,21 +20,63 @@ use std::sync::OnceLock;
 pub struct Subscriber {
     core: byref::Subscriber,
     writable: bool,
+    /// What happens to publishers comes among the messages.
+    events: bool,
     /// Kept open beyond `close()`, so that an event loop never polls another file's descriptor by mistake.
     readiness: OnceLock<Readiness>,
 }
 
 impl Subscriber {
     #[inline]
-    fn wrap(&self, message: byref::Message) -> Message {
-        Message::new(message, self.writable)
+    fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
+        Ok(Bound::new(py, Message::new(message, self.writable))?.into_any())
+    }
+
+    fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
+        Ok(Bound::new(py, Batch::new(batch, self.writable))?.into_any())
+    }
+
+    /// What a subscriber with events received.
+    fn wrap_incoming<'py, T>(
+        &self,
+        py: Python<'py>,
+        incoming: Incoming<T>,
+        wrap: impl FnOnce(&Self, Python<'py>, T) -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match incoming {
+            Incoming::Message(message) => wrap(self, py, message),
+            Incoming::Event(event) => Ok(Bound::new(py, Event(event))?.into_any()),
+        }
+    }
+}
+
+impl Subscriber {
+    /// What is there now.
+    #[inline]
+    fn take<'py>(&self, py: Python<'py>) -> byref::Result<Option<PyResult<Bound<'py, PyAny>>>> {
+        if self.events {
+            return Ok(self.core.try_next()?.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)));
+        }
+        Ok(self.core.try_recv()?.map(|message| self.wrap(py, message)))
+    }
+}
+
+/// The end of an iteration is no error.
+fn unless_closed<T>(received: byref::Result<T>) -> byref::Result<Option<T>> {
+    match received {
+        Ok(received) => Ok(Some(received)),
+        Err(Error::Closed { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 #[pymethods]
 impl Subscriber {
     #[new]
-    #[pyo3(signature = (topic, policy="block", depth=None, history=0, writable=false, name=None))]
+    #[pyo3(signature = (
+        topic, policy="block", depth=None, history=0, writable=false, name=None, events=false, spin=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
         topic: &str,
@@ -40,6 +85,8 @@ impl Subscriber {
         history: i128,
         writable: bool,
         name: Option<String>,
+        events: bool,
+        spin: Option<f64>,
     ) -> PyResult<Self> {
         let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
             return Err(PyValueError::new_err(format!(
@@ -53,40 +100,62 @@ impl Subscriber {
         if let Some(name) = name {
             builder = builder.name(name);
         }
-        let core = builder.build().map_err(|error| to_python(py, error))?;
-        Ok(Subscriber { core, writable, readiness: OnceLock::new() })
+        if let Some(spin) = spin {
+            let time = Duration::try_from_secs_f64(spin);
+            builder = builder
+                .spin(time.map_err(|_| PyValueError::new_err(format!("spin must be at least 0 seconds, not {spin}")))?);
+        }
+        let core = builder.events(events).build().map_err(|error| to_python(py, error))?;
+        Ok(Subscriber { core, writable, events, readiness: OnceLock::new() })
     }
 
-    /// The next message. Timeout when none came in `timeout` seconds (None: waits without limit).
+    /// The next message (or event). Timeout when none came in `timeout` seconds (None: waits without limit).
     #[pyo3(signature = (timeout=None))]
-    fn recv(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Message> {
+    fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = Timeout::new(timeout)?;
-        Ok(self.wrap(timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?))
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap);
+        }
+        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
     }
 
-    /// The next message, or None when none is there.
-    fn try_recv(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        let message = self.core.try_recv().map_err(|error| to_python(py, error))?;
-        Ok(message.map(|message| self.wrap(message)))
+    /// The next message (or event), or None when none is there.
+    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.take(py).map_err(|error| to_python(py, error))?.transpose()
+    }
+
+    /// Up to `n` messages that are there, as one Batch (or an event); waits for the first only. Rows that were sent together
+    /// by `send_many` come in batches of their own.
+    #[pyo3(signature = (n, timeout=None))]
+    fn recv_batch<'py>(&self, py: Python<'py>, n: i128, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = Timeout::new(timeout)?;
+        let most = usize::try_from(non_negative("n", n)?).unwrap_or(usize::MAX);
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_batch_with(most, wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap_batch);
+        }
+        self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Message>> {
-        match self.core.try_recv() {
-            Ok(Some(message)) => return Ok(Some(self.wrap(message))),
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.take(py) {
+            Ok(Some(message)) => return message.map(Some),
             Ok(None) => {}
             Err(Error::Closed { .. }) => return Ok(None),
             Err(error) => return Err(to_python(py, error)),
         }
-        let received = Timeout::new(None)?.wait(py, |wait| match self.core.recv_with(wait) {
-            Ok(message) => Ok(Some(message)),
-            Err(Error::Closed { .. }) => Ok(None),
-            Err(error) => Err(error),
-        })?;
-        Ok(received.map(|message| self.wrap(message)))
+        let timeout = Timeout::new(None)?;
+        if self.events {
+            let incoming = timeout.wait(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| self.wrap(py, message)).transpose()
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {

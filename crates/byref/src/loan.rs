@@ -75,6 +75,30 @@ impl Loan {
         self.send_encoded(attributes, timestamp_ns, 0, wait)
     }
 
+    /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
+    /// timestamp; see [`Publisher::send_many`](crate::Publisher::send_many). Returns the first one's sequence number. When it
+    /// fails, nobody received anything and the loan is as before.
+    pub fn send_many_with(
+        &mut self,
+        count: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        match count {
+            1 => self.send_encoded(attributes, timestamp_ns, 0, wait),
+            _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
+                let text = format!(
+                    "topic '{}': {} bytes are not {count} messages of equal length",
+                    self.shared.topic(),
+                    self.len
+                );
+                Err(Error::InvalidArgument(text))
+            }
+            _ => self.send_rows(count, attributes, timestamp_ns, 0, wait),
+        }
+    }
+
     /// `copied`: how many of the payload's bytes the library copied to here.
     pub(crate) fn send_encoded(
         &mut self,

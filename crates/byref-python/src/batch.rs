@@ -1,0 +1,154 @@
+//! `Batch`: several messages, seen from Python without an object for each.
+#![allow(unsafe_code)]
+
+use crate::array::{self, element_type, size_of_shape};
+use crate::errors::error;
+use crate::message::{Message, PublisherInfo};
+use crate::owner::{Memory, Owner};
+use byref::Layout;
+use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods};
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyRange, PySlice};
+use std::sync::Arc;
+
+/// Messages in the order in which they were received: a sequence, and arrays over all of them.
+#[pyclass(frozen, sequence, weakref, module = "byref")]
+pub struct Batch {
+    core: byref::Batch,
+    /// Of the subscriber: `value` of its messages is a private writable view.
+    writable: bool,
+}
+
+impl Batch {
+    pub fn new(core: byref::Batch, writable: bool) -> Self {
+        Batch { core, writable }
+    }
+
+    fn message(&self, index: usize) -> Message {
+        Message::new(self.core.get(index).expect("the caller checked the index"), self.writable)
+    }
+
+    /// The element type and the shape of one payload of `len` bytes, as its sender declared them.
+    fn declared<'py>(&self, py: Python<'py>, len: usize) -> PyResult<(Bound<'py, PyArrayDescr>, Vec<u64>)> {
+        let Some(Layout { kind, shape }) = self.core.attributes(0).layout else {
+            return Ok((numpy::dtype::<u8>(py), vec![len as u64]));
+        };
+        let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
+        let element = element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
+        let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
+        if size != len {
+            return Err(wrong(format!("{size} bytes declared, {len} there")));
+        }
+        Ok((element.dtype.bind(py).clone(), shape))
+    }
+
+    /// The length of every payload; ValueError if they differ.
+    fn equal_len(&self) -> PyResult<usize> {
+        if let Some((len, _)) = self.core.packed() {
+            return Ok(len);
+        }
+        let mut lengths = self.core.iter().map(|message| message.len());
+        let first = lengths.next().unwrap_or(0);
+        match lengths.position(|len| len != first) {
+            None => Ok(first),
+            Some(other) => Err(PyValueError::new_err(format!(
+                "the messages of this batch differ in length (number {} from the first); take them one by one",
+                other + 1
+            ))),
+        }
+    }
+}
+
+#[pymethods]
+impl Batch {
+    /// All payloads, which must have the same length, as one read-only array with the first dimension along the messages.
+    ///
+    /// Without `dtype` each is what its sender declared: for rows of shape `s` sent by `send_many` that is `(len(batch), *s)`,
+    /// for plain bytes uint8 of shape `(len(batch), nbytes)`. With `dtype` each payload is one element of it, or a row of
+    /// them. Where the messages lie packed (rows of one `send_many`, or small ones) the array is a view; otherwise a copy.
+    #[pyo3(signature = (dtype=None))]
+    fn array<'py>(slf: &Bound<'py, Self>, dtype: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let len = this.equal_len()?;
+        let (dtype, row) = match dtype {
+            None => this.declared(py, len)?,
+            Some(dtype) => {
+                let dtype = PyArrayDescr::new(py, dtype)?;
+                array::refuse_objects(&dtype)?;
+                let itemsize = dtype.itemsize();
+                if itemsize == 0 || !len.is_multiple_of(itemsize) {
+                    let text = format!("payloads of {len} bytes are no elements of {itemsize} bytes ({dtype})");
+                    return Err(PyValueError::new_err(text));
+                }
+                let elements = (len / itemsize) as u64;
+                (dtype, if elements == 1 { Vec::new() } else { vec![elements] })
+            }
+        };
+        let shape: Vec<u64> = std::iter::once(this.core.len() as u64).chain(row).collect();
+        let Some((_, bytes)) = this.core.packed() else {
+            let gathered: Vec<u8> = this.core.iter().flat_map(|message| message.to_vec()).collect();
+            let bytes = PyArray1::from_vec(py, gathered);
+            let array = bytes.call_method1("view", (dtype,))?.call_method1("reshape", (shape,))?;
+            array.call_method1("setflags", (false,))?;
+            return Ok(array);
+        };
+        let data = bytes.as_ptr().cast_mut();
+        let owner = Owner::wrap(py, Memory::Batch(slf.clone().unbind()))?;
+        // SAFETY: the shape takes `len` bytes for each of the batch's messages, which is what is packed there; a batch never
+        // changes, and the owner keeps it. Peers' types hold no objects (`element_type`), nor does the caller's.
+        unsafe { array::over(dtype, &shape, data, false, owner) }
+    }
+
+    /// The sequence number of each message: a new uint64 array.
+    #[getter]
+    fn sequences<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_vec(py, self.core.sequences())
+    }
+
+    /// When each message was sent, in nanoseconds since the epoch, or what the sender gave: a new uint64 array.
+    #[getter]
+    fn timestamps_ns<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_vec(py, self.core.timestamps_ns())
+    }
+
+    /// Who sent which messages: pairs of a range of indices and a publisher.
+    #[getter]
+    fn publishers<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyRange>, PublisherInfo)>> {
+        let runs = self.core.publishers();
+        let range = |start: usize, end: usize| PyRange::new(py, start as isize, end as isize);
+        runs.map(|(run, publisher)| Ok((range(run.start, run.end)?, PublisherInfo(Arc::clone(publisher))))).collect()
+    }
+
+    /// The payload bytes of all messages together.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.core.payload_len()
+    }
+
+    fn __len__(&self) -> usize {
+        self.core.len()
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let len = self.core.len();
+        if let Ok(slice) = index.cast::<PySlice>() {
+            let indices = slice.indices(len as isize)?;
+            let picked = (0..indices.slicelength as isize).map(|n| (indices.start + n * indices.step) as usize);
+            let messages = picked.map(|index| Bound::new(py, self.message(index))).collect::<PyResult<Vec<_>>>()?;
+            return Ok(PyList::new(py, messages)?.into_any());
+        }
+        let number: isize = index.extract().map_err(|_| {
+            PyTypeError::new_err(format!("a batch's indices are ints or slices, not {}", index.get_type()))
+        })?;
+        let index = if number < 0 { number + len as isize } else { number };
+        if !(0..len as isize).contains(&index) {
+            return Err(PyIndexError::new_err(format!("this batch has {len} messages, none with index {number}")));
+        }
+        Ok(Bound::new(py, self.message(index as usize))?.into_any())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<byref.Batch of {} messages, {} bytes>", self.core.len(), self.core.payload_len())
+    }
+}

@@ -1,0 +1,102 @@
+//! What can be sent as several messages: an array's rows, or payloads of equal size.
+#![allow(unsafe_code)]
+
+use crate::array::contiguous_bytes;
+use crate::payload::{Payload, layout_of};
+use crate::publisher::gather;
+use byref::{Layout, Loan};
+use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+/// Payloads of equal size.
+pub enum Rows<'py> {
+    /// Those along the first dimension.
+    Array(Bound<'py, PyUntypedArray>),
+    Each(Vec<Payload<'py>>),
+}
+
+impl<'py> Rows<'py> {
+    pub fn of(rows: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if rows.is_instance_of::<PyList>() || rows.is_instance_of::<PyTuple>() {
+            let payloads = rows.try_iter()?.map(|row| Payload::of(&row?)).collect::<PyResult<Vec<_>>>()?;
+            return Self::of_each(payloads);
+        }
+        match Payload::of(rows)? {
+            Payload::Array(array) if array.ndim() > 0 => Ok(Rows::Array(array)),
+            _ => Err(PyTypeError::new_err(format!(
+                "send_many takes an array with rows, or a list or tuple of payloads of equal size, not {}",
+                rows.get_type().name()?
+            ))),
+        }
+    }
+
+    fn of_each(payloads: Vec<Payload<'py>>) -> PyResult<Self> {
+        let described = |payload: &Payload<'py>| -> PyResult<_> { Ok((payload.len(), payload.layout()?)) };
+        if let Some((first, others)) = payloads.split_first() {
+            let first = described(first)?;
+            for (index, other) in others.iter().enumerate() {
+                if described(other)? != first {
+                    let text = format!(
+                        "payloads that are sent together have the same size and type; number {} differs from number 0",
+                        index + 1
+                    );
+                    return Err(PyValueError::new_err(text));
+                }
+            }
+        }
+        Ok(Rows::Each(payloads))
+    }
+
+    pub fn count(&self) -> usize {
+        match self {
+            Rows::Array(array) => array.shape()[0],
+            Rows::Each(payloads) => payloads.len(),
+        }
+    }
+
+    pub fn row_len(&self) -> usize {
+        match self {
+            Rows::Array(array) => array.shape()[1..].iter().product::<usize>() * array.dtype().itemsize(),
+            Rows::Each(payloads) => payloads.first().map_or(0, Payload::len),
+        }
+    }
+
+    /// How a receiver is to understand each row.
+    pub fn layout(&self) -> PyResult<Option<Layout>> {
+        match self {
+            Rows::Array(array) => {
+                layout_of(&array.dtype(), array.shape()[1..].iter().map(|extent| *extent as u64)).map(Some)
+            }
+            Rows::Each(payloads) => payloads.first().map_or(Ok(None), Payload::layout),
+        }
+    }
+
+    /// The bytes of all; `None` when they do not lie in one piece.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            // SAFETY: a concurrent writer tears these messages, no more.
+            Rows::Array(array) => unsafe { contiguous_bytes(array) },
+            Rows::Each(_) => None,
+        }
+    }
+
+    /// Copies them into a loan of their size.
+    pub fn gather(&self, loan: &mut Loan) -> PyResult<()> {
+        let payloads = match self {
+            Rows::Array(array) => return gather(array, loan),
+            Rows::Each(payloads) => payloads,
+        };
+        for (payload, place) in payloads.iter().zip(loan.chunks_exact_mut(self.row_len())) {
+            match (payload.bytes(), payload) {
+                (Some(bytes), _) => place.copy_from_slice(bytes),
+                (None, Payload::Array(array)) => {
+                    place.copy_from_slice(array.call_method0("tobytes")?.cast::<PyBytes>()?.as_bytes());
+                }
+                (None, _) => unreachable!("only arrays come in pieces"),
+            }
+        }
+        Ok(())
+    }
+}
