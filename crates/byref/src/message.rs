@@ -218,7 +218,7 @@ pub struct Message {
 }
 
 impl Message {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(publisher: Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
         let head = taken.head;
         let body = match taken.hold {

@@ -289,13 +289,27 @@ impl Subscriber {
     /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Message>> {
-        self.try_receive(Open::take)
+        // Not through `try_receive`: passing `take` on costs a call and a move of the message.
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match open.take(&self.shared.options) {
+            Ok(None) => open.found_nothing(&self.shared.options, Open::take),
+            result => result,
+        }
     }
 
     /// The next message, with an interruptible wait.
     #[inline(always)]
     pub fn recv_with(&self, wait: &mut Wait<'_>) -> Result<Message> {
-        self.receive(wait, Open::take)
+        // Not through `receive`, for the same reason.
+        let taken = {
+            let mut guard = self.shared.lock()?;
+            self.shared.opened(&mut guard)?.take(&self.shared.options)?
+        };
+        match taken {
+            Some(message) => Ok(message),
+            None => self.shared.receive_slowly(wait, Open::take),
+        }
     }
 
     /// [`try_recv`](Self::try_recv) that tells what happens, too.
@@ -346,7 +360,6 @@ impl Subscriber {
         if most == 0 { Err(refused()) } else { Ok(()) }
     }
 
-    #[inline(always)]
     fn try_receive<R>(
         &self,
         mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
@@ -359,7 +372,6 @@ impl Subscriber {
         }
     }
 
-    #[inline(always)]
     fn receive<R>(
         &self,
         wait: &mut Wait<'_>,
