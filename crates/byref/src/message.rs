@@ -3,11 +3,12 @@
 
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::lease::{COUNTS, Lease};
-use crate::ring::{Descriptor, Head, InlineData};
+use crate::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::socket;
 use rustix::fd::OwnedFd;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,72 +169,90 @@ impl Taken {
     }
 }
 
-/// The words of an inline payload and its attributes: in place up to a cache line, which keeps messages cheap to move.
+/// What every message has.
 #[derive(Clone)]
-enum Words {
-    Few([u64; FEW]),
-    Many(Box<[u64]>),
+struct About {
+    publisher: Arc<PublisherInfo>,
+    sequence: u64,
+    timestamp_ns: u64,
 }
 
-const FEW: usize = 8;
+/// A message whose payload was copied out of the ring.
+#[derive(Clone)]
+struct Inline {
+    about: About,
+    len: u16,
+    attributes_len: u16,
+    /// The payload, then the attributes, each in full words: so many are initialised.
+    words: [MaybeUninit<u64>; DATA_WORDS],
+}
 
-impl Words {
-    #[inline]
-    fn copy(data: &InlineData, len: usize) -> Self {
-        if len > FEW {
-            return Words::Many(data.words().take(len).collect());
+impl Inline {
+    /// `words` are the payload's and the attributes'.
+    #[inline(always)]
+    fn new(about: About, len: usize, attributes_len: usize, words: impl Iterator<Item = u64>) -> Box<Self> {
+        let used = len.div_ceil(8) + attributes_len.div_ceil(8);
+        let (len, attributes_len) = (len as u16, attributes_len as u16);
+        let mut inline = Box::new(Inline { about, len, attributes_len, words: [MaybeUninit::uninit(); _] });
+        let mut written = 0;
+        for (to, word) in inline.words.iter_mut().take(used).zip(words) {
+            to.write(word);
+            written += 1;
         }
-        let mut few = [0; FEW];
-        for (to, word) in few.iter_mut().zip(data.words()) {
-            *to = word;
-        }
-        Words::Few(few)
+        assert!(written == used, "a record that is shorter than it says");
+        inline
     }
 
     #[inline]
-    fn bytes(&self) -> &[u8] {
-        let words: &[u64] = match self {
-            Words::Few(words) => words,
-            Words::Many(words) => words,
-        };
-        // SAFETY: the words are initialised, bytes have no alignment, and the length is the words'.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), size_of_val(words)) }
+    fn bytes(&self, from: usize, len: u16) -> &[u8] {
+        debug_assert!(from + len as usize <= size_of_val(&self.words));
+        let start = self.words.as_ptr().cast::<u8>().wrapping_add(from);
+        // SAFETY: `from` and `len` are those of the two methods below, which lie in the words that `new` has written.
+        unsafe { std::slice::from_raw_parts(start, len as usize) }
+    }
+
+    #[inline]
+    fn payload(&self) -> &[u8] {
+        self.bytes(0, self.len)
+    }
+
+    fn attributes(&self) -> &[u8] {
+        self.bytes((self.len as usize).next_multiple_of(8), self.attributes_len)
     }
 }
 
+/// A message whose payload lies in the publisher's memory.
 #[derive(Clone)]
-enum Body {
-    Inline { words: Words, len: u16, attributes_len: u16 },
-    Held(Hold),
+struct Held {
+    about: About,
+    hold: Hold,
 }
 
 /// A message. Dereferences to its payload, which stays valid and unchanged as long as the message, or a clone of it, lives:
 /// beyond the subscriber's `close`, and beyond the publisher's death.
 #[derive(Clone)]
-pub struct Message {
-    publisher: Arc<PublisherInfo>,
-    sequence: u64,
-    timestamp_ns: u64,
-    body: Body,
+pub struct Message(Body);
+
+/// Boxed: a message is filled where it stays, and passed on in registers.
+#[derive(Clone)]
+enum Body {
+    Inline(Box<Inline>),
+    Held(Box<Held>),
 }
 
 impl Message {
     #[inline(always)]
     pub(crate) fn new(publisher: Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
         let head = taken.head;
-        let body = match taken.hold {
-            Some(hold) => Body::Held(hold),
-            None => Body::Inline {
-                words: Words::copy(data, head.data_words()),
-                len: head.payload_len() as u16,
-                attributes_len: head.attributes_len() as u16,
-            },
-        };
-        Message { publisher, sequence: taken.sequence, timestamp_ns: head.timestamp_ns, body }
+        let about = About { publisher, sequence: taken.sequence, timestamp_ns: head.timestamp_ns };
+        Message(match taken.hold {
+            Some(hold) => Body::Held(Box::new(Held { about, hold })),
+            None => Body::Inline(Inline::new(about, head.payload_len(), head.attributes_len(), data.words())),
+        })
     }
 
     pub(crate) fn held(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, hold: Hold) -> Self {
-        Message { publisher, sequence, timestamp_ns, body: Body::Held(hold) }
+        Message(Body::Held(Box::new(Held { about: About { publisher, sequence, timestamp_ns }, hold })))
     }
 
     /// A message whose payload and encoded attributes were copied; they fit into a record.
@@ -244,68 +263,70 @@ impl Message {
         payload: &[u8],
         attributes: &[u8],
     ) -> Self {
-        let padded = |bytes: &[u8]| {
-            let words = bytes.chunks(8).map(|chunk| {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                u64::from_ne_bytes(word)
-            });
-            words.collect::<Vec<u64>>()
-        };
-        let words = Words::Many([padded(payload), padded(attributes)].concat().into());
-        let (len, attributes_len) = (payload.len() as u16, attributes.len() as u16);
-        Message { publisher, sequence, timestamp_ns, body: Body::Inline { words, len, attributes_len } }
+        let words = payload.chunks(8).chain(attributes.chunks(8)).map(|chunk| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(word)
+        });
+        let about = About { publisher, sequence, timestamp_ns };
+        Message(Body::Inline(Inline::new(about, payload.len(), attributes.len(), words)))
+    }
+
+    #[inline]
+    fn about(&self) -> &About {
+        match &self.0 {
+            Body::Inline(inline) => &inline.about,
+            Body::Held(held) => &held.about,
+        }
     }
 
     /// Who sent it.
     pub fn publisher(&self) -> &Arc<PublisherInfo> {
-        &self.publisher
+        &self.about().publisher
     }
 
     /// The topic of its publisher.
     pub fn topic(&self) -> &str {
-        &self.publisher.topic
+        &self.about().publisher.topic
     }
 
     /// Its number among the publisher's messages, from 0.
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.about().sequence
     }
 
     /// When it was sent: nanoseconds of `CLOCK_REALTIME`, or what the sender gave.
     pub fn timestamp_ns(&self) -> u64 {
-        self.timestamp_ns
+        self.about().timestamp_ns
     }
 
     /// Layout and headers, decoded anew on each call.
     pub fn attributes(&self) -> Attributes {
-        match &self.body {
-            Body::Inline { words, len, attributes_len } => {
-                let from = (*len as usize).next_multiple_of(8);
-                Attributes::decode(&words.bytes()[from..from + *attributes_len as usize])
-            }
-            Body::Held(hold) => hold.decode_attributes(),
+        match &self.0 {
+            Body::Inline(inline) => Attributes::decode(inline.attributes()),
+            Body::Held(held) => held.hold.decode_attributes(),
         }
     }
 
     /// Whether there are attributes at all.
     #[inline]
     pub fn has_attributes(&self) -> bool {
-        match &self.body {
-            Body::Inline { attributes_len, .. } => *attributes_len > 0,
-            Body::Held(hold) => hold.attributes_len > 0,
+        match &self.0 {
+            Body::Inline(inline) => inline.attributes_len > 0,
+            Body::Held(held) => held.hold.attributes_len > 0,
         }
     }
 
     /// Whether the payload was small enough to travel inside the ring, and was copied out of it.
     pub fn is_inline(&self) -> bool {
-        matches!(self.body, Body::Inline { .. })
+        matches!(self.0, Body::Inline(_))
     }
 
     /// A private writable view: changes stay with it. A large payload is mapped copy-on-write, so that only the pages that
     /// are written cost memory and time; a small one is copied.
     pub fn writable(&self) -> Writable {
-        if let Body::Held(hold) = &self.body
+        if let Body::Held(held) = &self.0
+            && let hold = &held.hold
             && self.len() >= MAP_FROM
             && let Some(place) = Place::take()
             // Out of mappings or address space: a copy serves as well.
@@ -331,16 +352,16 @@ impl Deref for Message {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.body {
-            Body::Inline { words, len, .. } => &words.bytes()[..*len as usize],
-            Body::Held(hold) => hold.payload(),
+        match &self.0 {
+            Body::Inline(inline) => inline.payload(),
+            Body::Held(held) => held.hold.payload(),
         }
     }
 }
 
 impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (topic, sequence, len) = (self.topic(), self.sequence, self.len());
+        let (topic, sequence, len) = (self.topic(), self.sequence(), self.len());
         write!(f, "Message {{ topic: {topic:?}, sequence: {sequence}, len: {len} }}")
     }
 }

@@ -40,7 +40,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// Words of one record: four cache lines.
 pub(crate) const RECORD_WORDS: usize = 32;
 const DATA: usize = 4;
-const DATA_WORDS: usize = RECORD_WORDS - DATA;
+pub(crate) const DATA_WORDS: usize = RECORD_WORDS - DATA;
 /// The most bytes of payload and attributes together that travel inside a record.
 pub const INLINE_LIMIT: usize = DATA_WORDS * 8;
 /// How many records ahead a publisher prepares, and how many cache lines of each.
