@@ -175,8 +175,26 @@ impl Connection {
         !self.ended
     }
 
-    /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
+    /// Takes the next message if all is as usual: it is there, inline, and the one that is expected. Its data is in the
+    /// scratch. Only for subscribers that want all messages.
     #[inline(always)]
+    pub fn take_inline(&mut self) -> Option<Head> {
+        let head = self.find_inline()?;
+        self.done();
+        self.advance(self.cursor);
+        Some(head)
+    }
+
+    #[inline(always)]
+    fn find_inline(&mut self) -> Option<Head> {
+        let ring = self.ring.get();
+        if ring.generation() != self.generation || self.block.is_some() {
+            return None;
+        }
+        ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
+    }
+
+    /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
     pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Taken, Stop> {
         let (head, hold) = match self.find(depth, lost)? {
             Found::Inline(head) => (head, None),
@@ -192,6 +210,13 @@ impl Connection {
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
         for _ in 0..most {
+            if depth == u64::MAX
+                && let Some(head) = self.find_inline()
+            {
+                batch.push_inline(head, &self.scratch);
+                self.done();
+                continue;
+            }
             match self.find(depth, lost) {
                 Ok(Found::Inline(head)) => batch.push_inline(head, &self.scratch),
                 Ok(Found::Held(head, hold)) => batch.push_held(head, hold),
@@ -212,7 +237,6 @@ impl Connection {
     }
 
     /// Finds the next message. After `Inline` and `Held` the caller says [`done`](Self::done), later `advance`.
-    #[inline(always)]
     fn find(&mut self, depth: u64, lost: &mut u64) -> Result<Found, Stop> {
         for _ in 0..MOST_LAPS {
             if self.ring.get().generation() != self.generation {

@@ -241,14 +241,17 @@ enum Body {
 }
 
 impl Message {
-    #[inline(always)]
     pub(crate) fn new(publisher: Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
-        let head = taken.head;
-        let about = About { publisher, sequence: taken.sequence, timestamp_ns: head.timestamp_ns };
-        Message(match taken.hold {
-            Some(hold) => Body::Held(Box::new(Held { about, hold })),
-            None => Body::Inline(Inline::new(about, head.payload_len(), head.attributes_len(), data.words())),
-        })
+        match taken.hold {
+            Some(hold) => Self::held(publisher, taken.sequence, taken.head.timestamp_ns, hold),
+            None => Self::inline(publisher, taken.head, data),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn inline(publisher: Arc<PublisherInfo>, head: Head, data: &InlineData) -> Self {
+        let about = About { publisher, sequence: head.sequence, timestamp_ns: head.timestamp_ns };
+        Message(Body::Inline(Inline::new(about, head.payload_len(), head.attributes_len(), data.words())))
     }
 
     pub(crate) fn held(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, hold: Hold) -> Self {

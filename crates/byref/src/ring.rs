@@ -246,6 +246,24 @@ impl<'a> Ring<'a> {
         }
     }
 
+    /// Copies the record of `position` into `data` if it is there, whole, and inline; if not, [`look`](Self::look) tells more.
+    #[inline(always)]
+    pub fn look_inline(self, position: u64, data: &InlineData) -> Option<Head> {
+        let record = self.record(position);
+        if stamp(record) != position + 1 {
+            return None;
+        }
+        let head = head(record);
+        let used = head.data_words();
+        if head.meta & POOLED != 0 || used > DATA_WORDS {
+            return None;
+        }
+        for (to, from) in data.0.iter().zip(&record[DATA..]).take(used) {
+            to.store(from.load(Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
+        }
+        (!self.was_reclaimed(position)).then_some(head)
+    }
+
     /// Looks at the record of `position`, and copies it into `data` when it is an inline one.
     #[inline]
     pub fn look(self, position: u64, data: &InlineData) -> Look {
@@ -267,14 +285,11 @@ impl<'a> Ring<'a> {
             };
             return Look::Pooled(head, at);
         }
-        let used = head.data_words();
-        if used > DATA_WORDS {
-            return Look::Invalid;
+        match self.look_inline(position, data) {
+            Some(head) => Look::Inline(head),
+            None if self.was_reclaimed(position) => Look::Lapped,
+            None => Look::Invalid,
         }
-        for (to, from) in data.0.iter().zip(from).take(used) {
-            to.store(from.load(Ordering::Relaxed), std::sync::atomic::Ordering::Relaxed);
-        }
-        if self.was_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
     }
 
     /// The first of the positions from `from` on, up to `to`, with a message of that number or a later one. Records that were

@@ -806,6 +806,21 @@ impl Open {
     /// Takes the next message, up to the next event.
     #[inline(always)]
     fn take_one(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
+        if options.policy == Policy::Block
+            && let Some(connection) = self.connections.get_mut(self.turn)
+            && let Some(head) = connection.take_inline()
+        {
+            let message = Message::inline(Arc::clone(&connection.link.info), head, &connection.scratch);
+            let len = head.payload_len() as u64;
+            self.stats.copied_bytes += len;
+            self.took(options, len, head.timestamp_ns);
+            return Ok(Some(message));
+        }
+        self.take_unusual(options)
+    }
+
+    #[inline(never)]
+    fn take_unusual(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
         let Some(taken) = self.take_record(options)? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
         Ok(Some(Message::new(Arc::clone(&connection.link.info), taken, &connection.scratch)))
@@ -867,7 +882,6 @@ impl Open {
     }
 
     /// Takes the next record, in turns among the publishers; notes from whom.
-    #[inline(always)]
     fn take_record(&mut self, options: &SubscriberBuilder) -> Result<Option<Taken>> {
         for _ in 0..self.connections.len() {
             let mut lost = self.stats.lost;
@@ -878,11 +892,10 @@ impl Open {
             match taken {
                 Ok(taken) => {
                     self.taken_from = self.turn;
-                    self.turn_left -= 1;
-                    if self.turn_left == 0 {
-                        self.next_turn();
+                    if taken.hold.is_none() {
+                        self.stats.copied_bytes += taken.payload_len() as u64;
                     }
-                    self.count(&taken, options);
+                    self.took(options, taken.payload_len() as u64, taken.head.timestamp_ns);
                     return Ok(Some(taken));
                 }
                 Err(stop) => {
@@ -982,16 +995,17 @@ impl Open {
         self.turn_left = TURN;
     }
 
+    /// Accounts for a message of `len` bytes that the publisher at turn sent.
     #[inline(always)]
-    fn count(&mut self, taken: &Taken, options: &SubscriberBuilder) {
-        let (len, sent_ns) = (taken.payload_len() as u64, taken.head.timestamp_ns);
+    fn took(&mut self, options: &SubscriberBuilder, len: u64, sent_ns: u64) {
+        self.turn_left -= 1;
+        if self.turn_left == 0 {
+            self.next_turn();
+        }
         self.apart_ns = sent_ns.abs_diff(self.sent_ns);
         self.sent_ns = sent_ns;
         self.stats.received += 1;
         self.stats.bytes += len;
-        if taken.hold.is_none() {
-            self.stats.copied_bytes += len;
-        }
         self.stay_awake(options, 1);
     }
 
