@@ -3,36 +3,39 @@
 import math
 from collections.abc import Iterable
 from html import escape
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.figures import SUBJECT, Figure, number
 from bench.runner import Outcome
 
-_WIDTH, _MARGIN = 860, 16
-_LABELS, _VALUES = 150, 60
+_PANEL, _MARGIN = 450, 16
+"""Widths: of a panel, and of the space around it."""
+
+_LABELS, _VALUES = 112, 44
 """Widths left of the bars, for the names of the systems, and right of them, for the values."""
-_BAR, _STEP, _TITLE, _GAP = 11, 15, 24, 34
+
+_BAR, _STEP, _TITLE, _HEAD = 10, 14, 20, 30
 """Heights: of a bar, from bar to bar, of a case's title, and of a panel's title."""
 
 # Its own background, so that it can be read on any page; the colours follow what the reader prefers.
 _STYLE = """
-  text { font: 12px system-ui, sans-serif; fill: #24292f }
-  .panel { font-size: 15px; font-weight: 600 }
+  text { font: 11px system-ui, sans-serif; fill: #24292f }
+  .panel { font-size: 14px; font-weight: 600 }
   .case { font-weight: 600 }
-  .subject { font-weight: 600; fill: #b3400a }
   .end { text-anchor: end }
+  .middle { text-anchor: middle }
   .page { fill: #ffffff }
   .grid { stroke: #d0d7de }
   .bar { fill: #8c959f }
+  .subject { font-weight: 600; fill: #b3400a }
   .bar.subject { fill: #e8590c }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 }
-    .subject { fill: #ff9b5e }
     .page { fill: #0d1117 }
     .grid { stroke: #30363d }
     .bar { fill: #6e7681 }
+    .subject { fill: #ff9b5e }
     .bar.subject { fill: #ff7b32 }
   }
 """
@@ -48,19 +51,21 @@ class _Bars(NamedTuple):
 
 def write(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Draw the cases that name a panel; a case in which nothing was measured is left out."""
-    shown = [outcome for outcome in outcomes if outcome.case.chart]
-    shown.sort(key=lambda outcome: outcome.case.chart)
+    panels: dict[str, list[_Bars]] = {}
+    for outcome in outcomes:
+        bars = _bars(outcome)
+        if outcome.case.chart and bars.values:
+            panels.setdefault(outcome.case.chart, []).append(bars)
     parts: list[str] = []
-    y = _MARGIN
-    for panel, members in groupby(shown, key=lambda outcome: outcome.case.chart):
-        bars = [group for member in members if (group := _bars(member)).values]
-        if bars:
-            y = _panel(parts, panel, bars, y)
-    height = y + _MARGIN
+    bottoms = [
+        _panel(parts, title, cases, _MARGIN + i * (_PANEL + _MARGIN)) for i, (title, cases) in enumerate(panels.items())
+    ]
+    width, height = _MARGIN + len(panels) * (_PANEL + _MARGIN), max(bottoms, default=0) + _MARGIN
+    size = f'width="{width}" height="{height}"'
     svg = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {size} role="img">',
         f"<style>{_STYLE}</style>",
-        f'<rect class="page" width="{_WIDTH}" height="{height}" rx="6"/>',
+        f'<rect class="page" {size} rx="6"/>',
         *parts,
         "</svg>",
     ]
@@ -73,40 +78,34 @@ def _bars(outcome: Outcome) -> _Bars:
     return _Bars(outcome.case.title, values)
 
 
-def _panel(parts: list[str], title: str, cases: list[_Bars], top: int) -> int:
-    """Draw a panel; return where the next may begin."""
-    values = [value for case in cases for value in case.values.values()]
-    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    last += last == first
-    scale = (_WIDTH - 2 * _MARGIN - _LABELS - _VALUES) / (last - first)
-    zero = _MARGIN + _LABELS
+def _panel(parts: list[str], title: str, cases: list[_Bars], left: int) -> int:
+    """Draw a panel; return where it ends."""
+    logarithms = [math.log10(value) for case in cases for value in case.values.values()]
+    # The shortest bar is to be seen, too.
+    first, last = math.floor(min(logarithms) - 0.1), math.ceil(max(logarithms))
+    zero = left + _LABELS
+    decade = (_PANEL - _LABELS - _VALUES) / (last - first)
+    rows = sum(_TITLE + _STEP * len(case.values) for case in cases)
+    top, bottom = _MARGIN + _HEAD, _MARGIN + _HEAD + rows + 4
 
-    def x(value: float) -> float:
-        return zero + scale * (math.log10(value) - first)
-
-    parts.append(_text(_MARGIN, top + 14, "panel", title))
-    y = begin = top + _GAP
-    marks = len(parts)
+    parts.append(_text(left, _MARGIN + 14, "panel", title))
+    for exponent in range(first, last + 1):
+        x = zero + decade * (exponent - first)
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
+        parts.append(_text(x, bottom + 14, "middle", f"{10.0**exponent:,g}"))
+    y = top
     for case in cases:
-        parts.append(_text(_MARGIN, y + 13, "case", case.title))
+        parts.append(_text(left, y + 14, "case", case.title))
         y += _TITLE
         for system, value in case.values.items():
             subject = " subject" * (system == SUBJECT)
-            middle = y + _BAR - 1
-            parts.append(_text(zero - 8, middle, f"end{subject}", system))
-            parts.append(
-                f'<rect class="bar{subject}" x="{zero}" y="{y}" width="{x(value) - zero:.1f}" height="{_BAR}" rx="1"/>'
-            )
-            parts.append(_text(x(value) + 6, middle, subject.strip(), number(value)))
+            length = decade * (math.log10(value) - first)
+            box = f'x="{zero}" y="{y}" width="{length:.1f}" height="{_BAR}"'
+            parts.append(f'<rect class="bar{subject}" {box} rx="1"/>')
+            parts.append(_text(zero - 6, y + _BAR - 1, f"end{subject}", system))
+            parts.append(_text(zero + length + 5, y + _BAR - 1, subject.strip(), number(value)))
             y += _STEP
-        y += 6
-    # Drawn before the bars, and so behind them.
-    for exponent in range(first, last + 1):
-        position = x(10**exponent)
-        line = f'<line class="grid" x1="{position:.1f}" y1="{begin}" x2="{position:.1f}" y2="{y}"/>'
-        parts.insert(marks, line)
-        parts.append(_text(position - 4, y + 14, "", f"{10**exponent:g}"))
-    return y + _GAP
+    return bottom + 14
 
 
 def _text(x: float, y: float, style: str, content: str) -> str:
