@@ -1,16 +1,16 @@
 """Zenoh, peer to peer over a unix socket, without scouting; it blocks on congestion and so loses nothing.
 
 Measured best of unix socket and tcp; of its own batching and `express`; of queues of all lengths and a
-callback. Round trips are fastest over the low-latency transport, which has no batches, and with both
+callback in its thread. Round trips are fastest over the low-latency transport, which has no batches, and with both
 processes on one core: Zenoh has threads of its own, whose wake-ups cost most. Shared memory is faster from
 `LARGE` bytes on.
 """
 
 import json
+import re
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,12 +19,12 @@ from typing import Any
 import zenoh
 import zenoh.shm
 
-from bench.peers import START_TIMEOUT, Address, BlockingPeer, Buffer, Messages, Run, Send, Stop, meet
+from bench.peers import START_TIMEOUT, Address, BlockingPeer, Messages, Send, meet
 
 LARGE = 16 << 10
 """Bytes from which shared memory is faster."""
 
-POOL = 64 << 20
+POOL = 32 << 20
 """Bytes of a sender's shared memory."""
 
 QUEUE_LENGTH = 100_000
@@ -69,19 +69,13 @@ class Zenoh(BlockingPeer):
                 meet(channel)
             yield _publish(session, outbound, size), messages
 
-    @contextmanager
-    def caller(self, address: Address, size: int, function: Callable[[Buffer], Any]) -> Iterator[tuple[Run, Stop]]:
-        with _session(address, size, listen=True) as session:
-            stopped = threading.Event()
-            session.declare_subscriber("forth", lambda sample: function(sample.payload.to_bytes()))
-            yield stopped.wait, stopped.set
-
 
 def _socket(address: Address) -> Path:
     return Path(tempfile.gettempdir(), address.name)
 
 
-def _session(address: Address, size: int, listen: bool, low_latency: bool = False) -> zenoh.Session:
+@contextmanager
+def _session(address: Address, size: int, listen: bool, low_latency: bool = False) -> Iterator[zenoh.Session]:
     endpoints = [f"unixsock-stream/{_socket(address)}"]
     settings: dict[str, Any] = {
         "mode": "peer",
@@ -96,7 +90,17 @@ def _session(address: Address, size: int, listen: bool, low_latency: bool = Fals
     config = zenoh.Config()
     for key, value in settings.items():
         config.insert_json5(key, json.dumps(value))
-    return zenoh.open(config)
+    with zenoh.open(config) as session:
+        yield session
+    if size >= LARGE:
+        _remove_shared_memory()
+
+
+def _remove_shared_memory() -> None:
+    """Remove the segments that this process maps: a process that ends often leaves them to the next Zenoh program."""
+    maps = Path("/proc/self/maps").read_text()
+    for path in set(re.findall(r"/dev/shm/\d+\.zenoh$", maps, re.MULTILINE)):
+        Path(path).unlink(missing_ok=True)
 
 
 def _publish(session: zenoh.Session, key: str, size: int) -> Send:
