@@ -1,11 +1,11 @@
 """The systems under test: one module each, with a `PEER` in it that says how the system is set up."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, repeat
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ Send = Callable[[Buffer], Any]
 Messages = Iterator[Buffer]
 """Blocks until the next message is there, which is valid until the one after it is asked for."""
 
-AsyncSend = Callable[[Buffer], Any]
+AsyncSend = Callable[[Buffer], Awaitable[Any]]
 """As `Send`, to be awaited."""
 
 AsyncMessages = AsyncIterator[Buffer]
@@ -130,7 +130,7 @@ class BlockingPeer(Peer):
     def row_receiver(self, address: Address) -> Iterator[Iterator[np.ndarray]]:
         """Yields arrays of messages: `BATCH` of them joined, unless there is a better way."""
         with self.receiver(address, ROW.itemsize) as messages:
-            yield (np.frombuffer(b"".join(islice(messages, BATCH)), ROW) for _ in iter(int, 1))
+            yield (np.frombuffer(b"".join(islice(messages, BATCH)), ROW) for _ in repeat(None))
 
 
 class AsyncPeer(Peer):

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import byref
@@ -55,7 +56,7 @@ class Byref(BlockingPeer, AsyncPeer):
     @contextmanager
     def row_receiver(self, address: Address) -> Iterator[Iterator[np.ndarray]]:
         with byref.Subscriber(address.name) as subscriber:
-            yield (subscriber.recv_batch(BATCH).array(ROW) for _ in iter(int, 1))
+            yield (subscriber.recv_batch(BATCH).array(ROW) for _ in repeat(None))
 
     @asynccontextmanager
     async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:
