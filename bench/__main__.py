@@ -6,9 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from bench import peers, report
+from bench import chart, machine, peers, report
 from bench.cases import CASES
+from bench.figures import SUBJECT
 from bench.runner import Effort, run
+
+_ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
@@ -16,26 +19,31 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # by way of `finally`: no worker is left
     facts = {
-        **report.environment(),
-        "trials": f"{options.repeats} of each system and case, in turn; median, least and most",
+        **machine.facts(),
+        "trials": f"{options.repeats} of each system and case, in turn; median",
         **{system: peers.describe(system) for system in peers.MODULES},
     }
-    for name, fact in facts.items():
-        print(f"{name}: {fact}")
-    begin, others = time.monotonic(), report.others_cpu_seconds()
-    effort = Effort(options.repeats, *((0.15, 0.3) if options.quick else (0.7, 1.0)))
+    begin, others = time.monotonic(), machine.others_cpu_seconds()
+    effort = Effort(options.repeats, *((0.15, 0.3) if options.quick else (0.6, 1.0)))
     outcomes = []
+    print(report.header())
     for case in CASES:
         if case.name in options.only:
             outcomes.append(run(case, effort, lambda step, name=case.name: _progress(f"{name}: {step}")))
             _progress("")
-            print(f"\n{report.text(outcomes[-1])}", flush=True)
-    disturbance = (report.others_cpu_seconds() - others) / (time.monotonic() - begin)
-    facts["other programs"] = f"kept {disturbance:.2f} processors busy meanwhile"
-    print(f"\nother programs: {facts['other programs']}")
-    if options.output:
-        report.write(options.output, facts, outcomes)
-    return int(any(report.SUBJECT in outcome.failures for outcome in outcomes))
+            print(report.text(outcomes[-1]), flush=True)
+    seconds = time.monotonic() - begin
+    disturbance = (machine.others_cpu_seconds() - others) / seconds
+    facts["duration"] = f"{seconds:.0f} s, while other programs kept {disturbance:.2f} processors busy"
+    print("", *(f"{name}: {fact}" for name, fact in facts.items()), *report.notes(outcomes), sep="\n")
+
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    report.write(options.output, facts, outcomes)
+    chart.write(options.output.with_suffix(".svg"), outcomes)
+    print(f"\nwritten: {options.output}.json, .md and .svg")
+    if options.readme:
+        report.write_readme(facts, outcomes)
+    return int(any(SUBJECT in outcome.failures for outcome in outcomes))
 
 
 def _parse() -> argparse.Namespace:
@@ -45,8 +53,14 @@ def _parse() -> argparse.Namespace:
     only = f"only this case; may be given again: {', '.join(names)}"
     parser.add_argument("--only", action="append", choices=names, metavar="CASE", help=only)
     parser.add_argument("--quick", action="store_true", help="short trials, for a first look")
-    parser.add_argument("--output", type=Path, metavar="PATH", help="also write PATH.json and PATH.md")
+    output = "where to write PATH.json, PATH.md and PATH.svg (docs/bench; target/bench if quick or not all cases)"
+    parser.add_argument("--output", type=Path, metavar="PATH", help=output)
+    parser.add_argument("--readme", action="store_true", help="also write the table into README.md")
     options = parser.parse_args()
+    complete = not (options.only or options.quick)
+    if options.readme and not complete:
+        parser.error("--readme wants a complete run")
+    options.output = options.output or _ROOT / ("docs/bench" if complete else "target/bench")
     options.only = options.only or names
     options.repeats = options.repeats or (2 if options.quick else 5)
     return options

@@ -5,76 +5,122 @@ import os
 import socket
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from bench import roles, rust
-from bench.peers import MODULES, Address
-from bench.trials import Trial, run_pair
+from bench import rust
+from bench.metrics import Case, Metric, Target, at_least, at_most
+from bench.peers import BATCH, Address, BlockingPeer, load
+from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, rows, streams, trips
+from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
 
+BLOCKING = ("byref", "pyzmq", "pyomq", "zenoh", "iceoryx2", "multiprocessing")
+ALL = (*BLOCKING, "ezmsg", "dora")
+RUST_SUBSCRIBER = "Rust subscriber"
+CACHE_LINE = "cache line"
 
-@dataclass(frozen=True)
-class Target:
-    """A bound on byref's value, or on its ratio to that of the peer that `of` names."""
-
-    bound: float
-    at_least: bool = False
-    of: str | None = None
-
-    def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.bound:g}{f' x {self.of}' if self.of else ''}"
-
-    def reached(self, value: float) -> bool:
-        return value >= self.bound if self.at_least else value <= self.bound
+RATES, TRIPS = "million messages per second (longer is better)", "round trip, median in µs (shorter is better)"
+"""The panels of the chart."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One of the figures that a trial yields."""
-
-    name: str
-    unit: str
-    target: Target | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """A measurement, to be made in turn with each of the systems."""
-
-    name: str
-    title: str
-    metrics: tuple[Metric, ...]
-    trial: Callable[[str, int], Trial]
-    """Makes one trial of the named system; the number says how long it is (see `length`)."""
-
-    length: int
-    """Messages, round trips, bursts or seconds of a trial; of the first one only, if `adaptive`."""
-
-    adaptive: bool = True
-    """After a first trial that does not count, give each system as much to do as fills the same time."""
-
-    repeated: bool = True
-    """Make more than one trial that counts."""
-
-    systems: tuple[str, ...] = tuple(MODULES)
+def _with_roles(system: str, run: Callable[..., Any], *arguments: Any) -> Any:
+    """Let `run` call roles with a system and a new address, while the system's service runs."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = Address(f"byref-bench-{os.getpid()}-{next(_trial_numbers)}", port)
+    with load(system).service(address):
+        return run(system, address, *arguments)
 
 
-def _stream(system: str, length: int, content: str) -> Trial:
-    start, end = run_pair(roles.send_stream, roles.receive_stream, system, _address(), length, content)
+_trial_numbers = itertools.count()
+
+
+def _pair(first: Role, second: Role, system: str, *arguments: Any) -> tuple[Any, Any]:
+    return _with_roles(system, partial(run_pair, first, second), *arguments)
+
+
+def _stream(sender: Role, receiver: Role, system: str, length: int, *arguments: Any, each: float = 1e-6) -> Trial:
+    """A stream of messages; its rate, where each of the `length` counts for so much."""
+    start, end = _pair(sender, receiver, system, length, *arguments)
     seconds = (end - start) / 1e9
-    return Trial(seconds, (length / seconds / 1e6,))
+    return Trial(seconds, (each * length / seconds,))
+
+
+def _iterated(system: str, length: int, content: str = "same") -> Trial:
+    if isinstance(load(system), BlockingPeer):
+        return _stream(streams.send_stream, streams.receive_stream, system, length, content)
+    return _stream(coroutines.send_stream, coroutines.receive_stream, system, length)
+
+
+def _sized(system: str, length: int, size: int) -> Trial:
+    return _stream(streams.send_stream, streams.receive_stream, system, length, "same", size, each=size / 1e9)
+
+
+def _awaited(system: str, length: int) -> Trial:
+    sender = streams if isinstance(load(system), BlockingPeer) else coroutines
+    return _stream(sender.send_stream, coroutines.receive_stream, system, length)
+
+
+def _called(system: str, length: int, kind: str = "function") -> Trial:
+    return _stream(streams.send_stream, partial(streams.receive_called, kind=kind), system, length)
+
+
+_OTHER_CALLABLES = ("bound method", "partial", "instance")
+
+
+def _callables(system: str, length: int) -> Trial:
+    iterated, function = _iterated(system, length), _called(system, length)
+    others = [_called(system, length, kind) for kind in _OTHER_CALLABLES]
+    iterator_rate, function_rate = iterated.values[0], function.values[0]
+    more = 1e3 / function_rate - 1e3 / iterator_rate
+    ratios = (other.values[0] / function_rate for other in others)
+    return Trial(function.seconds, (iterator_rate, function_rate, more, *ratios))
+
+
+def _batches(system: str, length: int) -> Trial:
+    return _stream(rows.send_rows, rows.receive_rows, system, length, each=BATCH / 1e6)
+
+
+def _from_rust(system: str, length: int) -> Trial:
+    if system == RUST_SUBSCRIBER:
+        return rust.trial("rate", "byref", length)
+    receive = partial(rows.receive_rows_from_rust, rust.program())
+    return _with_roles(system, partial(run_alone, receive), length)
 
 
 def _bursts(system: str, length: int) -> Trial:
-    costs, _ = run_pair(roles.send_bursts, roles.receive_bursts, system, _address(), length)
-    return Trial(sum(costs) * roles.BURST / 1e9, (statistics.median(costs),))
+    costs, _ = _pair(streams.send_bursts, streams.receive_bursts, system, length)
+    return Trial(sum(costs) * BURST / 1e9, (statistics.median(costs),))
 
 
-def _round_trip(system: str, length: int, size: int) -> Trial:
-    times, _ = run_pair(roles.ping, roles.pong, system, _address(), length, size)
+def _round_trip(system: str, length: int, size: int, pause: float = 0) -> Trial:
+    roles = trips if isinstance(load(system), BlockingPeer) else coroutines
+    times, _ = _pair(roles.ping, roles.pong, system, length, size, pause)
     return Trial(sum(times) / 1e9, (_microseconds(times, 50), _microseconds(times, 99)))
+
+
+_RECEIVERS = (1, 4, 16)
+
+
+def _fan_out(system: str, length: int) -> Trial:
+    costs = [_pair(crowds.send_to_many, crowds.poll_by_many, system, length, n)[0] for n in _RECEIVERS]
+    return Trial(sum(costs) * length * BURST / 1e9, (*costs, costs[-1] / costs[0]))
+
+
+_SENDERS = 8
+
+
+def _fan_in(system: str, length: int) -> Trial:
+    def stream(senders: int) -> tuple[float, float]:
+        run = partial(run_star, crowds.receive_from_many, crowds.send_among_many, senders)
+        count = length // senders
+        nanoseconds, unfairness = _with_roles(system, run, count)
+        return 1e3 * count * senders / nanoseconds, unfairness
+
+    (one, _), (many, unfairness) = stream(1), stream(_SENDERS)
+    return Trial(length / many / 1e6, (one, many, many / one, unfairness))
 
 
 _LOAN_SIZES = (4 * KIB, 64 * KIB, MIB, 16 * MIB)
@@ -83,13 +129,21 @@ _LOAN_SIZES = (4 * KIB, 64 * KIB, MIB, 16 * MIB)
 def _delivery(system: str, length: int) -> Trial:
     values = []
     for size in _LOAN_SIZES:
-        starts, ends = run_pair(roles.send_loaned, roles.poll_loaned, system, _address(), length, size)
+        starts, ends = _pair(loans.send_loaned, loans.poll_loaned, system, length, size)
         values.append(_microseconds([end - start for start, end in zip(starts, ends, strict=True)], 50))
-    return Trial(len(values) * length * roles.PACE_NS / 1e9, (*values, values[-1] / values[0]))
+    return Trial(len(values) * length * loans.PACE_NS / 1e9, (*values, values[-1] / values[0]))
 
 
 def _idle(system: str, length: int) -> Trial:
-    percent, _ = run_pair(roles.watch_idle, roles.stay_idle, system, _address(), length)
+    percent, _ = _pair(idle.watch_idle, idle.stay_idle, system, length)
+    return Trial(length, (percent,))
+
+
+_QUEUED_RECEIVERS = 100
+
+
+def _idle_queue(system: str, length: int) -> Trial:
+    percent, _ = _pair(idle.watch_idle, idle.stay_idle_in_queue, system, length, _QUEUED_RECEIVERS)
     return Trial(length, (percent,))
 
 
@@ -98,80 +152,201 @@ def _microseconds(nanoseconds: Iterable[int], percentile: int) -> float:
     return statistics.quantiles(nanoseconds, n=100, method="inclusive")[percentile - 1] / 1e3
 
 
-_trial_numbers = itertools.count()
-
-
-def _address() -> Address:
-    """A place to meet at, a new one for each trial."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return Address(f"byref-bench-{os.getpid()}-{next(_trial_numbers)}", port)
-
-
 def _size(size: int) -> str:
     return f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB" if size >= KIB else f"{size} B"
 
 
-def _rate(name: str, title: str, content: str, target: Target | None = None) -> Case:
-    metric = Metric("rate", "M msg/s", target)
-    return Case(name, title, (metric,), partial(_stream, content=content), length=20_000)
+def _rate(targets: tuple[Target, ...] = ()) -> tuple[Metric]:
+    return (Metric("rate", "M msg/s", targets),)
 
 
-def _round_trips(size: int, target: Target | None = None) -> Case:
-    metrics = (Metric("p50", "us", target), Metric("p99", "us"))
-    title = f"round trip, {_size(size)}"
-    return Case(f"round-trip-{size}", title, metrics, partial(_round_trip, size=size), length=200)
+def _times(*targets: Target) -> tuple[Metric, Metric]:
+    return Metric("p50", "µs", targets), Metric("p99", "µs")
+
+
+def _sized_rate(size: int) -> Case:
+    title = f"iterator, {_size(size)}, copied in by send"
+    return Case(
+        f"rate-{size}", title, (Metric("rate", "GB/s"),), partial(_sized, size=size), BLOCKING, length=200 * MIB // size
+    )
+
+
+def _round_trips(size: int, systems: tuple[str, ...], *targets: Target) -> Case:
+    title = f"round trip, {_size(size)}, back to back"
+    trial = partial(_round_trip, size=size)
+    return Case(f"round-trip-{size}", title, _times(*targets), trial, systems, length=200, chart=TRIPS)
 
 
 CASES = (
-    _rate("rate", "64 B, one buffer sent over and over", "same", Target(5, at_least=True, of="pyzmq")),
-    _rate("rate-built", "64 B, packed by the sender, unpacked and summed by the receiver", "built"),
-    _round_trips(64, Target(1 / 5, of="pyzmq")),
-    _round_trips(4 * KIB),
-    _round_trips(MIB),
     Case(
-        "delivery",
-        "loan.send() to try_recv(): loans filled beforehand, receiver polling and not touching the payload",
-        (
-            *(Metric(_size(size), "us") for size in _LOAN_SIZES),
-            Metric(f"{_size(_LOAN_SIZES[-1])} : {_size(_LOAN_SIZES[0])}", "", Target(2)),
-        ),
-        _delivery,
-        length=200,
-        adaptive=False,
-        systems=("byref",),
+        "rate",
+        "iterator, one buffer sent over and over",
+        _rate(at_least(10, "pyzmq", "pyomq")),
+        _iterated,
+        ALL,
+        length=20_000,
+        chart=RATES,
     ),
     Case(
+        "rate-built",
+        "iterator, packed by the sender, unpacked and summed when received",
+        _rate(at_least(4, "pyzmq", "pyomq")),
+        partial(_iterated, content="built"),
+        (*BLOCKING, "dora"),
+        length=20_000,
+        chart=RATES,
+    ),
+    Case(
+        "callback",
+        "callback, a plain function",
+        _rate(at_least(6, "pyzmq")),
+        _called,
+        BLOCKING,
+        length=20_000,
+        note="byref: EventQueue; the others: a loop that calls the function, which is faster than zenoh's own callback",
+        chart=RATES,
+    ),
+    Case(
+        "callables",
+        "callback, what is called",
+        (
+            *(Metric(name, "M msg/s") for name in ("iterator", "function")),
+            Metric("function, more than iterator", "ns", at_most(150)),
+            *(Metric(f"{name} : function", "", at_least(0.8)) for name in _OTHER_CALLABLES),
+        ),
+        _callables,
+        ("byref",),
+        length=20_000,
+        note="what is called counts the messages, which the iterator need not; its time is part of the difference",
+    ),
+    Case(
+        "batch",
+        "rows of an array sent as messages, received as NumPy arrays",
+        _rate(at_least(70, "pyzmq")),
+        _batches,
+        ("byref", "pyzmq", "pyomq"),
+        length=20,
+        note="byref: send_many and recv_batch; the others have no such calls: one by one, joined to arrays",
+        chart=RATES,
+    ),
+    Case(
+        "rust-to-python",
+        "sent one by one from Rust, received as NumPy arrays",
+        _rate(at_least(0.9, RUST_SUBSCRIBER)),
+        _from_rust,
+        ("byref", RUST_SUBSCRIBER),
+        length=200_000,
+    ),
+    Case(
+        "asyncio",
+        "asyncio, async for",
+        _rate(at_least(5, "pyzmq")),
+        _awaited,
+        ("byref", "pyzmq", "pyomq", "ezmsg"),
+        length=20_000,
+        note="byref, pyzmq, pyomq: the sender is not asynchronous",
+        chart=RATES,
+    ),
+    _sized_rate(4 * KIB),
+    _sized_rate(MIB),
+    Case(
         "send",
-        f"send(), 64 B, in bursts of {roles.BURST} while the receiver receives",
-        (Metric("p50", "ns"),),
+        f"send, in bursts of {BURST} while the receiver receives",
+        (Metric("p50", "ns", at_most(0.1, "pyzmq")),),
         _bursts,
+        BLOCKING,
         length=400,
+        adaptive=False,
+    ),
+    _round_trips(SIZE, ALL, *at_most(0.1, "pyzmq")),
+    Case(
+        "round-trip-paced",
+        f"round trip, {_size(SIZE)}, with 1 ms between two",
+        _times(*at_most(1, "pyzmq")),
+        partial(_round_trip, size=SIZE, pause=0.001),
+        ALL,
+        length=600,
+        adaptive=False,
+        note="both sides sleep between two, but for iceoryx2, which polls",
+        chart=TRIPS,
+    ),
+    _round_trips(4 * KIB, BLOCKING),
+    _round_trips(MIB, BLOCKING),
+    Case(
+        "fan-out",
+        f"send to awake subscribers, {SIZE} B, CPU time of the sending thread",
+        (
+            *(Metric(f"{n} subscriber{'s' * (n > 1)}", "ns") for n in _RECEIVERS),
+            Metric(f"{_RECEIVERS[-1]} : {_RECEIVERS[0]}", "", at_most(2)),
+        ),
+        _fan_out,
+        ("byref",),
+        length=100,
+        adaptive=False,
+        note="byref alone: in the others, much of the work is done by other threads or the kernel",
+    ),
+    Case(
+        "fan-in",
+        f"{_SENDERS} publishers, one subscriber",
+        (
+            Metric("one publisher", "M msg/s"),
+            Metric(f"{_SENDERS} publishers", "M msg/s"),
+            Metric(f"{_SENDERS} : 1", "", at_least(0.7)),
+            Metric("farthest off a fair share", "%", at_most(20)),
+        ),
+        _fan_in,
+        ("byref", "pyzmq", "pyomq"),
+        length=40_000,
+        note=f"all {_SENDERS} publishers are processes; shares while all have messages waiting",
+    ),
+    Case(
+        "delivery",
+        "loan.send() to try_recv(), filled beforehand, not touched by the receiver, which polls",
+        (
+            *(Metric(_size(size), "µs") for size in _LOAN_SIZES),
+            Metric(f"{_size(_LOAN_SIZES[-1])} : {_size(_LOAN_SIZES[0])}", "", at_most(1.5)),
+        ),
+        _delivery,
+        ("byref",),
+        length=200,
         adaptive=False,
     ),
     Case(
         "idle",
         "subscriber to which nothing comes",
-        (Metric("CPU", "%", Target(0)),),
+        (Metric("CPU", "%", at_most(0)),),
         _idle,
-        length=10,
+        BLOCKING,
+        length=5,
+        adaptive=False,
+        repeated=False,
+    ),
+    Case(
+        "idle-queue",
+        f"queue with {_QUEUED_RECEIVERS} receivers to which nothing comes",
+        (Metric("CPU", "%", at_most(0)),),
+        _idle_queue,
+        ("byref",),
+        length=5,
         adaptive=False,
         repeated=False,
     ),
     Case(
         "rust-rate",
-        "Rust, 64 B, sequence checked",
-        (Metric("rate", "M msg/s", Target(5, at_least=True, of="iceoryx2")),),
+        "Rust, sequence checked",
+        _rate(at_least(10, "iceoryx2")),
         partial(rust.trial, "rate"),
+        ("byref", "iceoryx2"),
         length=200_000,
-        systems=("byref", "iceoryx2"),
+        chart=RATES,
     ),
     Case(
         "rust-round-trip",
-        "Rust, round trip, 64 B",
-        (Metric("p50", "us"), Metric("p99", "us")),
+        f"Rust, round trip, {_size(SIZE)}, back to back",
+        _times(*at_most(0.6, "iceoryx2"), *at_most(1.5, CACHE_LINE)),
         partial(rust.trial, "round-trip"),
+        ("byref", "iceoryx2", CACHE_LINE),
         length=20_000,
-        systems=("byref", "iceoryx2", "cache line"),
+        chart=TRIPS,
     ),
 )

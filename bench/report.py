@@ -1,148 +1,133 @@
-"""What a run prints and writes."""
+"""What a run prints and writes: a table with a line for each figure, and the systems side by side."""
 
 import json
-import math
-import os
-import platform
-import re
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from bench.cases import Metric
+from bench.figures import SUBJECT, Figure, number
+from bench.peers import MODULES
 from bench.runner import Outcome
 
-SUBJECT = "byref"
-"""The system whose values are set beside those of the others."""
+_PEERS = [system for system in MODULES if system != SUBJECT]
+_HEADER = (SUBJECT, "min .. max", *_PEERS, "others", "measured", "target", "reached")
+_WIDTHS = (34, 9, 16, *(max(9, len(peer)) for peer in _PEERS), 23, 9)
 
-_HEADER = ("metric", "system", "median", "min .. max", "byref / it", "target", "reached")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One metric of one case, by system."""
-
-    metric: Metric
-    trials: dict[str, list[float]]
-    failures: dict[str, str]
-
-    @classmethod
-    def all_of(cls, outcome: Outcome) -> list["Figure"]:
-        return [
-            cls(metric, {system: outcome.of(system, i) for system in outcome.case.systems}, outcome.failures)
-            for i, metric in enumerate(outcome.case.metrics)
-        ]
-
-    def ratio(self, system: str) -> float | None:
-        """How many times a system's median fits into byref's; None where one is missing or nought."""
-        theirs = self.trials.get(system)
-        ours = self.trials[SUBJECT]
-        return median(ours) / median(theirs) if ours and theirs and median(theirs) else None
-
-    @property
-    def reached(self) -> bool | None:
-        """Whether byref reaches its target; None where there is none, or nothing to tell it by."""
-        target, ours = self.metric.target, self.trials[SUBJECT]
-        if target is None or not ours:
-            return None
-        value = self.ratio(target.of) if target.of else median(ours)
-        return None if value is None else target.reached(value)
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """One for each system, with the cells of `_HEADER`."""
-        return [self._row(system) for system in self.trials]
-
-    def _row(self, system: str) -> tuple[str, ...]:
-        label = f"{self.metric.name} [{self.metric.unit}]" if self.metric.unit else self.metric.name
-        trials = self.trials[system]
-        if not trials:
-            return (label, system, "failed", "", "", *self._verdict(system))
-        ratio = self.ratio(system) if system != SUBJECT else None
-        return (
-            label,
-            system,
-            _number(median(trials)),
-            f"{_number(min(trials))} .. {_number(max(trials))}" if len(trials) > 1 else "",
-            _number(ratio) if ratio is not None else "",
-            *self._verdict(system),
-        )
-
-    def _verdict(self, system: str) -> tuple[str, str]:
-        """The cells on the target, in the row of the system it refers to."""
-        target = self.metric.target
-        if target is None or system != (target.of or SUBJECT):
-            return "", ""
-        return str(target), {True: "yes", False: "NO", None: "unknown"}[self.reached]
-
-    def as_json(self) -> dict[str, Any]:
-        target = self.metric.target
-        return {
-            "metric": self.metric.name,
-            "unit": self.metric.unit,
-            "target": target and str(target),
-            "reached": self.reached,
-            "systems": {
-                system: {"median": median(trials), "ratio": self.ratio(system), "trials": trials}
-                for system, trials in self.trials.items()
-                if trials
-            },
-            "failures": self.failures,
-        }
+_README = Path(__file__).parents[1] / "README.md"
+_BEGIN, _END = "<!-- bench -->\n", "<!-- /bench -->"
 
 
-def environment() -> dict[str, str]:
-    """What the figures depend on besides the systems."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "processors": f"{len(os.sched_getaffinity(0))} x {model[1] if model else platform.machine()}",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-    }
-
-
-def others_cpu_seconds() -> float:
-    """Processor time used, since the system started, by all but this process and its children that have ended."""
-    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
-    busy = user + nice + system + sum(interrupts)
-    return busy / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+def header() -> str:
+    """The names of the columns, for the terminal."""
+    return _line(("", *_HEADER))
 
 
 def text(outcome: Outcome) -> str:
-    """The table of a case, for the terminal."""
-    rows = [_HEADER, *(row for figure in Figure.all_of(outcome) for row in figure.rows())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([f"{outcome.case.name}: {outcome.case.title}", *lines, *_failures(outcome)])
+    """The lines of a case, for the terminal."""
+    lines = [f"{outcome.case.name}: {outcome.case.title}"]
+    for figure in Figure.all_of(outcome):
+        lines += [_line((f"  {label}", *cells)) for label, *cells in _rows(figure, figure.label)]
+    return "\n".join(lines)
+
+
+def notes(outcomes: Iterable[Outcome]) -> list[str]:
+    """What is to be known about the figures beyond how the systems are set up."""
+    lines = []
+    for outcome in outcomes:
+        lines += [f"{outcome.case.name}: {outcome.case.note}"] if outcome.case.note else []
+        lines += [f"{outcome.case.name}: {system} failed: {reason}" for system, reason in outcome.failures.items()]
+    return lines
 
 
 def write(path: Path, facts: dict[str, str], outcomes: list[Outcome]) -> None:
-    """Write the report as JSON and as Markdown, to `path` with these suffixes."""
-    cases = [(outcome.case, Figure.all_of(outcome)) for outcome in outcomes]
-    document = {
-        "facts": facts,
-        "cases": {
-            case.name: {"title": case.title, "figures": [figure.as_json() for figure in figures]}
-            for case, figures in cases
-        },
-    }
-    rows = [("case", *_HEADER), ("---",) * (len(_HEADER) + 1)]
-    for case, figures in cases:
-        rows += [(case.title, *row) for figure in figures for row in figure.rows()]
-    notes = [f"{name}: {fact}" for name, fact in facts.items()]
-    notes += [f"{outcome.case.title}: {failure}" for outcome in outcomes for failure in _failures(outcome)]
-    markdown = [*(f"- {note}" for note in notes), "", *(f"| {' | '.join(row)} |" for row in rows)]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write all values as JSON, and the table and its notes as Markdown, to `path` with these suffixes."""
+    document = {"facts": facts, "cases": {outcome.case.name: _as_json(outcome) for outcome in outcomes}}
     path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n".join(markdown) + "\n")
+    lines = [
+        "# What a run of the benchmarks said",
+        "",
+        *_paragraph(
+            "Written by `make bench`; [bench/README.md](../bench/README.md) says how it measures. Medians of the "
+            "trials; *measured* is byref's ratio to what the target names, or byref's own value."
+        ),
+        "",
+        *_markdown(_all_rows(outcomes)),
+        "",
+        *(f"- {name}: {fact}" for name, fact in facts.items()),
+        *(f"- {note}" for note in notes(outcomes)),
+    ]
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
-def _failures(outcome: Outcome) -> list[str]:
-    return [f"{system} failed: {reason}" for system, reason in outcome.failures.items()]
+def write_readme(facts: dict[str, str], outcomes: list[Outcome]) -> None:
+    """Put the figures that have a target into the README, between its marks."""
+    section = [
+        *_paragraph(
+            f"One run of `make bench` on {facts['processors']}, {facts['kernel']}, {facts['python']}: medians of "
+            "interleaved trials, peers in their best configuration, 64-byte messages unless said, nothing lost. "
+            "*Measured* is byref's ratio to what the target names, or byref's own value. Such machines are noisy: read "
+            "the ratios, and run it on yours. [docs/bench.md](docs/bench.md) has all figures, and how each peer is set "
+            "up."
+        ),
+        "",
+        "![Bars of the rates and the round trips of byref and its peers, from the table below](docs/bench.svg)",
+        "",
+        *_markdown(row for row in _all_rows(outcomes) if row[-1]),
+    ]
+    before, begin, rest = _README.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    _README.write_text("".join([before, begin, "\n".join(section), "\n", end, after]))
 
 
-def _number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0:
-        return "0"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+def _rows(figure: Figure, label: str) -> Iterator[tuple[str, ...]]:
+    """One for each target, or one if there is none: a label and the cells of `_HEADER`."""
+    values = (figure.cell(SUBJECT), figure.spread, *map(figure.cell, _PEERS), figure.others)
+    if not figure.verdicts:
+        yield label, *values, "", "", ""
+    for verdict in figure.verdicts:
+        measured = "" if verdict.measured is None else number(verdict.measured)
+        reached = {True: "yes", False: "NO", None: "unknown"}[verdict.reached]
+        yield label, *values, measured, str(verdict.target), reached
+        label, values = "", ("",) * len(values)
+
+
+def _all_rows(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, ...]]:
+    for outcome in outcomes:
+        for figure in Figure.all_of(outcome):
+            yield from _rows(figure, f"{outcome.case.title}: {figure.label}")
+
+
+def _line(cells: Iterable[str]) -> str:
+    """Cells at their places; what is too long moves the rest of its line."""
+    padded = [cell.ljust(width) for cell, width in zip(cells, (*_WIDTHS, 0, 0), strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def _markdown(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """A table, without the columns in which nothing stands."""
+    table = [("case", *_HEADER), *rows]
+    kept = [i for i in range(len(table[0])) if any(row[i] for row in table[1:])]
+    lines = [f"| {' | '.join(row[i] for i in kept)} |" for row in table]
+    rule = " | ".join("---:" if table[0][i] in (*MODULES, "measured") else "---" for i in kept)
+    return [lines[0], f"| {rule} |", *lines[1:]]
+
+
+def _paragraph(content: str) -> list[str]:
+    return textwrap.wrap(content, 120, break_on_hyphens=False)
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    figures = [
+        {
+            "metric": figure.metric.name,
+            "unit": figure.metric.unit,
+            "trials": figure.trials,
+            "targets": [
+                {"target": str(verdict.target), "measured": verdict.measured, "reached": verdict.reached}
+                for verdict in figure.verdicts
+            ],
+        }
+        for figure in Figure.all_of(outcome)
+    ]
+    return {"title": outcome.case.title, "figures": figures, "failures": outcome.failures}

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from bench.cases import Case
-from bench.trials import Trial, TrialError
+from bench.metrics import Case
+from bench.trials import Trial
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _round(outcome: Outcome, lengths: dict[str, int]) -> Iterator[tuple[str, Tri
         if system not in outcome.failures:
             try:
                 trial = outcome.case.trial(system, lengths[system])
-            except (TrialError, OSError) as error:
-                outcome.failures[system] = str(error)
+            except Exception as error:  # Whatever a peer does wrong, the others have their turn.
+                outcome.failures[system] = str(error) or type(error).__name__
             else:
                 yield system, trial

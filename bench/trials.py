@@ -1,4 +1,4 @@
-"""Trials: a function in each of two fresh processes, neither of which outlives its trial."""
+"""Trials: functions in fresh processes, none of which outlives its trial."""
 
 import faulthandler
 import multiprocessing
@@ -22,7 +22,7 @@ _EXIT_TIMEOUT = 5.0
 _context = multiprocessing.get_context("spawn")
 
 Role = Callable[..., Any]
-"""A module-level function that takes a connection to the other worker, then the trial's arguments."""
+"""A module-level function."""
 
 
 class Trial(NamedTuple):
@@ -39,10 +39,38 @@ class TrialError(Exception):
     """A trial that gave no result, and why."""
 
 
+def run_alone(role: Role, *arguments: Any) -> Any:
+    """Call `role` with the arguments in a process; return what it returns."""
+    return _run(_Task(role, [], arguments))[0]
+
+
 def run_pair(first: Role, second: Role, *arguments: Any) -> tuple[Any, Any]:
-    """Call `first` and `second` with the same arguments in two processes; return what they return."""
-    ends = _context.Pipe()
-    workers = [_Worker(role, end, arguments) for role, end in zip((first, second), ends, strict=True)]
+    """Call both in processes, with a connection to the other and the arguments; return what they return."""
+    near, far = _context.Pipe()
+    results = _run(_Task(first, [near], (near, *arguments)), _Task(second, [far], (far, *arguments)))
+    return results[0], results[1]
+
+
+def run_star(centre: Role, other: Role, count: int, *arguments: Any) -> Any:
+    """As `run_pair`, with many others; the centre, whose result this returns, gets a list of connections."""
+    pipes = [_context.Pipe() for _ in range(count)]
+    near = [pipe[0] for pipe in pipes]
+    others = [_Task(other, [far], (far, *arguments)) for _, far in pipes]
+    return _run(_Task(centre, near, (near, *arguments)), *others)[0]
+
+
+class _Task(NamedTuple):
+    """What a worker does."""
+
+    role: Role
+    channels: list[Connection]
+    """Those among the arguments, which only the worker may keep open."""
+    arguments: tuple[Any, ...]
+
+
+def _run(*tasks: _Task) -> list[Any]:
+    """Do all tasks, each in a process; return their results."""
+    workers = [_Worker(task) for task in tasks]
     try:
         deadline = time.monotonic() + TIMEOUT
         pending = list(workers)
@@ -57,7 +85,7 @@ def run_pair(first: Role, second: Role, *arguments: Any) -> tuple[Any, Any]:
                 pending.remove(worker)
         for worker in workers:
             worker.process.join(_EXIT_TIMEOUT)
-        return workers[0].result, workers[1].result
+        return [worker.result for worker in workers]
     finally:
         for worker in workers:
             worker.process.kill()
@@ -65,16 +93,16 @@ def run_pair(first: Role, second: Role, *arguments: Any) -> tuple[Any, Any]:
 
 
 class _Worker:
-    """A process that runs one role."""
+    """A process that does one task."""
 
-    def __init__(self, role: Role, channel: Connection, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, task: _Task) -> None:
         self.result: Any = None
         self.results, results = _context.Pipe(duplex=False)
-        self.process = _context.Process(target=_work, args=(results, channel, role, arguments), daemon=True)
+        self.process = _context.Process(target=_work, args=(results, task.role, task.arguments), daemon=True)
         self.process.start()
         # The worker has its own copies now; it must see the end of a channel whose other side is gone.
-        results.close()
-        channel.close()
+        for end in (results, *task.channels):
+            end.close()
 
     def collect(self) -> None:
         """Take the result; raise what went wrong instead, in one line."""
@@ -87,12 +115,12 @@ class _Worker:
             raise TrialError(error)
 
 
-def _work(results: Connection, channel: Connection, role: Role, arguments: tuple[Any, ...]) -> None:
+def _work(results: Connection, role: Role, arguments: tuple[Any, ...]) -> None:
     """The body of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     faulthandler.dump_traceback_later(_ORPHAN_TIMEOUT, exit=True)
     try:
-        outcome = None, role(channel, *arguments)
+        outcome = None, role(*arguments)
     except Exception as error:
         outcome = traceback.format_exception_only(error)[-1].strip(), None
     results.send(outcome)

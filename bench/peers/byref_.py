@@ -1,26 +1,67 @@
 """byref, with default settings."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 import byref
+import numpy as np
 
-from bench.peers import START_TIMEOUT, Address, Messages, Peer, Send
+from bench.peers import (
+    BATCH,
+    ROW,
+    START_TIMEOUT,
+    Address,
+    AsyncMessages,
+    AsyncPeer,
+    BlockingPeer,
+    Buffer,
+    Messages,
+    Run,
+    Send,
+    Stop,
+)
 
 
-class Byref(Peer):
+class Byref(BlockingPeer, AsyncPeer):
+    package = "byref"
     configuration = "default settings"
 
     @contextmanager
-    def sender(self, address: Address, size: int) -> Iterator[Send]:
-        with self._publisher(address) as publisher:
+    def sender(self, address: Address, size: int, receivers: int = 1) -> Iterator[Send]:
+        with self._publisher(address, receivers) as publisher:
             yield publisher.send
 
     @contextmanager
     def receiver(self, address: Address, size: int) -> Iterator[Messages]:
         with byref.Subscriber(address.name) as subscriber:
             yield iter(subscriber)
+
+    @contextmanager
+    def caller(
+        self, address: Address, size: int, function: Callable[[Buffer], Any], receivers: int = 1
+    ) -> Iterator[tuple[Run, Stop]]:
+        with byref.EventQueue() as queue:
+            for _ in range(receivers):
+                queue.subscribe(address.name, function)
+            yield queue.run, queue.stop
+
+    @contextmanager
+    def row_sender(self, address: Address, rows: np.ndarray) -> Iterator[Callable[[], Any]]:
+        with self._publisher(address) as publisher:
+            yield partial(publisher.send_many, rows)
+
+    @contextmanager
+    def row_receiver(self, address: Address) -> Iterator[Iterator[np.ndarray]]:
+        with byref.Subscriber(address.name) as subscriber:
+            yield (subscriber.recv_batch(BATCH).array(ROW) for _ in repeat(None))
+
+    @asynccontextmanager
+    async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:
+        with byref.Subscriber(address.name) as subscriber:
+            yield aiter(subscriber)
 
     @contextmanager
     def loaner(self, address: Address, size: int) -> Iterator[Callable[[int], Callable[[], Any]]]:
@@ -42,9 +83,9 @@ class Byref(Peer):
 
     @staticmethod
     @contextmanager
-    def _publisher(address: Address) -> Iterator[byref.Publisher]:
+    def _publisher(address: Address, receivers: int = 1) -> Iterator[byref.Publisher]:
         with byref.Publisher(address.name) as publisher:
-            publisher.wait_for_subscribers(timeout=START_TIMEOUT)
+            publisher.wait_for_subscribers(receivers, timeout=START_TIMEOUT)
             yield publisher
 
 

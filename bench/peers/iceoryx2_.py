@@ -10,19 +10,23 @@ from contextlib import contextmanager
 
 import iceoryx2 as iox2
 
-from bench.peers import Address, Messages, Peer, Send
+from bench.peers import Address, BlockingPeer, Messages, Send
 
 QUEUE_LENGTH = 8192
 """At least the warm-up: until the receiver's first look at the queue, the sender does not wait but discards."""
 
+MOST_QUEUED = 256 << 20
+"""Bytes of large messages that may be queued: shared memory is taken for all of them."""
 
-class Iceoryx2(Peer):
+
+class Iceoryx2(BlockingPeer):
+    package = "iceoryx2"
     configuration = f"slices of bytes, busy polling, no overflow, retry on a full queue of {QUEUE_LENGTH}"
 
     @contextmanager
     def sender(self, address: Address, size: int) -> Iterator[Send]:
         publisher = (
-            _service(address)
+            _service(address, size)
             .publisher_builder()
             .initial_max_slice_len(size)
             .backpressure_strategy(iox2.BackpressureStrategy.RetryUntilDelivered)
@@ -39,10 +43,10 @@ class Iceoryx2(Peer):
 
     @contextmanager
     def receiver(self, address: Address, size: int) -> Iterator[Messages]:
-        yield _poll(_service(address).subscriber_builder().create(), size)
+        yield _poll(_service(address, size).subscriber_builder().create(), size)
 
 
-def _service(address: Address) -> iox2.PortFactoryPublishSubscribe:
+def _service(address: Address, size: int) -> iox2.PortFactoryPublishSubscribe:
     iox2.set_log_level(iox2.LogLevel.Error)
     return (
         iox2.NodeBuilder.new()
@@ -50,7 +54,7 @@ def _service(address: Address) -> iox2.PortFactoryPublishSubscribe:
         .service_builder(iox2.ServiceName.new(address.name))
         .publish_subscribe(iox2.Slice[ctypes.c_uint8])
         .enable_safe_overflow(False)
-        .subscriber_max_buffer_size(QUEUE_LENGTH)
+        .subscriber_max_buffer_size(min(QUEUE_LENGTH, MOST_QUEUED // size))
         .open_or_create()
     )
 

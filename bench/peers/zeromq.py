@@ -3,63 +3,92 @@
 PUSH/PULL is the lossless one-way pattern: PUB drops messages at the high-water mark, and is slower where it
 can be told not to. PAIR is the fastest for round trips. Both libraries hand a message to a thread of their
 own, and to wake a thread on another, sleeping core costs more than all the rest: with both processes on one
-core, small round trips take less than half the time.
+core, small round trips take half the time, back to back and with pauses. Neither has a call for many
+messages: a multipart message with a frame for each takes twice as long as sending them one by one.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import repeat, starmap
 from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from bench.peers import Address, Messages, Peer, Send, meet
+from bench.peers import Address, AsyncMessages, AsyncPeer, BlockingPeer, Messages, Send, meet
 
 LARGE = 64 << 10
 """Bytes from which `copy=False` is faster and sharing a core is slower."""
 
+MOST_QUEUED = 256 << 20
+"""Bytes of large messages that may be queued: without a limit, a fast sender takes all memory."""
 
-class ZeroMQ(Peer):
+
+class ZeroMQ(BlockingPeer, AsyncPeer):
     one_cpu_below = LARGE
 
-    def __init__(self, library: ModuleType, high_water_mark: int, large_transport: str) -> None:
+    def __init__(
+        self, package: str, library: ModuleType, asynchronous: ModuleType, high_water_mark: int, large_transport: str
+    ) -> None:
+        self.package = package
         self._zmq = library
+        self._asynchronous = asynchronous
         self._high_water_mark = high_water_mark
         self._large_transport = large_transport
         self.configuration = (
             f"PUSH/PULL over ipc, high-water mark {high_water_mark or 'unlimited'}; round trips PAIR, "
-            f"below {LARGE >> 10} KiB over ipc with both processes on one core, "
-            f"from there over {large_transport} with copy=False"
+            f"below {LARGE >> 10} KiB over ipc with both processes on one core; "
+            f"from {LARGE >> 10} KiB over {large_transport} with copy=False"
         )
 
     @contextmanager
     def sender(self, address: Address, size: int) -> Iterator[Send]:
-        with self._socket(self._zmq.PUSH) as socket:
-            socket.connect(_endpoint("ipc", address))
-            yield socket.send
+        with self._socket(self._zmq, self._zmq.PUSH, size) as socket:
+            socket.connect(self._endpoint(address, size))
+            yield _for_size(socket.send, size)
 
     @contextmanager
     def receiver(self, address: Address, size: int) -> Iterator[Messages]:
-        with self._socket(self._zmq.PULL) as socket:
-            socket.bind(_endpoint("ipc", address))
-            yield starmap(socket.recv, repeat(()))
+        with self._socket(self._zmq, self._zmq.PULL, size) as socket:
+            socket.bind(self._endpoint(address, size))
+            yield starmap(_for_size(socket.recv, size), repeat(()))
 
     @contextmanager
     def duplex(self, address: Address, size: int, first: bool, channel: Connection) -> Iterator[tuple[Send, Messages]]:
-        copy = size < LARGE
-        endpoint = _endpoint("ipc" if copy else self._large_transport, address)
-        with self._socket(self._zmq.PAIR) as socket:
-            (socket.bind if first else socket.connect)(endpoint)
+        with self._socket(self._zmq, self._zmq.PAIR, size) as socket:
+            (socket.bind if first else socket.connect)(self._endpoint(address, size))
             meet(channel)
-            yield partial(socket.send, copy=copy), starmap(partial(socket.recv, copy=copy), repeat(()))
+            yield _for_size(socket.send, size), starmap(_for_size(socket.recv, size), repeat(()))
+
+    @asynccontextmanager
+    async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:
+        with self._socket(self._asynchronous, self._zmq.PULL, size) as socket:
+            socket.bind(self._endpoint(address, size))
+            yield _AsyncMessages(socket.recv)
 
     @contextmanager
-    def _socket(self, kind: int) -> Iterator[Any]:
-        with self._zmq.Context() as context, context.socket(kind) as socket:
-            socket.set_hwm(self._high_water_mark)
+    def _socket(self, library: ModuleType, kind: int, size: int) -> Iterator[Any]:
+        with library.Context() as context, context.socket(kind) as socket:
+            socket.set_hwm(self._high_water_mark if size < LARGE else MOST_QUEUED // size)
             yield socket
 
+    def _endpoint(self, address: Address, size: int) -> str:
+        transport = "ipc" if size < LARGE else self._large_transport
+        return f"ipc://@{address.name}" if transport == "ipc" else f"tcp://127.0.0.1:{address.port}"
 
-def _endpoint(transport: str, address: Address) -> str:
-    return f"ipc://@{address.name}" if transport == "ipc" else f"tcp://127.0.0.1:{address.port}"
+
+class _AsyncMessages:
+    """What an asynchronous socket receives; `async for` without the cost of an asynchronous generator."""
+
+    def __init__(self, receive: Callable[[], Any]) -> None:
+        self._receive = receive
+
+    def __aiter__(self) -> "_AsyncMessages":
+        return self
+
+    def __anext__(self) -> Any:
+        return self._receive()
+
+
+def _for_size(call: Callable[..., Any], size: int) -> Callable[..., Any]:
+    return call if size < LARGE else partial(call, copy=False)

@@ -16,7 +16,7 @@ impl Link {
         Self { from: Box::new(BufReader::new(from)), to: Box::new(to) }
     }
 
-    /// In the receiving process: the link to the one that started it.
+    /// The link to the process that started this one.
     pub fn to_parent() -> Self {
         Self::new(stdin(), stdout())
     }

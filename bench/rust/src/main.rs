@@ -1,7 +1,8 @@
 //! Makes one trial of one system and prints its outcome as JSON: `byref-bench CASE SYSTEM LENGTH`.
 //!
 //! A trial takes two processes: this one, which sends and measures, and another run of this program, which receives
-//! (`byref-bench CASE SYSTEM LENGTH TOPIC`). Both check the number in every message they read.
+//! (`byref-bench CASE SYSTEM LENGTH TOPIC receive`). Both check the number in every message they read. With `send` in place
+//! of `receive`, this one sends and measures, and whoever started it receives.
 
 mod cache_line;
 mod link;
@@ -49,11 +50,14 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["round-trip", "cache line", length] => print(&cache_line::round_trips(length.parse()?)),
         [case, system, length] => {
             let topic = format!("byref-bench-rust-{}", std::process::id());
-            let (mut link, mut receiver) = Link::start(&[case, system, length, &topic])?;
+            let (mut link, mut receiver) = Link::start(&[case, system, length, &topic, "receive"])?;
             print(&(roles(case, system)?.measure)(&mut link, &topic, length.parse()?)?);
             receiver.wait()?;
         }
-        [case, system, length, topic] => {
+        [case, system, length, topic, "send"] => {
+            print(&(roles(case, system)?.measure)(&mut Link::to_parent(), topic, length.parse()?)?);
+        }
+        [case, system, length, topic, "receive"] => {
             (roles(case, system)?.receive)(&mut Link::to_parent(), topic, length.parse()?)?;
         }
         _ => return Err("usage: byref-bench rate|round-trip byref|iceoryx2|'cache line' LENGTH".into()),
