@@ -991,7 +991,7 @@ impl Open {
 
     #[inline]
     fn next_turn(&mut self) {
-        self.turn += 1;
+        self.turn = if self.turn + 1 < self.connections.len() { self.turn + 1 } else { 0 };
         self.turn_left = TURN;
     }
 
