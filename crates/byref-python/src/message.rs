@@ -53,7 +53,7 @@ impl PublisherInfo {
 }
 
 /// A received message, and the lease on its memory.
-#[pyclass(frozen, weakref, module = "byref")]
+#[pyclass(frozen, weakref, freelist = 256, module = "byref")]
 pub struct Message {
     state: Mutex<State>,
     /// Of the subscriber: `value` is a private writable view.
@@ -278,6 +278,17 @@ impl Message {
         if flags & ffi::PyBUF_WRITABLE == ffi::PyBUF_WRITABLE {
             return Err(PyBufferError::new_err("messages are read-only; take a private copy with msg.writable()"));
         }
+        let wants = |flag: c_int| flags & flag == flag;
+        if !this.with(py, byref::Message::has_attributes)? {
+            let (data, len) = this.open_view(py)?;
+            // SAFETY: the interpreter gave a writable view; `data` and `len` are those of the open view, which its release
+            // closes; the reference is given away. For bytes it needs no memory of its own: shape and strides are its
+            // own length and item size.
+            let failed =
+                unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), data.cast(), len as ffi::Py_ssize_t, 1, flags) };
+            debug_assert!(failed == 0, "only a request to write is refused");
+            return Ok(());
+        }
         let shown = this.view(py)?;
         let itemsize = shown.element.as_ref().map_or(1, |element| element.itemsize);
         let format = shown.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone());
@@ -297,7 +308,6 @@ impl Message {
         }
         let mut extents = Box::new(Extents { shape, strides, format });
         let (data, len) = this.open_view(py)?;
-        let wants = |flag: c_int| flags & flag == flag;
         let filled = ffi::Py_buffer {
             buf: data.cast::<c_void>(),
             len: len as ffi::Py_ssize_t,
@@ -322,8 +332,10 @@ impl Message {
     unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
         // SAFETY: the interpreter gives back the view that `__getbuffer__` filled.
         let internal = unsafe { (*view).internal };
-        // SAFETY: `internal` is the box that `__getbuffer__` made, given back once.
-        drop(unsafe { Box::from_raw(internal.cast::<Extents>()) });
+        if !internal.is_null() {
+            // SAFETY: `internal` is the box that `__getbuffer__` made, given back once.
+            drop(unsafe { Box::from_raw(internal.cast::<Extents>()) });
+        }
         self.close_view();
     }
 
