@@ -550,7 +550,7 @@ impl Subscriber {
     }
 }
 
-/// `Shared::recv_slowly`; `lock` gives access to the subscriber.
+/// `Subscriber::recv_with` and `Shared::wait_until`; `lock` gives access to the subscriber.
 pub fn recv<G: DerefMut<Target = Subscriber>>(lock: impl Fn() -> G) -> Taken {
     loop {
         let door = {
