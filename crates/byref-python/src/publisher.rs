@@ -155,13 +155,13 @@ impl Publisher {
         let first = match rows.bytes() {
             _ if count == 0 => self.0.stats().map_err(|error| to_python(py, error))?.sent,
             Some(bytes) => {
-                let mut send = |wait: &mut byref::Wait<'_>| {
+                let send = |wait: &mut byref::Wait<'_>| {
                     self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
                 };
                 if bytes.len() < COPY_DETACHED {
                     timeout.wait_if_needed(py, send)?
                 } else {
-                    timeout.wait(py, &mut send)?
+                    timeout.wait(py, send)?
                 }
             }
             None => {

@@ -4,7 +4,7 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::pool::{Chunk, Pin};
-use crate::publisher::Shared;
+use crate::publisher::{Filled, Shared};
 use crate::wait::Wait;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -159,7 +159,8 @@ impl Loan {
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
         })?;
-        let sequence = self.shared.commit(chunk, count, self.len, attributes.len(), copied, timestamp_ns, wait)?;
+        let filled = Filled { chunk, count, len: self.len, copied, attributes_len: attributes.len() };
+        let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)
     }

@@ -124,6 +124,18 @@ pub struct Publisher {
     shared: Arc<Shared>,
 }
 
+/// A chunk with one or more messages in it.
+pub(crate) struct Filled<'a> {
+    pub chunk: &'a Chunk,
+    /// Messages of equal length.
+    pub count: u32,
+    /// Payload bytes of all of them, and how many of these the library copied to here.
+    pub len: usize,
+    pub copied: usize,
+    /// Bytes of the attributes, which lie behind the payload.
+    pub attributes_len: usize,
+}
+
 /// What a publisher and its loans share.
 pub(crate) struct Shared {
     topic: String,
@@ -557,18 +569,9 @@ impl Shared {
         Ok(self.opened(&mut self.lock()?)?.sent)
     }
 
-    /// Publishes a filled chunk as `count` messages. The attributes (already behind the payload) take `attributes_len` bytes;
-    /// `copied` bytes of the payload were copied there by the library.
-    pub fn commit(
-        &self,
-        chunk: &Chunk,
-        count: u32,
-        len: usize,
-        attributes_len: usize,
-        copied: usize,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
+    /// Publishes a filled chunk.
+    pub fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+        let &Filled { chunk, count, len, attributes_len, copied } = filled;
         let at = Descriptor {
             segment: chunk.segment,
             slot: chunk.slot,
