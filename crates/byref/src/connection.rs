@@ -166,6 +166,14 @@ impl Connection {
         Err(Stop::Nothing)
     }
 
+    /// How many messages wait, `depth` at the most, and when the oldest of them was sent, where that can be read.
+    pub fn backlog(&self, depth: u64) -> (u64, Option<u64>) {
+        let ring = self.ring.get();
+        let tail = ring.tail();
+        let waiting = tail.saturating_sub(self.cursor).min(depth).min(self.ring.capacity);
+        (waiting, (waiting > 0).then(|| ring.timestamp(tail - waiting)).flatten())
+    }
+
     /// Stores the cursor, and wakes a publisher that waits for it.
     #[inline]
     fn advance(&mut self, cursor: u64) {

@@ -221,6 +221,16 @@ impl<'a> Ring<'a> {
         if self.was_reclaimed(position) { Look::Lapped } else { Look::Inline(head) }
     }
 
+    /// When the record of `position` was sent; `None` when it is not there.
+    pub fn timestamp(self, position: u64) -> Option<u64> {
+        let record = self.record(position);
+        if record[0].load(Ordering::Acquire) != position + 1 {
+            return None;
+        }
+        let timestamp_ns = record[1].load(Ordering::Relaxed);
+        (!self.was_reclaimed(position)).then_some(timestamp_ns)
+    }
+
     /// Whether the words read of `position` so far may be of a later lap.
     #[inline]
     pub fn was_reclaimed(self, position: u64) -> bool {

@@ -9,6 +9,7 @@ use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo};
 use crate::rendezvous::{self, Directory};
 use crate::service::{self, Handle, Next};
+use crate::spin::Spin;
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
@@ -25,15 +26,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a subscriber without a message looks again and again before it sleeps, at the most and at the least.
-/// Waking a sleeping core takes 30 to 60 us on a virtual machine. The most is two wake-ups and some: of two processes that
-/// answer each other, one that spins so long sees the other wake, and then neither sleeps again.
-const SPIN_MOST: Duration = Duration::from_micros(150);
-/// After this time a spinning thread lets others that are ready to run go first: the one it waits for may be among them.
-const SPIN_ALONE: Duration = Duration::from_micros(2);
-const SPIN_LEAST: Duration = Duration::from_micros(2);
-/// A sleep shorter than this was not worth it.
-const SPIN_WORTH: Duration = Duration::from_micros(200);
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
 /// A busy subscriber looks for publishers that hung up once in so many messages.
@@ -81,6 +73,16 @@ impl SubscriberBuilder {
         self
     }
 
+    /// How many messages of a publisher whose ring holds `capacity` it wants at most when it falls behind.
+    #[inline]
+    fn keeps(&self, capacity: u64) -> u64 {
+        match self.policy {
+            Policy::Block => u64::MAX,
+            Policy::Latest => 1,
+            Policy::DropOldest => self.depth.unwrap_or(u64::MAX).min(retention_limit(capacity)),
+        }
+    }
+
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
         topic::validate(&self.topic)?;
@@ -104,7 +106,7 @@ pub struct Subscriber {
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
 /// says nothing. It stays open as long as this lives, and is only to be polled.
-pub struct Readiness(Arc<Door>);
+pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -142,7 +144,7 @@ struct Open {
     /// Somebody polls the descriptor.
     polled: bool,
     since_housekeeping: u32,
-    spin: Duration,
+    spin: Spin,
     stats: SubscriberStats,
     /// Found while connecting in the background, reported by the next receive that finds no message.
     trouble: Option<Error>,
@@ -165,6 +167,15 @@ pub struct SubscriberStats {
     pub lost: u64,
     /// How often it went to sleep.
     pub sleeps: u64,
+}
+
+/// What waits for a subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that were sent and not taken yet.
+    pub messages: u64,
+    /// When the oldest of them was sent: nanoseconds of `CLOCK_REALTIME`, or what its sender gave.
+    pub oldest_ns: Option<u64>,
 }
 
 impl Subscriber {
@@ -191,7 +202,7 @@ impl Subscriber {
             asleep: false,
             polled: false,
             since_housekeeping: 0,
-            spin: SPIN_MOST,
+            spin: Spin::default(),
             stats: SubscriberStats::default(),
             trouble: None,
             door,
@@ -294,6 +305,18 @@ impl Subscriber {
         Ok(Readiness(Arc::clone(&open.door)))
     }
 
+    /// What waits to be received: messages that were sent and not taken yet. Nothing after `close`.
+    pub fn backlog(&self) -> Result<Backlog> {
+        let guard = self.shared.lock()?;
+        let mut backlog = Backlog::default();
+        for connection in guard.iter().flat_map(|open| &open.connections) {
+            let (messages, oldest) = connection.backlog(self.shared.options.keeps(connection.capacity()));
+            backlog.messages += messages;
+            backlog.oldest_ns = backlog.oldest_ns.into_iter().chain(oldest).min();
+        }
+        Ok(backlog)
+    }
+
     /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<SubscriberStats> {
         let guard = self.shared.lock()?;
@@ -309,6 +332,32 @@ impl Subscriber {
     /// twice is fine.
     pub fn close(&self) {
         self.shared.close();
+    }
+}
+
+/// For a [`Selector`](crate::Selector), which sleeps for many subscribers at once and is the only one to receive from them.
+impl Subscriber {
+    /// The next message; `None` when none is there. Events are left alone.
+    #[inline]
+    pub(crate) fn poll(&self) -> Result<Option<Message>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match open.take(&self.shared.options) {
+            Ok(None) => open.trouble.take().map_or(Ok(None), Err),
+            result => result,
+        }
+    }
+
+    /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
+    pub(crate) fn announce_sleep(&self) -> Result<()> {
+        self.shared.opened(&mut self.shared.lock()?)?.announce();
+        Ok(())
+    }
+
+    /// Handles what made the descriptor readable.
+    pub(crate) fn handle_events(&self) -> Result<()> {
+        let mut guard = self.shared.lock()?;
+        self.shared.opened(&mut guard)?.handle_events(&self.shared.options).map(drop)
     }
 }
 
@@ -365,24 +414,18 @@ impl Shared {
             let open = self.opened(&mut guard)?;
             (Arc::clone(&open.door), open.spin)
         };
-        let spin = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?.unwrap_or(spin).min(spin);
-        let begin = Instant::now();
-        let mut spun = Duration::ZERO;
-        while spun < spin {
-            if spun < SPIN_ALONE {
-                for _ in 0..8 {
-                    std::hint::spin_loop();
-                }
-            } else {
-                std::thread::yield_now();
-            }
-            spun = begin.elapsed();
+        let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
+        let found = spin.look(limit, || {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
-            if let Some(message) = open.take(&self.options)? {
-                open.spin = (open.spin * 2).min(SPIN_MOST);
-                return Ok(message);
+            let taken = open.take(&self.options)?;
+            if taken.is_some() {
+                open.spin.paid();
             }
+            Ok(taken)
+        })?;
+        if let Some(message) = found {
+            return Ok(message);
         }
         let mut leader = None;
         let mut look_for_signals = true;
@@ -426,8 +469,7 @@ impl Shared {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
-            // Spinning pays when messages come about as fast as a sleeping core wakes.
-            open.spin = if slept.elapsed() < SPIN_WORTH { SPIN_MOST } else { (open.spin / 2).max(SPIN_LEAST) };
+            open.spin.slept(slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
             still_armed = ready.is_empty();
@@ -572,11 +614,7 @@ impl Open {
                 self.turn = 0;
             }
             let connection = &mut self.connections[self.turn];
-            let depth = match options.policy {
-                Policy::Block => u64::MAX,
-                Policy::Latest => 1,
-                Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
-            };
+            let depth = options.keeps(connection.capacity());
             let taken = connection.take(depth, &mut self.stats.lost);
             if self.asleep && std::mem::take(&mut connection.took_wake) {
                 self.door.bell.ring(); // It was meant for the thread that sleeps.
@@ -642,12 +680,17 @@ impl Open {
 
     /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
     fn arm(&mut self) {
+        self.announce();
+        heavy_fence(); // Pairs with the light fence after each append.
+    }
+
+    /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
+    fn announce(&mut self) {
         self.epoch += 1;
         self.armed = true;
         for connection in &self.connections {
             connection.link.lease().set_sleeping(self.epoch);
         }
-        heavy_fence(); // Pairs with the light fence after each append.
     }
 
     fn disarm(&mut self) {
