@@ -6,12 +6,15 @@ bytes that stays valid as long as anyone holds it.
 
 from ._byref import (
     INLINE_LIMIT,
+    EventQueue,
     Loan,
     Message,
     Publisher,
     PublisherInfo,
+    Receiver,
     Subscriber,
     SubscriberInfo,
+    monitors,
 )
 from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 
@@ -19,6 +22,7 @@ __all__ = [
     "INLINE_LIMIT",
     "Closed",
     "Error",
+    "EventQueue",
     "Forked",
     "InvalidTopic",
     "Loan",
@@ -26,8 +30,10 @@ __all__ = [
     "PoolExhausted",
     "Publisher",
     "PublisherInfo",
+    "Receiver",
     "Subscriber",
     "SubscriberInfo",
     "Timeout",
     "VersionMismatch",
+    "monitors",
 ]

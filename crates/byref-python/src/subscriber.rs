@@ -27,6 +27,41 @@ impl Subscriber {
     }
 }
 
+/// A subscriber of the core, from Python's arguments.
+pub fn build(
+    py: Python<'_>,
+    topic: &str,
+    policy: &str,
+    depth: Option<i128>,
+    history: i128,
+    name: Option<String>,
+) -> PyResult<byref::Subscriber> {
+    let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
+        return Err(PyValueError::new_err(format!(
+            "policy must be 'block', 'drop_oldest' or 'latest', not {policy:?}"
+        )));
+    };
+    let mut builder = byref::Subscriber::builder(topic).policy(*policy).history(non_negative("history", history)?);
+    if let Some(depth) = depth {
+        builder = builder.depth(non_negative("depth", depth)?);
+    }
+    if let Some(name) = name {
+        builder = builder.name(name);
+    }
+    builder.build().map_err(|error| to_python(py, error))
+}
+
+/// The counters, as a dict.
+pub fn stats_dict<'py>(py: Python<'py>, stats: &byref::SubscriberStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("received", stats.received)?;
+    dict.set_item("bytes", stats.bytes)?;
+    dict.set_item("copied_bytes", stats.copied_bytes)?;
+    dict.set_item("lost", stats.lost)?;
+    dict.set_item("sleeps", stats.sleeps)?;
+    Ok(dict)
+}
+
 #[pymethods]
 impl Subscriber {
     #[new]
@@ -40,19 +75,7 @@ impl Subscriber {
         writable: bool,
         name: Option<String>,
     ) -> PyResult<Self> {
-        let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
-            return Err(PyValueError::new_err(format!(
-                "policy must be 'block', 'drop_oldest' or 'latest', not {policy:?}"
-            )));
-        };
-        let mut builder = byref::Subscriber::builder(topic).policy(*policy).history(non_negative("history", history)?);
-        if let Some(depth) = depth {
-            builder = builder.depth(non_negative("depth", depth)?);
-        }
-        if let Some(name) = name {
-            builder = builder.name(name);
-        }
-        let core = builder.build().map_err(|error| to_python(py, error))?;
+        let core = build(py, topic, policy, depth, history, name)?;
         Ok(Subscriber { core, writable, readiness: OnceLock::new() })
     }
 
@@ -129,14 +152,7 @@ impl Subscriber {
 
     /// A dict of counters; see the documentation.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.core.stats().map_err(|error| to_python(py, error))?;
-        let dict = PyDict::new(py);
-        dict.set_item("received", stats.received)?;
-        dict.set_item("bytes", stats.bytes)?;
-        dict.set_item("copied_bytes", stats.copied_bytes)?;
-        dict.set_item("lost", stats.lost)?;
-        dict.set_item("sleeps", stats.sleeps)?;
-        Ok(dict)
+        stats_dict(py, &self.core.stats().map_err(|error| to_python(py, error))?)
     }
 
     /// Closes the subscriber; messages and views stay valid. Twice is fine.

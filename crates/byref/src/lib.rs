@@ -42,6 +42,7 @@ mod lookout;
 mod message;
 #[cfg(all(test, loom))]
 mod models;
+mod monitor;
 mod pool;
 mod publisher;
 mod rendezvous;
@@ -61,6 +62,7 @@ pub use claim::Policy;
 pub use error::{Error, Result};
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};
+pub use monitor::{Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors};
 pub use publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
 pub use ring::INLINE_LIMIT;
 pub use selector::{Ended, Selector, Turn, Waker};

@@ -66,7 +66,7 @@ pub struct Selector<T> {
     /// The places of those to look at in turns, and which of them is next.
     awake: Vec<usize>,
     next: usize,
-    /// What was found when the selector was about to sleep: the next turn.
+    /// What was found, and begins the next turn.
     caught: Option<(usize, Result<Message>)>,
     spin: Spin,
     looked: Instant,
@@ -101,8 +101,6 @@ pub enum Ended {
     Woken,
     /// The time is over.
     TimedOut,
-    /// The wait's interrupt check asked to stop.
-    Interrupted,
 }
 
 /// Ends a selector's wait, from any thread.
@@ -171,6 +169,15 @@ impl<T> Selector<T> {
         Ok(())
     }
 
+    /// Keeps the subscribers that `keep` says; forgets the others now.
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        for place in 0..self.entries.len() {
+            if self.entries[place].as_ref().is_some_and(|entry| !keep(&entry.value)) {
+                self.remove(place);
+            }
+        }
+    }
+
     /// The turn of a subscriber that has a message, or an error to report; `None` when nobody that is awake has one.
     pub fn turn(&mut self) -> Result<Option<Turn<'_, T>>> {
         if self.awake.len() < self.count && self.looked.elapsed() > LOOK_EVERY {
@@ -179,9 +186,14 @@ impl<T> Selector<T> {
         if self.caught.is_none() {
             self.find();
         }
-        let Some((place, first)) = self.caught.take() else { return Ok(None) };
-        let entry = self.entries[place].as_mut();
-        Ok(entry.map(|entry| Turn { entry, first: Some(first), left: TURN }))
+        let Some(place) = self.caught.as_ref().map(|(place, _)| *place) else { return Ok(None) };
+        Ok(Some(Turn { selector: self, place, left: TURN }))
+    }
+
+    /// How many messages wait for all subscribers.
+    pub fn backlog(&self) -> u64 {
+        let waiting = self.entries.iter().flatten().filter_map(|entry| entry.subscriber.backlog().ok());
+        waiting.map(|backlog| backlog.messages).sum::<u64>() + u64::from(self.caught.is_some())
     }
 
     /// Waits for a turn. The caller takes all turns first: messages that were there before may wait otherwise.
@@ -206,7 +218,7 @@ impl<T> Selector<T> {
             }
             let Some(left) = wait.remaining() else { return Ok(Ended::TimedOut) };
             if look_for_signals && wait.is_interrupted() {
-                return Ok(Ended::Interrupted);
+                return Err(Error::Interrupted { topic: LABEL.to_owned() });
             }
             if self.arm() {
                 return Ok(Ended::Messages);
@@ -329,6 +341,7 @@ impl<T> Selector<T> {
         let Some(closed) = self.entries[place].take() else { return };
         self.door.epoll.remove(&closed.readiness);
         self.count -= 1;
+        self.caught.take_if(|(caught, _)| *caught == place);
         self.awake.retain(|awake| *awake != place);
     }
 }
@@ -339,32 +352,36 @@ fn entry<T>(entries: &mut [Option<Entry<T>>], place: usize) -> &mut Entry<T> {
 
 /// A subscriber's turn: some messages in a row.
 pub struct Turn<'a, T> {
-    entry: &'a mut Entry<T>,
-    first: Option<Result<Message>>,
+    selector: &'a mut Selector<T>,
+    place: usize,
     left: u32,
 }
 
 impl<T> Turn<'_, T> {
+    fn entry(&mut self) -> &mut Entry<T> {
+        entry(&mut self.selector.entries, self.place)
+    }
+
     /// What the subscriber came with.
     pub fn value(&self) -> &T {
-        &self.entry.value
+        &self.selector.entries[self.place].as_ref().expect("whose turn it is has an entry").value
     }
 
     /// The next message; `None` when there is none, or when it is the next one's turn.
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "`value` is asked between two messages")]
     pub fn next(&mut self) -> Option<Result<Message>> {
-        let found = match self.first.take() {
-            Some(first) => Some(first),
+        let found = match self.selector.caught.take() {
+            Some((_, first)) => Some(first), // It made this turn.
             None if self.left == 0 => None,
-            None => self.entry.subscriber.poll().transpose(),
+            None => self.entry().subscriber.poll().transpose(),
         };
         self.left = self.left.saturating_sub(1);
         match found {
             Some(Err(Error::Closed { .. })) => None,
             Some(Err(error)) => {
                 self.left = 0;
-                self.entry.resting = Some(Instant::now() + REST);
+                self.entry().resting = Some(Instant::now() + REST);
                 Some(Err(error))
             }
             found => found,
