@@ -651,7 +651,7 @@ impl EventQueue {
 
     /// Handles what waits, and returns how many messages that were. Waits up to `timeout` seconds for the first one, and
     /// begins no callback later.
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn dispatch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?.duration();
         let _running = self.shared.enter(py)?;

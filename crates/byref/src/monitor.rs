@@ -23,6 +23,7 @@ use crate::handshake;
 use crate::rendezvous::{self, Directory};
 use crate::service::{self, Handle, Next, Service, Token};
 use crate::subscriber::Subscriber;
+use crate::sync::{AtomicU64, Ordering, fence};
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
@@ -34,7 +35,7 @@ use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 

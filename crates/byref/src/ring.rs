@@ -223,11 +223,10 @@ impl<'a> Ring<'a> {
 
     /// When the record of `position` was sent; `None` when it is not there.
     pub fn timestamp(self, position: u64) -> Option<u64> {
-        let record = self.record(position);
-        if record[0].load(Ordering::Acquire) != position + 1 {
+        let [stamp, timestamp_ns] = [0, 1].map(|word| self.record(position)[word].load(Ordering::Acquire));
+        if stamp != position + 1 {
             return None;
         }
-        let timestamp_ns = record[1].load(Ordering::Relaxed);
         (!self.was_reclaimed(position)).then_some(timestamp_ns)
     }
 
