@@ -837,30 +837,29 @@ def test_an_exception_without_on_exit_is_shown(queue: byref.EventQueue, endpoint
     assert [type(one) for one in shown] == [LookupError]
 
 
-def test_other_threads_have_their_turns(queue: byref.EventQueue, endpoints: Endpoints) -> None:
+# A built-in function that takes longer than sending, so that the queue never runs empty.
+SLOW_BUILT_IN = list(range(500)).__contains__
+
+
+def send_without_pause(line: Line) -> None:
+    """Sends faster than anybody calls, until it is told to stop."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=30)
+        while not line.has_something():
+            for _ in range(1000):
+                pub.send(b"")
+
+
+def test_other_threads_have_their_turns(queue: byref.EventQueue, spawn: Spawn) -> None:
     """A callable that never enters the interpreter's loop does not keep it from other threads."""
-    from collections import deque
-
-    kept: deque[byref.Message] = deque(maxlen=1)
-    queue.subscribe("t", kept.append)
-    pub = connected(endpoints)
-    over = False
-
-    def send() -> None:
-        data = np.zeros(8)
-        while not over:
-            pub.send(data)
-
-    sender = threading.Thread(target=send)
-    thread = queue.start()
-    sender.start()
+    queue.subscribe("t", SLOW_BUILT_IN)
+    child = spawn(send_without_pause)
+    queue.start()
+    eventually(lambda: queue.stats()["callbacks"] > 1000, "it is busy")
     for _ in range(50):
         time.sleep(0.001)
-    over = True
-    sender.join()
-    queue.stop()
-    thread.join()
-    assert kept
+    child.tell()
+    child.finish()
 
 
 def run_and_be_interrupted(line: Line) -> None:
@@ -902,24 +901,17 @@ def test_ctrl_c_within_100_ms(spawn: Spawn) -> None:
     child.finish()
 
 
-def test_ctrl_c_under_load_of_a_built_in(queue: byref.EventQueue, endpoints: Endpoints) -> None:
-    """`str.isdigit` and its like give signal handlers no occasion; the queue does."""
-    queue.subscribe("t", id)
-    pub = connected(endpoints)
-    over = threading.Event()
-
-    def send() -> None:
-        while not over.is_set():
-            pub.send(b"", timeout=20)
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+def test_ctrl_c_under_load_of_a_built_in(queue: byref.EventQueue, spawn: Spawn) -> None:
+    """Built-in functions give signal handlers no occasion; the queue does."""
+    queue.subscribe("t", SLOW_BUILT_IN)
+    child = spawn(send_without_pause)
+    assert queue.dispatch(30) > 0
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         queue.run()
-    over.set()
-    queue.dispatch()
-    sender.join()
+    child.tell()
+    queue.start()
+    child.finish()
 
 
 EXITS = {
