@@ -1,5 +1,6 @@
 """What event queues tell: to their process, to others, and to the log while a callback hangs."""
 
+import ctypes
 import functools
 import os
 import re
@@ -41,6 +42,9 @@ def hang(line: Line, options: dict[str, Any]) -> None:
         if bytes(msg) == b"hang":
             line.tell("hangs")
             line.hear(90)
+        elif bytes(msg) == b"hang with the interpreter":
+            line.tell("hangs")
+            ctypes.PyDLL(None).usleep(900_000)  # Unlike CDLL it keeps the GIL.
 
     def quick(_msg: byref.Message) -> None:
         pass
@@ -222,6 +226,17 @@ def test_a_callback_is_reported_while_it_hangs(spawn: Spawn, endpoints: Endpoint
         assert len(logged(child, hung)) == round_, "once"
         child.tell()
         eventually(lambda: len(logged(child, "took .* for a message")) == round_, "and its time when it is over")  # noqa: B023
+
+
+def test_a_callback_that_keeps_the_interpreter_is_reported(spawn: Spawn, endpoints: Endpoints) -> None:
+    child = spawn(hang, {"slow_callback": 0.05})
+    child.hear()
+    pub = endpoints.publisher("slow/topic")
+    pub.wait_for_subscribers(timeout=20)
+    pub.send(b"hang with the interpreter")
+    assert child.hear() == "hangs"
+    eventually(lambda: bool(logged(child, "took .* for a message")), "it is over")
+    assert logged(child, "still runs after"), "which was written while it ran"
 
 
 def test_thresholds_of_what_waits(spawn: Spawn, endpoints: Endpoints) -> None:

@@ -195,7 +195,8 @@ class EventQueue:
     def run(self, timeout: float | None = None) -> None:
         """Call receivers until `stop` or `close`, an exception, or Ctrl-C.
 
-        `Timeout` when no message came for `timeout` seconds. Raises `TypeError` when a receiver is a coroutine function, and `Error` when the queue runs already.
+        `Timeout` when no message came for `timeout` seconds. Raises `TypeError` when a receiver is a coroutine
+        function, and `Error` when the queue runs already.
         """
 
     def start(
@@ -207,11 +208,12 @@ class EventQueue:
         """Run the queue on a thread of its own, and return that.
 
         `on_exit` is called on it when the run is over, with the exception that ended it or None; without it an
-        exception goes to `threading.excepthook`. `stop_event` is set after that; who sets it before ends the run within 100 ms.
+        exception goes to `threading.excepthook`. `stop_event` is set after that; who sets it before ends the run
+        within 100 ms.
         """
 
     def stop(self) -> None:
-        """End the run, wherever it is, after the callback in progress; if there is none, the next one. Does not wait."""
+        """End the run, wherever it is, after the callback in progress; if nothing runs, the next one. Does not wait."""
 
     def dispatch(self, timeout: float | None = 0.0) -> int:
         """Handle what waits, and return how many messages that were.

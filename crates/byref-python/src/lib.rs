@@ -12,6 +12,7 @@ mod publisher;
 mod queue;
 mod receiver;
 mod report;
+mod serving;
 mod subscriber;
 mod waiting;
 

@@ -1,8 +1,8 @@
 //! `Receiver`: a callable that an event queue calls, and the handle by which it is closed.
 
 use crate::errors::to_python;
-use crate::queue::Shared;
 use crate::report::add_figures;
+use crate::serving::Shared;
 use crate::subscriber::stats_dict;
 use byref::{Account, Subscriber};
 use pyo3::exceptions::PyTypeError;
