@@ -8,12 +8,15 @@ from ._byref import (
     INLINE_LIMIT,
     Batch,
     Event,
+    EventQueue,
     Loan,
     Message,
     Publisher,
     PublisherInfo,
+    Receiver,
     Subscriber,
     SubscriberInfo,
+    monitors,
 )
 from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 
@@ -23,6 +26,7 @@ __all__ = [
     "Closed",
     "Error",
     "Event",
+    "EventQueue",
     "Forked",
     "InvalidTopic",
     "Loan",
@@ -30,8 +34,10 @@ __all__ = [
     "PoolExhausted",
     "Publisher",
     "PublisherInfo",
+    "Receiver",
     "Subscriber",
     "SubscriberInfo",
     "Timeout",
     "VersionMismatch",
+    "monitors",
 ]

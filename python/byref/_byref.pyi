@@ -1,6 +1,7 @@
 """The extension module, as `byref` re-exports it."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, final
 
@@ -9,19 +10,23 @@ from numpy.typing import DTypeLike, NDArray
 from typing_extensions import Buffer
 
 from ._aio import Messages
+from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 
 __all__ = [
     "INLINE_LIMIT",
+    "EventQueue",
     "Loan",
     "Message",
     "Publisher",
     "PublisherInfo",
+    "Receiver",
     "Subscriber",
     "SubscriberInfo",
     "_Owner",
+    "monitors",
 ]
 
 INLINE_LIMIT: Final[int] = ...
@@ -149,6 +154,135 @@ class Subscriber:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+@final
+class EventQueue:
+    """Calls receivers as messages come: any callables, on many topics, one after the other on one thread at a time."""
+
+    def __new__(
+        cls,
+        on_error: Literal["raise", "log", "detach"] = "raise",
+        name: str | None = None,
+        slow_callback: float | None = None,
+        backlog: int | None = None,
+        max_age: float | None = None,
+    ) -> Self:
+        """Make a queue without receivers.
+
+        `on_error`: what becomes of an `Exception` in a callback: "raise" it out of `run`, "log" it (Python's `logging`,
+        logger "byref") and go on, or "detach" the receiver and log it. No message is lost by it. `name`: other
+        processes see the queue in `monitors()`. A log line says when a callback takes longer than `slow_callback`
+        seconds (also while it hangs), when more than `backlog` messages wait, or one waits longer than `max_age`
+        seconds.
+
+        Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Message], object],
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        name: str | None = None,
+    ) -> Receiver:
+        """Call `receiver` with each message of `topic` from now on; the other arguments are those of `Subscriber`.
+
+        How to call it is found out now, not with each message. May be called from any thread, also inside a callback.
+        Raises `TypeError` for what cannot be called; otherwise as `Subscriber` does.
+        """
+
+    def run(self, timeout: float | None = None) -> None:
+        """Call receivers until `stop` or `close`, an exception, or Ctrl-C.
+
+        `Timeout` when no message came for `timeout` seconds. Raises `TypeError` when a receiver is a coroutine
+        function, and `Error` when the queue runs already.
+        """
+
+    def start(
+        self,
+        daemon: bool = False,
+        on_exit: Callable[[BaseException | None], object] | None = None,
+        stop_event: threading.Event | None = None,
+    ) -> threading.Thread:
+        """Run the queue on a thread of its own, and return that.
+
+        `on_exit` is called on it when the run is over, with the exception that ended it or None; without it an
+        exception goes to `threading.excepthook`. `stop_event` is set after that; who sets it before ends the run
+        within 100 ms.
+        """
+
+    def stop(self) -> None:
+        """End the run, wherever it is, after the callback in progress; if nothing runs, the next one. Does not wait."""
+
+    def dispatch(self, timeout: float | None = 0.0) -> int:
+        """Handle what waits, and return how many messages that were.
+
+        Waits up to `timeout` seconds for the first message, returns when nothing is left, and begins no callback after
+        that time. With 0 it handles just what waited when it was called.
+        """
+
+    def fileno(self) -> int:
+        """A descriptor to poll: readable when there is something to `dispatch`."""
+
+    def run_async(self) -> Coroutine[Any, Any, None]:
+        """Call receivers in the running event loop until `stop` or `close`; await what coroutine functions return."""
+
+    def _enter(self) -> None: ...
+    def _step(self) -> Coroutine[Any, Any, object] | bool | None: ...
+    def _awaited(self, raised: BaseException | None) -> None: ...
+    def _leave(self) -> None: ...
+    def _run_started(self, stop_event: threading.Event | None) -> None: ...
+    @property
+    def name(self) -> str | None:
+        """The name it was given."""
+
+    def stats(self) -> QueueStats:
+        """What the queue and its receivers have done, and what waits; from any thread."""
+
+    def close(self) -> None:
+        """Close the queue and its receivers, and end its run; waits for a callback in progress. Twice is fine."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Receiver:
+    """A receiver of an event queue. It goes on without this handle, until it or the queue is closed."""
+
+    @property
+    def topic(self) -> str:
+        """The topic."""
+
+    @property
+    def name(self) -> str:
+        """The name it was given, or that of its callable."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its queue, was closed."""
+
+    def stats(self) -> ReceiverStats:
+        """What it received, and what waits; from any thread, also after `close`."""
+
+    def close(self) -> None:
+        """End it: its callable is never called again, and the queue refers to it no more.
+
+        From another thread than the queue's it waits for a callback in progress. Twice is fine.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+def monitors() -> list[QueueStats]:
+    """What the named event queues of this user tell, in whatever process; who does not answer soon is left out."""
 
 @final
 class Message:

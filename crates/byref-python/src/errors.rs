@@ -37,18 +37,36 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
-/// `byref.Error` with a text of the binding's own.
-pub fn error(py: Python<'_>, text: String) -> PyErr {
-    match exception!(py, "Error") {
-        Ok(class) => PyErr::from_type(class.clone(), text),
-        Err(import_failed) => import_failed,
-    }
+/// A class of `byref._errors` with a text of the binding's own.
+macro_rules! own_text {
+    ($(#[$doc:meta])* $function:ident, $name:literal) => {
+        $(#[$doc])*
+        pub fn $function(py: Python<'_>, text: impl Into<String>) -> PyErr {
+            match exception!(py, $name) {
+                Ok(class) => PyErr::from_type(class.clone(), text.into()),
+                Err(import_failed) => import_failed,
+            }
+        }
+    };
 }
 
-/// `byref.Closed` for what a binding object guards itself.
-pub fn closed(py: Python<'_>, text: &str) -> PyErr {
-    match exception!(py, "Closed") {
-        Ok(class) => PyErr::from_type(class.clone(), text.to_owned()),
-        Err(import_failed) => import_failed,
-    }
-}
+own_text!(
+    /// `byref.Error`.
+    error,
+    "Error"
+);
+own_text!(
+    /// `byref.Closed`, for what a binding object guards itself.
+    closed,
+    "Closed"
+);
+own_text!(
+    /// `byref.Timeout`.
+    timed_out,
+    "Timeout"
+);
+own_text!(
+    /// `byref.Forked`.
+    forked,
+    "Forked"
+);

@@ -11,7 +11,11 @@ mod message;
 mod owner;
 mod payload;
 mod publisher;
+mod queue;
+mod receiver;
+mod report;
 mod rows;
+mod serving;
 mod subscriber;
 mod waiting;
 
@@ -33,6 +37,12 @@ mod _byref {
     use crate::owner::Owner;
     #[pymodule_export]
     use crate::publisher::{Publisher, SubscriberInfo};
+    #[pymodule_export]
+    use crate::queue::EventQueue;
+    #[pymodule_export]
+    use crate::receiver::Receiver;
+    #[pymodule_export]
+    use crate::report::monitors;
     #[pymodule_export]
     use crate::subscriber::Subscriber;
 

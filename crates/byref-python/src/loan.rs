@@ -58,7 +58,7 @@ impl Loan {
     }
 
     fn over(&self, py: Python<'_>) -> PyErr {
-        closed(py, &format!("this loan on topic '{}' was already sent or discarded", self.topic))
+        closed(py, format!("this loan on topic '{}' was already sent or discarded", self.topic))
     }
 
     /// Ends the writing, as far as Python's arrays go.

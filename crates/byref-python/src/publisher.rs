@@ -158,11 +158,7 @@ impl Publisher {
                 let send = |wait: &mut byref::Wait<'_>| {
                     self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
                 };
-                if bytes.len() < COPY_DETACHED {
-                    timeout.wait_if_needed(py, send)?
-                } else {
-                    timeout.wait(py, send)?
-                }
+                if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send)? } else { timeout.wait(py, send)? }
             }
             None => {
                 let len = count * row_len;

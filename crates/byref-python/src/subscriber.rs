@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::message::{Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative};
 use crate::waiting::Timeout;
-use byref::{Error, Incoming, Readiness};
+use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -61,6 +61,40 @@ impl Subscriber {
     }
 }
 
+/// A subscriber's settings, from Python's arguments.
+pub fn options(
+    topic: &str,
+    policy: &str,
+    depth: Option<i128>,
+    history: i128,
+    name: Option<String>,
+) -> PyResult<SubscriberBuilder> {
+    let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
+        return Err(PyValueError::new_err(format!(
+            "policy must be 'block', 'drop_oldest' or 'latest', not {policy:?}"
+        )));
+    };
+    let mut builder = byref::Subscriber::builder(topic).policy(*policy).history(non_negative("history", history)?);
+    if let Some(depth) = depth {
+        builder = builder.depth(non_negative("depth", depth)?);
+    }
+    if let Some(name) = name {
+        builder = builder.name(name);
+    }
+    Ok(builder)
+}
+
+/// The counters, as a dict.
+pub fn stats_dict<'py>(py: Python<'py>, stats: &byref::SubscriberStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("received", stats.received)?;
+    dict.set_item("bytes", stats.bytes)?;
+    dict.set_item("copied_bytes", stats.copied_bytes)?;
+    dict.set_item("lost", stats.lost)?;
+    dict.set_item("sleeps", stats.sleeps)?;
+    Ok(dict)
+}
+
 /// The end of an iteration is no error.
 fn unless_closed<T>(received: byref::Result<T>) -> byref::Result<Option<T>> {
     match received {
@@ -88,24 +122,15 @@ impl Subscriber {
         events: bool,
         spin: Option<f64>,
     ) -> PyResult<Self> {
-        let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
-            return Err(PyValueError::new_err(format!(
-                "policy must be 'block', 'drop_oldest' or 'latest', not {policy:?}"
-            )));
+        let builder = options(topic, policy, depth, history, name)?.events(events);
+        let builder = match spin {
+            Some(spin) => builder.spin(
+                Duration::try_from_secs_f64(spin)
+                    .map_err(|_| PyValueError::new_err(format!("spin must be at least 0 seconds, not {spin}")))?,
+            ),
+            None => builder,
         };
-        let mut builder = byref::Subscriber::builder(topic).policy(*policy).history(non_negative("history", history)?);
-        if let Some(depth) = depth {
-            builder = builder.depth(non_negative("depth", depth)?);
-        }
-        if let Some(name) = name {
-            builder = builder.name(name);
-        }
-        if let Some(spin) = spin {
-            let time = Duration::try_from_secs_f64(spin);
-            builder = builder
-                .spin(time.map_err(|_| PyValueError::new_err(format!("spin must be at least 0 seconds, not {spin}")))?);
-        }
-        let core = builder.events(events).build().map_err(|error| to_python(py, error))?;
+        let core = builder.build().map_err(|error| to_python(py, error))?;
         Ok(Subscriber { core, writable, events, readiness: OnceLock::new() })
     }
 
@@ -199,14 +224,7 @@ impl Subscriber {
 
     /// A dict of counters; see the documentation.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.core.stats().map_err(|error| to_python(py, error))?;
-        let dict = PyDict::new(py);
-        dict.set_item("received", stats.received)?;
-        dict.set_item("bytes", stats.bytes)?;
-        dict.set_item("copied_bytes", stats.copied_bytes)?;
-        dict.set_item("lost", stats.lost)?;
-        dict.set_item("sleeps", stats.sleeps)?;
-        Ok(dict)
+        stats_dict(py, &self.core.stats().map_err(|error| to_python(py, error))?)
     }
 
     /// Closes the subscriber; messages and views stay valid. Twice is fine.

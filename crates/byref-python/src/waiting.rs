@@ -22,6 +22,16 @@ impl Timeout {
         }
     }
 
+    /// So long, or without limit.
+    pub fn of(duration: Option<Duration>) -> Self {
+        Timeout(duration)
+    }
+
+    /// The time; `None` means without limit.
+    pub fn duration(self) -> Option<Duration> {
+        self.0
+    }
+
     /// Runs `call` without the interpreter. Signal handlers run whenever it is about to sleep and after each signal; what
     /// they raise ends the call.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {

@@ -393,6 +393,18 @@ impl Connection {
         }
     }
 
+    /// How many messages wait, `depth` at the most, and when the oldest of them was sent, where that can be read.
+    pub fn backlog(&self, depth: u64) -> (u64, Option<u64>) {
+        let ring = self.ring.get();
+        let waiting = ring.next_sequence().saturating_sub(self.expected).min(depth);
+        if waiting == 0 {
+            return (0, None);
+        }
+        let tail = ring.tail();
+        let oldest = self.cursor.max(tail.saturating_sub(depth.min(self.ring.capacity)));
+        (waiting, ring.timestamp(oldest))
+    }
+
     /// Stores the cursor, and wakes a publisher that waits for it.
     #[inline]
     fn advance(&mut self, cursor: u64) {

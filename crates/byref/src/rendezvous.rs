@@ -23,6 +23,7 @@ const ABANDONED: Duration = Duration::from_secs(60);
 /// The longest path that fits into a socket address with its final NUL.
 const MAX_SOCKET_PATH: usize = 107;
 const TEMPORARY: &str = "tmp-";
+const QUEUE: &str = "queue-";
 
 /// The rendezvous directory, checked.
 pub(crate) struct Directory {
@@ -94,8 +95,16 @@ impl Directory {
 
     /// Starts to listen for subscribers of `topic`; gives the socket and its name in the directory.
     pub fn listen(&self, topic: &str, id: u128) -> io::Result<(OwnedFd, String)> {
+        self.listen_as(socket_name(topic, id), id)
+    }
+
+    /// Starts to listen for those who want to look at an event queue; gives the socket and its name in the directory.
+    pub fn listen_for_onlookers(&self, id: u128) -> io::Result<(OwnedFd, String)> {
+        self.listen_as(format!("{QUEUE}{id:032x}"), id)
+    }
+
+    fn listen_as(&self, name: String, id: u128) -> io::Result<(OwnedFd, String)> {
         let temporary = format!("{TEMPORARY}{id:032x}");
-        let name = socket_name(topic, id);
         let listener = socket::listen(&self.socket_path(&temporary))?;
         if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
             self.remove(&temporary);
@@ -137,10 +146,15 @@ impl Directory {
         Ok(self.entries()?.into_iter().filter(|name| is_final(name)).collect())
     }
 
-    /// Removes what dead publishers of any topic left behind.
+    /// The names of all event queues' sockets.
+    pub fn queues(&self) -> io::Result<Vec<String>> {
+        Ok(self.entries()?.into_iter().filter(|name| is_queue(name)).collect())
+    }
+
+    /// Removes what dead publishers of any topic, and dead event queues, left behind.
     pub fn sweep(&self) {
         for name in self.entries().unwrap_or_default() {
-            if is_final(&name) {
+            if is_final(&name) || is_queue(&name) {
                 let _ = self.connect(&name); // A live publisher sees a connection that says nothing and ends.
             } else if name.starts_with(TEMPORARY) && self.is_abandoned(&name) {
                 self.remove(&name);
@@ -172,8 +186,15 @@ pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
 }
 
 fn is_final(name: &str) -> bool {
-    let hex = |part: &str, len: usize| part.len() == len && part.bytes().all(|b| b.is_ascii_hexdigit());
-    name.split_once('-').is_some_and(|(hash, id)| hex(hash, 16) && hex(id, 32))
+    name.split_once('-').is_some_and(|(hash, id)| is_hex(hash, 16) && is_hex(id, 32))
+}
+
+fn is_queue(name: &str) -> bool {
+    name.strip_prefix(QUEUE).is_some_and(|id| is_hex(id, 32))
+}
+
+fn is_hex(part: &str, len: usize) -> bool {
+    part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// `$BYREF_DIR`; else `/run/user/UID/byref` where that exists; else a directory per user among the temporary files.

@@ -312,6 +312,15 @@ impl<'a> Ring<'a> {
         low
     }
 
+    /// When the record of `position` was sent; `None` when it is not there.
+    pub fn timestamp(self, position: u64) -> Option<u64> {
+        let [stamp, timestamp_ns] = [0, 1].map(|word| self.record(position)[word].load(Ordering::Acquire));
+        if stamp != position + 1 {
+            return None;
+        }
+        (!self.was_reclaimed(position)).then_some(timestamp_ns)
+    }
+
     /// Whether the words read of `position` so far may be of a later lap.
     #[inline]
     pub fn was_reclaimed(self, position: u64) -> bool {

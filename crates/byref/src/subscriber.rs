@@ -14,14 +14,15 @@ use crate::lease::LEASE_LEN;
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
 use crate::rendezvous::{self, Directory};
+use crate::selector::Item;
 use crate::service::{self, Handle, Next};
+use crate::spin::{DEFAULT_MOST, Spin};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::process::Process;
-use crate::sys::processor;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use crate::wait::Wait;
@@ -32,27 +33,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a subscriber without a message looks again and again before it sleeps, at the most and at the least.
-/// Waking a sleeping core takes 30 to 60 us on a virtual machine. The most is two wake-ups and some: of two processes that
-/// answer each other, one that spins so long sees the other wake, and then neither sleeps again.
-const DEFAULT_SPIN: Duration = Duration::from_micros(150);
-/// After so many looks (some microseconds) a spinning thread lets others that are ready to run go first: the one it waits for
-/// may be among them. The clock is asked once in so many.
-const LOOKS_ALONE: u32 = 64;
-const LOOKS_UNTIMED: u32 = 16;
-/// A yield that took longer let somebody else run.
-const YIELDED: Duration = Duration::from_nanos(1500);
-/// After so many messages in a row that came during a yield this thread goes to another processor; again only after this time.
-const CROWDED: u32 = 4;
-const MOVE_AGAIN: Duration = Duration::from_millis(50);
-const SPIN_LEAST: Duration = Duration::from_micros(2);
-/// Messages sent so close to each other come in a stream. Who looks at each record the moment it is written takes its cache
-/// line from under the publisher's pen, and both wait for every line; so a subscriber that has caught up with a stream lets it
-/// run ahead.
+/// Messages sent so close to each other come in a stream.
 const STREAMING_NS: u64 = 250;
-const STREAM_PAUSE: Duration = Duration::from_nanos(1000);
-/// A sleep shorter than this was not worth it.
-const SPIN_WORTH: Duration = Duration::from_micros(200);
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
 /// A busy subscriber looks for publishers that hung up once in so many messages.
@@ -117,6 +99,16 @@ impl SubscriberBuilder {
         self
     }
 
+    /// How many messages of a publisher whose ring holds `capacity` it wants at most when it falls behind.
+    #[inline]
+    fn keeps(&self, capacity: u64) -> u64 {
+        match self.policy {
+            Policy::Block => u64::MAX,
+            Policy::Latest => 1,
+            Policy::DropOldest => self.depth.unwrap_or(u64::MAX).min(retention_limit(capacity)),
+        }
+    }
+
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
         topic::validate_pattern(&self.topic)?;
@@ -145,7 +137,7 @@ pub struct Subscriber {
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
 /// says nothing. It stays open as long as this lives, and is only to be polled.
-pub struct Readiness(Arc<Door>);
+pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -184,10 +176,7 @@ struct Open {
     /// Somebody polls the descriptor.
     polled: bool,
     since_housekeeping: u32,
-    spin: Duration,
-    /// Messages in a row that came from the same processor, it seems; and when that last made a thread leave it.
-    crowded: u32,
-    moved: Option<Instant>,
+    spin: Spin,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
     apart_ns: u64,
@@ -217,6 +206,15 @@ pub struct SubscriberStats {
     pub sleeps: u64,
 }
 
+/// What waits for a subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that were sent and not taken yet.
+    pub messages: u64,
+    /// When the oldest of them was sent: nanoseconds of `CLOCK_REALTIME`, or what its sender gave.
+    pub oldest_ns: Option<u64>,
+}
+
 impl Subscriber {
     /// Settings for a subscriber to `topic`, which may be a pattern.
     pub fn builder(topic: impl Into<String>) -> SubscriberBuilder {
@@ -225,7 +223,7 @@ impl Subscriber {
             policy: Policy::Block,
             depth: None,
             history: 0,
-            spin: DEFAULT_SPIN,
+            spin: DEFAULT_MOST,
             events: false,
             name: None,
         }
@@ -250,9 +248,7 @@ impl Subscriber {
             asleep: false,
             polled: false,
             since_housekeeping: 0,
-            spin: options.spin,
-            crowded: 0,
-            moved: None,
+            spin: Spin::up_to(options.spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
             stats: SubscriberStats::default(),
@@ -428,6 +424,18 @@ impl Subscriber {
         Ok(Readiness(Arc::clone(&open.door)))
     }
 
+    /// What waits to be received: messages that were sent and not taken yet. Nothing after `close`.
+    pub fn backlog(&self) -> Result<Backlog> {
+        let guard = self.shared.lock()?;
+        let mut backlog = Backlog::default();
+        for connection in guard.iter().flat_map(|open| &open.connections) {
+            let (messages, oldest) = connection.backlog(self.shared.options.keeps(connection.capacity()));
+            backlog.messages += messages;
+            backlog.oldest_ns = backlog.oldest_ns.into_iter().chain(oldest).min();
+        }
+        Ok(backlog)
+    }
+
     /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<SubscriberStats> {
         let guard = self.shared.lock()?;
@@ -443,6 +451,55 @@ impl Subscriber {
     /// twice is fine.
     pub fn close(&self) {
         self.shared.close();
+    }
+}
+
+/// For a [`Selector`](crate::Selector), which sleeps for many subscribers at once and is the only one to receive from them.
+impl Subscriber {
+    /// The next message; `None` when none is there. What happened to descriptors is left alone.
+    #[inline(always)]
+    pub(crate) fn poll(&self) -> Result<Option<Message>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match open.take(&self.shared.options) {
+            Ok(None) => open.trouble.take().map_or(Ok(None), Err),
+            result => result,
+        }
+    }
+
+    /// [`poll`](Self::poll) that tells what happens, too, and gives up to `most` messages at once.
+    pub(crate) fn poll_incoming(&self, most: Option<usize>) -> Result<Option<Item>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        let options = &self.shared.options;
+        let found = match most {
+            None => open.take_incoming(options, |open, options| Ok(open.take_one(options)?.map(Item::Message))),
+            Some(most) => open.take_incoming(options, |open, options| {
+                Ok(open.take_batch(options, most)?.map(|batch| Item::Batch(Box::new(batch))))
+            }),
+        };
+        match found? {
+            Some(Incoming::Message(item)) => Ok(Some(item)),
+            Some(Incoming::Event(event)) => Ok(Some(Item::Event(Box::new(event)))),
+            None => open.trouble.take().map_or(Ok(None), Err),
+        }
+    }
+
+    /// Whether it tells what happens.
+    pub(crate) fn has_events(&self) -> bool {
+        self.shared.options.events
+    }
+
+    /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
+    pub(crate) fn announce_sleep(&self) -> Result<()> {
+        self.shared.opened(&mut self.shared.lock()?)?.announce();
+        Ok(())
+    }
+
+    /// Handles what made the descriptor readable.
+    pub(crate) fn handle_events(&self) -> Result<()> {
+        let mut guard = self.shared.lock()?;
+        self.shared.opened(&mut guard)?.handle_events(&self.shared.options).map(drop)
     }
 }
 
@@ -501,55 +558,6 @@ impl Shared {
         Error::Timeout { what, topic: self.options.topic.clone(), waited: wait.given(), hint }
     }
 
-    /// Looks again and again for a while: what comes soon costs no sleep.
-    fn spin(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<bool> {
-        let (most, streaming) = {
-            let mut guard = self.lock()?;
-            let open = self.opened(&mut guard)?;
-            (open.spin, open.apart_ns < STREAMING_NS)
-        };
-        let most = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?.unwrap_or(most).min(most);
-        let begin = Instant::now();
-        if streaming {
-            while begin.elapsed() < STREAM_PAUSE.min(most) {
-                std::hint::spin_loop();
-            }
-        }
-        let mut spun = Duration::ZERO;
-        let mut yielded = Duration::ZERO;
-        for looks in 1u32.. {
-            {
-                let mut guard = self.lock()?;
-                let open = self.opened(&mut guard)?;
-                if take(open)? {
-                    open.spin = (open.spin * 2).min(self.options.spin);
-                    // What came while this thread made way for others was probably sent from the same processor.
-                    open.crowded = if yielded > YIELDED { open.crowded + 1 } else { 0 };
-                    if open.crowded == CROWDED && open.moved.is_none_or(|moved| moved.elapsed() > MOVE_AGAIN) {
-                        open.moved = Some(Instant::now());
-                        processor::leave();
-                    }
-                    return Ok(true);
-                }
-            }
-            if looks < LOOKS_ALONE {
-                std::hint::spin_loop();
-                if looks % LOOKS_UNTIMED == 0 {
-                    spun = begin.elapsed();
-                }
-            } else {
-                std::thread::yield_now();
-                let now = begin.elapsed();
-                yielded = now - spun;
-                spun = now;
-            }
-            if spun >= most {
-                break;
-            }
-        }
-        Ok(false)
-    }
-
     #[cold]
     fn receive_slowly<R>(
         &self,
@@ -569,13 +577,24 @@ impl Shared {
 
     /// Waits until `take` says that it has taken something. It is called with the lock held.
     fn wait_until(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<()> {
-        if self.spin(wait, take)? {
+        let (door, spin, is_stream) = {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            (Arc::clone(&open.door), open.spin, open.apart_ns < STREAMING_NS)
+        };
+        let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
+        let found = spin.look(limit, is_stream, |made_way| {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            let found = take(open)?;
+            if found {
+                open.spin.paid(made_way);
+            }
+            Ok(found)
+        });
+        if found? {
             return Ok(());
         }
-        let door = {
-            let mut guard = self.lock()?;
-            Arc::clone(&self.opened(&mut guard)?.door)
-        };
         let mut leader = None;
         let mut look_for_signals = true;
         let mut still_armed = false;
@@ -618,9 +637,7 @@ impl Shared {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
-            // Spinning pays when messages come about as fast as a sleeping core wakes.
-            let most = self.options.spin;
-            open.spin = if slept.elapsed() < SPIN_WORTH { most } else { (open.spin / 2).max(SPIN_LEAST.min(most)) };
+            open.spin.slept(slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
             still_armed = ready.is_empty();
@@ -862,16 +879,6 @@ impl Open {
         }
     }
 
-    /// How many of a publisher's messages may wait.
-    #[inline(always)]
-    fn depth(options: &SubscriberBuilder, connection: &Connection) -> u64 {
-        match options.policy {
-            Policy::Block => u64::MAX,
-            Policy::Latest => 1,
-            Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
-        }
-    }
-
     /// Goes to the connection whose turn it is.
     #[inline(always)]
     fn at_turn(&mut self) -> &mut Connection {
@@ -886,7 +893,7 @@ impl Open {
         for _ in 0..self.connections.len() {
             let mut lost = self.stats.lost;
             let connection = self.at_turn();
-            let taken = connection.take(Self::depth(options, connection), &mut lost);
+            let taken = connection.take(options.keeps(connection.capacity()), &mut lost);
             self.stats.lost = lost;
             self.pass_wake_on();
             match taken {
@@ -917,7 +924,7 @@ impl Open {
             let before = batch.len();
             let mut lost = self.stats.lost;
             let connection = self.at_turn();
-            let depth = Self::depth(options, connection);
+            let depth = options.keeps(connection.capacity());
             let outcome = connection.take_many(depth, &mut lost, share.min(most - before), &mut batch);
             batch.set_publisher(&connection.link.info);
             self.stats.lost = lost;
@@ -1036,12 +1043,17 @@ impl Open {
 
     /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
     fn arm(&mut self) {
+        self.announce();
+        heavy_fence(); // Pairs with the light fence after each append.
+    }
+
+    /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
+    fn announce(&mut self) {
         self.epoch += 1;
         self.armed = true;
         for connection in &self.connections {
             connection.link.lease().set_sleeping(self.epoch);
         }
-        heavy_fence(); // Pairs with the light fence after each append.
     }
 
     fn disarm(&mut self) {

@@ -533,12 +533,17 @@ impl Subscriber {
 
     /// `Open::arm`.
     pub fn arm(&mut self) {
+        self.announce();
+        heavy_fence();
+    }
+
+    /// `Open::announce`.
+    fn announce(&mut self) {
         self.epoch += 1;
         self.armed = true;
         for reader in &self.readers {
             reader.lease().set_sleeping(self.epoch);
         }
-        heavy_fence();
     }
 
     /// `Open::disarm`.
@@ -546,6 +551,49 @@ impl Subscriber {
         self.armed = false;
         for reader in &self.readers {
             reader.lease().set_sleeping(AWAKE);
+        }
+    }
+}
+
+/// The selector of several subscribers, `selector::Selector`. What they sleep at is one door, which tells none of them apart.
+pub struct Selector {
+    pub subscribers: Vec<Subscriber>,
+    /// Those that are looked at in turns; the others are armed.
+    awake: Vec<usize>,
+    door: Rc<Door>,
+}
+
+impl Selector {
+    /// All `subscribers` sleep at the first one's door.
+    pub fn new(subscribers: Vec<Subscriber>) -> Self {
+        let (awake, door) = ((0..subscribers.len()).collect(), Rc::clone(&subscribers[0].door));
+        Selector { subscribers, awake, door }
+    }
+
+    /// `Selector::arm`: whose message was found, if any.
+    fn arm(&mut self) -> Option<(usize, Taken)> {
+        for &place in &self.awake {
+            self.subscribers[place].announce();
+        }
+        heavy_fence();
+        while let Some(&place) = self.awake.first() {
+            if let Some(taken) = self.subscribers[place].take() {
+                return Some((place, taken));
+            }
+            self.awake.swap_remove(0);
+        }
+        None
+    }
+
+    /// `Selector::wait` and `Selector::turn`.
+    pub fn recv(&mut self) -> (usize, Taken) {
+        loop {
+            if let Some(taken) = self.arm() {
+                return taken;
+            }
+            self.door.wait();
+            // `Selector::look`; the door does not say who was rung, so all may have been.
+            self.awake = (0..self.subscribers.len()).collect();
         }
     }
 }

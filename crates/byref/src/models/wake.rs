@@ -1,6 +1,6 @@
 //! Models of the wake-ups. A wake-up that is lost leaves a thread asleep for ever: loom reports a deadlock.
 
-use super::parties::{Memory, Publisher, Reader, Shape, Subscriber, recv};
+use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, recv};
 use super::{EXHAUSTIVE, explore};
 use crate::claim::Policy;
 use crate::ring::NEVER;
@@ -71,6 +71,31 @@ fn no_lost_wake_up_of_two() {
         for _ in 0..2 {
             assert_eq!(recv(|| subscriber.borrow_mut()).position, 0);
         }
+        for sending in sending {
+            sending.join().expect("the publisher ends");
+        }
+    });
+}
+
+/// A selector of two subscribers arms both with one fence, and sleeps only when it has looked at both again.
+#[test]
+fn no_lost_wake_up_of_many() {
+    explore(Some(4), || {
+        let mut publishers = [0, 1].map(|_| {
+            let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+            (Publisher::new(&memory, Pairing::Fenced, &[POLICY]), memory)
+        });
+        let subscribers =
+            publishers.each_ref().map(|(_, memory)| Subscriber::new([Reader::new(memory, Pairing::Fenced, 0, POLICY)]));
+        for (publisher, _) in &mut publishers {
+            publisher.peers[0].door = Rc::clone(&subscribers[0].door);
+        }
+        let sending =
+            publishers.map(|(mut publisher, _)| thread::spawn(move || publisher.send_inline().expect("there is room")));
+        let mut selector = Selector::new(subscribers.into());
+        let mut taken = [selector.recv(), selector.recv()];
+        taken.sort_by_key(|(whose, _)| *whose);
+        assert_eq!(taken.map(|(whose, taken)| (whose, taken.position)), [(0, 0), (1, 0)]);
         for sending in sending {
             sending.join().expect("the publisher ends");
         }

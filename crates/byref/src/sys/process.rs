@@ -13,6 +13,13 @@ pub(crate) fn realtime_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+#[inline]
+pub(crate) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// What can be known of a peer's process.
 pub(crate) enum Process {
     /// The descriptor becomes readable when it dies.

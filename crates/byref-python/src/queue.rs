@@ -1,0 +1,400 @@
+//! `EventQueue`: the class. [`serving`](crate::serving) does the work.
+
+use crate::errors::{timed_out, to_python};
+use crate::publisher::non_negative;
+use crate::receiver::{Receiver, Slot, Wants, label_of, resolve};
+use crate::report::queue_dict;
+use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
+use crate::subscriber;
+use crate::waiting::Timeout;
+use byref::{Ended, Monitor, Readiness, Selector, Thresholds};
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// An optional time that has to be positive.
+fn positive(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    if seconds.is_nan() || seconds <= 0.0 {
+        return Err(PyValueError::new_err(format!("{name} must be None or more than 0 seconds, not {seconds}")));
+    }
+    Ok(Duration::try_from_secs_f64(seconds).ok())
+}
+
+/// Calls receivers as messages come.
+#[pyclass(frozen, weakref, module = "byref")]
+pub struct EventQueue {
+    shared: Arc<Shared>,
+    /// Kept open beyond `close()`, so that an event loop never polls another file's descriptor by mistake.
+    readiness: OnceLock<Readiness>,
+}
+
+impl EventQueue {
+    /// Runs the queue, whose right to run the caller has, until it is stopped.
+    fn run_until_stopped(
+        &self,
+        py: Python<'_>,
+        timeout: Option<Duration>,
+        stop_event: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let shared = &*self.shared;
+        let mut guard = lock(&shared.selector);
+        let selector = &mut *guard;
+        selector.refresh().map_err(|problem| to_python(py, problem))?;
+        let mut limits = Limits::NONE;
+        let (mut idle_since, mut looked) = (Instant::now(), None::<Instant>);
+        loop {
+            let before = limits.handled;
+            let pause = shared.serve(py, selector, &mut limits, false)?;
+            if limits.handled != before {
+                idle_since = Instant::now();
+            }
+            if let Some(event) = stop_event
+                && looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)
+            {
+                looked = Some(Instant::now());
+                if event.call_method0(intern!(py, "is_set"))?.is_truthy()? {
+                    return Ok(());
+                }
+            }
+            match pause {
+                Pause::Stop => {
+                    shared.stopping.store(false, Ordering::Release);
+                    return Ok(());
+                }
+                Pause::Empty => {}
+                Pause::Slice | Pause::Enough | Pause::Await(_) => {
+                    py.check_signals()?;
+                    py.detach(|| ());
+                    continue;
+                }
+            }
+            let left = timeout.map(|timeout| timeout.saturating_sub(idle_since.elapsed()));
+            let most = left.into_iter().chain(stop_event.map(|_| LOOK_EVERY)).min();
+            let ended = Timeout::of(most).wait(py, |wait| selector.wait(wait))?;
+            if let (Ended::TimedOut, Some(timeout)) = (ended, timeout)
+                && idle_since.elapsed() >= timeout
+            {
+                let receivers = lock(&shared.slots).open.len();
+                let text =
+                    format!("no message came for {timeout:?} to the {receivers} receivers of this {}", shared.label());
+                return Err(timed_out(py, text));
+            }
+        }
+    }
+
+    fn dispatch_within(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<u64> {
+        let shared = &*self.shared;
+        let mut guard = lock(&shared.selector);
+        let selector = &mut *guard;
+        selector.refresh().map_err(|problem| to_python(py, problem))?;
+        let mut limits = Limits::NONE;
+        if timeout == Some(Duration::ZERO) {
+            // What waits now; not what comes while that is handled.
+            shared.admit(py, selector, false)?;
+            limits.most = selector.backlog();
+        } else if let Some(timeout) = timeout {
+            limits.deadline = after(timeout);
+        }
+        loop {
+            match shared.serve(py, selector, &mut limits, false)? {
+                Pause::Stop => {
+                    shared.stopping.store(false, Ordering::Release);
+                    break;
+                }
+                Pause::Slice | Pause::Await(_) => {
+                    py.check_signals()?;
+                    py.detach(|| ());
+                    continue;
+                }
+                Pause::Enough => break,
+                Pause::Empty => {}
+            }
+            let left = Duration::from_nanos(limits.deadline.saturating_sub(Monitor::now()));
+            let left = timeout.map(|timeout| left.min(timeout));
+            if limits.handled > 0 || left == Some(Duration::ZERO) {
+                break;
+            }
+            Timeout::of(left).wait(py, |wait| selector.wait(wait))?;
+        }
+        // Who polls the descriptor has to hear of what is left, and of what comes from now on.
+        if self.readiness.get().is_some() && (selector.arm() || shared.attention.load(Ordering::Acquire)) {
+            shared.waker.wake();
+        }
+        Ok(limits.handled)
+    }
+}
+
+/// Messages of a batch for a receiver that leaves the number open.
+const BATCH: usize = 1000;
+
+/// The `batch` argument: whether, or how many messages at the most.
+fn batch_size(batch: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
+    if let Ok(wanted) = batch.extract::<bool>() {
+        return Ok(wanted.then_some(BATCH));
+    }
+    match batch.extract::<usize>() {
+        Ok(most) if most > 0 => Ok(Some(most)),
+        _ => Err(PyValueError::new_err(format!("batch must be a bool or at least 1 message, not {batch}"))),
+    }
+}
+
+#[pymethods]
+impl EventQueue {
+    #[new]
+    #[pyo3(signature = (on_error="raise", name=None, slow_callback=None, backlog=None, max_age=None))]
+    fn new(
+        py: Python<'_>,
+        on_error: &str,
+        name: Option<String>,
+        slow_callback: Option<f64>,
+        backlog: Option<i128>,
+        max_age: Option<f64>,
+    ) -> PyResult<Self> {
+        let on_error = match on_error {
+            "raise" => OnError::Raise,
+            "log" => OnError::Log,
+            "detach" => OnError::Detach,
+            _ => {
+                let text = format!("on_error must be 'raise', 'log' or 'detach', not {on_error:?}");
+                return Err(PyValueError::new_err(text));
+            }
+        };
+        let thresholds = Thresholds {
+            slow_callback: positive("slow_callback", slow_callback)?,
+            backlog: backlog.map(|backlog| non_negative("backlog", backlog)).transpose()?,
+            max_age: positive("max_age", max_age)?,
+        };
+        let selector = Selector::new().map_err(|problem| to_python(py, problem))?;
+        let monitor = Monitor::new(name.clone(), thresholds).map_err(|problem| to_python(py, problem))?;
+        let shared = Shared {
+            name,
+            on_error,
+            waker: selector.waker(),
+            monitor,
+            selector: Mutex::new(selector),
+            slots: Mutex::default(),
+            state: Mutex::new(State { runner: Runner::Nobody, turn: None }),
+            changed: Condvar::new(),
+            attention: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        };
+        Ok(EventQueue { shared: Arc::new(shared), readiness: OnceLock::new() })
+    }
+
+    /// Calls `receiver` with each message of `topic` from now on; with `batch=True`, or a number, with a Batch of up to 1000,
+    /// or so many, that are there. The other arguments are those of `Subscriber`.
+    #[pyo3(signature = (
+        topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, name=None, events=false
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "Python names them")]
+    fn subscribe(
+        &self,
+        topic: &str,
+        receiver: &Bound<'_, PyAny>,
+        batch: Option<&Bound<'_, PyAny>>,
+        policy: &str,
+        depth: Option<i128>,
+        history: i128,
+        writable: bool,
+        name: Option<String>,
+        events: bool,
+    ) -> PyResult<Receiver> {
+        let (py, shared) = (receiver.py(), &self.shared);
+        shared.check_open(py)?;
+        let callable = resolve(receiver)?;
+        let label = name.clone().unwrap_or_else(|| label_of(receiver));
+        let wants = Wants { writable, batch: batch.map_or(Ok(None), batch_size)? };
+        let options = subscriber::options(topic, policy, depth, history, name)?.events(events);
+        let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
+        let account = shared.monitor.account(Arc::clone(&subscriber), label.clone());
+        let slot = Arc::new(Slot::new(subscriber, account, label, wants, callable));
+        {
+            let mut slots = lock(&shared.slots);
+            slots.open.push(Arc::clone(&slot));
+            slots.new.push(Arc::clone(&slot));
+        }
+        if shared.closed.load(Ordering::Acquire) {
+            shared.detach_receiver(&slot); // Closed meanwhile by another thread, which may not have seen it.
+            shared.check_open(py)?;
+        }
+        shared.call_attention();
+        Ok(Receiver { slot, queue: Arc::clone(shared) })
+    }
+
+    /// Calls receivers until `stop()` or `close()`, or an exception. Timeout when no message came for `timeout` seconds.
+    #[pyo3(signature = (timeout=None))]
+    fn run(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let timeout = Timeout::new(timeout)?.duration();
+        let _running = self.shared.enter(py)?;
+        self.run_until_stopped(py, timeout, None)
+    }
+
+    /// Runs the queue on a thread of its own.
+    #[pyo3(signature = (daemon=false, on_exit=None, stop_event=None))]
+    fn start<'py>(
+        slf: &Bound<'py, Self>,
+        daemon: bool,
+        on_exit: Option<Bound<'py, PyAny>>,
+        stop_event: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, shared) = (slf.py(), &slf.get().shared);
+        shared.claim(py, true)?;
+        let started = py
+            .import("byref._queue")
+            .and_then(|module| module.getattr("start")?.call1((slf, daemon, on_exit, stop_event)));
+        if started.is_err() {
+            shared.leave();
+        }
+        started
+    }
+
+    /// For the thread that `start` made.
+    #[pyo3(signature = (stop_event))]
+    fn _run_started(&self, py: Python<'_>, stop_event: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        lock(&self.shared.state).runner = Runner::Thread(thread::current().id());
+        let _running = Running(&self.shared);
+        self.run_until_stopped(py, None, stop_event)
+    }
+
+    /// Ends `run`, wherever it runs, after the callback in progress; or else the next one.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.check_process(py)?;
+        self.shared.stop();
+        Ok(())
+    }
+
+    /// Handles what waits, and returns how many messages that were. Waits up to `timeout` seconds for the first one, and
+    /// begins no callback later.
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
+    fn dispatch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
+        let timeout = Timeout::new(timeout)?.duration();
+        let _running = self.shared.enter(py)?;
+        self.dispatch_within(py, timeout)
+    }
+
+    /// A descriptor for event loops: readable when there is something to `dispatch`. Only to be polled.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        if self.readiness.get().is_none() {
+            self.shared.check_open(py)?;
+            let _ = self.readiness.set(self.shared.waker.readiness());
+            self.shared.waker.wake(); // The first dispatch arms it.
+        }
+        self.shared.check_process(py)?;
+        Ok(self.readiness.get().expect("set above").as_fd().as_raw_fd())
+    }
+
+    /// Runs the queue in an event loop; what coroutine functions return is awaited.
+    fn run_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().shared.check_open(slf.py())?;
+        slf.py().import("byref._queue")?.getattr("run_async")?.call1((slf,))
+    }
+
+    /// For `run_async`: takes the right to run.
+    fn _enter(&self, py: Python<'_>) -> PyResult<()> {
+        self.shared.claim(py, false)
+    }
+
+    /// For `run_async`: a coroutine to await (then comes `_awaited`), True: call again, False: wait for the descriptor,
+    /// None: the queue was stopped.
+    fn _step(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let shared = &*self.shared;
+        let mut guard = lock(&shared.selector);
+        let selector = &mut *guard;
+        selector.refresh().map_err(|problem| to_python(py, problem))?;
+        let again = match shared.serve(py, selector, &mut { Limits::NONE }, true)? {
+            Pause::Stop => {
+                shared.stopping.store(false, Ordering::Release);
+                return Ok(None);
+            }
+            Pause::Await(coroutine) => return Ok(Some(coroutine)),
+            Pause::Empty => selector.arm(),
+            Pause::Slice | Pause::Enough => true,
+        };
+        Ok(Some(PyBool::new(py, again).to_owned().into_any().unbind()))
+    }
+
+    /// For `run_async`: the coroutine ended, perhaps with an exception.
+    #[pyo3(signature = (raised))]
+    fn _awaited(&self, py: Python<'_>, raised: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        let shared = &*self.shared;
+        let Some(slot) = lock(&shared.state).turn.clone() else { return Ok(()) };
+        shared.monitor.done(&slot.account, Monitor::now());
+        shared.end_turn();
+        raised.map_or(Ok(()), |raised| shared.handle_exception(&slot, PyErr::from_value(raised), py))
+    }
+
+    /// For `run_async`: gives the right to run back.
+    fn _leave(&self) {
+        self.shared.leave();
+    }
+
+    /// The name.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.shared.name.as_deref()
+    }
+
+    /// A dict of counters; see the documentation.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.shared.check_process(py)?;
+        queue_dict(py, &self.shared.monitor.report())
+    }
+
+    /// Closes the queue and its receivers, and ends its run, wherever that is. From another thread it waits for a callback in
+    /// progress. Twice is fine.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let shared = &*self.shared;
+        if !shared.waker.is_here() {
+            return Ok(());
+        }
+        shared.detach_all();
+        let here = Runner::Thread(thread::current().id());
+        shared.wait_until(py, |state| state.runner == here || state.runner == Runner::Nobody)?;
+        if let Ok(mut selector) = shared.selector.try_lock() {
+            selector.retain(|_| false);
+        }
+        Ok(())
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __repr__(&self) -> String {
+        let closed = if self.shared.closed.load(Ordering::Acquire) { ", closed" } else { "" };
+        let name = self.shared.name.as_ref().map(|name| format!(" {name:?}")).unwrap_or_default();
+        format!("<byref.EventQueue{name}{closed}>")
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Whoever has the lock is at it just now: then everything counts as in use.
+        let Ok(slots) = self.shared.slots.try_lock() else { return Ok(()) };
+        slots.open.iter().try_for_each(|slot| slot.traverse(&visit))
+    }
+
+    fn __clear__(&self) {
+        self.shared.detach_all();
+    }
+}
+
+impl Drop for EventQueue {
+    fn drop(&mut self) {
+        if self.shared.waker.is_here() {
+            self.shared.detach_all();
+        }
+    }
+}

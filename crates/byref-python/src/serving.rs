@@ -1,0 +1,428 @@
+//! Running an event queue.
+//!
+//! One thread at a time *runs* a queue. With the interpreter held it takes turns among the receivers that have something,
+//! until nothing is left or [`SLICE`] is over; then it lets go of the interpreter, and waits without it. What others do
+//! meanwhile (subscribe, stop, close) they leave in [`Shared`], set `attention`, and ring.
+//!
+//! The queue owns the callables: a [`Slot`] is known to the queue, to its `Receiver`, and to the selector, but the queue
+//! alone shows the callable to the garbage collector, and takes it away when it dies.
+
+use crate::batch::Batch;
+use crate::errors::{closed, error, forked, to_python};
+use crate::event::Event;
+use crate::message::Message;
+use crate::receiver::Slot;
+use byref::{Error, Item, Monitor, Selector, Turn, Waker};
+use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyType};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+/// A running queue lets other threads have the interpreter, and signals their handlers, after this time (the interpreter's
+/// own switch interval): a callable written in C gives no other occasion.
+const SLICE: Duration = Duration::from_millis(5);
+/// In an event loop the other tasks have their turn after this time.
+const ASYNC_SLICE: Duration = Duration::from_millis(1);
+/// How often a user's `stop_event`, and the signals of who waits for a callback's end, are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What becomes of an exception in a callback.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    Raise,
+    Log,
+    Detach,
+}
+
+/// Who runs a queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    Nobody,
+    /// A thread that was started for it and has not come to it.
+    Starting,
+    Thread(ThreadId),
+}
+
+pub struct State {
+    pub runner: Runner,
+    /// The receiver whose turn it is: its callable may be running.
+    pub turn: Option<Arc<Slot>>,
+}
+
+#[derive(Default)]
+pub struct Slots {
+    pub open: Vec<Arc<Slot>>,
+    /// Those of them that the selector does not know yet.
+    pub new: Vec<Arc<Slot>>,
+}
+
+/// What a queue shares with its receivers. No lock is held while Python code runs, but that of the selector.
+pub struct Shared {
+    pub name: Option<String>,
+    pub on_error: OnError,
+    pub waker: Waker,
+    pub monitor: Arc<Monitor>,
+    /// Held by whoever runs the queue.
+    pub selector: Mutex<Selector<Arc<Slot>>>,
+    pub slots: Mutex<Slots>,
+    pub state: Mutex<State>,
+    /// A turn or a run is over.
+    pub changed: Condvar,
+    /// Whoever runs the queue is to end its turn and look at the rest of this.
+    pub attention: AtomicBool,
+    pub stopping: AtomicBool,
+    pub closed: AtomicBool,
+}
+
+/// How much is to be done at once.
+pub struct Limits {
+    pub handled: u64,
+    pub most: u64,
+    /// By [`Monitor::now`]: no callback begins later.
+    pub deadline: u64,
+}
+
+impl Limits {
+    pub const NONE: Limits = Limits { handled: 0, most: u64::MAX, deadline: u64::MAX };
+}
+
+/// Why no more callbacks are made for now.
+pub enum Pause {
+    /// Nothing is left.
+    Empty,
+    /// Others may have the interpreter.
+    Slice,
+    /// The limits are reached.
+    Enough,
+    /// The queue was stopped or closed.
+    Stop,
+    /// This coroutine has to end first.
+    Await(Py<PyAny>),
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn after(duration: Duration) -> u64 {
+    Monitor::now().saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The right to run a queue, given back on drop.
+pub struct Running<'a>(pub &'a Shared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl Shared {
+    pub fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| "event queue".to_owned(), |name| format!("event queue '{name}'"))
+    }
+
+    /// Only the process that made a queue can use it: elsewhere its locks may be taken for ever.
+    pub fn check_process(&self, py: Python<'_>) -> PyResult<()> {
+        if self.waker.is_here() {
+            return Ok(());
+        }
+        Err(forked(
+            py,
+            format!("this {} belongs to the process that forked this one; create a new one here", self.label()),
+        ))
+    }
+
+    pub fn check_open(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_process(py)?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed(py, format!("this {} is closed; create a new one", self.label())));
+        }
+        Ok(())
+    }
+
+    /// Becomes the one who runs the queue; a second one is refused. `starting`: for a thread that will come.
+    pub fn claim(&self, py: Python<'_>, starting: bool) -> PyResult<()> {
+        self.check_open(py)?;
+        let mut state = lock(&self.state);
+        if state.runner != Runner::Nobody {
+            drop(state);
+            let text = "runs already, in another thread or further up in this one; stop it there first";
+            return Err(error(py, format!("this {} {text}", self.label())));
+        }
+        state.runner = if starting { Runner::Starting } else { Runner::Thread(thread::current().id()) };
+        self.attention.store(true, Ordering::Release); // What came before is to be looked at.
+        Ok(())
+    }
+
+    pub fn enter(&self, py: Python<'_>) -> PyResult<Running<'_>> {
+        self.claim(py, false).map(|()| Running(self))
+    }
+
+    /// Gives the right back.
+    pub fn leave(&self) {
+        if self.closed.load(Ordering::Acquire) {
+            lock(&self.selector).retain(|_| false);
+        }
+        lock(&self.state).runner = Runner::Nobody;
+        self.changed.notify_all();
+    }
+
+    /// Has whoever runs the queue look up.
+    pub fn call_attention(&self) {
+        self.attention.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.call_attention();
+    }
+
+    fn must_stop(&self) -> bool {
+        self.stopping.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
+    }
+
+    /// Closes a receiver. From another thread than the one that calls it, waits until it is not being called.
+    pub fn close_receiver(&self, py: Python<'_>, slot: &Arc<Slot>) -> PyResult<()> {
+        if !self.waker.is_here() {
+            return Ok(());
+        }
+        self.detach_receiver(slot);
+        let here = Runner::Thread(thread::current().id());
+        self.wait_until(py, |state| {
+            state.runner == here || state.turn.as_ref().is_none_or(|turn| !Arc::ptr_eq(turn, slot))
+        })?;
+        if let Ok(mut selector) = self.selector.try_lock() {
+            selector.retain(|slot| !slot.is_closed());
+        }
+        Ok(())
+    }
+
+    /// Closes a receiver, without waiting for a callback in progress. The callable is let go of at once; whoever calls it
+    /// just now has a reference of its own.
+    pub fn detach_receiver(&self, slot: &Arc<Slot>) {
+        let first = {
+            let _no_turn_begins = lock(&self.state);
+            slot.mark_closed()
+        };
+        if first {
+            slot.subscriber.close();
+            self.monitor.close(&slot.account);
+            let mut slots = lock(&self.slots);
+            slots.open.retain(|open| !Arc::ptr_eq(open, slot));
+            slots.new.retain(|new| !Arc::ptr_eq(new, slot));
+        }
+        drop(slot.take_callable());
+    }
+
+    pub fn detach_all(&self) {
+        self.closed.store(true, Ordering::Release);
+        let open = lock(&self.slots).open.clone();
+        for slot in open {
+            self.detach_receiver(&slot);
+        }
+        self.monitor.shut();
+        self.call_attention();
+    }
+
+    /// Waits without the interpreter; signal handlers run meanwhile.
+    pub fn wait_until(&self, py: Python<'_>, is_so: impl Fn(&State) -> bool + Sync) -> PyResult<()> {
+        while !is_so(&lock(&self.state)) {
+            py.detach(|| {
+                let state = lock(&self.state);
+                if !is_so(&state) {
+                    drop(self.changed.wait_timeout(state, LOOK_EVERY));
+                }
+            });
+            py.check_signals()?;
+        }
+        Ok(())
+    }
+
+    /// Lets new receivers in.
+    pub fn admit(&self, py: Python<'_>, selector: &mut Selector<Arc<Slot>>, awaits: bool) -> PyResult<()> {
+        self.attention.store(false, Ordering::Release);
+        let mut slots = lock(&self.slots);
+        if !awaits && let Some(slot) = slots.open.iter().find(|slot| slot.is_coroutine_function) {
+            let text = format!("{} is a coroutine function; use `await queue.run_async()`", slot.who());
+            self.attention.store(true, Ordering::Release); // It will be so the next time, too.
+            drop(slots);
+            return Err(PyTypeError::new_err(text));
+        }
+        while let Some(slot) = slots.new.first() {
+            let subscriber = Arc::clone(&slot.subscriber);
+            let added = match slot.wants.batch {
+                Some(most) => selector.add_batched(subscriber, Arc::clone(slot), most),
+                None => selector.add(subscriber, Arc::clone(slot)),
+            };
+            match added {
+                Ok(()) | Err(Error::Closed { .. }) => drop(slots.new.remove(0)),
+                Err(problem) => {
+                    drop(slots);
+                    return Err(to_python(py, problem));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a receiver's turn: its callable. `None` when it was closed.
+    fn begin_turn(&self, py: Python<'_>, slot: &Arc<Slot>) -> Option<Py<PyAny>> {
+        let mut state = lock(&self.state);
+        if slot.is_closed() {
+            return None;
+        }
+        state.turn = Some(Arc::clone(slot));
+        drop(state);
+        slot.callable(py)
+    }
+
+    /// Ends it; who waits for that goes on. Nothing refers to the callable any more on its account.
+    pub fn end_turn(&self) {
+        self.monitor.rest();
+        let turn = lock(&self.state).turn.take();
+        drop(turn);
+        self.changed.notify_all();
+    }
+
+    /// Makes callbacks until there is a reason to pause. `awaits`: the caller awaits coroutines.
+    pub fn serve(
+        &self,
+        py: Python<'_>,
+        selector: &mut Selector<Arc<Slot>>,
+        limits: &mut Limits,
+        awaits: bool,
+    ) -> PyResult<Pause> {
+        let slice_ends = after(if awaits { ASYNC_SLICE } else { SLICE });
+        loop {
+            if self.must_stop() {
+                return Ok(Pause::Stop);
+            }
+            if self.attention.load(Ordering::Acquire) {
+                self.admit(py, selector, awaits)?;
+                continue; // It may have to stop.
+            }
+            if limits.handled >= limits.most {
+                return Ok(Pause::Enough);
+            }
+            let Some(mut turn) = selector.turn().map_err(|problem| to_python(py, problem))? else {
+                return Ok(Pause::Empty);
+            };
+            let slot = Arc::clone(turn.value());
+            let Some(callable) = self.begin_turn(py, &slot) else { continue };
+            let outcome = self.take_turn(callable.bind(py), &slot, &mut turn, limits, slice_ends, awaits);
+            drop(callable);
+            if !matches!(outcome, Ok(Some(Pause::Await(_)))) {
+                self.end_turn();
+            }
+            if let Some(pause) = outcome? {
+                return Ok(pause);
+            }
+        }
+    }
+
+    /// The one place where a receiver takes what came, and its callable is called.
+    #[inline]
+    fn take_turn(
+        &self,
+        callable: &Bound<'_, PyAny>,
+        slot: &Arc<Slot>,
+        turn: &mut Turn<'_, Arc<Slot>>,
+        limits: &mut Limits,
+        slice_ends: u64,
+        awaits: bool,
+    ) -> PyResult<Option<Pause>> {
+        let py = callable.py();
+        self.monitor.begin(&slot.account, Monitor::now());
+        while let Some(received) = turn.next() {
+            let mut messages = 1;
+            let argument = match received {
+                Ok(Item::Message(message)) => Bound::new(py, Message::new(message, slot.wants.writable))?.into_any(),
+                Ok(Item::Batch(batch)) => {
+                    messages = batch.len() as u64;
+                    Bound::new(py, Batch::new(*batch, slot.wants.writable))?.into_any()
+                }
+                Ok(Item::Event(event)) => {
+                    messages = 0;
+                    Bound::new(py, Event(*event))?.into_any()
+                }
+                Err(problem) => {
+                    self.handle_problem(slot, to_python(py, problem), py)?;
+                    break;
+                }
+            };
+            let result = callable.call1((argument,));
+            limits.handled += messages;
+            if awaits
+                && let Ok(result) = &result
+                && is_coroutine(slot, result)
+            {
+                return Ok(Some(Pause::Await(result.clone().unbind())));
+            }
+            let now = Monitor::now();
+            self.monitor.done(&slot.account, now);
+            if let Err(raised) = result {
+                self.handle_exception(slot, raised, py)?;
+            }
+            if now >= limits.deadline || limits.handled >= limits.most {
+                return Ok(Some(Pause::Enough));
+            }
+            if now >= slice_ends {
+                return Ok(Some(Pause::Slice));
+            }
+            if self.attention.load(Ordering::Relaxed) || slot.is_closed() {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Follows the queue's setting. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) ends a run always.
+    #[cold]
+    pub fn handle_exception(&self, slot: &Arc<Slot>, raised: PyErr, py: Python<'_>) -> PyResult<()> {
+        if !raised.is_instance_of::<PyException>(py) {
+            return Err(raised);
+        }
+        if self.on_error == OnError::Raise {
+            let note = format!("byref: raised in {}", slot.who());
+            let _ = raised.value(py).call_method1(intern!(py, "add_note"), (note,)); // Only help for people.
+            return Err(raised);
+        }
+        let mut text = format!("{}: an exception in {}", self.label(), slot.who());
+        if self.on_error == OnError::Detach {
+            self.detach_receiver(slot);
+            text.push_str(", which is detached now");
+        }
+        log_exception(py, &text, &raised)
+    }
+
+    /// The system, or a peer, kept a receiver from receiving. That ends a run, or is logged; the receiver tries again.
+    #[cold]
+    fn handle_problem(&self, slot: &Arc<Slot>, problem: PyErr, py: Python<'_>) -> PyResult<()> {
+        if self.on_error == OnError::Raise {
+            return Err(problem);
+        }
+        log_exception(py, &format!("{}: {} cannot receive", self.label(), slot.who()), &problem)
+    }
+}
+
+fn log_exception(py: Python<'_>, text: &str, raised: &PyErr) -> PyResult<()> {
+    let logger = py.import(intern!(py, "logging"))?.call_method1(intern!(py, "getLogger"), ("byref",))?;
+    let options = PyDict::new(py);
+    options.set_item("exc_info", raised)?;
+    logger.call_method("error", ("%s", text), Some(&options)).map(drop)
+}
+
+/// Whether a callback's result has to be awaited.
+#[inline]
+fn is_coroutine(slot: &Slot, result: &Bound<'_, PyAny>) -> bool {
+    static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let is_one = || CLASS.import(result.py(), "types", "CoroutineType").is_ok_and(|class| result.get_type().is(class));
+    !result.is_none() && (slot.is_coroutine_function || is_one())
+}
