@@ -22,7 +22,7 @@ Spawn = Callable[..., Child]
 
 
 def monitor(name: str) -> dict[str, Any]:
-    """The only queue of that name. A process that the machine lets wait may miss the time to answer: it is asked again."""
+    """The only queue of that name. A process that the machine lets wait may answer too late: it is asked again."""
     found: list[Any] = []
 
     def is_found() -> bool:
