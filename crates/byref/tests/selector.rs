@@ -147,10 +147,11 @@ fn a_closed_subscriber_is_forgotten_wherever_it_stands() {
     for armed in [false, true] {
         let subscribers: Vec<_> =
             topics.iter().map(|topic| Arc::new(Subscriber::builder(topic).build().unwrap())).collect();
-        for subscriber in &subscribers {
+        for (subscriber, publisher) in subscribers.iter().zip(&publishers) {
+            publisher.wait_for_subscribers(1, SOON).unwrap();
+            subscriber.wait_for_publishers(1, SOON).unwrap();
             selector.add(Arc::clone(subscriber), Arc::clone(&value)).unwrap();
         }
-        publishers.iter().for_each(|publisher| publisher.wait_for_subscribers(1, SOON).unwrap());
         if armed {
             assert!(!selector.arm());
         }
@@ -166,6 +167,7 @@ fn a_closed_subscriber_is_forgotten_wherever_it_stands() {
             turns += 1;
             assert!(turns < 10);
         }
+        assert!(turns > 0, "both that were open had a message");
         subscribers[2].close();
         let most = Wait::up_to(Some(Duration::from_millis(50)));
         assert_eq!(selector.wait(&mut { most }).unwrap(), Ended::TimedOut);
