@@ -48,6 +48,55 @@ def dispatch_until(queue: byref.EventQueue, done: Callable[[], bool]) -> None:
         queue.dispatch(0.05)
 
 
+# ---- what it is called with ------------------------------------------------------------------------------------------
+
+
+def send_rows(line: Line, count: int) -> None:
+    """Sends `count` messages of 8 bytes one by one, then as many as rows, and the end."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=30)
+        numbers = np.arange(2 * count, dtype="<u8")
+        for number in numbers[:count]:
+            pub.send(number.tobytes())
+        pub.send_many(numbers[count:])
+        pub.flush(timeout=30)
+        line.hear()
+
+
+@pytest.mark.parametrize("batch", [True, 7])
+def test_batches(batch: bool | int, queue: byref.EventQueue, spawn: Spawn) -> None:
+    batches: list[byref.Batch] = []
+    queue.subscribe("t", batches.append, batch=batch)
+    publisher = spawn(send_rows, 5000)
+    dispatch_until(queue, lambda: sum(map(len, batches)) == 10_000)
+    assert max(map(len, batches)) <= (7 if batch == 7 else 1000)
+    assert len(batches) < 10_000
+    numbers = np.concatenate([batch.array("<u8") for batch in batches])
+    assert (numbers == np.arange(10_000)).all()
+    publisher.tell()
+    publisher.finish()
+
+
+def test_batch_sizes_that_cannot_be(queue: byref.EventQueue) -> None:
+    for wrong in (0, -1, "many"):
+        with pytest.raises(ValueError, match="batch must be"):
+            queue.subscribe("t", print, batch=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_events_come_in_order_with_messages(batch: bool, queue: byref.EventQueue, endpoints: Endpoints) -> None:
+    got: list[Any] = []
+    queue.subscribe("t", got.append, batch, events=True)
+    pub = connected(endpoints)
+    pub.send(b"1")
+    pub.close()
+    dispatch_until(queue, lambda: len(got) == 3)
+    joined, between, left = got
+    assert (joined.kind, left.kind) == ("joined", "left")
+    assert joined.publisher == left.publisher
+    assert isinstance(between, byref.Batch if batch else byref.Message)
+
+
 # ---- what can be called ----------------------------------------------------------------------------------------------
 
 

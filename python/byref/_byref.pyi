@@ -181,15 +181,20 @@ class EventQueue:
     def subscribe(
         self,
         topic: str,
-        receiver: Callable[[Message], object],
+        receiver: Callable[[Any], object],
+        batch: bool | int | None = None,
         *,
         policy: _Policy = "block",
         depth: int | None = None,
         history: int = 0,
         writable: bool = False,
         name: str | None = None,
+        events: bool = False,
     ) -> Receiver:
-        """Call `receiver` with each message of `topic` from now on; the other arguments are those of `Subscriber`.
+        """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
+
+        `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
+        with each `Event`, too, in order with the messages.
 
         How to call it is found out now, not with each message. May be called from any thread, also inside a callback.
         Raises `TypeError` for what cannot be called; otherwise as `Subscriber` does.
