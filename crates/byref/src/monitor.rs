@@ -24,6 +24,7 @@ use crate::rendezvous::{self, Directory};
 use crate::service::{self, Handle, Next, Service, Token};
 use crate::subscriber::Subscriber;
 use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sys::clock;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
@@ -287,7 +288,7 @@ impl Monitor {
     /// The clock of [`begin`](Self::begin) and [`done`](Self::done).
     #[inline]
     pub fn now() -> u64 {
-        monotonic_ns()
+        clock::monotonic()
     }
 
     /// The queue's thread: a callback of this receiver begins.

@@ -336,7 +336,7 @@ impl Publisher {
         *open = Some(Open {
             ring,
             capacity,
-            clock: Clock::new(),
+            clock: Clock::realtime(),
             tail: 0,
             limit: 0,
             reclaim: 0,

@@ -1,4 +1,4 @@
-//! `CLOCK_REALTIME` for a hot path.
+//! The system's clocks for a hot path.
 //!
 //! Asking the kernel takes 27 to 40 ns on a virtual machine, most of it in the fences around the processor's counter, and is
 //! the largest part of sending a small message. Where the kernel itself keeps time by that counter, it is read without
@@ -7,7 +7,8 @@
 //! millisecond.
 #![allow(unsafe_code)]
 
-use super::process::realtime_ns;
+use super::process::{monotonic_ns, realtime_ns};
+use std::cell::RefCell;
 
 /// How long the kernel is not asked again.
 const WINDOW_NS: u64 = 1_000_000;
@@ -18,8 +19,18 @@ const MOST_NS: u64 = 10_000_000_000;
 const MOST_TICKS: u64 = 4096;
 const ATTEMPTS: usize = 3;
 
-/// Tells the time, and remembers how the counter and the kernel's clock compare.
+/// `CLOCK_MONOTONIC` in nanoseconds, by a clock of this thread.
+#[inline]
+pub(crate) fn monotonic() -> u64 {
+    thread_local! {
+        static CLOCK: RefCell<Clock> = RefCell::new(Clock::of(monotonic_ns));
+    }
+    CLOCK.with_borrow_mut(Clock::now)
+}
+
+/// Tells the time, and remembers how the counter and one of the kernel's clocks compare.
 pub(crate) struct Clock {
+    kernels: fn() -> u64,
     /// Ticks and nanoseconds of the last question; no window until the speed is known.
     ticks: u64,
     ns: u64,
@@ -30,13 +41,18 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub fn new() -> Self {
-        let mut clock = Clock { ticks: 0, ns: 0, window: 0, speed: 0, last: 0 };
+    /// `CLOCK_REALTIME`.
+    pub fn realtime() -> Self {
+        Self::of(realtime_ns)
+    }
+
+    fn of(kernels: fn() -> u64) -> Self {
+        let mut clock = Clock { kernels, ticks: 0, ns: 0, window: 0, speed: 0, last: 0 };
         clock.ask();
         clock
     }
 
-    /// Nanoseconds since the epoch; never less than before, unless the clock was set back.
+    /// Nanoseconds; never less than before, unless the clock was set back.
     #[inline]
     pub fn now(&mut self) -> u64 {
         let passed = counter::read().wrapping_sub(self.ticks);
@@ -50,9 +66,9 @@ impl Clock {
 
     #[cold]
     fn ask(&mut self) -> u64 {
-        let Some((ticks, ns)) = ask_kernel() else {
+        let Some((ticks, ns)) = ask(self.kernels) else {
             self.window = 0;
-            self.last = realtime_ns();
+            self.last = (self.kernels)();
             return self.last;
         };
         let (ticks_passed, ns_passed) = (ticks.wrapping_sub(self.ticks), ns.wrapping_sub(self.ns));
@@ -70,13 +86,13 @@ impl Clock {
 }
 
 /// The counter and the kernel's clock at one time, as far as nothing came in between.
-fn ask_kernel() -> Option<(u64, u64)> {
+fn ask(kernels: fn() -> u64) -> Option<(u64, u64)> {
     if !counter::is_the_kernels() {
         return None;
     }
     (0..ATTEMPTS).find_map(|_| {
         let before = counter::read();
-        let ns = realtime_ns();
+        let ns = kernels();
         let took = counter::read().wrapping_sub(before);
         (took < MOST_TICKS).then_some((before + took / 2, ns))
     })
@@ -123,7 +139,7 @@ mod tests {
     /// Between two questions to the kernel lies what the clock says in between, whichever way it found out.
     #[test]
     fn agrees_with_the_kernel() {
-        let mut clock = Clock::new();
+        let mut clock = Clock::realtime();
         let slack = 100_000; // A processor may be taken away at any place; a wrong speed shows in far more.
         let mut last = 0;
         for _ in 0..200_000 {
