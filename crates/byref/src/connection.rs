@@ -102,9 +102,11 @@ pub(crate) struct Connection {
     pub took_wake: bool,
 }
 
-/// Once in so many messages without a pause a reader looks how far the publisher is ahead, and how many records ahead it asks
-/// for the lines of those that are complete.
+/// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
+/// records ahead it asks for the lines of those that are complete. (At the first it would take the publisher's tail from it
+/// once for each message of two that answer each other.)
 const STREAK: u32 = 16;
+const LOOK_AHEAD_AT: u32 = 2;
 const EXPECTED_AHEAD: u64 = 6;
 /// The most packets read at once; a flood has to wait.
 const AT_ONCE: usize = 64;
@@ -287,12 +289,20 @@ impl Connection {
         self.expected += 1;
         self.cursor += 1;
         self.streak = self.streak.wrapping_add(1);
-        if self.streak.is_multiple_of(STREAK) {
-            self.complete = self.ring.get().tail();
-        }
-        // A line that is still to be written would only be taken from under the publisher's pen.
-        if self.cursor + EXPECTED_AHEAD < self.complete {
+        if self.streak % STREAK == LOOK_AHEAD_AT {
+            self.look_ahead();
+        } else if self.cursor + EXPECTED_AHEAD < self.complete {
             self.ring.get().expect(self.cursor + EXPECTED_AHEAD);
+        }
+    }
+
+    /// Asks for the lines of the next records that are complete. One that is still to be written would only be taken from
+    /// under the publisher's pen.
+    #[inline(never)]
+    fn look_ahead(&mut self) {
+        self.complete = self.ring.get().tail();
+        for position in (self.cursor..self.complete).take(EXPECTED_AHEAD as usize + 1) {
+            self.ring.get().expect(position);
         }
     }
 
