@@ -5,6 +5,7 @@ JSON: names, formats, offsets and the item's size, nested as the type is, so tha
 """
 
 import json
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,12 @@ import numpy as np
 _Words = Any  # str | dict | list, as JSON has it
 
 
+@lru_cache(maxsize=256)
 def encode(dtype: np.dtype[Any]) -> bytes:
-    """Describe `dtype`; `decode` makes an equal one of it."""
+    """Describe `dtype`; `decode` makes an equal one of it.
+
+    Senders ask again and again for the same few. (A type whose fields are renamed in place has another hash then.)
+    """
     words = _describe(dtype)
     return words.encode() if isinstance(words, str) else json.dumps(words, separators=(",", ":")).encode()
 
