@@ -6,6 +6,9 @@ use crate::ring::{Head, InlineData};
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Room that a batch makes for its first message, in messages.
+const USUAL: usize = 128;
+
 /// Messages in the order in which they were taken. Small ones lie copied one behind the other; rows of a block are the
 /// publisher's memory, and held as a whole.
 #[derive(Default)]
@@ -63,11 +66,12 @@ impl Batch {
     pub(crate) fn push_inline(&mut self, head: Head, data: &InlineData) {
         let each = self.each();
         let (len, attributes_len) = (head.payload_len(), head.attributes_len());
-        let end = each.bytes.len() + len;
+        let start = each.bytes.len();
+        let end = start + len;
+        each.bytes.resize(start + len.next_multiple_of(8), 0);
         let mut words = data.words();
-        each.bytes.reserve(len.next_multiple_of(8));
-        for word in words.by_ref().take(len.div_ceil(8)) {
-            each.bytes.extend_from_slice(&word.to_ne_bytes());
+        for (place, word) in each.bytes[start..].chunks_exact_mut(8).zip(&mut words) {
+            place.copy_from_slice(&word.to_ne_bytes());
         }
         each.bytes.truncate(end);
         each.push(head, Some(len), end);
@@ -217,6 +221,12 @@ impl Each {
     /// `len`: that of a payload that was copied, and ends at `end`.
     #[inline]
     fn push(&mut self, head: Head, len: Option<usize>, end: usize) {
+        if self.sequences.is_empty() {
+            self.sequences.reserve(USUAL);
+            self.timestamps_ns.reserve(USUAL);
+            self.ends.reserve(USUAL);
+            self.bytes.reserve(USUAL * len.unwrap_or(0));
+        }
         self.equal = if self.sequences.is_empty() { len } else { self.equal.filter(|equal| Some(*equal) == len) };
         self.sequences.push(head.sequence);
         self.timestamps_ns.push(head.timestamp_ns);
