@@ -6,7 +6,7 @@ use crate::biased::{Biased, BiasedGuard};
 use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
-use crate::connection::{Connection, Stop};
+use crate::connection::{Connection, LOSSLESS, Stop};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
@@ -51,6 +51,8 @@ const SPIN_LEAST: Duration = Duration::from_micros(2);
 /// run ahead.
 const STREAMING_NS: u64 = 250;
 const STREAM_PAUSE: Duration = Duration::from_nanos(1000);
+/// Who spins so long looks for signals, and for publishers that hung up.
+const SPIN_LONG: Duration = Duration::from_millis(5);
 /// A sleep shorter than this was not worth it.
 const SPIN_WORTH: Duration = Duration::from_micros(200);
 /// Messages taken from one publisher before the next one's turn.
@@ -504,13 +506,14 @@ impl Shared {
             }
         }
         let mut spun = Duration::ZERO;
+        let mut look_around = SPIN_LONG;
         let mut yielded = Duration::ZERO;
         for looks in 1u32.. {
             {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
                 if take(open)? {
-                    open.spin = (open.spin * 2).min(self.options.spin);
+                    open.spin = open.spin.saturating_mul(2).min(self.options.spin);
                     // What came while this thread made way for others was probably sent from the same processor.
                     open.crowded = if yielded > YIELDED { open.crowded + 1 } else { 0 };
                     if open.crowded == CROWDED && open.moved.is_none_or(|moved| moved.elapsed() > MOVE_AGAIN) {
@@ -533,6 +536,16 @@ impl Shared {
             }
             if spun >= most {
                 break;
+            }
+            if spun >= look_around {
+                look_around = spun + SPIN_LONG;
+                if wait.is_interrupted() {
+                    return Err(Error::Interrupted { topic: self.options.topic.clone() });
+                }
+                let mut guard = self.lock()?;
+                if self.opened(&mut guard)?.handle_events(&self.options)? {
+                    break; // A sleep deals with all that it can be.
+                }
             }
         }
         Ok(false)
@@ -839,7 +852,7 @@ impl Open {
     #[inline(always)]
     fn depth(options: &SubscriberBuilder, connection: &Connection) -> u64 {
         match options.policy {
-            Policy::Block => u64::MAX,
+            Policy::Block => LOSSLESS,
             Policy::Latest => 1,
             Policy::DropOldest => options.depth.unwrap_or(u64::MAX).min(retention_limit(connection.capacity())),
         }
@@ -887,8 +900,10 @@ impl Open {
     fn take_batch(&mut self, options: &SubscriberBuilder, most: usize) -> Result<Option<Batch>> {
         let mut batch = Batch::default();
         let share = most.div_ceil(self.connections.len().max(1)).max(TURN as usize);
+        // More than that may come while it looks, without end.
+        let full = self.connections.iter().map(|connection| connection.capacity() as usize).sum::<usize>().min(most);
         let mut in_vain = 0; // So many looks in a row found nothing.
-        while in_vain < self.connections.len() && batch.len() < most && !batch.is_rows() {
+        while in_vain < self.connections.len() && batch.len() < full && !batch.is_rows() {
             let before = batch.len();
             let mut lost = self.stats.lost;
             let connection = self.at_turn();
@@ -915,7 +930,7 @@ impl Open {
         self.stats.received += batch.len() as u64;
         self.stats.bytes += batch.payload_len() as u64;
         self.stats.copied_bytes += batch.copied_len() as u64;
-        self.stay_awake(options, batch.len() as u32);
+        self.stay_awake(options, batch.len().try_into().unwrap_or(u32::MAX));
         Ok(Some(batch))
     }
 
@@ -989,7 +1004,7 @@ impl Open {
         if self.armed && !self.asleep {
             self.disarm();
         }
-        self.since_housekeeping += messages;
+        self.since_housekeeping = self.since_housekeeping.saturating_add(messages);
         if self.since_housekeeping >= HOUSEKEEPING {
             self.since_housekeeping = 0;
             // The message in hand goes first; what is wrong will show again.
