@@ -97,7 +97,9 @@ def test_a_list_of_payloads(kind: str, make: Callable[[Any], Any], endpoints: En
     assert pub.send_many(make(payloads)) == range(len(payloads))
     batch = sub.recv_batch(100, timeout=10)
     assert [bytes(msg) for msg in batch] == [np.asarray(each).tobytes() for each in payloads]
-    assert np.array_equal(batch.array(), [np.frombuffer(each, "u1") if bytes == type(each) else each for each in payloads])
+    assert np.array_equal(
+        batch.array(), [np.frombuffer(each, "u1") if bytes == type(each) else each for each in payloads]
+    )
 
 
 def test_what_cannot_be_rows(endpoints: Endpoints) -> None:
@@ -422,7 +424,9 @@ def test_the_newest_messages_are_kept(policy: Any, depth: int | None, by: str, e
     kept, sent, received = depth or 1, 0, 0
     for rows in (10, 10, 7, 1, 100, 3, 2000, 5):
         for _ in range(30):
-            sent += len(pub.send_many(np.arange(sent, sent + rows))) if rows > 1 else [pub.send(np.array(sent))] == [sent]
+            sent += (
+                len(pub.send_many(np.arange(sent, sent + rows))) if rows > 1 else [pub.send(np.array(sent))] == [sent]
+            )
         if rows == 7:
             continue  # More is lost at once then.
         got: list[byref.Message] = []
@@ -613,7 +617,9 @@ def test_impossible_records(lie: str, policy: Any, by: str, rendezvous: Path, en
             pass
 
 
-@pytest.mark.parametrize(("tail", "next_sequence"), [(2, 2**62), (2, 2**64 - 1), (2**64 - 1, 100), (2**63, 2**62), (0, 50)])
+@pytest.mark.parametrize(
+    ("tail", "next_sequence"), [(2, 2**62), (2, 2**64 - 1), (2**64 - 1, 100), (2**63, 2**62), (0, 50)]
+)
 @pytest.mark.parametrize("by", ["recv", "recv_batch"])
 def test_counts_that_lie(tail: int, next_sequence: int, by: str, rendezvous: Path, endpoints: Endpoints) -> None:
     sub = endpoints.subscriber(policy="drop_oldest", depth=3)
