@@ -1,10 +1,12 @@
 """Peers written by hand: what they say may be anything."""
 
+import contextlib
 import fcntl
 import functools
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
@@ -52,3 +54,45 @@ def welcome(topic: str) -> bytes:
     text = topic.encode()
     assert len(text) < 128
     return FIRST + WELCOME + b"\5" + bytes([len(text)]) + text + b"\0" + b"\0" + b"\0" + b"\x10" + b"\0"
+
+
+def segment(number: int) -> bytes:
+    """What comes with the descriptor of segment `number` of a pool; it is below 128."""
+    return b"\3" + bytes([number])
+
+
+def pooled_record(position: int, sequence: int, count: int, length: int, offset: int = 0) -> bytes:
+    """The record of `count` messages that take `length` bytes of segment 0."""
+    words = (position + 1, 0, 1 << 63 | count, sequence, 0, offset, length, 0)
+    return struct.pack("<8Q", *words).ljust(256, b"\0")
+
+
+def _ring(records: list[bytes], tail: int | None, next_sequence: int, closed: bool) -> int:
+    head = [0] * 64
+    head[16:18] = len(records) if tail is None else tail, next_sequence
+    head[33], head[35] = 2**64 - 1, int(closed)
+    content = struct.pack("<64Q", *head) + b"".join(records)
+    fd = memfd(8 * 64 + 256 * 16)
+    os.pwrite(fd, content, 0)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALED)
+    return fd
+
+
+def send_with_descriptor(end: socket.socket, packet: bytes, fd: int) -> None:
+    """Sends a packet and a descriptor, which is closed."""
+    end.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def liar(
+    rendezvous: Path, records: list[bytes], *, tail: int | None = None, next_sequence: int = 0, closed: bool = False
+) -> Iterator[socket.socket]:
+    """A publisher on topic "t" whose ring begins with these records and says of itself what it likes; its pool is a page.
+
+    Gives its end of the first subscriber's socket.
+    """
+    with fake_publisher(rendezvous) as listener, accept_subscriber(listener) as end:
+        send_with_descriptor(end, welcome("t"), _ring(records, tail, next_sequence, closed))
+        send_with_descriptor(end, segment(0), memfd(4096, SEALED))
+        yield end

@@ -24,6 +24,7 @@ from tests.strangers import (
     accept_subscriber,
     fake_publisher,
     memfd,
+    send_with_descriptor,
     welcome,
 )
 
@@ -377,9 +378,7 @@ def test_a_full_backlog_is_tried_again(rendezvous: Path, endpoints: Endpoints) -
 
 def take_in(end: socket.socket, topic: str) -> None:
     """Welcomes a subscriber to a topic, with an empty ring."""
-    fd = memfd(1 << 20, SEALED)
-    end.sendmsg([welcome(topic)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
-    os.close(fd)
+    send_with_descriptor(end, welcome(topic), memfd(1 << 20, SEALED))
 
 
 NO_TOPICS = ["camera/*", "**", "camera/", "camera//front", "camera/\0", ""]

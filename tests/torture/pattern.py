@@ -14,6 +14,8 @@ Bytes = NDArray[np.uint8]
 Headers = dict[str, str | bytes | int | float | bool]
 
 LARGEST = 4 << 20
+# So many messages in a row are alike, at the most.
+LONGEST_BLOCK = 32
 _SHIFTS = 1 << 16
 _NOISE: Bytes = np.random.default_rng(1).integers(0, 256, LARGEST + _SHIFTS, np.uint8)
 # Every payload begins with it, as far as it fits, so that a wrong one tells where it comes from.
@@ -37,6 +39,12 @@ class Payload:
     @property
     def size(self) -> int:
         return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
+
+    def goes_with(self, other: Payload) -> bool:
+        """Whether both can be rows of one block."""
+        return 0 < self.size == other.size and (self.shape, self.dtype, self.headers) == (
+            other.shape, other.dtype, other.headers,
+        )  # fmt: skip
 
     def fill(self, out: Bytes) -> None:
         """Write the content into `out`, which is as long as the payload."""
@@ -69,8 +77,11 @@ class Payload:
 
 def payload(run: int, limit: int, sequence: int) -> Payload:
     """Message `sequence` of a publisher whose messages have up to `limit` bytes, most of them far less."""
-    bits = _mix(run << 32 | sequence)
-    bits, shift = divmod(bits, _SHIFTS)
+    # In half of all stretches of numbers the messages have all but their content in common.
+    stretch = sequence // LONGEST_BLOCK * LONGEST_BLOCK
+    number = stretch if _mix(~(run << 32 | stretch)) % 2 else sequence
+    bits = _mix(run << 32 | number)
+    bits, text = divmod(bits, 30)
     bits, kind = divmod(bits, 2 * len(_DTYPES))
     bits, with_headers = divmod(bits, 4)
     size = int((limit + 1) ** (bits % 4096 / 4095)) - 1
@@ -79,7 +90,8 @@ def payload(run: int, limit: int, sequence: int) -> Payload:
     shape = (items // 3, 3) if dtype and items % 2 else (items,)
     headers: Headers = {}
     if with_headers == 0:
-        headers = {"number": sequence, "half": sequence / 2, "text": "é" * (shift % 30), "raw": b"\0", "yes": True}
+        headers = {"number": number, "half": number / 2, "text": "é" * text, "raw": b"\0", "yes": True}
+    shift = _mix(run << 32 | sequence) % _SHIFTS
     return Payload(run, sequence, shape, dtype, headers, shift)
 
 

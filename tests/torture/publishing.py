@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from typing import Any
 
 import byref
 import numpy as np
 
 from .context import Context
-from .pattern import LARGEST, Payload, as_bytes, payload
+from .pattern import LARGEST, LONGEST_BLOCK, Payload, as_bytes, payload
 
 # A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for much less.
 _STALL_LIMIT = 15.0
@@ -81,16 +82,17 @@ class Publishing:
         self._report.violation(f"{self} sends in a forked child")
 
     def _send_next(self) -> bool:
-        message = payload(self._run, self._limit, self._next)
+        messages = self._alike()
+        message = messages[0]
         timeout = self._rng.choice(self._timeouts)
         send = self._rng.choice((self._send, self._send, self._lend))
-        needs_pool = send == self._lend or message.dtype is not None or message.size > _NO_POOL
+        needs_pool = len(messages) > 1 or send == self._lend or message.dtype is not None or message.size > _NO_POOL
         started = time.monotonic()
-        self._board.begin(self._run, self._next)
+        self._board.begin(self._run, self._next + len(messages) - 1)
         try:
             if self._rng.random() < 0.05:
                 self._abort(message)
-            sequence = send(message, timeout)
+            sequence = self._send_many(messages, timeout) if len(messages) > 1 else send(message, timeout)
         except byref.PoolExhausted:
             self._report.counts["pool exhausted"] += 1
             self._note_stall(started)
@@ -102,15 +104,27 @@ class Publishing:
             if time.monotonic() - started > _LONG_WAIT and self._signals.thawed < started and not needs_pool:
                 self._expect_somebody_lags()
             return False
-        self._board.finish(self._run, self._next)
+        self._board.finish(self._run, self._next + len(messages) - 1)
         self._note_stall(started)
         self._stalled_since = None
         if sequence != self._next:
             self._report.violation(f"{self} was given number {sequence}")
-        self._next += 1
-        self._report.counts["sent"] += 1
-        self._report.counts["bytes sent"] += message.size
+        self._next += len(messages)
+        self._report.counts["sent"] += len(messages)
+        self._report.counts["sent in blocks"] += len(messages) if len(messages) > 1 else 0
+        self._report.counts["bytes sent"] += message.size * len(messages)
         return True
+
+    def _alike(self) -> list[Payload]:
+        """The next message, and sometimes those after it that can be sent along."""
+        messages = [payload(self._run, self._limit, self._next)]
+        most = self._rng.randrange(2, LONGEST_BLOCK + 1) if self._rng.random() < 0.5 else 1
+        while len(messages) < most and messages[0].size * len(messages) < self._limit:
+            message = payload(self._run, self._limit, self._next + len(messages))
+            if not message.goes_with(messages[0]):
+                break
+            messages.append(message)
+        return messages
 
     def _note_stall(self, started: float) -> None:
         """The next message has been waiting for room since its first attempt."""
@@ -143,6 +157,24 @@ class Publishing:
         if self._rng.random() < 0.3:
             array = np.repeat(array, 2, axis=0)[::2]  # In pieces.
         return self._publisher.send(array, message.headers or None, timeout=timeout)
+
+    def _send_many(self, messages: list[Payload], timeout: float | None) -> int:
+        """Send copies of messages that are alike as one block."""
+        shape, dtype, headers = messages[0].shape, messages[0].dtype, messages[0].headers
+        contents = [message.content() for message in messages]
+        rows: Any = contents
+        if dtype is None:
+            rows = [self._rng.choice((bytes, bytearray, memoryview))(content) for content in contents]
+        elif self._rng.random() < 0.7:
+            rows = np.stack(contents).view(dtype).reshape(len(messages), *shape)
+            if self._rng.random() < 0.3:
+                rows = np.repeat(rows, 2, axis=0)[::2]  # In pieces.
+        else:
+            rows = [content.view(dtype).reshape(shape) for content in contents]
+        sent = self._publisher.send_many(rows, headers or None, timeout=timeout)
+        if len(sent) != len(messages):
+            self._report.violation(f"{self} sent {len(messages)} messages as numbers {sent}")
+        return sent.start
 
     def _lend(self, message: Payload, timeout: float | None) -> int:
         """Fill a loan, sometimes too long a one, and sometimes keep its array."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -68,11 +69,14 @@ class Subscribing:
             floors = {}
             if self._depth is not None:
                 floors = {seen.run: self._board.done(seen.run) - self._depth for seen in self._seen.values()}
-            message = self._receive(self._rng.choice(self._timeouts))
-            if message is None:
+            received = self._receive(self._rng.choice(self._timeouts))
+            if not received:
                 self._note_endings()
                 break
-            self._take(message, floors)
+            for message in received:
+                self._take(message, floors)
+            if isinstance(received, byref.Batch):
+                self._check_batch(received)
         time.sleep(self._pauses)
 
     def close(self) -> None:
@@ -102,29 +106,63 @@ class Subscribing:
         seen = self._seen[publisher] = _Seen(run, limit, self._board.begun(run))
         return seen
 
-    def _receive(self, timeout: float) -> byref.Message | None:
+    def _receive(self, timeout: float) -> list[byref.Message] | byref.Batch:
         asked = time.monotonic()
         if self._polls:
-            message = self._subscriber.try_recv()
-            if message is not None:
-                return message
-            if select.select([self._subscriber], (), (), timeout)[0]:
-                return self._subscriber.try_recv()
+            messages = self._try_receive()
+            if messages or select.select([self._subscriber], (), (), timeout)[0]:
+                return messages or self._try_receive()
         else:
-            try:
-                return self._subscriber.recv(timeout)
-            except byref.Timeout:
-                pass
+            with suppress(byref.Timeout):
+                if self._rng.random() < 0.3:
+                    return self._subscriber.recv_batch(self._rng.choice((1, 3, 20, 1000)), timeout)
+                return [self._subscriber.recv(timeout)]
         if timeout < _LONG_WAIT or self._signals.thawed > asked:
-            return None
-        message = self._subscriber.try_recv()
-        if message is not None and message.publisher in self._seen:
+            return []
+        messages = self._try_receive()
+        for message in messages:
+            if message.publisher not in self._seen:
+                continue
             late = time.time_ns() - message.timestamp_ns
             if self._seen[message.publisher].received and late > _SLEPT:
                 self._report.violation(
                     f"{self} waited {timeout} s, but {message} was there for {late / 1e9:.3f} s of it"
                 )
-        return message
+        return messages
+
+    def _try_receive(self) -> list[byref.Message]:
+        message = self._subscriber.try_recv()
+        return [] if message is None else [message]
+
+    def _check_batch(self, batch: byref.Batch) -> None:
+        """Check what a batch says of its messages, whose content is checked already, and its array."""
+        self._report.counts["batches"] += 1
+        owners = [self._seen[publisher] for run, publisher in batch.publishers for _ in run]
+        sequences = batch.sequences.tolist()
+        if len({len(batch), len(owners), len(sequences), len(batch.timestamps_ns)}) != 1:
+            self._report.violation(f"{self} received {batch} of {batch.publishers} with numbers {sequences}")
+            return
+        expected = [payload(seen.run, seen.limit, number) for seen, number in zip(owners, sequences, strict=True)]
+        if batch.nbytes != sum(each.size for each in expected):
+            self._report.violation(f"{self} received {batch} instead of {expected}")
+        are_alike = len({(each.size, each.dtype is None or (each.dtype, each.shape)) for each in expected}) == 1
+        try:
+            array = batch.array()
+        except ValueError as refused:
+            if are_alike:
+                self._report.violation(f"{self} received {batch} of messages that are alike: {refused}")
+            return
+        if not are_alike:
+            self._report.violation(f"{self} received {batch} as {array.dtype}, {array.shape} instead of {expected}")
+            return
+        index = self._rng.randrange(len(batch))
+        row, wanted = array[index : index + 1], expected[index]
+        if (array.shape, array.dtype) != ((len(batch), *wanted.shape), wanted.dtype or "u1"):
+            self._report.violation(f"{self} received {batch} as {array.dtype}, {array.shape} of {wanted}")
+        elif fault := wanted.fault(as_bytes(row)):
+            self._report.violation(f"{self} received {batch} with {fault} in row {index}")
+        elif self._rng.random() < self._keeps:
+            self._keep.add(row, wanted)
 
     def _take(self, message: byref.Message, floors: dict[int, int]) -> None:
         """Check a message against what must come from its publisher, and its content."""

@@ -29,9 +29,13 @@ impl Batch {
         Message::new(self.core.get(index).expect("the caller checked the index"), self.writable)
     }
 
-    /// The element type and the shape of one payload of `len` bytes, as its sender declared them.
+    /// The element type and the shape of each payload of `len` bytes, as their senders declared them.
     fn declared<'py>(&self, py: Python<'py>, len: usize) -> PyResult<(Bound<'py, PyArrayDescr>, Vec<u64>)> {
-        let Some(Layout { kind, shape }) = self.core.attributes(0).layout else {
+        let layout = self.core.layout().map_err(|other| {
+            let text = "differ in type or shape from those before; take them one by one, or give a dtype";
+            PyValueError::new_err(format!("the messages of this batch from number {other} on {text}"))
+        })?;
+        let Some(Layout { kind, shape }) = layout else {
             return Ok((numpy::dtype::<u8>(py), vec![len as u64]));
         };
         let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
@@ -87,11 +91,13 @@ impl Batch {
         };
         let shape: Vec<u64> = std::iter::once(this.core.len() as u64).chain(row).collect();
         let Some((_, bytes)) = this.core.packed() else {
-            let gathered: Vec<u8> = this.core.iter().flat_map(|message| message.to_vec()).collect();
-            let bytes = PyArray1::from_vec(py, gathered);
-            let array = bytes.call_method1("view", (dtype,))?.call_method1("reshape", (shape,))?;
-            array.call_method1("setflags", (false,))?;
-            return Ok(array);
+            let mut gathered = Vec::with_capacity(this.core.payload_len());
+            this.core.iter().for_each(|message| gathered.extend_from_slice(&message));
+            let data = gathered.as_mut_ptr();
+            let owner = Owner::wrap(py, Memory::Copy(gathered))?;
+            // SAFETY: the shape takes `len` bytes for each of the batch's messages, all of which have that length, and they
+            // were copied to `data`, which stays where it is as long as the owner lives. No objects, as below.
+            return unsafe { array::over(dtype, &shape, data, false, owner) };
         };
         let data = bytes.as_ptr().cast_mut();
         let owner = Owner::wrap(py, Memory::Batch(slf.clone().unbind()))?;

@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use std::sync::Arc;
 
 /// What happened to one publisher; it comes in order with that publisher's messages.
-#[pyclass(frozen, eq, module = "byref")]
-#[derive(PartialEq, Eq)]
+#[pyclass(frozen, eq, hash, module = "byref")]
+#[derive(PartialEq, Eq, Hash)]
 pub struct Event(pub byref::Event);
 
 impl Event {

@@ -11,6 +11,8 @@ pub enum Memory {
     Message(Py<Message>),
     /// A batch's payloads, and the numbers that belong to them.
     Batch(#[expect(dead_code, reason = "kept, not read")] Py<Batch>),
+    /// A batch's payloads, copied to lie in one piece.
+    Copy(#[expect(dead_code, reason = "kept, not read")] Vec<u8>),
     /// A private copy-on-write view.
     Private(#[expect(dead_code, reason = "kept, not read")] Writable),
     /// A loan's chunk.

@@ -69,12 +69,21 @@ impl Publisher {
 pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult<()> {
     let py = array.py();
     let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+    // Another thread may have changed it while the loan was waited for.
+    if size_of_shape(&shape, dtype_itemsize(&array.dtype()))? != loan.len() {
+        return Err(resized());
+    }
     let memory = loan.memory().map_err(|error| to_python(py, error))?;
     let data = memory.as_ptr();
     let owner = Owner::wrap(py, Memory::Loan(memory))?;
     // SAFETY: the loan was taken for this array's type and shape, and the owner keeps its memory.
     let place = unsafe { array::over(array.dtype(), &shape, data, true, owner) }?;
     array::copy_elements(&place, array)
+}
+
+/// Another thread resized what is being sent.
+pub fn resized() -> PyErr {
+    PyValueError::new_err("the array changed its size while it was being sent")
 }
 
 fn dtype_itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
@@ -153,15 +162,16 @@ impl Publisher {
             return Err(PyValueError::new_err("rows of 0 bytes cannot be sent together; send them one by one"));
         }
         let first = match rows.bytes() {
-            _ if count == 0 => self.0.stats().map_err(|error| to_python(py, error))?.sent,
-            Some(bytes) => {
+            bytes if count == 0 || bytes.is_some() => {
+                // No rows have no length either; that the publisher is closed shows all the same.
+                let (bytes, row_len) = (bytes.unwrap_or_default(), row_len.max(1));
                 let send = |wait: &mut byref::Wait<'_>| {
                     self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
                 };
                 if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send)? } else { timeout.wait(py, send)? }
             }
-            None => {
-                let len = count * row_len;
+            _ => {
+                let len = count.saturating_mul(row_len);
                 let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
                 rows.gather(&mut loan)?;
                 timeout.wait_if_needed(py, |wait| loan.send_many_with(count, &attributes, timestamp_ns, wait))?

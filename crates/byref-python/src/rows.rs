@@ -3,7 +3,7 @@
 
 use crate::array::contiguous_bytes;
 use crate::payload::{Payload, layout_of};
-use crate::publisher::gather;
+use crate::publisher::{gather, resized};
 use byref::{Layout, Loan};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -88,15 +88,24 @@ impl<'py> Rows<'py> {
             Rows::Array(array) => return gather(array, loan),
             Rows::Each(payloads) => payloads,
         };
-        for (payload, place) in payloads.iter().zip(loan.chunks_exact_mut(self.row_len())) {
+        let row_len = loan.len() / payloads.len();
+        for (payload, place) in payloads.iter().zip(loan.chunks_exact_mut(row_len)) {
             match (payload.bytes(), payload) {
-                (Some(bytes), _) => place.copy_from_slice(bytes),
+                (Some(bytes), _) => copy(bytes, place)?,
                 (None, Payload::Array(array)) => {
-                    place.copy_from_slice(array.call_method0("tobytes")?.cast::<PyBytes>()?.as_bytes());
+                    copy(array.call_method0("tobytes")?.cast::<PyBytes>()?.as_bytes(), place)?;
                 }
                 (None, _) => unreachable!("only arrays come in pieces"),
             }
         }
         Ok(())
     }
+}
+
+fn copy(bytes: &[u8], place: &mut [u8]) -> PyResult<()> {
+    if bytes.len() != place.len() {
+        return Err(resized());
+    }
+    place.copy_from_slice(bytes);
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Several messages, received in one step.
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, Layout};
 use crate::message::{Hold, Message, PublisherInfo};
 use crate::ring::{Head, InlineData};
 use std::ops::Range;
@@ -41,7 +41,7 @@ struct Each {
     equal: Option<usize>,
     /// Those that were too large for that, by index.
     held: Vec<(usize, Hold)>,
-    /// Encoded attributes, and the index up to which messages have the same.
+    /// Encoded attributes, and the index up to which messages have the same. (Those that are held count as having none.)
     attributes: Vec<(usize, Box<[u8]>)>,
 }
 
@@ -100,6 +100,7 @@ impl Batch {
         let len = self.len();
         match self.publishers.last_mut() {
             Some((end, _)) if *end == len => {}
+            None if len == 0 => {}
             Some((end, last)) if Arc::ptr_eq(last, publisher) => *end = len,
             _ => self.publishers.push((len, Arc::clone(publisher))),
         }
@@ -202,11 +203,12 @@ impl Batch {
         }
     }
 
-    /// Layout and headers of message `index`, decoded anew on each call.
-    pub fn attributes(&self, index: usize) -> Attributes {
+    /// How the payloads are to be understood, if that is the same for all; otherwise the index of the first that differs from
+    /// those before.
+    pub fn layout(&self) -> Result<Option<Layout>, usize> {
         match &self.content {
-            Content::Each(each) => each.attributes_of(index),
-            Content::Rows(rows) => rows.hold.decode_attributes(),
+            Content::Each(each) => each.layout(),
+            Content::Rows(rows) => Ok(rows.hold.decode_attributes().layout),
         }
     }
 }
@@ -256,10 +258,24 @@ impl Each {
         self.attributes.get(found).map_or(&[], |(_, attributes)| attributes)
     }
 
-    fn attributes_of(&self, index: usize) -> Attributes {
-        match self.held(index) {
-            Some(hold) => hold.decode_attributes(),
-            None => Attributes::decode(self.encoded_attributes(index)),
+    fn layout(&self) -> Result<Option<Layout>, usize> {
+        if self.held.is_empty() {
+            // Each run starts where the one before ends.
+            let rest = self.attributes.iter().map(|(end, _)| *end).filter(|start| *start < self.sequences.len());
+            return self.layout_of_all(std::iter::once(0).chain(rest));
+        }
+        self.layout_of_all(0..self.sequences.len())
+    }
+
+    fn layout_of_all(&self, mut indices: impl Iterator<Item = usize>) -> Result<Option<Layout>, usize> {
+        let layout_of = |index| match self.held(index) {
+            Some(hold) => hold.decode_attributes().layout,
+            None => Attributes::decode(self.encoded_attributes(index)).layout,
+        };
+        let first = indices.next().and_then(layout_of);
+        match indices.find(|index| layout_of(*index) != first) {
+            None => Ok(first),
+            Some(other) => Err(other),
         }
     }
 

@@ -30,7 +30,7 @@ enum Found {
     /// Its data is in the scratch.
     Inline(Head),
     Held(Head, Hold),
-    /// Rows of `Connection::block`.
+    /// Rows of `Connection::block`, the next of which is the one with the expected number.
     Block,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Connection {
     expected: u64,
     /// Positions were skipped whose messages are not counted as lost yet.
     skipped: bool,
-    /// The record at the cursor, if it is a block.
+    /// The record at the cursor, if it is a block that a lossless subscriber has begun.
     block: Option<Block>,
     /// Whether to stop at gaps, and the last one: its first message, and how many.
     tell_gaps: bool,
@@ -96,6 +96,8 @@ pub(crate) struct Connection {
     pairing: Pairing,
     /// The publisher's process died, or hung up: what is not there by now will not come.
     ended: bool,
+    /// It did what no publisher does.
+    is_faulty: bool,
     /// Why a descriptor could not be taken from the socket, or mapped.
     pub short_of: Option<io::Error>,
     /// A wake-up was read from the socket by somebody who was not asleep.
@@ -113,6 +115,8 @@ const AT_ONCE: usize = 64;
 /// The most segments of one publisher, and times that the mark may run away from a reader, in one look.
 const MOST_SEGMENTS: usize = 4096;
 const MOST_LAPS: usize = 4;
+/// The depth of a subscriber that loses nothing.
+pub(crate) const LOSSLESS: u64 = u64::MAX;
 /// Positions beyond this one are not reached by counting.
 const FAR: u64 = 1 << 62;
 
@@ -159,6 +163,7 @@ impl Connection {
             waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
             ended,
+            is_faulty: false,
             short_of: None,
             took_wake: false,
         })
@@ -168,9 +173,9 @@ impl Connection {
         self.ring.capacity
     }
 
-    /// Whether the publisher was closed in good order, rather than died.
+    /// Whether the publisher was closed in good order, rather than died or broke the rules.
     pub fn was_closed(&self) -> bool {
-        self.ring.get().is_closed()
+        !self.is_faulty && self.ring.get().is_closed()
     }
 
     pub fn is_live(&self) -> bool {
@@ -201,18 +206,19 @@ impl Connection {
         let (head, hold) = match self.find(depth, lost)? {
             Found::Inline(head) => (head, None),
             Found::Held(head, hold) => (head, Some(hold)),
-            Found::Block => return Ok(self.take_row()),
+            Found::Block => return Ok(self.take_row(depth)),
         };
         self.done();
         self.advance(self.cursor);
         Ok(Taken { sequence: head.sequence, head, hold })
     }
 
-    /// Takes up to `most` messages, up to where a block begins or ends, so that those of a block are all that the batch is.
+    /// Takes up to `most` messages, up to where a block begins or ends, so that those of a block are all that the batch is;
+    /// and not more records than the ring has, so that a publisher that is as fast as this does not keep it here.
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
-        for _ in 0..most {
-            if depth == u64::MAX
+        for _ in 0..most.min(self.ring.capacity as usize) {
+            if depth == LOSSLESS
                 && let Some(head) = self.find_inline()
             {
                 batch.push_inline(head, &self.scratch);
@@ -223,7 +229,7 @@ impl Connection {
                 Ok(Found::Inline(head)) => batch.push_inline(head, &self.scratch),
                 Ok(Found::Held(head, hold)) => batch.push_held(head, hold),
                 Ok(Found::Block) if batch.is_empty() => {
-                    self.take_rows(most, batch);
+                    self.take_rows(depth, most, batch);
                     return Ok(());
                 }
                 Ok(Found::Block) => break,
@@ -244,10 +250,9 @@ impl Connection {
             if self.ring.get().generation() != self.generation {
                 self.catch_up();
             }
-            if depth != u64::MAX {
+            if depth != LOSSLESS {
                 self.skip_old(depth, lost)?;
-            }
-            if self.block.is_some() {
+            } else if self.block.is_some() {
                 return Ok(Found::Block);
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
@@ -263,8 +268,8 @@ impl Connection {
                         if head.count() == 1 {
                             return Ok(Found::Held(head, hold));
                         }
-                        if !hold.len().is_multiple_of(head.count() as usize) {
-                            return Err(self.broke_the_rules("a block whose rows differ in length"));
+                        if hold.len() == 0 || !hold.len().is_multiple_of(head.count() as usize) {
+                            return Err(self.broke_the_rules("a block of rows that are empty, or differ in length"));
                         }
                         self.block = Some(Block { head, hold });
                         return Ok(Found::Block);
@@ -312,7 +317,7 @@ impl Connection {
         if head.sequence == self.expected && head.count() == 1 {
             return Ok(());
         }
-        if head.sequence > FAR || head.sequence + head.count() <= self.expected {
+        if head.count() == 0 || head.sequence > FAR || head.sequence + head.count() <= self.expected {
             return Err(self.broke_the_rules("messages with impossible numbers"));
         }
         self.skipped = false;
@@ -341,7 +346,7 @@ impl Connection {
         if self.skipped {
             let next = self.ring.get().next_sequence(); // Before the tail (invariant 4 of the ring).
             if (ended || self.ring.get().tail() == self.cursor) && next <= FAR {
-                self.skipped = false;
+                // It may still grow: what is seen of the mark can be newer than what is seen of this count.
                 return self.lose_up_to(next, lost);
             }
         }
@@ -359,13 +364,6 @@ impl Connection {
         if next > FAR {
             return Err(self.broke_the_rules("messages with impossible numbers"));
         }
-        if let Some(block) = &self.block {
-            if wanted < block.end() {
-                return self.lose_up_to(wanted, lost);
-            }
-            self.block = None;
-            self.advance(self.cursor + 1);
-        }
         let tail = self.ring.get().tail();
         let from = self.cursor.max(tail.saturating_sub(depth));
         let position = self.ring.get().find(from, tail.max(from), wanted);
@@ -377,29 +375,32 @@ impl Connection {
 
     /// Takes the next row of the block.
     #[cold]
-    fn take_row(&mut self) -> Taken {
+    fn take_row(&mut self, depth: u64) -> Taken {
         let block = self.block.as_ref().expect("the caller found it");
         let (head, sequence) = (block.head, self.expected);
         let hold = block.hold.part((sequence - head.sequence) as usize, 1, block.row_len());
-        self.took_rows(1);
+        self.took_rows(depth, 1);
         Taken { sequence, head, hold: Some(hold) }
     }
 
     /// Takes up to `most` rows of the block.
-    fn take_rows(&mut self, most: usize, batch: &mut Batch) {
+    fn take_rows(&mut self, depth: u64, most: usize, batch: &mut Batch) {
         let block = self.block.as_ref().expect("the caller found it");
         let first = (self.expected - block.head.sequence) as usize;
         let rows = most.min((block.end() - self.expected) as usize);
         let hold = block.hold.part(first, rows, block.row_len());
         batch.set_rows(self.expected, block.head.timestamp_ns, rows, hold);
-        self.took_rows(rows);
+        self.took_rows(depth, rows);
     }
 
-    fn took_rows(&mut self, rows: usize) {
+    fn took_rows(&mut self, depth: u64, rows: usize) {
         self.expected += rows as u64;
         if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
             self.block = None;
             self.advance(self.cursor + 1);
+        } else if depth != LOSSLESS {
+            // Who may lose messages keeps no memory for those that it has not taken.
+            self.block = None;
         }
     }
 
@@ -489,6 +490,7 @@ impl Connection {
     fn broke_the_rules(&mut self, how: &str) -> Stop {
         let (topic, pid) = (&self.link.info.topic, self.link.info.pid);
         log::error!("byref: topic '{topic}': disconnected from process {pid}, which published {how}");
+        self.is_faulty = true;
         Stop::Over
     }
 

@@ -4,7 +4,7 @@ use crate::message::PublisherInfo;
 use std::sync::Arc;
 
 /// Something that happened to one publisher. It comes in order with that publisher's messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Event {
     /// Whom it is about.
     pub publisher: Arc<PublisherInfo>,
@@ -13,7 +13,7 @@ pub struct Event {
 }
 
 /// What happened to a publisher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// It was found. Its messages follow.
     Joined,

@@ -257,7 +257,7 @@ pub struct SubscriberInfo {
     pub name: Option<String>,
     /// What it wants done when it falls behind.
     pub policy: Policy,
-    /// Messages that it has not taken yet.
+    /// Messages that it has not taken yet, as far as they are still in the ring. A block counts until all of it is taken.
     pub lag: u64,
 }
 
@@ -477,7 +477,7 @@ impl Publisher {
                 pid: peer.pid,
                 name: peer.name.clone(),
                 policy: peer.policy,
-                lag: open.tail - peer.cursor(open.tail),
+                lag: open.lag(peer),
             })
             .collect())
     }
@@ -933,6 +933,12 @@ impl Open {
         }
     }
 
+    /// How many messages in the ring a subscriber has not taken.
+    fn lag(&self, peer: &Peer) -> u64 {
+        let position = peer.cursor(self.tail).max(self.tail.saturating_sub(self.capacity));
+        if position == self.tail { 0 } else { self.sent - self.ring().sequence(position) }
+    }
+
     /// Appends a record of `count` messages and wakes whoever sleeps; gives the first message's number. There is room for it.
     #[inline]
     fn append(
@@ -1160,7 +1166,7 @@ impl Open {
         for peer in &self.peers {
             let held: Vec<u32> = self.held.iter().copied().filter(|slot| peer.lease().is_held(*slot)).collect();
             let bytes: u64 = held.iter().map(|slot| self.pool.bytes(*slot)).sum();
-            let unread = if peer.is_connected() { self.tail - peer.cursor(self.tail) } else { 0 };
+            let unread = if peer.is_connected() { self.lag(peer) } else { 0 };
             if unread > 0 || !held.is_empty() {
                 let who = peer.who();
                 text += &format!(

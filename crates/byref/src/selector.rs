@@ -17,7 +17,7 @@ use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::message::Message;
-use crate::spin::{DEFAULT_MOST, Spin};
+use crate::spin::{DEFAULT_MOST, Sight, Spin};
 use crate::subscriber::{Readiness, Subscriber};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
@@ -241,15 +241,15 @@ impl<T> Selector<T> {
         let Some(limit) = wait.remaining() else { return Ok(Ended::TimedOut) };
         if !self.awake.is_empty() {
             let spin = self.spin;
-            let found = spin.look(limit, false, |made_way| {
+            let found = spin.look(limit, false, |look| {
                 if self.awake.len() < self.count {
                     self.look(Some(Duration::ZERO))?;
                 }
                 let found = self.find();
                 if found {
-                    self.spin.paid(made_way);
+                    self.spin.paid(look.made_way);
                 }
-                Ok(found)
+                Ok(Sight::found(found))
             });
             if found? {
                 return Ok(Ended::Messages);

@@ -18,11 +18,36 @@ const YIELDED: Duration = Duration::from_nanos(1500);
 /// After so many messages in a row that came during a yield this thread goes to another processor; again only after this time.
 const CROWDED: u32 = 4;
 const MOVE_AGAIN: Duration = Duration::from_millis(50);
+/// Who spins so long looks around now and then: for signals, and for publishers that hung up.
+const LONG: Duration = Duration::from_millis(5);
 /// A sleep shorter than this was not worth it.
 const WORTH: Duration = Duration::from_micros(200);
 /// Who looks at each record of a stream the moment it is written takes its cache line from under the publisher's pen, and
 /// both wait for every line; so one that has caught up with a stream lets it run ahead.
 const STREAM_PAUSE: Duration = Duration::from_nanos(1000);
+
+/// What a spinning thread is told with each look.
+pub(crate) struct Look {
+    /// It just made way for another thread.
+    pub made_way: bool,
+    /// It has spun for long since it looked around.
+    pub long: bool,
+}
+
+/// What a look brings.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    Nothing,
+    Found,
+    /// Something that a sleep deals with.
+    Sleep,
+}
+
+impl Sight {
+    pub fn found(found: bool) -> Self {
+        if found { Sight::Found } else { Sight::Nothing }
+    }
+}
 
 /// A spinning time that adapts: long while messages come about as fast as a sleeping core wakes, short otherwise.
 #[derive(Clone, Copy)]
@@ -39,13 +64,12 @@ impl Spin {
         Spin { most, time: most, crowded: 0, moved: None }
     }
 
-    /// Asks `look` again and again until it says that it found something, no longer than `limit`. It is told whether this
-    /// thread just made way for another one.
+    /// Asks `look` again and again until it finds something, no longer than `limit`.
     pub fn look(
         self,
         limit: Option<Duration>,
         is_stream: bool,
-        mut look: impl FnMut(bool) -> Result<bool>,
+        mut look: impl FnMut(Look) -> Result<Sight>,
     ) -> Result<bool> {
         let time = limit.map_or(self.time, |limit| limit.min(self.time));
         let begin = Instant::now();
@@ -56,9 +80,16 @@ impl Spin {
         }
         let mut spun = Duration::ZERO;
         let mut made_way = false;
+        let mut looked_around = Duration::ZERO;
         for looks in 1u32.. {
-            if look(made_way)? {
-                return Ok(true);
+            let long = spun > looked_around + LONG;
+            if long {
+                looked_around = spun;
+            }
+            match look(Look { made_way, long })? {
+                Sight::Nothing => {}
+                Sight::Found => return Ok(true),
+                Sight::Sleep => break,
             }
             if looks < LOOKS_ALONE {
                 std::hint::spin_loop();
@@ -80,7 +111,7 @@ impl Spin {
 
     /// Something was found; what came while this thread made way was probably sent from the same processor.
     pub fn paid(&mut self, made_way: bool) {
-        self.time = (self.time * 2).min(self.most);
+        self.time = self.time.saturating_mul(2).min(self.most);
         self.crowded = if made_way { self.crowded + 1 } else { 0 };
         if self.crowded == CROWDED && self.moved.is_none_or(|moved| moved.elapsed() > MOVE_AGAIN) {
             self.moved = Some(Instant::now());

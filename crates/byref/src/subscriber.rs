@@ -6,7 +6,7 @@ use crate::biased::{Biased, BiasedGuard};
 use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
-use crate::connection::{Connection, Stop};
+use crate::connection::{Connection, LOSSLESS, Stop};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
@@ -16,7 +16,7 @@ use crate::message::{Message, PublisherInfo, Taken};
 use crate::rendezvous::{self, Directory};
 use crate::selector::Item;
 use crate::service::{self, Handle, Next};
-use crate::spin::{DEFAULT_MOST, Spin};
+use crate::spin::{DEFAULT_MOST, Sight, Spin};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
@@ -103,7 +103,7 @@ impl SubscriberBuilder {
     #[inline]
     fn keeps(&self, capacity: u64) -> u64 {
         match self.policy {
-            Policy::Block => u64::MAX,
+            Policy::Block => LOSSLESS,
             Policy::Latest => 1,
             Policy::DropOldest => self.depth.unwrap_or(u64::MAX).min(retention_limit(capacity)),
         }
@@ -583,14 +583,18 @@ impl Shared {
             (Arc::clone(&open.door), open.spin, open.apart_ns < STREAMING_NS)
         };
         let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
-        let found = spin.look(limit, is_stream, |made_way| {
+        let found = spin.look(limit, is_stream, |look| {
+            if look.long && wait.is_interrupted() {
+                return Err(Error::Interrupted { topic: self.options.topic.clone() });
+            }
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
-            let found = take(open)?;
-            if found {
-                open.spin.paid(made_way);
+            if take(open)? {
+                open.spin.paid(look.made_way);
+                return Ok(Sight::Found);
             }
-            Ok(found)
+            let happened = look.long && open.handle_events(&self.options)?;
+            Ok(if happened { Sight::Sleep } else { Sight::Nothing })
         });
         if found? {
             return Ok(());
@@ -919,8 +923,10 @@ impl Open {
     fn take_batch(&mut self, options: &SubscriberBuilder, most: usize) -> Result<Option<Batch>> {
         let mut batch = Batch::default();
         let share = most.div_ceil(self.connections.len().max(1)).max(TURN as usize);
+        // More than that may come while it looks, without end.
+        let full = self.connections.iter().map(|connection| connection.capacity() as usize).sum::<usize>().min(most);
         let mut in_vain = 0; // So many looks in a row found nothing.
-        while in_vain < self.connections.len() && batch.len() < most && !batch.is_rows() {
+        while in_vain < self.connections.len() && batch.len() < full && !batch.is_rows() {
             let before = batch.len();
             let mut lost = self.stats.lost;
             let connection = self.at_turn();
@@ -947,7 +953,7 @@ impl Open {
         self.stats.received += batch.len() as u64;
         self.stats.bytes += batch.payload_len() as u64;
         self.stats.copied_bytes += batch.copied_len() as u64;
-        self.stay_awake(options, batch.len() as u32);
+        self.stay_awake(options, batch.len().try_into().unwrap_or(u32::MAX));
         Ok(Some(batch))
     }
 
@@ -1022,7 +1028,7 @@ impl Open {
         if self.armed && !self.asleep {
             self.disarm();
         }
-        self.since_housekeeping += messages;
+        self.since_housekeeping = self.since_housekeeping.saturating_add(messages);
         if self.since_housekeeping >= HOUSEKEEPING {
             self.since_housekeeping = 0;
             // The message in hand goes first; what is wrong will show again.

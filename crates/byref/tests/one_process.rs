@@ -2,8 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use byref::{Attributes, Encoded, Error, HeaderValue, Policy, Publisher, Subscriber, Wait};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use byref::{
+    Attributes, Batch, Encoded, Error, Event, EventKind, HeaderValue, Incoming, Layout, Policy, Publisher, Subscriber,
+    Wait,
+};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SOON: Option<Duration> = Some(Duration::from_secs(10));
@@ -33,7 +36,7 @@ fn every_size_arrives_as_it_was_sent() {
     let topic = topic();
     let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
     publisher.wait_for_subscribers(1, SOON).unwrap();
-    for (sequence, len) in [0, 1, 7, 8, 9, 63, 64, 231, 232, 233, 4095, 4096, 1 << 20].into_iter().enumerate() {
+    for (sequence, len) in [0, 1, 7, 8, 9, 63, 64, 223, 224, 225, 4095, 4096, 1 << 20].into_iter().enumerate() {
         let payload: Vec<u8> = (0..len).map(|i| (i * 31 + sequence) as u8).collect();
         assert_eq!(publisher.send(&payload).unwrap(), sequence as u64);
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
@@ -51,7 +54,7 @@ fn attributes_travel_with_small_and_large_payloads() {
     let headers = vec![("exposure".to_owned(), HeaderValue::Float(0.25)), ("ok".to_owned(), HeaderValue::Bool(true))];
     let attributes = Attributes { layout: None, headers };
     let encoded = attributes.encode().unwrap();
-    for len in [0, 3, 200, 232, 5000] {
+    for len in [0, 3, 200, 224, 5000] {
         publisher.send_with(&vec![9; len], &encoded, Some(77), &mut Wait::up_to(SOON)).unwrap();
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
         assert_eq!((message.attributes(), message.timestamp_ns(), message.len()), (attributes.clone(), 77, len));
@@ -417,4 +420,131 @@ fn a_publisher_that_dies_hides_nobody() {
             assert!(subscriber.try_recv().unwrap().is_none());
         }
     }
+}
+
+fn send_rows(publisher: &Publisher, rows: &[u8], row_len: usize) -> byref::Result<std::ops::Range<u64>> {
+    publisher.send_many(rows, row_len, &Encoded::default(), None, &mut Wait::up_to(SOON))
+}
+
+#[test]
+fn rows_are_messages_and_batches() {
+    let topic = topic();
+    let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let rows: Vec<u8> = (0..60).collect();
+    assert_eq!(send_rows(&publisher, &rows, 12).unwrap(), 0..5);
+    assert_eq!(send_rows(&publisher, &rows[..12], 12).unwrap(), 5..6);
+    assert_eq!(send_rows(&publisher, &[], 12).unwrap(), 6..6);
+    for row_len in [0, 7, 61] {
+        assert!(matches!(send_rows(&publisher, &rows, row_len), Err(Error::InvalidArgument(_))));
+    }
+    assert_eq!(&subscriber.recv().unwrap()[..], &rows[..12]);
+    let batch = subscriber.recv_batch(3).unwrap();
+    assert_eq!(batch.packed(), Some((12, &rows[12..48])));
+    assert_eq!(batch.sequences(), [1, 2, 3]);
+    let row = batch.get(2).unwrap();
+    drop(batch);
+    assert_eq!((&row[..], row.sequence()), (&rows[36..48], 3));
+    assert_eq!(subscriber.recv_batch(9).unwrap().packed(), Some((12, &rows[48..])));
+    assert_eq!(subscriber.recv_batch(9).unwrap().packed(), Some((12, &rows[..12])));
+    assert!(subscriber.try_recv_batch(9).unwrap().is_none());
+    assert!(matches!(subscriber.recv_batch(0), Err(Error::InvalidArgument(_))));
+}
+
+#[test]
+fn a_loan_is_sent_as_rows() {
+    let topic = topic();
+    let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let layout = Some(Layout { kind: b"kind".into(), shape: vec![1, 2] });
+    // Some fit behind the payload, some need a larger chunk.
+    for text in ["", "more than was left behind the payload when it was lent"] {
+        let headers = vec![("text".to_owned(), HeaderValue::Str(text.to_owned()))];
+        let attributes = Attributes { layout: layout.clone(), headers };
+        let encoded = attributes.encode().unwrap();
+        let mut loan = publisher.loan(4096).unwrap();
+        loan.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index / 1024) as u8);
+        let wait = &mut Wait::up_to(SOON);
+        for count in [0, 3, 5000, usize::MAX] {
+            assert!(matches!(loan.send_many_with(count, &encoded, None, wait), Err(Error::InvalidArgument(_))));
+        }
+        let first = loan.send_many_with(4, &encoded, Some(9), wait).unwrap();
+        assert!(!loan.is_open());
+        let batch = subscriber.recv_batch(10).unwrap();
+        assert_eq!((batch.len(), batch.layout()), (4, Ok(layout.clone())));
+        for (index, message) in batch.iter().enumerate() {
+            assert!(message.len() == 1024 && message.iter().all(|byte| *byte == index as u8));
+            assert_eq!((message.sequence(), message.timestamp_ns()), (first + index as u64, 9));
+            assert_eq!(message.attributes(), attributes);
+        }
+    }
+}
+
+#[test]
+fn a_batch_ends_although_its_publisher_goes_on() {
+    let topic = topic();
+    let publisher = Publisher::builder(&topic).capacity(16).build().unwrap();
+    let subscriber = Subscriber::builder(&topic).policy(Policy::DropOldest).build().unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let over = AtomicBool::new(false);
+    let longest = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                publisher.send(b"x").unwrap();
+            }
+        });
+        let longest = (0..2000).map(|_| subscriber.recv_batch(usize::MAX).unwrap().len()).max();
+        over.store(true, Ordering::Relaxed);
+        longest
+    });
+    assert!(longest <= Some(32), "{longest:?}");
+    while subscriber.try_recv().unwrap().is_some() {}
+    send_rows(&publisher, &[1; 1000], 1).unwrap();
+    assert_eq!(subscriber.recv_batch(usize::MAX).unwrap().len(), 8, "the newest half of a ring of 16");
+}
+
+#[test]
+fn events_are_told_to_those_who_ask() {
+    let topic = topic();
+    let builder = Subscriber::builder(&topic).policy(Policy::DropOldest).depth(3).events(true);
+    let [told, batches, deaf] = [(); 3].map(|()| builder.clone().build().unwrap());
+    let publisher = publisher(&topic);
+    publisher.wait_for_subscribers(3, SOON).unwrap();
+    for count in [10, 2] {
+        send_rows(&publisher, &vec![0; count], 1).unwrap();
+    }
+    publisher.close();
+    let event = |kind| Some(format!("{kind:?}"));
+    let described = |incoming: Incoming<Vec<u64>>| match incoming {
+        Incoming::Message(sequences) => Some(format!("{sequences:?}")),
+        Incoming::Event(Event { publisher, kind }) => {
+            assert_eq!(publisher.topic, topic);
+            event(kind)
+        }
+    };
+    let numbers = |batch: Incoming<Batch>| match batch {
+        Incoming::Message(batch) => Incoming::Message(batch.sequences()),
+        Incoming::Event(event) => Incoming::Event(event),
+    };
+    let gap = EventKind::Gap { first: 0, count: 9 };
+    let wait = &mut Wait::up_to(SOON);
+    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(EventKind::Joined));
+    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(gap));
+    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), Some("[9]".to_owned()));
+    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), Some("[10, 11]".to_owned()));
+    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(EventKind::Left));
+    assert!(batches.try_next_batch(9).unwrap().is_none());
+    let mut next = || match told.next_with(wait).unwrap() {
+        Incoming::Message(message) => described(Incoming::Message(vec![message.sequence()])),
+        Incoming::Event(event) => described(Incoming::Event(event)),
+    };
+    assert_eq!([next(), next(), next()], [event(EventKind::Joined), event(gap), Some("[9]".to_owned())]);
+    assert_eq!([next(), next()], [Some("[10]".to_owned()), Some("[11]".to_owned())]);
+    assert_eq!(next(), event(EventKind::Left));
+    assert!(told.try_next().unwrap().is_none());
+    // Who asks for messages is told of nothing else.
+    assert_eq!(deaf.recv_timeout(SOON.unwrap()).unwrap().sequence(), 9);
+    assert_eq!(deaf.recv_batch(9).unwrap().sequences(), [10, 11]);
+    assert!(deaf.try_recv().unwrap().is_none());
+    assert_eq!(deaf.stats().unwrap().lost, 9);
 }

@@ -104,6 +104,11 @@ pub fn append_pooled(ring: Ring<'_>, position: u64, slot: u32) {
     ring.append_pooled(place(position), descriptor(position, slot), 1);
 }
 
+/// Appends a block of `count` messages, the first of which has the number `sequence`.
+pub fn append_block(ring: Ring<'_>, position: u64, sequence: u64, count: u32) {
+    ring.append_pooled(Place { sequence, ..place(position) }, descriptor(position, 0), count);
+}
+
 /// All parts of a descriptor tell whose it is.
 fn descriptor(position: u64, slot: u32) -> Descriptor {
     let mark = position as u32 + 1;
@@ -117,10 +122,11 @@ pub fn look(ring: Ring<'_>, position: u64) -> Look {
     let look = ring.look(position, &data);
     match look {
         Look::Inline(head) => {
-            assert_eq!((head.timestamp_ns, head.payload_len()), (position, PAYLOAD));
+            assert_eq!((head.timestamp_ns, head.sequence, head.payload_len()), (position, position, PAYLOAD));
             assert!(data.words().take(PAYLOAD / 8).all(|word| word == position + 1));
         }
-        Look::Pooled(head, at) if (head.timestamp_ns, at) == (position, descriptor(position, at.slot)) => {}
+        Look::Pooled(head, at)
+            if (head.timestamp_ns, head.sequence, at) == (position, position, descriptor(position, at.slot)) => {}
         Look::Pooled(..) => assert!(ring.was_reclaimed(position), "a torn descriptor, taken for a bad one"),
         Look::Empty | Look::Lapped => {}
         Look::Invalid => panic!("a record that no publisher writes"),
@@ -384,6 +390,9 @@ pub struct Reader {
     /// It must never be lapped.
     pub lossless: bool,
     cursor: u64,
+    /// The number of the next message; in these models also its position.
+    expected: u64,
+    skipped: bool,
     waiter: Waiter,
     /// The publisher's.
     pub door: Rc<Door>,
@@ -399,6 +408,8 @@ impl Reader {
             policy,
             lossless: policy == Policy::Block,
             cursor: 0,
+            expected: 0,
+            skipped: false,
             waiter: Waiter::default(),
             door: Door::new(),
             lost: 0,
@@ -409,7 +420,7 @@ impl Reader {
         self.memory.lease(self.number)
     }
 
-    /// `Connection::take`.
+    /// `Connection::take` and `Connection::find`.
     pub fn take(&mut self) -> Option<Taken> {
         let memory = Rc::clone(&self.memory);
         let ring = memory.ring();
@@ -419,28 +430,29 @@ impl Reader {
             Policy::Latest => 1,
         };
         loop {
-            let mut seen = 0;
+            let before = self.cursor;
             if depth != u64::MAX {
-                seen = ring.tail();
-                let newest = seen.saturating_sub(depth);
-                if newest > self.cursor {
-                    self.skip_to(newest);
-                }
+                self.skip_old(ring, depth);
             }
             let position = self.cursor;
-            let slot = match look(ring, position) {
-                Look::Inline(_) => None,
-                Look::Pooled(_, at) if self.lease().hold(ring, position, at.slot) => Some(at.slot),
+            let (head, slot) = match look(ring, position) {
+                Look::Inline(head) => (head, None),
+                Look::Pooled(head, at) if self.lease().hold(ring, position, at.slot) => (head, Some(at.slot)),
                 Look::Pooled(..) | Look::Lapped => {
                     self.skip_to(ring.reclaim());
                     continue;
                 }
                 Look::Empty => {
-                    assert!(seen <= position, "messages were given up for one that is not there");
+                    let are_gone = position == before || ring.was_reclaimed(position - 1);
+                    assert!(are_gone, "messages were given up for one that is not there");
+                    self.count_what_was_skipped(ring);
                     return None;
                 }
                 Look::Invalid => unreachable!("`look` refuses it"),
             };
+            self.skipped = false;
+            self.lose_up_to(head.sequence);
+            self.expected += 1;
             if self.lossless {
                 assert_eq!(memory.record(position).read(), position);
             }
@@ -449,10 +461,42 @@ impl Reader {
         }
     }
 
+    /// `Connection::skip_old`.
+    fn skip_old(&mut self, ring: Ring<'_>, depth: u64) {
+        let wanted = ring.next_sequence().saturating_sub(depth);
+        if wanted <= self.expected {
+            return;
+        }
+        let tail = ring.tail();
+        let from = self.cursor.max(tail.saturating_sub(depth));
+        let position = ring.find(from, tail.max(from), wanted);
+        if position > self.cursor {
+            self.skip_to(position);
+        }
+        self.lose_up_to(wanted);
+    }
+
+    /// `Connection::count_what_was_skipped`.
+    fn count_what_was_skipped(&mut self, ring: Ring<'_>) {
+        if self.skipped {
+            let next = ring.next_sequence();
+            if ring.tail() == self.cursor {
+                self.lose_up_to(next);
+            }
+        }
+    }
+
+    /// `Connection::lose_up_to`.
+    fn lose_up_to(&mut self, next: u64) {
+        let count = next.saturating_sub(self.expected);
+        self.lost += count;
+        self.expected += count;
+    }
+
     /// `Connection::skip_to`.
     fn skip_to(&mut self, position: u64) {
         assert!(position > self.cursor, "a record that is not where it should be");
-        self.lost += position - self.cursor;
+        self.skipped = true;
         self.advance(position);
     }
 
@@ -512,7 +556,7 @@ impl Subscriber {
         self.epoch
     }
 
-    /// `Open::take` and `Open::count`.
+    /// `Open::take_record` and `Open::stay_awake`.
     fn take(&mut self) -> Option<Taken> {
         let taken = self.readers.iter_mut().find_map(Reader::take)?;
         if self.armed && !self.asleep {
@@ -521,7 +565,7 @@ impl Subscriber {
         Some(taken)
     }
 
-    /// `Subscriber::try_recv`, on an occasion to read the sockets (`Connection::catch_up`).
+    /// `Subscriber::try_recv` and `Open::pass_wake_on`, on an occasion to read the sockets (`Connection::catch_up`).
     pub fn try_recv(&mut self) -> Option<Taken> {
         let took_wake = self.door.read_socket();
         let taken = self.take();

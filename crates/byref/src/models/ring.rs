@@ -1,6 +1,6 @@
 //! Models of the ring's invariants.
 
-use super::parties::{Memory, Publisher, Reader, Shape, append_inline, append_pooled, look};
+use super::parties::{Memory, Publisher, Reader, Shape, append_block, append_inline, append_pooled, look};
 use super::{EXHAUSTIVE, explore};
 use crate::claim::Policy;
 use crate::ring::{Look, Ring};
@@ -58,6 +58,29 @@ fn lapped_reader_knows() {
             });
         }
     }
+}
+
+/// *Counting.* A reader that has come to the tail is not behind by any message below the number that it saw before: none
+/// that is still to come. What it finds below the tail has all those messages. Blocks differ in length.
+#[test]
+fn sequences_follow_positions() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 1 });
+        let firsts = [0, 2, 5];
+        let reading = {
+            let memory = Rc::clone(&memory);
+            thread::spawn(move || {
+                let ring = memory.ring();
+                let next = ring.next_sequence();
+                let tail = ring.tail();
+                assert!(next <= firsts[tail as usize], "{next} messages in {tail} records");
+                assert_eq!(firsts[ring.find(0, tail, next) as usize], next, "its record is found, if it is there");
+            })
+        };
+        append_block(memory.ring(), 0, firsts[0], 2);
+        append_block(memory.ring(), 1, firsts[1], 3);
+        reading.join().expect("the reader ends");
+    });
 }
 
 /// *Retire.* A reader that sees a new `generation` finds in its socket which segments are retired; a publisher that sees
