@@ -92,7 +92,7 @@ fn death_of_a_reader() {
 #[test]
 fn death_of_a_publisher() {
     for policy in [Policy::Block, Policy::Latest] {
-        explore_deaths(Some(3), move |steps| {
+        explore_deaths(Some(2), move |steps| {
             let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
             let process = Rc::new(Process::default());
             let dying = {

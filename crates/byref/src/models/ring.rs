@@ -15,7 +15,7 @@ fn append_read_lap() {
     for (policy, capacity, messages, takes) in
         [(Policy::Block, 2, 4, 3), (Policy::DropOldest, 2, 3, 1), (Policy::Latest, 1, 2, 2)]
     {
-        explore(Some(4), move || {
+        explore(Some(3), move || {
             let memory = Memory::new(Shape { capacity, readers: 1, chunks: 0 });
             let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[policy]);
             let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, policy);
