@@ -165,14 +165,10 @@ impl Publisher {
             bytes if count == 0 || bytes.is_some() => {
                 // No rows have no length either; that the publisher is closed shows all the same.
                 let (bytes, row_len) = (bytes.unwrap_or_default(), row_len.max(1));
-                let mut send = |wait: &mut byref::Wait<'_>| {
+                let send = |wait: &mut byref::Wait<'_>| {
                     self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
                 };
-                if bytes.len() < COPY_DETACHED {
-                    timeout.wait_if_needed(py, send)?
-                } else {
-                    timeout.wait(py, &mut send)?
-                }
+                if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send)? } else { timeout.wait(py, send)? }
             }
             _ => {
                 let len = count.saturating_mul(row_len);

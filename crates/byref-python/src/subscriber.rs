@@ -102,8 +102,9 @@ impl Subscriber {
         }
         if let Some(spin) = spin {
             let time = Duration::try_from_secs_f64(spin);
-            builder = builder
-                .spin(time.map_err(|_| PyValueError::new_err(format!("spin must be at least 0 seconds, not {spin}")))?);
+            builder = builder.spin(time.map_err(|_| {
+                PyValueError::new_err(format!("spin must be 0 seconds or more, up to 1e19, not {spin}"))
+            })?);
         }
         let core = builder.events(events).build().map_err(|error| to_python(py, error))?;
         Ok(Subscriber { core, writable, events, readiness: OnceLock::new() })

@@ -268,7 +268,7 @@ impl Connection {
         self.expected += 1;
         self.cursor += 1;
         self.streak = self.streak.wrapping_add(1);
-        if self.streak % STREAK == 0 {
+        if self.streak.is_multiple_of(STREAK) {
             self.complete = self.ring.get().tail();
         }
         // A line that is still to be written would only be taken from under the publisher's pen.

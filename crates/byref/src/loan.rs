@@ -5,6 +5,7 @@ use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::pool::{Chunk, Pin};
 use crate::publisher::Shared;
+use crate::ring::Descriptor;
 use crate::wait::Wait;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -159,7 +160,14 @@ impl Loan {
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
         })?;
-        let sequence = self.shared.commit(chunk, count, self.len, attributes.len(), copied, timestamp_ns, wait)?;
+        let at = Descriptor {
+            segment: chunk.segment,
+            slot: chunk.slot,
+            offset: chunk.offset,
+            len: self.len as u64,
+            attributes_len: attributes.len() as u32,
+        };
+        let sequence = self.shared.commit(at, count, copied, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)
     }

@@ -557,25 +557,15 @@ impl Shared {
         Ok(self.opened(&mut self.lock()?)?.sent)
     }
 
-    /// Publishes a filled chunk as `count` messages. The attributes (already behind the payload) take `attributes_len` bytes;
-    /// `copied` bytes of the payload were copied there by the library.
+    /// Publishes a filled chunk as `count` messages. `copied` bytes of the payload were copied there by the library.
     pub fn commit(
         &self,
-        chunk: &Chunk,
+        at: Descriptor,
         count: u32,
-        len: usize,
-        attributes_len: usize,
         copied: usize,
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let at = Descriptor {
-            segment: chunk.segment,
-            slot: chunk.slot,
-            offset: chunk.offset,
-            len: len as u64,
-            attributes_len: attributes_len as u32,
-        };
         self.until(wait, "send", |shared, open| {
             if let Some((at, poll)) = open.must_wait(shared.history) {
                 return Attempt::Wait { at, poll };
@@ -585,7 +575,8 @@ impl Shared {
             }
             open.pending.push_back((open.tail, at.slot));
             open.copied_bytes += copied as u64;
-            Attempt::Done(open.append(timestamp_ns, len, count, |ring, place| ring.append_pooled(place, at, count)))
+            let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
+            Attempt::Done(open.append(timestamp_ns, at.len as usize, count, append))
         })
     }
 
