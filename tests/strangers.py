@@ -88,9 +88,9 @@ def send_with_descriptor(end: socket.socket, packet: bytes, fd: int) -> None:
 def liar(
     rendezvous: Path, records: list[bytes], *, tail: int | None = None, next_sequence: int = 0, closed: bool = False
 ) -> Iterator[socket.socket]:
-    """A publisher on topic "t" whose ring begins with these records and says of itself what it likes; its pool is a page.
+    """A publisher on topic "t" whose ring begins with these records, and that says of it what it likes.
 
-    Gives its end of the first subscriber's socket.
+    Its pool is a page. Gives its end of the first subscriber's socket.
     """
     with fake_publisher(rendezvous) as listener, accept_subscriber(listener) as end:
         send_with_descriptor(end, welcome("t"), _ring(records, tail, next_sequence, closed))

@@ -1,6 +1,7 @@
 """Every bad input gives the named error, at once, and changes nothing."""
 
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Endpoints
+from tests.processes import eventually
 
 TOPICS = {
     "empty": "", "too long": "x" * 1025, "too long in bytes": "ü" * 513, "NUL": "a\0b", "one wildcard": "a/*",
@@ -153,6 +155,30 @@ def test_a_payload_larger_than_the_pool(endpoints: Endpoints) -> None:
     nothing_was_sent(pub, sub)
 
 
+@pytest.mark.parametrize("call", ["send", "send_many"])
+def test_an_array_that_changes_its_size_meanwhile(call: str, endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair(max_memory=1 << 20)
+    pub.send(bytes(900_000))
+    array = np.zeros((300, 400), order="F")
+    problems: list[Exception] = []
+
+    def send() -> None:
+        try:
+            getattr(pub, call)(array, timeout=20)
+        except Exception as problem:
+            problems.append(problem)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    eventually(lambda: pub.stats()["waits"], "it waits for memory")
+    array.resize((3, 4), refcheck=False)
+    sub.recv(timeout=10).release()
+    sender.join(20)
+    assert [str(problem) for problem in problems] == ["the array changed its size while it was being sent"]
+    assert sub.try_recv() is None
+    assert pub.send(bytes(900_000), timeout=10) == 1, "its memory is free again"
+
+
 SHAPES: list[Any] = [
     -1, (-1,), (3, -3), 2**63, (2**32, 2**32), (2**62, 4), (2**63,), (2**64,), 2**100, (0, 2**62, 2**62), (1,) * 65,
 ]  # fmt: skip
@@ -200,7 +226,9 @@ def test_negative_timeouts(timeout: float, endpoints: Endpoints) -> None:
         lambda: loan.send(timeout=timeout),
         lambda: pub.flush(timeout=timeout),
         lambda: pub.wait_for_subscribers(timeout=timeout),
+        lambda: pub.send_many([b"x", b"y"], timeout=timeout),
         lambda: sub.recv(timeout=timeout),
+        lambda: sub.recv_batch(5, timeout=timeout),
         lambda: sub.wait_for_publishers(timeout=timeout),
     ]
     for call in calls:
@@ -238,6 +266,7 @@ def test_use_after_close(endpoints: Endpoints) -> None:
         "send": lambda: pub.send(b"x"),
         "send large": lambda: pub.send(bytes(10_000)),
         "send array": lambda: pub.send(np.zeros((30, 40)).T),
+        "send_many": lambda: pub.send_many([b"x", b"y"]),
         "loan": lambda: pub.loan(10),
         "loan.send": lambda: loan.send(),
         "small loan.send": lambda: small.send(),
@@ -246,6 +275,7 @@ def test_use_after_close(endpoints: Endpoints) -> None:
         "subscribers": lambda: pub.subscribers,
         "recv": lambda: sub.recv(),
         "recv with a timeout": lambda: sub.recv(timeout=1),
+        "recv_batch": lambda: sub.recv_batch(5),
         "try_recv": lambda: sub.try_recv(),
         "wait_for_publishers": lambda: sub.wait_for_publishers(),
         "publishers": lambda: sub.publishers,
@@ -278,6 +308,6 @@ def test_the_family_of_errors() -> None:
         assert issubclass(error, byref.Error)
         assert issubclass(error, base)
         assert error.__module__ == "byref"
-    for made in (byref.Message, byref.Loan, byref.PublisherInfo, byref.SubscriberInfo):
+    for made in (byref.Message, byref.Batch, byref.Event, byref.Loan, byref.PublisherInfo, byref.SubscriberInfo):
         with pytest.raises(TypeError):
             made()

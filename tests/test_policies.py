@@ -16,7 +16,7 @@ from tests.processes import Child, Line, eventually
 
 Spawn = Callable[..., Child]
 
-SIZES = (0, 8, 100, 232, 233, 1000, 20_000)
+SIZES = (0, 8, 100, 224, 225, 1000, 20_000)
 
 
 def size_of(seed: int) -> int:
@@ -74,6 +74,7 @@ SENDS: dict[str, Callable[[byref.Publisher, float], int]] = {
     "large": lambda pub, timeout: pub.send(bytes(500_000), timeout=timeout),
     "array": lambda pub, timeout: pub.send(np.zeros((30, 50)).T, timeout=timeout),
     "headers": lambda pub, timeout: pub.send(b"x", headers={"k": "v" * 500}, timeout=timeout),
+    "rows": lambda pub, timeout: pub.send_many([bytes(3000)], timeout=timeout).start,
     "loan": lambda pub, timeout: pub.loan(3000).send(timeout=timeout),
 }
 

@@ -66,9 +66,11 @@ def test_threads_share_a_publisher_and_a_subscriber(endpoints: Endpoints) -> Non
 WAITS: dict[str, Callable[[byref.Publisher, byref.Subscriber], object]] = {
     "recv": lambda pub, sub: sub.recv(),
     "recv with a timeout": lambda pub, sub: sub.recv(timeout=90),
+    "recv_batch": lambda pub, sub: sub.recv_batch(5),
     "iteration": lambda pub, sub: next(sub),
     "wait_for_publishers": lambda pub, sub: sub.wait_for_publishers(9),
     "send": lambda pub, sub: pub.send(b""),
+    "send_many": lambda pub, sub: pub.send_many([b"x", b"y"]),
     "send of a large payload": lambda pub, sub: pub.send(bytes(100_000)),
     "loan": lambda pub, sub: pub.loan(2 << 20),
     "flush": lambda pub, sub: pub.flush(),
@@ -109,7 +111,7 @@ def test_close_ends_every_wait_and_others_run_meanwhile(wait: str, threads: int,
         threading.Event().wait(0.01)
     assert all(worker.is_alive() for worker in workers)
     assert ends == []
-    (sub if wait in ("recv", "recv with a timeout", "iteration", "wait_for_publishers") else pub).close()
+    (sub if wait in ("recv", "recv with a timeout", "recv_batch", "iteration", "wait_for_publishers") else pub).close()
     for worker in workers:
         worker.join(20)
         assert not worker.is_alive()

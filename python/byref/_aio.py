@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from ._errors import Closed
 
 if TYPE_CHECKING:
-    from ._byref import Message, Subscriber
+    from ._byref import Event, Message, Subscriber
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -48,20 +48,20 @@ class _Waiters:
                 waiter.set_result(None)
 
 
-_waiters: WeakKeyDictionary[Subscriber, dict[asyncio.AbstractEventLoop, _Waiters]] = WeakKeyDictionary()
+_waiters: WeakKeyDictionary[Subscriber[Event], dict[asyncio.AbstractEventLoop, _Waiters]] = WeakKeyDictionary()
 
 
 class Messages:
-    """The messages of a subscriber as they come; ends when it is closed. A cancelled wait loses none."""
+    """The messages (and events) of a subscriber as they come; ends when it is closed. A cancelled wait loses none."""
 
-    def __init__(self, subscriber: Subscriber) -> None:
+    def __init__(self, subscriber: Subscriber[Event]) -> None:
         self._subscriber = subscriber
         self._in_a_row = 0
 
     def __aiter__(self) -> Messages:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Message | Event:
         self._in_a_row += 1
         if self._in_a_row > _IN_A_ROW:
             self._in_a_row = 0
@@ -78,7 +78,7 @@ class Messages:
         return message
 
 
-def closed(subscriber: Subscriber) -> None:
+def closed(subscriber: Subscriber[Event]) -> None:
     """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
     for waiters in _waiters.pop(subscriber, {}).values():
         if not waiters.loop.is_closed():

@@ -1,22 +1,25 @@
 """The extension module, as `byref` re-exports it."""
 
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeAlias, final
+from typing import Any, Final, Generic, Literal, Never, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, TypeVar
 
-from ._aio import Messages
 from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+# What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
+_Told = TypeVar("_Told", covariant=True, default=Never)
 
 __all__ = [
     "INLINE_LIMIT",
+    "Batch",
+    "Event",
     "EventQueue",
     "Loan",
     "Message",
@@ -60,6 +63,20 @@ class Publisher:
         waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
         """
 
+    def send_many(
+        self,
+        rows: Buffer | NDArray[Any] | Sequence[Buffer] | Sequence[NDArray[Any]],
+        headers: dict[str, _HeaderValue] | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> range:
+        """Send copies of the rows of an array as that many messages, in one step; return their sequence numbers.
+
+        `rows`: an array (its rows are those along the first dimension), or a list or tuple of payloads of the same
+        size and type. They share headers and timestamp, lie packed, and are all sent or, when it raises, none of them.
+        Raises as `send` does, and `ValueError` for payloads that differ, or that are empty.
+        """
+
     def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
         """Lend memory to be filled in place: `shape` elements of `dtype` (default uint8), or `shape` plain bytes.
 
@@ -92,12 +109,13 @@ class Publisher:
     ) -> None: ...
 
 @final
-class Subscriber:
+class Subscriber(Generic[_Told]):
     """Receives the messages of every publisher of one topic, or of all topics that a pattern matches.
 
-    It may be shared by threads: each message goes to one.
+    It may be shared by threads: each message goes to one. With `events=True` it also receives `Event` objects.
     """
 
+    @overload
     def __new__(
         cls,
         topic: str,
@@ -106,22 +124,45 @@ class Subscriber:
         history: int = 0,
         writable: bool = False,
         name: str | None = None,
-    ) -> Self:
+        events: Literal[False] = False,
+        spin: float | None = None,
+    ) -> Subscriber[Never]: ...
+    @overload
+    def __new__(
+        cls,
+        topic: str,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        name: str | None = None,
+        *,
+        events: bool,
+        spin: float | None = None,
+    ) -> Subscriber[Event]:
         """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
         `policy`: what happens when it falls behind: "block" (the publisher waits), "drop_oldest" (keep the newest
         `depth`), "latest" (keep one). `depth`: how many messages of each publisher may wait (default and most: what a
         publisher's ring holds, 16384; half of it for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
+        `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
+        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.
 
         Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
-    def recv(self, timeout: float | None = None) -> Message:
+    def recv(self, timeout: float | None = None) -> Message | _Told:
         """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
 
-    def try_recv(self) -> Message | None:
+    def try_recv(self) -> Message | _Told | None:
         """Return the next message, or None when none is there."""
+
+    def recv_batch(self, n: int, timeout: float | None = None) -> Batch | _Told:
+        """Return up to `n` messages that are there, at least one; wait, as `recv` does, for the first only.
+
+        Rows that were sent together by `send_many` come in batches of their own, without a copy.
+        """
 
     def fileno(self) -> int:
         """A descriptor to poll, readable when a message comes after `try_recv` gave None."""
@@ -148,8 +189,8 @@ class Subscriber:
         """The topic or pattern, as it was given."""
 
     def __iter__(self) -> Self: ...
-    def __next__(self) -> Message: ...
-    def __aiter__(self) -> Messages: ...
+    def __next__(self) -> Message | _Told: ...
+    def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
@@ -347,6 +388,72 @@ class Message:
     ) -> None: ...
 
 @final
+class Batch:
+    """Messages in the order in which they were received: a sequence of them, and arrays over all."""
+
+    def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """Return all payloads as one read-only array, with the first dimension along the messages.
+
+        Without `dtype` each is what its sender declared, with the shape `(len(batch), *shape)`; `(len(batch), nbytes)`
+        of uint8 for plain bytes. With `dtype` each payload is one element of it, or a row of them. It is a view where
+        the messages lie packed (rows of one `send_many`, small messages), otherwise a copy. `ValueError` when they
+        differ in length, or, without `dtype`, in type or shape.
+        """
+
+    @property
+    def sequences(self) -> NDArray[np.uint64]:
+        """A new array of the messages' sequence numbers."""
+
+    @property
+    def timestamps_ns(self) -> NDArray[np.uint64]:
+        """A new array of the times at which they were sent, in nanoseconds since the epoch, or what the sender gave."""
+
+    @property
+    def publishers(self) -> list[tuple[range, PublisherInfo]]:
+        """Who sent which messages: ranges of indices, which follow each other, and their publishers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The payload bytes of all messages together."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Message]: ...
+    def __iter__(self) -> Iterator[Message]: ...
+
+@final
+class Event:
+    """What happened to one publisher; it comes in order with that publisher's messages."""
+
+    @property
+    def kind(self) -> Literal["joined", "left", "lost", "gap"]:
+        """What happened.
+
+        "joined": it was found. "left": it was closed. "lost": it died, or broke the rules. "gap": messages were lost.
+        """
+
+    @property
+    def publisher(self) -> PublisherInfo:
+        """Whom it happened to."""
+
+    @property
+    def topic(self) -> str:
+        """That publisher's topic."""
+
+    @property
+    def sequence(self) -> int | None:
+        """Of a gap: the sequence number of the first message that was lost; otherwise None."""
+
+    @property
+    def count(self) -> int:
+        """Of a gap: how many messages were lost; otherwise 0."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
 class Loan:
     """Writable memory of a publisher. As a context manager it gives the array, and sends on exit."""
 
@@ -412,7 +519,7 @@ class SubscriberInfo:
 
     @property
     def lag(self) -> int:
-        """Messages that it has not taken yet."""
+        """Messages that it has not taken yet; a block of `send_many` counts until all of it is taken."""
 
 @final
 class _Owner:

@@ -8,6 +8,7 @@ use crate::owner::{Memory, Owner};
 use byref::Layout;
 use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyRange, PySlice};
 use std::sync::Arc;
@@ -134,6 +135,14 @@ impl Batch {
 
     fn __len__(&self) -> usize {
         self.core.len()
+    }
+
+    /// As for any sequence; type checkers want it said.
+    fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: a batch has `__getitem__`, which is all that this asks of it, and the interpreter is attached.
+        let iterator = unsafe { ffi::PySeqIter_New(slf.as_ptr()) };
+        // SAFETY: a new reference, or null with an exception set.
+        unsafe { Bound::from_owned_ptr_or_err(slf.py(), iterator) }
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

@@ -124,10 +124,9 @@ impl Subscriber {
     ) -> PyResult<Self> {
         let builder = options(topic, policy, depth, history, name)?.events(events);
         let builder = match spin {
-            Some(spin) => builder.spin(
-                Duration::try_from_secs_f64(spin)
-                    .map_err(|_| PyValueError::new_err(format!("spin must be at least 0 seconds, not {spin}")))?,
-            ),
+            Some(spin) => builder.spin(Duration::try_from_secs_f64(spin).map_err(|_| {
+                PyValueError::new_err(format!("spin must be 0 seconds or more, up to 1e19, not {spin}"))
+            })?),
             None => builder,
         };
         let core = builder.build().map_err(|error| to_python(py, error))?;

@@ -588,7 +588,8 @@ impl Shared {
             }
             open.pending.push_back((open.tail, at.slot));
             open.copied_bytes += copied as u64;
-            Attempt::Done(open.append(timestamp_ns, len, count, |ring, place| ring.append_pooled(place, at, count)))
+            let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
+            Attempt::Done(open.append(timestamp_ns, at.len as usize, count, append))
         })
     }
 

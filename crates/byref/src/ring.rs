@@ -27,13 +27,12 @@
 //!    (C++20 [atomics.fences]/2), so it sees `reclaim > p`. Hence a copy is good when the mark, looked at *after* the copy,
 //!    is at most `p`. This is the reader's half of a sequence lock (Boehm, "Can seqlocks get along with programming
 //!    language memory models?", MSPC 2012), with one mark for the whole ring instead of a counter per record.
-//!
 //! 4. *Counting.* The publisher stores `tail`, then `next_sequence` with release. A reader that loads `next_sequence` with
 //!    acquire, and then a `tail` equal to its cursor, is not behind by any message below that number; so it never counts
 //!    one as lost that is still to come.
 //!
-//! Models: `sequences_follow_positions`, `append_read_lap`, `lapped_reader_knows` in `models.rs`. The mark's second duty, memory reuse, is explained in
-//! [`lease`](crate::lease), the wake-ups in [`wake`](crate::wake).
+//! Models: `append_read_lap`, `lapped_reader_knows`, `sequences_follow_positions` in `models.rs`. The mark's second duty,
+//! memory reuse, is explained in [`lease`](crate::lease), the wake-ups in [`wake`](crate::wake).
 
 use crate::sync::{AtomicU64, Ordering, fence};
 

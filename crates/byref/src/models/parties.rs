@@ -431,9 +431,7 @@ impl Reader {
         };
         loop {
             let before = self.cursor;
-            if depth != u64::MAX {
-                self.skip_old(ring, depth);
-            }
+            let sent = if depth == u64::MAX { 0 } else { self.skip_old(ring, depth) };
             let position = self.cursor;
             let (head, slot) = match look(ring, position) {
                 Look::Inline(head) => (head, None),
@@ -443,6 +441,7 @@ impl Reader {
                     continue;
                 }
                 Look::Empty => {
+                    assert!(sent <= position, "a message that was sent is neither there nor gone");
                     let are_gone = position == before || ring.was_reclaimed(position - 1);
                     assert!(are_gone, "messages were given up for one that is not there");
                     self.count_what_was_skipped(ring);
@@ -461,11 +460,12 @@ impl Reader {
         }
     }
 
-    /// `Connection::skip_old`.
-    fn skip_old(&mut self, ring: Ring<'_>, depth: u64) {
-        let wanted = ring.next_sequence().saturating_sub(depth);
+    /// `Connection::skip_old`; how many messages it has seen to be sent.
+    fn skip_old(&mut self, ring: Ring<'_>, depth: u64) -> u64 {
+        let next = ring.next_sequence();
+        let wanted = next.saturating_sub(depth);
         if wanted <= self.expected {
-            return;
+            return next;
         }
         let tail = ring.tail();
         let from = self.cursor.max(tail.saturating_sub(depth));
@@ -474,6 +474,7 @@ impl Reader {
             self.skip_to(position);
         }
         self.lose_up_to(wanted);
+        next
     }
 
     /// `Connection::count_what_was_skipped`.
