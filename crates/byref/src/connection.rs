@@ -235,7 +235,10 @@ impl Connection {
                     self.take_rows(depth, most, batch);
                     return Ok(());
                 }
-                Ok(Found::Block) => break,
+                Ok(Found::Block) => {
+                    self.block = None; // It is found again; until then nobody waits for its memory.
+                    break;
+                }
                 Err(why) => {
                     stop = Err(why);
                     break;

@@ -7,6 +7,7 @@
 //! ```
 //! # fn main() -> Result<(), byref::Error> {
 //! # let directory = std::env::temp_dir().join(format!("byref-doc-{}", std::process::id()));
+//! # // SAFETY: this program has no other thread yet that could read the environment meanwhile.
 //! # unsafe { std::env::set_var("BYREF_DIR", &directory) };
 //! let subscriber = byref::Subscriber::builder("camera/front").build()?;
 //! let publisher = byref::Publisher::builder("camera/front").build()?;
