@@ -476,6 +476,17 @@ def test_a_lossy_subscriber_keeps_no_block_that_it_has_not_taken(by: str, endpoi
     assert sub.lost == 2
 
 
+def test_nor_one_that_ended_its_batch(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair(max_memory=4 << 20, policy="drop_oldest", depth=1000)
+    rows = payload(0, 3 << 20).reshape(3, 1 << 20)
+    pub.send(b"before the block")
+    pub.send_many(rows)
+    assert len(sub.recv_batch(10, timeout=10)) == 1
+    assert pub.send_many(rows, timeout=0) == range(4, 7)
+    assert sub.recv(timeout=10).sequence == 4
+    assert sub.lost == 3
+
+
 def test_a_lossless_subscriber_does(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 << 20)
     rows = payload(0, 3 << 20).reshape(3, 1 << 20)
