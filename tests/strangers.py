@@ -67,6 +67,11 @@ def pooled_record(position: int, sequence: int, count: int, length: int, offset:
     return struct.pack("<8Q", *words).ljust(256, b"\0")
 
 
+def inline_record(position: int, sequence: int, payload: bytes) -> bytes:
+    """The record of a message that lies in it."""
+    return struct.pack("<4Q", position + 1, 0, len(payload), sequence).ljust(32, b"\0") + payload.ljust(224, b"\0")
+
+
 def _ring(records: list[bytes], tail: int | None, next_sequence: int, closed: bool) -> int:
     head = [0] * 64
     head[16:18] = len(records) if tail is None else tail, next_sequence

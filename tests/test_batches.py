@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, eventually, is_in_pool
-from tests.strangers import liar, pooled_record
+from tests.strangers import inline_record, liar, pooled_record
 
 Spawn = Callable[..., Child]
 
@@ -607,6 +607,9 @@ LIES: dict[str, list[bytes]] = {
     "far away": [pooled_record(0, 2**63, 2, 64)],
     "at the end": [pooled_record(0, 2**64 - 1, 2, 64)],
     "backwards": [pooled_record(0, 5, 2, 64), pooled_record(1, 3, 2, 64)],
+    "small and far away": [inline_record(0, 2**63, b"no")],
+    "small and backwards": [inline_record(0, 5, b"yes"), inline_record(1, 3, b"no")],
+    "small and the same again": [inline_record(0, 0, b"yes"), inline_record(1, 0, b"no")],
     "the same again": [pooled_record(0, 0, 2, 64), pooled_record(1, 0, 2, 64)],
 }
 
@@ -626,6 +629,7 @@ def test_impossible_records(lie: str, policy: Any, by: str, rendezvous: Path, en
             got.extend([sub.recv(timeout=20)] if by == "recv" else sub.recv_batch(2**62, timeout=20))
             got = [bytes(msg) for msg in got]
         assert len(got) <= 4, "nothing but what can be"
+        assert b"no" not in got
         assert sub.try_recv() is None
         while end.recv(4096):  # Until it is left alone.
             pass
