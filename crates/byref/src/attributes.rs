@@ -58,7 +58,7 @@ impl Attributes {
             );
             return Err(Error::InvalidArgument(text));
         }
-        Ok(Encoded(encoded))
+        Ok(Encoded { bytes: encoded, refers: false })
     }
 
     /// Reads what `encode` wrote. Anything else (a faulty peer) reads as no attributes.
@@ -75,12 +75,26 @@ impl Attributes {
 
 /// [`Attributes`] in the form in which they travel.
 #[derive(Clone, Debug, Default)]
-pub struct Encoded(Vec<u8>);
+pub struct Encoded {
+    bytes: Vec<u8>,
+    refers: bool,
+}
+
+impl Encoded {
+    /// For a message that refers to entries of the publisher's glossary. It travels in the pool, also when it is small.
+    pub fn with_glossary(self) -> Self {
+        Encoded { refers: true, ..self }
+    }
+
+    pub(crate) fn refers(&self) -> bool {
+        self.refers
+    }
+}
 
 impl std::ops::Deref for Encoded {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }

@@ -1,6 +1,7 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
 use crate::batch::Batch;
+use crate::glossary::GLOSSARY;
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
 use crate::message::{Hold, Link, PublisherInfo, Segment, Taken};
@@ -459,14 +460,19 @@ impl Connection {
     /// Takes a hold on a chunk. `Ok(None)`: it was reclaimed.
     #[inline]
     fn hold(&mut self, position: u64, at: Descriptor) -> Result<Option<Hold>, Stop> {
-        let known = self.segments.iter().find(|segment| segment.id == at.segment).cloned();
-        let segment = match known {
+        let segment = match self.segment(at.segment) {
             Some(segment) => segment,
-            None => match self.fetch(position, at.segment)? {
+            None => match self.fetch(position, |this| this.segment(at.segment))? {
                 Some(segment) => segment,
                 None => return Ok(None),
             },
         };
+        if at.refers && !self.link.glossary.is_there() {
+            let there = |this: &Self| this.link.glossary.is_there().then_some(());
+            if self.fetch(position, there)?.is_none() {
+                return Ok(None);
+            }
+        }
         if at.slot >= MAX_SLOTS || !segment.contains(&at) {
             // Torn by a later lap, perhaps; that is nobody's fault.
             if self.ring.get().was_reclaimed(position) {
@@ -480,10 +486,15 @@ impl Connection {
         Ok(Some(Hold::of(segment, at)))
     }
 
-    /// Reads the socket for a segment that a record names. Its descriptor was sent before the record was published, unless
+    #[inline]
+    fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.segments.iter().find(|segment| segment.id == id).cloned()
+    }
+
+    /// Reads the socket for a segment that a record names, until `found` has it. Its descriptor was sent before the record was published, unless
     /// the socket was full, or this process has no room for it: then the record has to wait.
     #[cold]
-    fn fetch(&mut self, position: u64, id: u32) -> Result<Option<Arc<Segment>>, Stop> {
+    fn fetch<T>(&mut self, position: u64, found: impl Fn(&Self) -> Option<T>) -> Result<Option<T>, Stop> {
         // A socket's queue is shorter than that.
         for _ in 0..16 {
             if self.read_socket() {
@@ -493,8 +504,8 @@ impl Connection {
         for (id, fd) in std::mem::take(&mut self.unmapped) {
             self.map_segment(id, fd);
         }
-        if let Some(found) = self.segments.iter().find(|segment| segment.id == id) {
-            return Ok(Some(Arc::clone(found)));
+        if let Some(found) = found(self) {
+            return Ok(Some(found));
         }
         if self.ring.get().was_reclaimed(position) {
             return Ok(None);
@@ -556,6 +567,7 @@ impl Connection {
 
     fn map_segment(&mut self, id: u32, fd: OwnedFd) {
         match PeerSegment::new(fd, None) {
+            Ok(memory) if id == GLOSSARY => self.link.glossary.set(memory),
             Ok(memory) => self.segments.push(Arc::new(Segment::new(id, memory, Arc::clone(&self.link)))),
             Err((error, _)) if error.kind() == io::ErrorKind::InvalidData => {
                 log::error!("byref: topic '{}': {error}", self.link.info.topic);

@@ -2,7 +2,7 @@
 //!
 //! The subscriber connects and sends a [`Hello`] with the descriptor of its lease. The publisher answers with
 //! [`ToSubscriber::Welcome`] and the descriptor of its ring, then [`ToSubscriber::Segment`] with a descriptor for each
-//! segment of its pool, and later for each new one. Afterwards single bytes ring the other side's bell.
+//! segment of its pool, and later for each new one, and for its glossary.  Afterwards single bytes ring the other side's bell.
 
 use crate::claim::Policy;
 use crate::topic;
@@ -50,7 +50,7 @@ pub(crate) enum ToSubscriber {
     Welcome(Welcome),
     /// Another topic: one of the same hash, or one that the pattern does not match.
     NotThisTopic,
-    /// A segment of the pool; its descriptor comes along.
+    /// A segment of the pool, or the glossary; its descriptor comes along.
     Segment {
         id: u32,
     },

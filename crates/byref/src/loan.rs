@@ -102,7 +102,7 @@ impl Loan {
     /// `copied`: how many of the payload's bytes the library copied to here.
     pub(crate) fn send_encoded(
         &mut self,
-        attributes: &[u8],
+        attributes: &Encoded,
         timestamp_ns: Option<u64>,
         copied: usize,
         wait: &mut Wait<'_>,
@@ -121,7 +121,7 @@ impl Loan {
     pub(crate) fn send_rows(
         &mut self,
         count: usize,
-        attributes: &[u8],
+        attributes: &Encoded,
         timestamp_ns: Option<u64>,
         copied: usize,
         wait: &mut Wait<'_>,
@@ -143,7 +143,7 @@ impl Loan {
     fn publish(
         &mut self,
         count: usize,
-        attributes: &[u8],
+        attributes: &Encoded,
         timestamp_ns: Option<u64>,
         copied: usize,
         wait: &mut Wait<'_>,
@@ -159,7 +159,7 @@ impl Loan {
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
         })?;
-        let filled = Filled { chunk, count, len: self.len, copied, attributes_len: attributes.len() };
+        let filled = Filled { chunk, count, len: self.len, copied, attributes };
         let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
+use crate::glossary::{Entry, PeerGlossary};
 use crate::lease::{COUNTS, Lease};
 use crate::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::sys::fork::ForkId;
@@ -36,12 +37,13 @@ pub(crate) struct Link {
     pub info: Arc<PublisherInfo>,
     lease: Mapping,
     pub socket: Arc<OwnedFd>,
+    pub glossary: PeerGlossary,
     made_in: ForkId,
 }
 
 impl Link {
     pub fn new(info: PublisherInfo, lease: Mapping, socket: Arc<OwnedFd>) -> Self {
-        Link { info: Arc::new(info), lease, socket, made_in: ForkId::current() }
+        Link { info: Arc::new(info), lease, socket, glossary: PeerGlossary::default(), made_in: ForkId::current() }
     }
 
     #[inline]
@@ -317,6 +319,19 @@ impl Message {
         match &self.0 {
             Body::Inline(inline) => inline.attributes_len > 0,
             Body::Held(held) => held.hold.attributes_len > 0,
+        }
+    }
+
+    /// What `understand` makes of a glossary entry to which the message refers; done once for all messages of this
+    /// connection. `None`: there is no such entry.
+    pub fn explained<T: Send + Sync + 'static, E>(
+        &self,
+        entry: Entry,
+        understand: impl FnOnce(Vec<u8>) -> std::result::Result<T, E>,
+    ) -> Option<std::result::Result<Arc<T>, E>> {
+        match &self.0 {
+            Body::Inline(_) => None,
+            Body::Held(held) => held.hold.segment.link.glossary.look_up(entry, understand),
         }
     }
 

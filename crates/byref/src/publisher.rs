@@ -5,6 +5,7 @@ use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
 use crate::error::{Error, Result};
+use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
@@ -132,8 +133,8 @@ pub(crate) struct Filled<'a> {
     /// Payload bytes of all of them, and how many of these the library copied to here.
     pub len: usize,
     pub copied: usize,
-    /// Bytes of the attributes, which lie behind the payload.
-    pub attributes_len: usize,
+    /// Lie behind the payload, too.
+    pub attributes: &'a Encoded,
 }
 
 /// What a publisher and its loans share.
@@ -166,6 +167,7 @@ struct Open {
     last_peer: u64,
     pairing: Pairing,
     pool: Pool,
+    glossary: Option<Glossary>,
     /// Published chunks whose positions are not yet reclaimed, oldest first.
     pending: VecDeque<(u64, u32)>,
     /// Chunks below the mark that somebody holds.
@@ -344,6 +346,7 @@ impl Publisher {
             last_peer: 0,
             pairing: Pairing::with(true),
             pool: Pool::new(max_memory),
+            glossary: None,
             pending: VecDeque::new(),
             held: VecDeque::new(),
             uncollected: 0,
@@ -380,7 +383,7 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        if fits_inline(payload.len(), attributes.len()) {
+        if fits_inline(payload.len(), attributes) {
             return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
@@ -430,6 +433,15 @@ impl Publisher {
         let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
         let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
         Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
+    }
+
+    /// Tells subscribers, those that join later too, what messages may refer to (with [`Encoded::with_glossary`]), once for
+    /// all of these messages: [`Message::explained`](crate::Message::explained) gives it back. The same bytes have one entry.
+    /// `None`: there is no room left for it, so it has to be told in each message.
+    pub fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        open.explain(bytes).map_err(Error::system(&self.shared.topic, "cannot take memory for the glossary"))
     }
 
     /// Waits until at least `n` subscribers are connected.
@@ -511,8 +523,10 @@ impl Drop for Publisher {
 }
 
 /// Whether payload and attributes go into the record itself.
-fn fits_inline(payload: usize, attributes: usize) -> bool {
-    payload <= INLINE_LIMIT && payload.next_multiple_of(8) + attributes.next_multiple_of(8) <= INLINE_LIMIT
+fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
+    payload <= INLINE_LIMIT
+        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT
+        && !attributes.refers()
 }
 
 impl Shared {
@@ -571,13 +585,14 @@ impl Shared {
 
     /// Publishes a filled chunk.
     pub fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        let &Filled { chunk, count, len, attributes_len, copied } = filled;
+        let &Filled { chunk, count, len, attributes, copied } = filled;
         let at = Descriptor {
             segment: chunk.segment,
             slot: chunk.slot,
             offset: chunk.offset,
             len: len as u64,
-            attributes_len: attributes_len as u32,
+            attributes_len: attributes.len() as u32,
+            refers: attributes.refers(),
         };
         self.until(wait, "send", |shared, open| {
             if let Some((at, poll)) = open.must_wait(shared.history) {
@@ -597,12 +612,11 @@ impl Shared {
     pub fn commit_inline(
         &self,
         payload: &[u8],
-        attributes: &[u8],
+        attributes: &Encoded,
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Option<Result<u64>> {
-        fits_inline(payload.len(), attributes.len())
-            .then(|| self.append_inline(payload, attributes, timestamp_ns, wait))
+        fits_inline(payload.len(), attributes).then(|| self.append_inline(payload, attributes, timestamp_ns, wait))
     }
 
     /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
@@ -854,7 +868,8 @@ impl Shared {
         }
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
-        let outbox = open.pool.segments().map(announce).collect();
+        let glossary = open.glossary.as_ref().map(|glossary| (GLOSSARY, glossary.memory()));
+        let outbox = open.pool.segments().chain(glossary).map(announce).collect();
         open.last_peer += 1;
         let id = open.last_peer;
         let process = Process::find(pid);
@@ -932,6 +947,16 @@ impl Open {
             pool_used: self.pool.used(),
             pool_allocated: self.pool.populated(),
         }
+    }
+
+    fn explain(&mut self, bytes: &[u8]) -> io::Result<Option<Entry>> {
+        if self.glossary.is_none() {
+            let glossary = Glossary::new()?;
+            let memory = Arc::clone(glossary.memory());
+            self.glossary = Some(glossary);
+            self.announce(|| ToSubscriber::Segment { id: GLOSSARY }, Some(&memory));
+        }
+        self.glossary.as_mut().expect("made above").explain(bytes)
     }
 
     /// How many messages in the ring a subscriber has not taken.

@@ -56,6 +56,8 @@ const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
+/// The bit beside a descriptor's `attributes_len` for `refers`.
+const REFERS: u32 = 32;
 
 /// A copy of an inline record's data. It belongs to one thread; it is atomic so that it is copied on word by word: a wide
 /// load of words that were stored one by one waits until they have left the store buffer.
@@ -81,6 +83,8 @@ pub(crate) struct Descriptor {
     pub offset: u64,
     pub len: u64,
     pub attributes_len: u32,
+    /// The message refers to the publisher's glossary.
+    pub refers: bool,
 }
 
 /// Where a record is to be appended, and when it is sent.
@@ -182,7 +186,7 @@ impl<'a> Ring<'a> {
         data[0].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
         data[1].store(at.offset, Ordering::Relaxed);
         data[2].store(at.len, Ordering::Relaxed);
-        data[3].store(at.attributes_len as u64, Ordering::Relaxed);
+        data[3].store(at.attributes_len as u64 | (at.refers as u64) << REFERS, Ordering::Relaxed);
         self.complete(place, POOLED | count as u64);
     }
 
@@ -275,12 +279,14 @@ impl<'a> Ring<'a> {
         let from = &record[DATA..];
         if head.meta & POOLED != 0 {
             let ids = from[0].load(Ordering::Relaxed);
+            let attributes = from[3].load(Ordering::Relaxed);
             let at = Descriptor {
                 segment: ids as u32,
                 slot: (ids >> 32) as u32,
                 offset: from[1].load(Ordering::Relaxed),
                 len: from[2].load(Ordering::Relaxed),
-                attributes_len: from[3].load(Ordering::Relaxed) as u32,
+                attributes_len: attributes as u32,
+                refers: attributes >> REFERS & 1 == 1,
             };
             return Look::Pooled(head, at);
         }

@@ -548,3 +548,38 @@ fn events_are_told_to_those_who_ask() {
     assert!(deaf.try_recv().unwrap().is_none());
     assert_eq!(deaf.stats().unwrap().lost, 9);
 }
+
+#[test]
+fn the_glossary_explains_to_early_and_late_subscribers() {
+    let topic = topic();
+    let publisher = Publisher::builder(&topic).max_memory(64 << 20).history(4).build().unwrap();
+    let early = subscriber(&topic);
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let [schema, other] = [b"a schema".as_slice(), b"another"].map(|text| publisher.explain(text).unwrap().unwrap());
+    assert_eq!(publisher.explain(b"a schema").unwrap(), Some(schema));
+    let refers = Encoded::default().with_glossary();
+    for _ in 0..2 {
+        publisher.send_with(b"tiny", &refers, None, &mut Wait::up_to(SOON)).unwrap();
+    }
+    let late = Subscriber::builder(&topic).policy(Policy::DropOldest).history(4).build().unwrap();
+    for subscriber in [early, late] {
+        let messages = [(); 2].map(|()| subscriber.recv_timeout(SOON.unwrap()).unwrap());
+        drop(subscriber);
+        let mut understood = 0;
+        for message in &messages {
+            assert!(!message.is_inline());
+            let mut text = |entry| {
+                message.explained(entry, |bytes| {
+                    understood += 1;
+                    String::from_utf8(bytes)
+                })
+            };
+            assert_eq!(*text(schema).unwrap().unwrap(), "a schema");
+            assert_eq!(*text(other).unwrap().unwrap(), "another");
+            let [far, vast] =
+                [(1 << 40, 5), (8, u64::MAX)].map(|(offset, len)| text(byref::Entry { offset, len }).is_none());
+            assert!(far && vast);
+        }
+        assert_eq!(understood, 2);
+    }
+}

@@ -112,7 +112,14 @@ pub fn append_block(ring: Ring<'_>, position: u64, sequence: u64, count: u32) {
 /// All parts of a descriptor tell whose it is.
 fn descriptor(position: u64, slot: u32) -> Descriptor {
     let mark = position as u32 + 1;
-    Descriptor { segment: mark, slot, offset: mark.into(), len: mark.into(), attributes_len: mark }
+    Descriptor {
+        segment: mark,
+        slot,
+        offset: mark.into(),
+        len: mark.into(),
+        attributes_len: mark,
+        refers: mark % 2 == 1,
+    }
 }
 
 /// Looks at the record of `position` and copies it. An inline copy must be that record; a descriptor may be torn, but the

@@ -132,6 +132,17 @@ impl OwnedSegment {
         Ok(())
     }
 
+    /// Writes bytes that no other process knows of yet: whoever reads them later was told so through an atomic.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let offset = usize::try_from(offset).expect("inside the mapping");
+        assert!(offset.checked_add(bytes.len()).is_some_and(|end| end <= self.map.len));
+        // SAFETY: the range lies inside this mapping (checked above), so the sum stays in it.
+        let to = unsafe { self.map.start.as_ptr().add(offset) };
+        // SAFETY: as above; `bytes` are no part of the mapping, of which this process has no slices, and nobody reads the
+        // range yet.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
     pub fn map(&self) -> &Mapping {
         &self.map
     }
@@ -174,6 +185,17 @@ impl PeerSegment {
 
     pub fn map(&self) -> &Mapping {
         &self.map
+    }
+
+    /// A copy of the bytes of `range`; `None` when it is not inside.
+    pub fn read(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        if range.start > range.end || range.end > self.map.len() as u64 {
+            return None;
+        }
+        let from = self.map.as_ptr().wrapping_add(range.start as usize);
+        // SAFETY: the range lies inside the mapping (checked above), which is memory that cannot go away; what an owner that
+        // breaks its promise changes meanwhile changes values only.
+        Some(unsafe { std::slice::from_raw_parts(from, (range.end - range.start) as usize) }.to_vec())
     }
 
     /// A private copy-on-write mapping of the pages around `range`, and where in it the range starts.
