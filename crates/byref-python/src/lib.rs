@@ -5,6 +5,7 @@ mod array;
 mod batch;
 mod errors;
 mod event;
+mod foreign;
 mod headers;
 mod loan;
 mod message;

@@ -3,6 +3,7 @@
 
 use crate::array::{self, ElementType, size_of_shape};
 use crate::errors::{closed, error};
+use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
 use byref::Layout;
@@ -65,6 +66,14 @@ struct State {
     message: Option<byref::Message>,
     /// Buffers and arrays that show the payload.
     views: usize,
+    /// Views outside of Python's objects; made with the first of them.
+    foreign: Option<ForeignViews>,
+}
+
+impl State {
+    fn open_views(&self) -> usize {
+        self.views + self.foreign.as_ref().map_or(0, ForeignViews::count)
+    }
 }
 
 /// What a typed view of a payload needs.
@@ -76,7 +85,7 @@ struct View {
 impl Message {
     #[inline]
     pub fn new(message: byref::Message, writable: bool) -> Self {
-        Message { state: Mutex::new(State { message: Some(message), views: 0 }), writable }
+        Message { state: Mutex::new(State { message: Some(message), views: 0, foreign: None }), writable }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -102,6 +111,13 @@ impl Message {
 
     pub fn close_view(&self) {
         self.lock().views -= 1;
+    }
+
+    /// A view that lives outside of Python's objects, with a hold of its own.
+    pub fn open_foreign(&self, py: Python<'_>) -> PyResult<Foreign> {
+        let state = &mut *self.lock();
+        let Some(message) = &state.message else { return Err(closed(py, "this message was released")) };
+        Ok(Foreign::new(message.clone(), state.foreign.get_or_insert_default()))
     }
 
     /// How the payload is to be shown, checked against what is there.
@@ -222,9 +238,9 @@ impl Message {
     /// Gives the lease back now instead of when the message goes. BufferError while a view is alive; twice is fine.
     fn release(&self) -> PyResult<()> {
         let mut state = self.lock();
-        if state.views > 0 {
-            let text =
-                format!("cannot release a message while {} views of it are alive; delete them first", state.views);
+        let views = state.open_views();
+        if views > 0 {
+            let text = format!("cannot release a message while {views} views of it are alive; delete them first");
             return Err(PyBufferError::new_err(text));
         }
         let released = state.message.take();
