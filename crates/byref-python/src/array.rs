@@ -140,6 +140,11 @@ pub fn copy_elements(to: &Bound<'_, PyAny>, from: &Bound<'_, PyUntypedArray>) ->
     if failed != 0 { Err(PyErr::fetch(from.py())) } else { Ok(()) }
 }
 
+/// The bytes of one element.
+pub fn itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
+    dtype.itemsize()
+}
+
 /// Refuses element types that mean nothing in another process.
 pub fn refuse_objects(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<()> {
     if dtype.has_object() {

@@ -3,7 +3,7 @@
 
 use crate::array::{self, element_type, size_of_shape};
 use crate::errors::error;
-use crate::message::{Message, PublisherInfo};
+use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
 use byref::Layout;
 use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods};
@@ -17,17 +17,16 @@ use std::sync::Arc;
 #[pyclass(frozen, sequence, weakref, module = "byref")]
 pub struct Batch {
     core: byref::Batch,
-    /// Of the subscriber: `value` of its messages is a private writable view.
-    writable: bool,
+    manner: Manner,
 }
 
 impl Batch {
-    pub fn new(core: byref::Batch, writable: bool) -> Self {
-        Batch { core, writable }
+    pub fn new(core: byref::Batch, manner: Manner) -> Self {
+        Batch { core, manner }
     }
 
     fn message(&self, index: usize) -> Message {
-        Message::new(self.core.get(index).expect("the caller checked the index"), self.writable)
+        Message::new(self.core.get(index).expect("the caller checked the index"), self.manner)
     }
 
     /// The element type and the shape of each payload of `len` bytes, as their senders declared them.

@@ -2,7 +2,9 @@
 //! while it waits, and keeps messages alive as long as any view onto them.
 
 mod array;
+mod arrow;
 mod batch;
+mod draft;
 mod errors;
 mod event;
 mod foreign;
@@ -11,6 +13,7 @@ mod loan;
 mod message;
 mod owner;
 mod payload;
+mod plan;
 mod publisher;
 mod queue;
 mod receiver;
@@ -18,6 +21,8 @@ mod report;
 mod rows;
 mod serving;
 mod subscriber;
+mod tokens;
+mod value;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -26,6 +31,8 @@ use pyo3::prelude::*;
 mod _byref {
     use super::*;
 
+    #[pymodule_export]
+    use crate::arrow::Arrow;
     #[pymodule_export]
     use crate::batch::Batch;
     #[pymodule_export]

@@ -2,10 +2,13 @@
 #![allow(unsafe_code)]
 
 use crate::array::{self, ElementType, size_of_shape};
+use crate::arrow::{self, Arrow, Class};
 use crate::errors::{closed, error};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
+use crate::tokens::{self, Token};
+use crate::value::{self, Shown};
 use byref::Layout;
 use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
@@ -57,8 +60,16 @@ impl PublisherInfo {
 #[pyclass(frozen, weakref, freelist = 256, module = "byref")]
 pub struct Message {
     state: Mutex<State>,
-    /// Of the subscriber: `value` is a private writable view.
-    writable: bool,
+    manner: Manner,
+}
+
+/// How a subscriber wants its messages.
+#[derive(Clone, Copy, Default)]
+pub struct Manner {
+    /// `value` is a private writable view.
+    pub writable: bool,
+    /// `value` may be unpickled.
+    pub allow_pickle: bool,
 }
 
 struct State {
@@ -84,8 +95,8 @@ struct View {
 
 impl Message {
     #[inline]
-    pub fn new(message: byref::Message, writable: bool) -> Self {
-        Message { state: Mutex::new(State { message: Some(message), views: 0, foreign: None }), writable }
+    pub fn new(message: byref::Message, manner: Manner) -> Self {
+        Message { state: Mutex::new(State { message: Some(message), views: 0, foreign: None }), manner }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,12 +131,71 @@ impl Message {
         Ok(Foreign::new(message.clone(), state.foreign.get_or_insert_default()))
     }
 
+    /// The message itself, and how its payload is to be understood.
+    pub fn whole(&self, py: Python<'_>) -> PyResult<(byref::Message, Option<Layout>)> {
+        self.with(py, |message| (message.clone(), layout_of(message)))
+    }
+
+    /// The message itself if it has several parts, and where these are described.
+    pub fn parts(&self, py: Python<'_>) -> PyResult<Option<(byref::Message, Layout)>> {
+        self.with(py, |message| {
+            let layout = layout_of(message).filter(|layout| tokens::place(layout).is_some());
+            layout.map(|layout| (message.clone(), layout))
+        })
+    }
+
+    /// What the message consists of; `None`: bytes, or an array.
+    fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
+        let tokens = self.with(py, |message| {
+            let at = tokens::place(&layout_of(message)?)?;
+            Some(tokens::decode(message, at).map_err(|why| (message.topic().to_owned(), why)))
+        })?;
+        tokens.transpose().map_err(|(topic, why)| value::wrong(py, &topic, &why))
+    }
+
+    /// Arrow data over the payload, if that is what it is.
+    fn arrow(&self, py: Python<'_>) -> PyResult<Arrow> {
+        if let Some(tokens) = self.tokens(py)? {
+            let payload = Arc::new(self.open_foreign(py)?);
+            return match <[Token; 1]>::try_from(tokens) {
+                Ok([Token::Arrow { class, schema, chunks }]) => {
+                    let field =
+                        value::field(&payload, schema).map_err(|why| value::wrong(py, payload.topic(), &why))?;
+                    Ok(Arrow::new(field, class, chunks, payload))
+                }
+                _ => Err(PyTypeError::new_err("this message is no Arrow data; take its parts with msg.value")),
+            };
+        }
+        let (message, layout) = self.whole(py)?;
+        let layout = layout.unwrap_or_else(|| Layout { kind: b"|u1".to_vec(), shape: vec![message.len() as u64] });
+        let kind = String::from_utf8_lossy(&layout.kind);
+        let (field, chunk) = arrow::plain(&kind, &layout.shape, message.len()).map_err(PyTypeError::new_err)?;
+        Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(self.open_foreign(py)?)))
+    }
+
+    /// The value that `tokens` describe, over the payload or over a private copy of it.
+    fn value_of<'py>(slf: &Bound<'py, Self>, tokens: Vec<Token>, writable: bool) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let payload = Arc::new(this.open_foreign(py)?);
+        let (data, memory) = if writable {
+            let private = payload.writable();
+            (private.as_ptr(), Memory::Private(private))
+        } else {
+            (this.open_view(py)?.0, Memory::Message(slf.clone().unbind()))
+        };
+        let owner = Owner::wrap(py, memory)?;
+        Shown { payload, data, writable, owner, allow_pickle: this.manner.allow_pickle }.value(py, tokens)
+    }
+
     /// How the payload is to be shown, checked against what is there.
     fn view(&self, py: Python<'_>) -> PyResult<View> {
-        let (layout, len) = self.with(py, |message| {
-            (message.has_attributes().then(|| message.attributes().layout).flatten(), message.len())
-        })?;
-        let Some(Layout { kind, shape }) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
+        let (layout, len) = self.with(py, |message| (layout_of(message), message.len()))?;
+        let Some(layout) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
+        if tokens::place(&layout).is_some() {
+            let text = "a message of Arrow data, of several parts, or with a pickle is not one array; use msg.value";
+            return Err(PyTypeError::new_err(text));
+        }
+        let Layout { kind, shape } = layout;
         let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
         let element = array::element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
         let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
@@ -134,6 +204,11 @@ impl Message {
         }
         Ok(View { element: Some(element), shape })
     }
+}
+
+#[inline]
+fn layout_of(message: &byref::Message) -> Option<Layout> {
+    if message.has_attributes() { message.attributes().layout } else { None }
 }
 
 /// What a buffer's consumer points into, until it releases the buffer.
@@ -207,13 +282,18 @@ impl Message {
         Ok(dtype_of(py, &self.view(py)?))
     }
 
-    /// The payload as what was sent: a read-only NumPy array, or a memoryview of plain bytes. From a subscriber with
-    /// `writable=True`, a private writable array.
+    /// The payload as what was sent: a read-only NumPy array, a memoryview of plain bytes, Arrow data (pyarrow's, where that
+    /// is installed, or a `byref.Arrow`), or the dict, list or tuple of parts like these. From a subscriber with
+    /// `writable=True`, arrays and buffers are private and writable. What `send_pickle` sent is unpickled if the subscriber
+    /// said `allow_pickle=True`.
     #[getter]
     fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
-        if this.writable {
+        if this.manner.writable {
             return Self::writable(slf);
+        }
+        if let Some(tokens) = this.tokens(slf.py())? {
+            return Self::value_of(slf, tokens, false);
         }
         let view = this.view(slf.py())?;
         if view.element.is_none() {
@@ -223,9 +303,13 @@ impl Message {
     }
 
     /// A private writable array. Large payloads are mapped copy-on-write: only the pages that are written cost anything, and
-    /// the array holds the lease. Small ones are copied. Each call gives an independent array.
+    /// the array holds the lease. Small ones are copied. Each call gives an independent array. Of a message of several parts,
+    /// its value with such arrays and buffers (Arrow data stay as they are).
     fn writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
+        if let Some(tokens) = slf.get().tokens(py)? {
+            return Self::value_of(slf, tokens, true);
+        }
         let view = slf.get().view(py)?;
         let private = slf.get().with(py, byref::Message::writable)?;
         let data = private.as_ptr();
@@ -286,6 +370,31 @@ impl Message {
         if copy == Some(true) { array.call_method0("copy") } else { Ok(array) }
     }
 
+    /// The Arrow type of the payload, as an `arrow_schema` capsule.
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.arrow(py)?.__arrow_c_schema__(py)
+    }
+
+    /// The payload, Arrow data or an array of numbers, as capsules `arrow_schema` and `arrow_array`.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        self.arrow(py)?.__arrow_c_array__(py, requested_schema)
+    }
+
+    /// The payload, Arrow data or an array of numbers, as an `arrow_array_stream` capsule.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.arrow(py)?.__arrow_c_stream__(py, requested_schema)
+    }
+
     /// # Safety
     ///
     /// Called by the interpreter with a valid `view`.
@@ -305,7 +414,10 @@ impl Message {
             debug_assert!(failed == 0, "only a request to write is refused");
             return Ok(());
         }
-        let shown = this.view(py)?;
+        let shown = this.view(py).map_err(|error| match error.is_instance_of::<PyTypeError>(py) {
+            true => PyBufferError::new_err(error.value(py).to_string()),
+            false => error,
+        })?;
         let itemsize = shown.element.as_ref().map_or(1, |element| element.itemsize);
         let format = shown.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone());
         let wants_format = flags & ffi::PyBUF_FORMAT == ffi::PyBUF_FORMAT;

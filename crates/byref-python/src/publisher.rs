@@ -1,7 +1,8 @@
 //! `Publisher`, seen from Python.
 #![allow(unsafe_code)]
 
-use crate::array::{self, refuse_objects, size_of_shape};
+use crate::array::{self, itemsize, refuse_objects, size_of_shape};
+use crate::draft::Draft;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
@@ -58,10 +59,26 @@ impl Publisher {
         timeout: Timeout,
     ) -> PyResult<u64> {
         let py = array.py();
-        let len = array.len() * dtype_itemsize(&array.dtype());
+        let len = array.len() * itemsize(&array.dtype());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
         gather(array, &loan)?;
         timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
+    }
+
+    fn send_draft<'py>(
+        &self,
+        py: Python<'py>,
+        draft: &Draft<'py>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Timeout,
+    ) -> PyResult<u64> {
+        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let planned = draft.plan(py, &self.0, headers)?;
+        let (size, room) = (planned.size(), planned.attributes.len());
+        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
+        let attributes = planned.fill(py, &mut loan)?;
+        timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait))
     }
 }
 
@@ -70,7 +87,7 @@ pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult
     let py = array.py();
     let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
     // Another thread may have changed it while the loan was waited for.
-    if size_of_shape(&shape, dtype_itemsize(&array.dtype()))? != loan.len() {
+    if size_of_shape(&shape, itemsize(&array.dtype()))? != loan.len() {
         return Err(resized());
     }
     let memory = loan.memory().map_err(|error| to_python(py, error))?;
@@ -84,11 +101,6 @@ pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult
 /// Another thread resized what is being sent.
 pub fn resized() -> PyErr {
     PyValueError::new_err("the array changed its size while it was being sent")
-}
-
-fn dtype_itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
-    use numpy::PyArrayDescrMethods;
-    dtype.itemsize()
 }
 
 #[pymethods]
@@ -123,6 +135,9 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?;
+        if let Some(draft) = Draft::of(data)? {
+            return self.send_draft(py, &draft, headers, timestamp_ns, timeout);
+        }
         let payload = Payload::of(data)?;
         let layout = payload.layout()?;
         let attributes = if layout.is_none() && headers.is_none() {
@@ -139,6 +154,20 @@ impl Publisher {
             (None, Payload::Array(array)) => self.send_array(array, &attributes, timestamp_ns, timeout),
             (None, _) => unreachable!("only arrays come in pieces"),
         }
+    }
+
+    /// Sends any object that pickle can take: protocol 5, and the buffers of its arrays beside the pickle. Only subscribers
+    /// that said `allow_pickle=True` unpickle it. Returns its sequence number.
+    #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_pickle(
+        &self,
+        py: Python<'_>,
+        obj: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<u64> {
+        self.send_draft(py, &Draft::pickle(obj)?, headers, timestamp_ns, Timeout::new(timeout)?)
     }
 
     /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
@@ -197,7 +226,7 @@ impl Publisher {
             None => numpy::dtype::<u8>(py),
         };
         refuse_objects(&dtype)?;
-        let itemsize = dtype_itemsize(&dtype);
+        let itemsize = itemsize(&dtype);
         let len = size_of_shape(&extents, itemsize)?;
         let row = size_of_shape(extents.get(1..).unwrap_or_default(), itemsize)?;
         let layout = if is_bytes { None } else { Some(layout_of(&dtype, extents.iter().copied())?) };

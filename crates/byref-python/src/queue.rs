@@ -1,6 +1,7 @@
 //! `EventQueue`: the class. [`serving`](crate::serving) does the work.
 
 use crate::errors::{timed_out, to_python};
+use crate::message::Manner;
 use crate::publisher::non_negative;
 use crate::receiver::{Receiver, Slot, Wants, label_of, resolve};
 use crate::report::queue_dict;
@@ -193,7 +194,8 @@ impl EventQueue {
     /// Calls `receiver` with each message of `topic` from now on; with `batch=True`, or a number, with a Batch of up to 1000,
     /// or so many, that are there. The other arguments are those of `Subscriber`.
     #[pyo3(signature = (
-        topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, name=None, events=false
+        topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, allow_pickle=false,
+        name=None, events=false
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn subscribe(
@@ -205,6 +207,7 @@ impl EventQueue {
         depth: Option<i128>,
         history: i128,
         writable: bool,
+        allow_pickle: bool,
         name: Option<String>,
         events: bool,
     ) -> PyResult<Receiver> {
@@ -212,7 +215,7 @@ impl EventQueue {
         shared.check_open(py)?;
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
-        let wants = Wants { writable, batch: batch.map_or(Ok(None), batch_size)? };
+        let wants = Wants { manner: Manner { writable, allow_pickle }, batch: batch.map_or(Ok(None), batch_size)? };
         let options = subscriber::options(topic, policy, depth, history, name)?.events(events);
         let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
         let account = shared.monitor.account(Arc::clone(&subscriber), label.clone());

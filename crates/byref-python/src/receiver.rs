@@ -1,6 +1,7 @@
 //! `Receiver`: a callable that an event queue calls, and the handle by which it is closed.
 
 use crate::errors::to_python;
+use crate::message::Manner;
 use crate::report::add_figures;
 use crate::serving::Shared;
 use crate::subscriber::stats_dict;
@@ -29,8 +30,7 @@ pub struct Slot {
 /// What a receiver is called with.
 #[derive(Clone, Copy)]
 pub struct Wants {
-    /// `value` of its messages is a private writable view.
-    pub writable: bool,
+    pub manner: Manner,
     /// Batches of so many messages at the most, instead of messages.
     pub batch: Option<usize>,
 }

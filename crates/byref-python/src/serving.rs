@@ -343,10 +343,10 @@ impl Shared {
         while let Some(received) = turn.next() {
             let mut messages = 1;
             let argument = match received {
-                Ok(Item::Message(message)) => Bound::new(py, Message::new(message, slot.wants.writable))?.into_any(),
+                Ok(Item::Message(message)) => Bound::new(py, Message::new(message, slot.wants.manner))?.into_any(),
                 Ok(Item::Batch(batch)) => {
                     messages = batch.len() as u64;
-                    Bound::new(py, Batch::new(*batch, slot.wants.writable))?.into_any()
+                    Bound::new(py, Batch::new(*batch, slot.wants.manner))?.into_any()
                 }
                 Ok(Item::Event(event)) => {
                     messages = 0;

@@ -3,7 +3,7 @@
 use crate::batch::Batch;
 use crate::errors::to_python;
 use crate::event::Event;
-use crate::message::{Message, PublisherInfo};
+use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative};
 use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
@@ -19,7 +19,7 @@ use std::time::Duration;
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Subscriber {
     core: byref::Subscriber,
-    writable: bool,
+    manner: Manner,
     /// What happens to publishers comes among the messages.
     events: bool,
     /// Kept open beyond `close()`, so that an event loop never polls another file's descriptor by mistake.
@@ -29,11 +29,11 @@ pub struct Subscriber {
 impl Subscriber {
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
-        Ok(Bound::new(py, Message::new(message, self.writable))?.into_any())
+        Ok(Bound::new(py, Message::new(message, self.manner))?.into_any())
     }
 
     fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
-        Ok(Bound::new(py, Batch::new(batch, self.writable))?.into_any())
+        Ok(Bound::new(py, Batch::new(batch, self.manner))?.into_any())
     }
 
     /// What a subscriber with events received.
@@ -108,7 +108,8 @@ fn unless_closed<T>(received: byref::Result<T>) -> byref::Result<Option<T>> {
 impl Subscriber {
     #[new]
     #[pyo3(signature = (
-        topic, policy="block", depth=None, history=0, writable=false, name=None, events=false, spin=None
+        topic, policy="block", depth=None, history=0, writable=false, allow_pickle=false, name=None, events=false,
+        spin=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -118,6 +119,7 @@ impl Subscriber {
         depth: Option<i128>,
         history: i128,
         writable: bool,
+        allow_pickle: bool,
         name: Option<String>,
         events: bool,
         spin: Option<f64>,
@@ -130,7 +132,7 @@ impl Subscriber {
             None => builder,
         };
         let core = builder.build().map_err(|error| to_python(py, error))?;
-        Ok(Subscriber { core, writable, events, readiness: OnceLock::new() })
+        Ok(Subscriber { core, manner: Manner { writable, allow_pickle }, events, readiness: OnceLock::new() })
     }
 
     /// The next message (or event). Timeout when none came in `timeout` seconds (None: waits without limit).

@@ -58,7 +58,7 @@ impl Attributes {
             );
             return Err(Error::InvalidArgument(text));
         }
-        Ok(Encoded { bytes: encoded, refers: false })
+        Ok(Encoded { bytes: encoded, pooled: false, refers: false })
     }
 
     /// Reads what `encode` wrote. Anything else (a faulty peer) reads as no attributes.
@@ -77,13 +77,23 @@ impl Attributes {
 #[derive(Clone, Debug, Default)]
 pub struct Encoded {
     bytes: Vec<u8>,
+    pooled: bool,
     refers: bool,
 }
 
 impl Encoded {
-    /// For a message that refers to entries of the publisher's glossary. It travels in the pool, also when it is small.
+    /// For a message that travels in the pool, also when it is small: its payload is aligned to 64 bytes there.
+    pub fn in_pool(self) -> Self {
+        Encoded { pooled: true, ..self }
+    }
+
+    /// For a message that refers to entries of the publisher's glossary. It travels in the pool.
     pub fn with_glossary(self) -> Self {
-        Encoded { refers: true, ..self }
+        Encoded { refers: true, ..self.in_pool() }
+    }
+
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.pooled
     }
 
     pub(crate) fn refers(&self) -> bool {

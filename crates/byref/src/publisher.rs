@@ -526,7 +526,7 @@ impl Drop for Publisher {
 fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
     payload <= INLINE_LIMIT
         && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT
-        && !attributes.refers()
+        && !attributes.is_pooled()
 }
 
 impl Shared {

@@ -1,0 +1,165 @@
+//! Arrow data by reference, through the PyCapsule interface in both directions; no Arrow library is needed for it.
+
+mod abi;
+mod check;
+mod gather;
+mod kind;
+mod plain;
+mod schema;
+mod show;
+mod stream;
+
+pub use gather::{Chunk, gather};
+pub use plain::plain;
+pub use schema::Field;
+
+use crate::foreign::Foreign;
+use pyo3::exceptions::{PyBufferError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyTuple;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What Arrow data are beside their type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// One array.
+    Array,
+    /// One array of structs that is a record batch.
+    Batch,
+    /// Any number of arrays.
+    Chunked,
+    /// Any number of record batches.
+    Table,
+}
+
+/// What a producer in this process exported.
+pub struct Imported {
+    pub field: Field,
+    pub class: Class,
+    pub arrays: Vec<abi::Array>,
+}
+
+/// Takes the Arrow data of an object that offers any. (A stream is read to its end.)
+pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
+    let py = data.py();
+    let as_array = data.getattr_opt(intern!(py, "__arrow_c_array__"))?;
+    let as_stream = data.getattr_opt(intern!(py, "__arrow_c_stream__"))?;
+    let refused = |why: String| PyValueError::new_err(format!("cannot send this Arrow data: {why}"));
+    if let Some(as_array) = as_array {
+        match as_array.call0() {
+            Ok(capsules) => {
+                let (schema, array): (Bound<'_, PyAny>, Bound<'_, PyAny>) = capsules.extract()?;
+                let schema: abi::Schema = abi::take(&schema)?;
+                let array: abi::Array = abi::take(&array)?;
+                let field = Field::import(&schema).map_err(refused)?;
+                let class = if field.is_table() { Class::Batch } else { Class::Array };
+                return Ok(Some(Imported { field, class, arrays: vec![array] }));
+            }
+            // It has several chunks, perhaps.
+            Err(_) if as_stream.is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let Some(as_stream) = as_stream else { return Ok(None) };
+    let mut stream: abi::Stream = abi::take(&as_stream.call0()?)?;
+    let field = Field::import(&stream.schema().map_err(refused)?).map_err(refused)?;
+    let mut arrays = Vec::new();
+    while let Some(array) = stream.next().map_err(refused)? {
+        arrays.push(array);
+    }
+    let class = if field.is_table() { Class::Table } else { Class::Chunked };
+    Ok(Some(Imported { field, class, arrays }))
+}
+
+/// The type of an object that offers one.
+pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Option<Field>> {
+    let Some(offer) = schema.getattr_opt(intern!(schema.py(), "__arrow_c_schema__"))? else { return Ok(None) };
+    let schema: abi::Schema = abi::take(&offer.call0()?)?;
+    Field::import(&schema).map(Some).map_err(PyValueError::new_err)
+}
+
+/// Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
+///
+/// What a library makes of it shares the message's memory and holds its lease.
+#[pyclass(frozen, module = "byref")]
+pub struct Arrow {
+    field: Arc<Field>,
+    class: Class,
+    chunks: Arc<[Chunk]>,
+    payload: Arc<Foreign>,
+}
+
+impl Arrow {
+    pub fn new(field: Arc<Field>, class: Class, chunks: Vec<Chunk>, payload: Arc<Foreign>) -> Self {
+        Arrow { field, class, chunks: chunks.into(), payload }
+    }
+
+    /// As pyarrow has it, where that is installed.
+    pub fn natural<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static PYARROW: PyOnceLock<Option<[Py<PyAny>; 4]>> = PyOnceLock::new();
+        let pyarrow = PYARROW.get_or_try_init(py, || {
+            let Ok(pyarrow) = py.import("pyarrow") else { return Ok::<_, PyErr>(None) };
+            let made_by = |name: &str| pyarrow.getattr(name).map(Bound::unbind);
+            Ok(Some([made_by("array")?, made_by("record_batch")?, made_by("chunked_array")?, made_by("table")?]))
+        })?;
+        let class = self.class;
+        let shown = Bound::new(py, self)?.into_any();
+        match pyarrow {
+            Some(functions) => functions[class as usize].bind(py).call1((shown,)),
+            None => Ok(shown),
+        }
+    }
+
+    fn export(&self, index: usize) -> Result<abi::Array, String> {
+        show::show(&self.field, &self.chunks[index], &self.payload)
+    }
+}
+
+/// The receiver's error: a peer sent what is none.
+fn refused(py: Python<'_>, topic: &str, why: String) -> PyErr {
+    crate::errors::error(py, format!("topic '{topic}': the sender declared Arrow data that its payload is not: {why}"))
+}
+
+#[pymethods]
+impl Arrow {
+    /// The type, as an `arrow_schema` capsule.
+    pub fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        abi::give(py, schema::export(&self.field))
+    }
+
+    /// The data, as capsules `arrow_schema` and `arrow_array`; a BufferError when they are in several chunks.
+    #[pyo3(signature = (requested_schema=None))]
+    pub fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let _ = requested_schema; // A best effort may be to keep the type.
+        if self.chunks.len() != 1 {
+            let text = format!("these Arrow data have {} chunks; take them as a stream or table", self.chunks.len());
+            return Err(PyBufferError::new_err(text));
+        }
+        let array = self.export(0).map_err(|why| refused(py, self.payload.topic(), why))?;
+        PyTuple::new(py, [self.__arrow_c_schema__(py)?, abi::give(py, array)?])
+    }
+
+    /// The data, as an `arrow_array_stream` capsule.
+    #[pyo3(signature = (requested_schema=None))]
+    pub fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let _ = requested_schema;
+        let arrays = (0..self.chunks.len()).map(|index| self.export(index)).collect::<Result<_, _>>();
+        let arrays = arrays.map_err(|why| refused(py, self.payload.topic(), why))?;
+        abi::give(py, stream::export(Arc::clone(&self.field), arrays))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<byref.Arrow, {:?} in a message on {:?}>", self.class, self.payload.topic())
+    }
+}

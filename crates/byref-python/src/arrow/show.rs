@@ -1,0 +1,231 @@
+//! Arrow arrays over a message's memory, for any consumer: their release gives the lease back.
+#![allow(unsafe_code)]
+
+use super::abi;
+use super::check::{self, Bits, by_width};
+use super::gather::Chunk;
+use super::kind::Kind;
+use super::schema::Field;
+use crate::foreign::Foreign;
+use crate::plan::Part;
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::Arc;
+
+/// The array that `chunk` declares, once everything that it says was checked against the payload.
+pub fn show(field: &Field, chunk: &Chunk, payload: &Arc<Foreign>) -> Result<abi::Array, String> {
+    let mut shower = Shower { payload, lengths: chunk.lengths.iter(), buffers: chunk.buffers.iter() };
+    let array = shower.next(field, None)?;
+    if shower.lengths.next().is_some() || shower.buffers.next().is_some() {
+        return Err("more Arrow data than its type has".into());
+    }
+    Ok(array)
+}
+
+struct Shower<'a> {
+    payload: &'a Arc<Foreign>,
+    lengths: std::slice::Iter<'a, u64>,
+    buffers: std::slice::Iter<'a, Option<Part>>,
+}
+
+/// What an exported array keeps: the memory, and the structs below.
+struct Kept {
+    _payload: Arc<Foreign>,
+    /// The lengths of the buffers that views name.
+    _lengths: Box<[i64]>,
+    buffers: Box<[*const c_void]>,
+    children: Box<[*mut abi::Array]>,
+    dictionary: *mut abi::Array,
+}
+
+/// The array of one field, in the making.
+#[derive(Default)]
+struct Node {
+    null_count: usize,
+    buffers: Vec<*const c_void>,
+    lengths: Box<[i64]>,
+    children: Vec<abi::Array>,
+    dictionary: Option<abi::Array>,
+}
+
+impl<'a> Shower<'a> {
+    /// The array of the next field, which has `wanted` elements, if that is known.
+    fn next(&mut self, field: &Field, wanted: Option<usize>) -> Result<abi::Array, String> {
+        let short = || format!("Arrow data of type '{}' that are shorter than they should be", field.format());
+        let len = self.lengths.next().and_then(|len| i64::try_from(*len).ok()).ok_or_else(short)? as usize;
+        if wanted.is_some_and(|wanted| wanted != len) {
+            return Err(short());
+        }
+        let mut node = Node::default();
+        let validity = if field.kind.has_validity() { self.validity(&mut node, len)? } else { None };
+        let sized = |width: usize| len.checked_mul(width).ok_or_else(short);
+        match &field.kind {
+            Kind::Null => node.null_count = len,
+            Kind::Bits => drop(self.buffer(&mut node, len.div_ceil(8))?),
+            Kind::Fixed(width) => {
+                let values = self.buffer(&mut node, sized(*width)?)?;
+                if let Some(of) = &field.dictionary {
+                    let dictionary = self.next(of, None)?;
+                    let count = dictionary.length as usize;
+                    by_width!(*width, check_indices(values, validity, field.format(), count))?;
+                    node.dictionary = Some(dictionary);
+                }
+            }
+            Kind::Bytes { wide: false, text } => self.bytes::<4>(&mut node, len, validity, *text)?,
+            Kind::Bytes { wide: true, text } => self.bytes::<8>(&mut node, len, validity, *text)?,
+            Kind::Views { text } => {
+                let views = self.buffer(&mut node, sized(16)?)?;
+                let mut named = Vec::new();
+                // As many as there are, up to the next field: the sender says how many with the first of them.
+                for _ in 0..self.count()? {
+                    named.push(self.any_buffer(&mut node)?);
+                }
+                check::views(views, validity, *text, &named, |_, _, _| {})?;
+                node.lengths = named.iter().map(|bytes| bytes.len() as i64).collect();
+                node.buffers.push(node.lengths.as_ptr().cast());
+            }
+            Kind::List { wide } => {
+                let last = if *wide { self.offsets::<8>(&mut node, len) } else { self.offsets::<4>(&mut node, len) }?.1;
+                node.children.push(self.next(&field.children[0], Some(last))?);
+            }
+            Kind::ListView { wide } => {
+                let width = if *wide { 8 } else { 4 };
+                let [offsets, sizes] = [self.buffer(&mut node, sized(width)?)?, self.buffer(&mut node, sized(width)?)?];
+                let (_, end) = if *wide {
+                    check::list_views::<8>(offsets, sizes)?
+                } else {
+                    check::list_views::<4>(offsets, sizes)?
+                };
+                node.children.push(self.next(&field.children[0], None)?);
+                if end > node.children[0].length as usize {
+                    return Err(short());
+                }
+            }
+            Kind::FixedList(size) => node.children.push(self.next(&field.children[0], Some(sized(*size)?))?),
+            Kind::Struct => {
+                for below in &field.children {
+                    node.children.push(self.next(below, Some(len))?);
+                }
+            }
+            Kind::Union { dense, ids } => {
+                let types = self.buffer(&mut node, len)?;
+                let offsets = if *dense { Some(self.buffer(&mut node, sized(4)?)?) } else { None };
+                for below in &field.children {
+                    node.children.push(self.next(below, (!dense).then_some(len))?);
+                }
+                let lengths: Vec<_> = node.children.iter().map(|child| child.length as usize).collect();
+                check::union(types, offsets, ids, &lengths)?;
+            }
+            Kind::Runs => {
+                let width = check::width_of_run_ends(&field.children[0].kind)?;
+                let ends = self.next(&field.children[0], None)?;
+                let count = ends.length as usize;
+                if ends.null_count > 0 {
+                    return Err("run ends that are null".into());
+                }
+                // SAFETY: `next` has made an array of two buffers, of which the second has `count` elements of that width.
+                let values = unsafe { *ends.buffers.wrapping_add(1) }.cast::<u8>();
+                // SAFETY: as above; the payload is kept by `ends`.
+                let values = unsafe { std::slice::from_raw_parts(values, count * width) };
+                by_width!(width, check_runs(values, len))?;
+                node.children.push(ends);
+                node.children.push(self.next(&field.children[1], Some(count))?);
+            }
+        }
+        Ok(self.finish(len, node))
+    }
+
+    fn finish(&self, len: usize, node: Node) -> abi::Array {
+        let Node { null_count, buffers, lengths, children, dictionary } = node;
+        let below = |array| Box::into_raw(Box::new(array));
+        let mut kept = Box::new(Kept {
+            _payload: Arc::clone(self.payload),
+            _lengths: lengths,
+            buffers: buffers.into(),
+            children: children.into_iter().map(below).collect(),
+            dictionary: dictionary.map_or(ptr::null_mut(), below),
+        });
+        abi::Array {
+            length: len as i64,
+            null_count: null_count as i64,
+            offset: 0,
+            n_buffers: kept.buffers.len() as i64,
+            n_children: kept.children.len() as i64,
+            buffers: kept.buffers.as_mut_ptr(),
+            children: kept.children.as_mut_ptr(),
+            dictionary: kept.dictionary,
+            release: Some(release),
+            private_data: Box::into_raw(kept).cast(),
+        }
+    }
+
+    fn part(&mut self) -> Result<Option<&'a [u8]>, String> {
+        let part = self.buffers.next().ok_or("Arrow data without some of their buffers")?;
+        let inside = |part: &Part| part.of(self.payload).ok_or("Arrow data outside of their message, or not aligned");
+        Ok(part.as_ref().map(inside).transpose()?)
+    }
+
+    /// The next buffer, whatever its length.
+    fn any_buffer(&mut self, node: &mut Node) -> Result<&'a [u8], String> {
+        let bytes = self.part()?.ok_or("Arrow data without some of their buffers")?;
+        node.buffers.push(bytes.as_ptr().cast());
+        Ok(bytes)
+    }
+
+    /// The first `len` bytes of the next buffer.
+    fn buffer(&mut self, node: &mut Node, len: usize) -> Result<&'a [u8], String> {
+        self.any_buffer(node)?.get(..len).ok_or_else(|| "Arrow data in a buffer that is too short".to_owned())
+    }
+
+    fn validity(&mut self, node: &mut Node, len: usize) -> Result<Option<Bits<'a>>, String> {
+        let Some(bytes) = self.part()? else {
+            node.buffers.push(ptr::null());
+            return Ok(None);
+        };
+        let bytes = bytes.get(..len.div_ceil(8)).ok_or("Arrow data in a buffer that is too short")?;
+        node.buffers.push(bytes.as_ptr().cast());
+        node.null_count = check::count_zeros(bytes, len);
+        Ok(Some(Bits { bytes, start: 0 }))
+    }
+
+    /// Offsets for `len` elements, as they are, and the first and the last.
+    fn offsets<const N: usize>(&mut self, node: &mut Node, len: usize) -> Result<(&'a [u8], usize), String> {
+        let bytes = len.checked_add(1).and_then(|count| count.checked_mul(N)).ok_or("too many offsets")?;
+        let offsets = self.buffer(node, bytes)?;
+        match check::offsets::<N>(offsets)? {
+            (0, last) => Ok((offsets, last)),
+            _ => Err("offsets that do not start at 0".into()),
+        }
+    }
+
+    fn bytes<const N: usize>(
+        &mut self,
+        node: &mut Node,
+        len: usize,
+        validity: Option<Bits<'_>>,
+        text: bool,
+    ) -> Result<(), String> {
+        let (offsets, last) = self.offsets::<N>(node, len)?;
+        let data = self.buffer(node, last)?;
+        if text { check::text::<N>(offsets, data, validity) } else { Ok(()) }
+    }
+
+    /// How many buffers of bytes follow views.
+    fn count(&mut self) -> Result<u64, String> {
+        self.lengths.next().copied().ok_or_else(|| "views without their buffers".to_owned())
+    }
+}
+
+use check::{indices as check_indices, runs as check_runs};
+
+unsafe extern "C" fn release(array: *mut abi::Array) {
+    // SAFETY: called once, by the owner of a struct that `finish` made.
+    let array = unsafe { &mut *array };
+    array.release = None;
+    // SAFETY: the box that `finish` leaked.
+    let kept = unsafe { Box::from_raw(array.private_data.cast::<Kept>()) };
+    for below in kept.children.iter().chain(Some(&kept.dictionary)).filter(|below| !below.is_null()) {
+        // SAFETY: a box that `finish` leaked; a consumer that moved its content out has marked it as released.
+        drop(unsafe { Box::from_raw(*below) });
+    }
+}

@@ -1,0 +1,359 @@
+//! What can be sent beside bytes and arrays: Arrow data, containers of parts, pickles, and messages of these kinds.
+#![allow(unsafe_code)]
+
+use crate::array::{self, describe_type};
+use crate::arrow::{self, Field, Imported};
+use crate::errors::to_python;
+use crate::message::Message;
+use crate::owner::{Memory, Owner};
+use crate::payload::Payload;
+use crate::plan::{Part, Plan, Source};
+use crate::tokens::{self, MOST_LEVELS, Token, Words};
+use byref::{Attributes, Encoded, HeaderValue, Layout};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
+};
+
+/// What a message is to be made of, in this process's memory.
+pub struct Draft<'py>(Vec<Item<'py>>);
+
+enum Item<'py> {
+    Token(Token),
+    Payload(Payload<'py>),
+    /// A NumPy scalar, as an array.
+    Scalar(Bound<'py, PyUntypedArray>),
+    Arrow(Imported),
+    /// A received message, and how its payload is to be understood.
+    Message(byref::Message, Option<Layout>),
+    Pickle {
+        stream: Bound<'py, PyBytes>,
+        buffers: Vec<Payload<'py>>,
+    },
+}
+
+impl<'py> Draft<'py> {
+    /// What `data` is; `None`: bytes or an array, which need no draft.
+    #[inline]
+    pub fn of(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+        if data.is_exact_instance_of::<PyBytes>() || data.is_exact_instance_of::<PyUntypedArray>() {
+            return Ok(None);
+        }
+        Self::of_other(data)
+    }
+
+    fn of_other(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+        let mut items = Vec::new();
+        if data.is_instance_of::<PyDict>() || data.is_instance_of::<PyList>() || data.is_instance_of::<PyTuple>() {
+            collect(data, &mut items, 0)?;
+        } else if let Ok(message) = data.cast::<Message>() {
+            match message.get().parts(data.py())? {
+                Some((message, layout)) => items.push(Item::Message(message, Some(layout))),
+                None => return Ok(None),
+            }
+        } else if has_own_payload(data) {
+            return Ok(None);
+        } else {
+            match arrow::import(data)? {
+                Some(imported) => items.push(Item::Arrow(imported)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Draft(items)))
+    }
+
+    /// The pickle of any object, its buffers beside it.
+    pub fn pickle(object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = object.py();
+        let dumps = DUMPS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("dumps").map(Bound::unbind))?;
+        let (stream, buffers): (Bound<'py, PyBytes>, Vec<Bound<'py, PyAny>>) =
+            dumps.bind(py).call1((object,))?.extract()?;
+        let buffers = buffers.iter().map(Payload::of).collect::<PyResult<_>>()?;
+        Ok(Draft(vec![Item::Pickle { stream, buffers }]))
+    }
+
+    /// Where everything goes in a message of `publisher`.
+    pub fn plan<'a>(
+        &'a self,
+        py: Python<'py>,
+        publisher: &'a byref::Publisher,
+        headers: Vec<(String, HeaderValue)>,
+    ) -> PyResult<Planned<'a>> {
+        let mut planner = Planner { py, publisher, plan: Plan::default(), tokens: Vec::new(), refers: false };
+        self.0.iter().try_for_each(|item| planner.add(item))?;
+        let Planner { mut plan, tokens, refers, .. } = planner;
+        let description = tokens::encode(&tokens);
+        let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
+        let attributes = Attributes { layout: Some(tokens::layout(at)), headers };
+        let encoded = attributes.encode().map_err(|error| to_python(py, error))?;
+        let attributes = if refers { encoded.with_glossary() } else { encoded.in_pool() };
+        Ok(Planned { plan, attributes })
+    }
+}
+
+/// A message that lacks its memory.
+pub struct Planned<'a> {
+    plan: Plan<'a>,
+    pub attributes: Encoded,
+}
+
+impl Planned<'_> {
+    /// How many bytes the payload takes.
+    pub fn size(&self) -> usize {
+        self.plan.size as usize
+    }
+
+    /// Copies everything to its place in a loan of that size; gives the attributes to send along.
+    pub fn fill(self, py: Python<'_>, loan: &mut byref::Loan) -> PyResult<Encoded> {
+        fill(py, loan, self.plan.parts)?;
+        Ok(self.attributes)
+    }
+}
+
+/// Whether it is sent by its buffer although it may offer Arrow data, too.
+fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
+    data.is_instance_of::<PyByteArray>()
+        || data.is_instance_of::<PyMemoryView>()
+        || data.is_instance_of::<PyUntypedArray>()
+}
+
+/// Appends what `data` is.
+fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usize) -> PyResult<()> {
+    let py = data.py();
+    if level >= MOST_LEVELS {
+        let text = format!("cannot send containers that are nested deeper than {MOST_LEVELS} levels");
+        return Err(PyValueError::new_err(text));
+    }
+    if let Ok(dict) = data.cast::<PyDict>() {
+        items.push(Item::Token(Token::Dict(dict.len() as u64)));
+        for (key, value) in dict {
+            match scalar(&key)? {
+                Some(key) => items.push(Item::Token(key)),
+                None => {
+                    let found = key.get_type().name()?;
+                    let text =
+                        format!("cannot send a dict with a key of type {found}; keys are str, numbers, bool or None");
+                    return Err(PyTypeError::new_err(text));
+                }
+            }
+            collect(&value, items, level + 1)?;
+        }
+    } else if let Ok(list) = data.cast::<PyList>() {
+        items.push(Item::Token(Token::List(list.len() as u64)));
+        list.iter().try_for_each(|value| collect(&value, items, level + 1))?;
+    } else if let Ok(tuple) = data.cast::<PyTuple>() {
+        items.push(Item::Token(Token::Tuple(tuple.len() as u64)));
+        tuple.iter().try_for_each(|value| collect(&value, items, level + 1))?;
+    } else if let Some(array) = numpy_scalar(data)? {
+        array::refuse_objects(&array.dtype())?;
+        items.push(Item::Scalar(array));
+    } else if let Some(token) = scalar(data)? {
+        items.push(Item::Token(token));
+    } else if let Ok(message) = data.cast::<Message>() {
+        let (message, layout) = message.get().whole(py)?;
+        items.push(Item::Message(message, layout));
+    } else if has_own_payload(data) || data.is_exact_instance_of::<PyBytes>() {
+        items.push(Item::Payload(Payload::of(data)?));
+    } else if let Some(imported) = arrow::import(data)? {
+        items.push(Item::Arrow(imported));
+    } else {
+        items.push(Item::Payload(Payload::of(data)?));
+    }
+    Ok(())
+}
+
+/// A scalar of Python's own; `None` for anything else.
+fn scalar(value: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
+    Ok(Some(if value.is_none() {
+        Token::None
+    } else if let Ok(text) = value.cast::<PyString>() {
+        Token::Str(text.to_str()?.to_owned())
+    } else if let Ok(flag) = value.cast::<PyBool>() {
+        Token::Bool(flag.is_true())
+    } else if value.is_instance_of::<PyInt>() {
+        match value.extract::<i64>() {
+            Ok(number) => Token::Int(number),
+            Err(_) => Token::Long(value.call_method1(intern!(value.py(), "__format__"), ("x",))?.extract()?),
+        }
+    } else if let Ok(number) = value.cast::<PyFloat>() {
+        Token::Float(number.value())
+    } else if let Ok(number) = value.cast::<PyComplex>() {
+        Token::Complex(number.real(), number.imag())
+    } else {
+        return Ok(None);
+    }))
+}
+
+/// A NumPy scalar as an array without dimensions.
+fn numpy_scalar<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
+    static GENERIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let generic = GENERIC.get_or_try_init(py, || py.import("numpy")?.getattr("generic").map(Bound::unbind))?;
+    if !value.is_instance(generic.bind(py))? {
+        return Ok(None);
+    }
+    let array = py.import("numpy")?.call_method1("asarray", (value,))?;
+    Ok(Some(array.cast_into::<PyUntypedArray>()?))
+}
+
+struct Planner<'p, 'a> {
+    py: Python<'p>,
+    publisher: &'a byref::Publisher,
+    plan: Plan<'a>,
+    tokens: Vec<Token>,
+    /// Something is explained in the glossary.
+    refers: bool,
+}
+
+impl<'a> Planner<'_, 'a> {
+    fn add(&mut self, item: &'a Item<'a>) -> PyResult<()> {
+        let token = match item {
+            Item::Token(token) => token.clone(),
+            Item::Payload(payload) => self.payload(payload)?,
+            Item::Scalar(array) => self.array(array, true)?,
+            Item::Arrow(Imported { field, class, arrays }) => {
+                let plan = &mut self.plan;
+                let chunks = arrays.iter().map(|array| arrow::gather(field, array, plan)).collect::<Result<_, _>>();
+                let refused = |why| PyValueError::new_err(format!("cannot send this Arrow data: {why}"));
+                Token::Arrow { class: *class, schema: self.explain(field)?, chunks: chunks.map_err(refused)? }
+            }
+            Item::Message(message, layout) => return self.message(message, layout.as_ref()),
+            Item::Pickle { stream, buffers } => {
+                let stream = self.plan.copy(stream.as_bytes());
+                let buffers = buffers.iter().map(|buffer| self.part(buffer)).collect();
+                Token::Pickle { stream, buffers }
+            }
+        };
+        self.tokens.push(token);
+        Ok(())
+    }
+
+    fn payload(&mut self, payload: &'a Payload<'a>) -> PyResult<Token> {
+        match payload {
+            Payload::Array(array) => self.array(array, false),
+            _ => Ok(Token::Bytes(self.part(payload))),
+        }
+    }
+
+    fn part(&mut self, payload: &'a Payload<'a>) -> Part {
+        match (payload.bytes(), payload) {
+            (Some(bytes), _) => self.plan.copy(bytes),
+            (None, Payload::Array(array)) => self.plan.add(payload.len(), Source::Elements(array)),
+            (None, _) => unreachable!("only arrays come in pieces"),
+        }
+    }
+
+    fn array(&mut self, array: &'a Bound<'a, PyUntypedArray>, scalar: bool) -> PyResult<Token> {
+        let shape = array.shape().iter().map(|extent| *extent as u64).collect();
+        // SAFETY: a concurrent writer tears this one message, no more.
+        let at = match unsafe { array::contiguous_bytes(array) } {
+            Some(bytes) => self.plan.copy(bytes),
+            None => self.plan.add(array.len() * array::itemsize(&array.dtype()), Source::Elements(array)),
+        };
+        Ok(Token::Array { kind: describe_type(&array.dtype())?, shape, at, scalar })
+    }
+
+    /// A message as a part of another: its payload as it is, its description moved to where that will be.
+    fn message(&mut self, message: &'a byref::Message, layout: Option<&Layout>) -> PyResult<()> {
+        let Some(layout) = layout else {
+            let at = self.plan.copy(message);
+            self.tokens.push(Token::Bytes(at));
+            return Ok(());
+        };
+        let Some(description) = tokens::place(layout) else {
+            let Layout { kind, shape } = layout.clone();
+            let at = self.plan.copy(message);
+            self.tokens.push(Token::Array { kind, shape, at, scalar: false });
+            return Ok(());
+        };
+        let wrong = |why: String| crate::value::wrong(self.py, message.topic(), &why);
+        let inner = tokens::decode(message, description).map_err(wrong)?;
+        // Parts lie before the description.
+        let payload = &message[..description.at as usize];
+        let distance = self.plan.copy(payload).at;
+        for mut token in inner {
+            if let Token::Arrow { schema, .. } = &mut token
+                && let Words::Explained(..) = schema
+            {
+                let field = crate::value::field(message, *schema)
+                    .map_err(|why| crate::value::wrong(self.py, message.topic(), &why))?;
+                *schema = self.explain(&field)?;
+                if let Words::Here(at) = schema {
+                    at.at = at.at.wrapping_sub(distance); // It is in place already.
+                }
+            }
+            token.relocate(distance);
+            self.tokens.push(token);
+        }
+        Ok(())
+    }
+
+    /// Where an Arrow type is described for all messages; in this one, if there is no room for that.
+    fn explain(&mut self, field: &Field) -> PyResult<Words> {
+        let words = field.encode();
+        match self.publisher.explain(&words).map_err(|error| to_python(self.py, error))? {
+            Some(entry) => {
+                self.refers = true;
+                Ok(Words::explained(entry))
+            }
+            None => Ok(Words::Here(self.plan.make(words.len(), move |to| to.copy_from_slice(&words)))),
+        }
+    }
+}
+
+/// From this size on, the interpreter is released while parts are copied, in bytes.
+const COPY_DETACHED: u64 = 64 << 10;
+
+/// Copies all parts to their places.
+fn fill(py: Python<'_>, loan: &mut byref::Loan, parts: Vec<(Part, Source<'_>)>) -> PyResult<()> {
+    let memory = loan.memory().map_err(|error| to_python(py, error))?;
+    let mut elements = Vec::new();
+    let mut copies = Vec::new();
+    let mut size = 0;
+    for (part, source) in parts {
+        let range = part.at as usize..(part.at + part.len) as usize;
+        match source {
+            Source::Elements(array) => elements.push((range, array)),
+            Source::Copy(bytes) => {
+                size += part.len;
+                copies.push((range, Ok(bytes)));
+            }
+            Source::Make(write) => {
+                size += part.len;
+                copies.push((range, Err(write)));
+            }
+        }
+    }
+    let bytes: &mut [u8] = loan;
+    let copy = || {
+        for (range, source) in copies {
+            match source {
+                Ok(from) => bytes[range].copy_from_slice(from),
+                Err(write) => write(&mut bytes[range]),
+            }
+        }
+    };
+    if size < COPY_DETACHED {
+        copy()
+    } else {
+        py.detach(copy)
+    }
+    for (range, array) in elements {
+        let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+        // Another thread may have changed it meanwhile.
+        if array::size_of_shape(&shape, array::itemsize(&array.dtype()))? != range.len() {
+            return Err(crate::publisher::resized());
+        }
+        let data = memory.as_ptr().wrapping_add(range.start);
+        let owner = Owner::wrap(py, Memory::Loan(memory.clone()))?;
+        // SAFETY: the plan has so many bytes for this array in the loan, which the owner keeps.
+        let place = unsafe { array::over(array.dtype(), &shape, data, true, owner) }?;
+        array::copy_elements(&place, array)?;
+    }
+    Ok(())
+}
