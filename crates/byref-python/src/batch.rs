@@ -5,7 +5,7 @@ use crate::array::{self, element_type, size_of_shape};
 use crate::errors::error;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
-use byref::Layout;
+use byref::{Cause, Layout};
 use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -93,6 +93,7 @@ impl Batch {
         let Some((_, bytes)) = this.core.packed() else {
             let mut gathered = Vec::with_capacity(this.core.payload_len());
             this.core.iter().for_each(|message| gathered.extend_from_slice(&message));
+            byref::count_copied(Cause::Asked, gathered.len());
             let data = gathered.as_mut_ptr();
             let owner = Owner::wrap(py, Memory::Copy(gathered))?;
             // SAFETY: the shape takes `len` bytes for each of the batch's messages, all of which have that length, and they

@@ -2,14 +2,16 @@
 #![allow(unsafe_code)]
 
 use crate::array::{self, describe_type};
-use crate::arrow::{self, Field, Imported};
+use crate::arrow::{self, Imported};
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
 use crate::payload::Payload;
-use crate::plan::{Part, Plan, Source};
-use crate::tokens::{self, MOST_LEVELS, Token, Words};
+use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
+use byref_parts::arrow::{Field, gather};
+use byref_parts::plan::{self, Part, Source};
+use byref_parts::tokens::{self, MOST_LEVELS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -18,6 +20,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
 };
+
+type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 
 /// What a message is to be made of, in this process's memory.
 pub struct Draft<'py>(Vec<Item<'py>>);
@@ -89,7 +93,7 @@ impl<'py> Draft<'py> {
         let Planner { mut plan, tokens, refers, .. } = planner;
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
-        let attributes = Attributes { layout: Some(tokens::layout(at)), headers };
+        let attributes = Attributes { layout: Some(value::layout(at)), headers };
         let encoded = attributes.encode().map_err(|error| to_python(py, error))?;
         let attributes = if refers { encoded.with_glossary() } else { encoded.in_pool() };
         Ok(Planned { plan, attributes })
@@ -218,7 +222,7 @@ impl<'a> Planner<'_, 'a> {
             Item::Scalar(array) => self.array(array, true)?,
             Item::Arrow(Imported { field, class, arrays }) => {
                 let plan = &mut self.plan;
-                let chunks = arrays.iter().map(|array| arrow::gather(field, array, plan)).collect::<Result<_, _>>();
+                let chunks = arrays.iter().map(|array| gather(field, array, plan)).collect::<Result<_, _>>();
                 let refused = |why| PyValueError::new_err(format!("cannot send this Arrow data: {why}"));
                 Token::Arrow { class: *class, schema: self.explain(field)?, chunks: chunks.map_err(refused)? }
             }
@@ -243,7 +247,7 @@ impl<'a> Planner<'_, 'a> {
     fn part(&mut self, payload: &'a Payload<'a>) -> Part {
         match (payload.bytes(), payload) {
             (Some(bytes), _) => self.plan.copy(bytes),
-            (None, Payload::Array(array)) => self.plan.add(payload.len(), Source::Elements(array)),
+            (None, Payload::Array(array)) => self.plan.add(payload.len(), Source::Own(array)),
             (None, _) => unreachable!("only arrays come in pieces"),
         }
     }
@@ -253,7 +257,7 @@ impl<'a> Planner<'_, 'a> {
         // SAFETY: a concurrent writer tears this one message, no more.
         let at = match unsafe { array::contiguous_bytes(array) } {
             Some(bytes) => self.plan.copy(bytes),
-            None => self.plan.add(array.len() * array::itemsize(&array.dtype()), Source::Elements(array)),
+            None => self.plan.add(array.len() * array::itemsize(&array.dtype()), Source::Own(array)),
         };
         Ok(Token::Array { kind: describe_type(&array.dtype())?, shape, at, scalar })
     }
@@ -265,13 +269,13 @@ impl<'a> Planner<'_, 'a> {
             self.tokens.push(Token::Bytes(at));
             return Ok(());
         };
-        let Some(description) = tokens::place(layout) else {
+        let Some(description) = value::place(layout) else {
             let Layout { kind, shape } = layout.clone();
             let at = self.plan.copy(message);
             self.tokens.push(Token::Array { kind, shape, at, scalar: false });
             return Ok(());
         };
-        let wrong = |why: String| crate::value::wrong(self.py, message.topic(), &why);
+        let wrong = |why: String| value::wrong(self.py, message.topic(), &why);
         let inner = tokens::decode(message, description).map_err(wrong)?;
         // Parts lie before the description.
         let payload = &message[..description.at as usize];
@@ -280,8 +284,8 @@ impl<'a> Planner<'_, 'a> {
             if let Token::Arrow { schema, .. } = &mut token
                 && let Words::Explained(..) = schema
             {
-                let field = crate::value::field(message, *schema)
-                    .map_err(|why| crate::value::wrong(self.py, message.topic(), &why))?;
+                let field =
+                    value::field(message, *schema).map_err(|why| value::wrong(self.py, message.topic(), &why))?;
                 *schema = self.explain(&field)?;
                 if let Words::Here(at) = schema {
                     at.at = at.at.wrapping_sub(distance); // It is in place already.
@@ -295,22 +299,29 @@ impl<'a> Planner<'_, 'a> {
 
     /// Where an Arrow type is described for all messages; in this one, if there is no room for that.
     fn explain(&mut self, field: &Field) -> PyResult<Words> {
-        let words = field.encode();
-        match self.publisher.explain(&words).map_err(|error| to_python(self.py, error))? {
-            Some(entry) => {
-                self.refers = true;
-                Ok(Words::explained(entry))
-            }
-            None => Ok(Words::Here(self.plan.make(words.len(), move |to| to.copy_from_slice(&words)))),
+        if let Some(entry) = explain(self.py, self.publisher, field)? {
+            self.refers = true;
+            return Ok(Words::Explained(entry.offset, entry.len));
         }
+        let words = field.encode();
+        Ok(Words::Here(self.plan.make(words.len(), move |to| to.copy_from_slice(&words))))
     }
+}
+
+/// Describes an Arrow type in the publisher's glossary, if there is room for it.
+pub fn explain(py: Python<'_>, publisher: &byref::Publisher, field: &Field) -> PyResult<Option<byref::Entry>> {
+    publisher.explain(&field.encode()).map_err(|error| to_python(py, error))
 }
 
 /// From this size on, the interpreter is released while parts are copied, in bytes.
 const COPY_DETACHED: u64 = 64 << 10;
 
 /// Copies all parts to their places.
-fn fill(py: Python<'_>, loan: &mut byref::Loan, parts: Vec<(Part, Source<'_>)>) -> PyResult<()> {
+fn fill(
+    py: Python<'_>,
+    loan: &mut byref::Loan,
+    parts: Vec<(Part, Source<'_, &Bound<'_, PyUntypedArray>>)>,
+) -> PyResult<()> {
     let memory = loan.memory().map_err(|error| to_python(py, error))?;
     let mut elements = Vec::new();
     let mut copies = Vec::new();
@@ -318,7 +329,7 @@ fn fill(py: Python<'_>, loan: &mut byref::Loan, parts: Vec<(Part, Source<'_>)>) 
     for (part, source) in parts {
         let range = part.at as usize..(part.at + part.len) as usize;
         match source {
-            Source::Elements(array) => elements.push((range, array)),
+            Source::Own(array) => elements.push((range, array)),
             Source::Copy(bytes) => {
                 size += part.len;
                 copies.push((range, Ok(bytes)));
@@ -329,6 +340,7 @@ fn fill(py: Python<'_>, loan: &mut byref::Loan, parts: Vec<(Part, Source<'_>)>) 
             }
         }
     }
+    loan.count_copied(loan.len());
     let bytes: &mut [u8] = loan;
     let copy = || {
         for (range, source) in copies {

@@ -43,6 +43,12 @@ impl Deref for Foreign {
     }
 }
 
+impl AsRef<[u8]> for Foreign {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
 /// One in a count of views, given back on drop.
 struct Counted(ForeignViews);
 

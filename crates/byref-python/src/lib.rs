@@ -4,6 +4,8 @@
 mod array;
 mod arrow;
 mod batch;
+mod capsule;
+mod columns;
 mod draft;
 mod errors;
 mod event;
@@ -13,7 +15,6 @@ mod loan;
 mod message;
 mod owner;
 mod payload;
-mod plan;
 mod publisher;
 mod queue;
 mod receiver;
@@ -21,11 +22,12 @@ mod report;
 mod rows;
 mod serving;
 mod subscriber;
-mod tokens;
 mod value;
 mod waiting;
 
+use byref::Cause;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 #[pymodule]
 mod _byref {
@@ -53,6 +55,23 @@ mod _byref {
     use crate::report::monitors;
     #[pymodule_export]
     use crate::subscriber::Subscriber;
+
+    /// How many payload bytes this process has copied, by cause: `send` (into shared memory, by its publishers), `receive`
+    /// (small payloads, out of the ring), `writable` (small private views), `copy` (because the program asked for one).
+    #[pyfunction]
+    fn copied_bytes(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+        let (copied, counts) = (byref::copied_bytes(), PyDict::new(py));
+        for cause in Cause::ALL {
+            let name = match cause {
+                Cause::Send => "send",
+                Cause::Receive => "receive",
+                Cause::Private => "writable",
+                Cause::Asked => "copy",
+            };
+            counts.set_item(name, copied[cause])?;
+        }
+        Ok(counts)
+    }
 
     /// The most bytes of payload and attributes together that travel inside the ring.
     #[pymodule_export]

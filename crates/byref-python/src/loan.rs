@@ -2,11 +2,13 @@
 #![allow(unsafe_code)]
 
 use crate::array;
+use crate::columns::Columns;
 use crate::errors::{closed, to_python};
 use crate::headers;
 use crate::owner::{Memory, Owner};
 use crate::waiting::Timeout;
 use byref::{Attributes, Layout};
+use byref_parts::arrow::Field;
 use numpy::PyArrayDescr;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -24,12 +26,22 @@ pub struct Loan {
 struct State {
     /// `None` once it was sent or discarded.
     loan: Option<byref::Loan>,
+    /// The array, or the columns of a batch by name.
     array: Py<PyAny>,
     /// Every array that was handed out: they become read-only together.
     handed_out: Vec<Py<PyAny>>,
-    layout: Option<Layout>,
-    /// Bytes of one step along the first dimension.
-    row: usize,
+    content: Content,
+}
+
+/// What the receiver is told.
+#[derive(Clone)]
+enum Content {
+    /// An array, one step along whose first dimension takes `row` bytes; or so many bytes.
+    Array {
+        layout: Option<Layout>,
+        row: usize,
+    },
+    Batch(Columns),
 }
 
 impl Loan {
@@ -49,8 +61,27 @@ impl Loan {
         // SAFETY: the caller took the loan for this type and shape; the owner keeps its memory from being reused.
         let array = unsafe { array::over(dtype, shape, data, true, owner) }?.unbind();
         let handed_out = vec![array.clone_ref(py)];
-        let state = Mutex::new(State { loan: Some(loan), array, handed_out, layout, row });
-        Bound::new(py, Loan { state, headers: PyDict::new(py).unbind(), topic: topic.to_owned() })
+        let state = State { loan: Some(loan), array, handed_out, content: Content::Array { layout, row } };
+        Self::of(py, state, topic)
+    }
+
+    /// Wraps a loan as the columns of a record batch of the type `field`.
+    pub fn of_batch<'py>(
+        py: Python<'py>,
+        loan: byref::Loan,
+        columns: Columns,
+        field: &Field,
+        topic: &str,
+    ) -> PyResult<Bound<'py, Self>> {
+        let arrays = columns.arrays(py, field, &loan)?;
+        let handed_out = arrays.values().iter().map(Bound::unbind).collect();
+        let (array, content) = (arrays.into_any().unbind(), Content::Batch(columns));
+        Self::of(py, State { loan: Some(loan), array, handed_out, content }, topic)
+    }
+
+    fn of<'py>(py: Python<'py>, state: State, topic: &str) -> PyResult<Bound<'py, Self>> {
+        let headers = PyDict::new(py).unbind();
+        Bound::new(py, Loan { state: Mutex::new(state), headers, topic: topic.to_owned() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -59,6 +90,21 @@ impl Loan {
 
     fn over(&self, py: Python<'_>) -> PyErr {
         closed(py, format!("this loan on topic '{}' was already sent or discarded", self.topic))
+    }
+
+    fn truncate_batch(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
+        let mut state = self.lock();
+        let State { array, handed_out, content: Content::Batch(columns), .. } = &mut *state else {
+            unreachable!("the caller saw a batch")
+        };
+        if rows as u64 > columns.rows {
+            let text = format!("cannot truncate a loan of {} rows to {rows}", columns.rows);
+            return Err(PyValueError::new_err(text));
+        }
+        let shorter = columns.truncate(array.bind(py).cast()?, rows as u64)?;
+        handed_out.extend(shorter.values().iter().map(Bound::unbind));
+        *array = shorter.into_any().unbind();
+        Ok(())
     }
 
     /// Ends the writing, as far as Python's arrays go.
@@ -73,7 +119,8 @@ impl Loan {
 
 #[pymethods]
 impl Loan {
-    /// The memory as a NumPy array; its content is arbitrary at first. Read-only once the loan was sent or discarded.
+    /// The memory as a NumPy array; its content is arbitrary at first. Read-only once the loan was sent or discarded. Of a
+    /// record batch, a dict of its columns.
     #[getter]
     fn array(&self, py: Python<'_>) -> Py<PyAny> {
         self.lock().array.clone_ref(py)
@@ -90,10 +137,17 @@ impl Loan {
         let rows =
             usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
         let mut state = self.lock();
-        let State { loan, layout, row, .. } = &mut *state;
+        let State { loan, content, .. } = &mut *state;
         let Some(loan) = loan.as_mut() else {
             drop(state);
             return Err(self.over(py));
+        };
+        let (layout, row) = match content {
+            Content::Array { layout, row } => (layout, row),
+            Content::Batch(_) => {
+                drop(state);
+                return self.truncate_batch(py, rows);
+            }
         };
         if let Some(Layout { shape, .. }) = layout
             && shape.first().is_none_or(|most| rows as u64 > *most)
@@ -120,12 +174,16 @@ impl Loan {
         let headers = headers::from_python(self.headers.bind(py))?;
         let taken = {
             let mut state = self.lock();
-            let layout = state.layout.clone();
-            state.loan.take().map(|loan| (loan, layout))
+            let content = state.content.clone();
+            state.loan.take().map(|loan| (loan, content))
         };
-        let Some((mut loan, layout)) = taken else { return Err(self.over(py)) };
-        let attributes = Attributes { layout, headers }.encode().map_err(|error| to_python(py, error));
+        let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
+        let attributes = match content {
+            Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
+            Content::Batch(columns) => columns.finish(&mut loan, headers),
+        };
         let sent = attributes
+            .map_err(|error| to_python(py, error))
             .and_then(|attributes| timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait)));
         if sent.is_err() && loan.is_open() {
             self.lock().loan = Some(loan);

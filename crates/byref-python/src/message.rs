@@ -2,14 +2,16 @@
 #![allow(unsafe_code)]
 
 use crate::array::{self, ElementType, size_of_shape};
-use crate::arrow::{self, Arrow, Class};
+use crate::arrow::Arrow;
 use crate::errors::{closed, error};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::tokens::{self, Token};
 use crate::value::{self, Shown};
-use byref::Layout;
+use byref::{Cause, Layout};
+use byref_parts::arrow::{Class, plain};
+use byref_parts::plan::ALIGNMENT;
+use byref_parts::tokens::{self, Token};
 use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
@@ -139,7 +141,7 @@ impl Message {
     /// The message itself if it has several parts, and where these are described.
     pub fn parts(&self, py: Python<'_>) -> PyResult<Option<(byref::Message, Layout)>> {
         self.with(py, |message| {
-            let layout = layout_of(message).filter(|layout| tokens::place(layout).is_some());
+            let layout = layout_of(message).filter(|layout| value::place(layout).is_some());
             layout.map(|layout| (message.clone(), layout))
         })
     }
@@ -147,7 +149,10 @@ impl Message {
     /// What the message consists of; `None`: bytes, or an array.
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
-            let at = tokens::place(&layout_of(message)?)?;
+            let at = value::place(&layout_of(message)?)?;
+            if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
+                return Some(Err((message.topic().to_owned(), "it is not aligned".to_owned())));
+            }
             Some(tokens::decode(message, at).map_err(|why| (message.topic().to_owned(), why)))
         })?;
         tokens.transpose().map_err(|(topic, why)| value::wrong(py, &topic, &why))
@@ -166,11 +171,16 @@ impl Message {
                 _ => Err(PyTypeError::new_err("this message is no Arrow data; take its parts with msg.value")),
             };
         }
-        let (message, layout) = self.whole(py)?;
-        let layout = layout.unwrap_or_else(|| Layout { kind: b"|u1".to_vec(), shape: vec![message.len() as u64] });
+        let itemsize = self.view(py)?.element.map_or(1, |element| element.itemsize);
+        let payload = self.open_foreign(py)?;
+        if !(payload.as_ptr() as usize).is_multiple_of(itemsize.max(1)) {
+            return Err(PyTypeError::new_err("this array is not aligned as Arrow data have to be; use msg.copy()"));
+        }
+        let layout = layout_of(&payload);
+        let layout = layout.unwrap_or_else(|| Layout { kind: b"|u1".to_vec(), shape: vec![payload.len() as u64] });
         let kind = String::from_utf8_lossy(&layout.kind);
-        let (field, chunk) = arrow::plain(&kind, &layout.shape, message.len()).map_err(PyTypeError::new_err)?;
-        Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(self.open_foreign(py)?)))
+        let (field, chunk) = plain(&kind, &layout.shape, payload.len()).map_err(PyTypeError::new_err)?;
+        Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
     }
 
     /// The value that `tokens` describe, over the payload or over a private copy of it.
@@ -191,7 +201,7 @@ impl Message {
     fn view(&self, py: Python<'_>) -> PyResult<View> {
         let (layout, len) = self.with(py, |message| (layout_of(message), message.len()))?;
         let Some(layout) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
-        if tokens::place(&layout).is_some() {
+        if value::place(&layout).is_some() {
             let text = "a message of Arrow data, of several parts, or with a pickle is not one array; use msg.value";
             return Err(PyTypeError::new_err(text));
         }
@@ -352,7 +362,10 @@ impl Message {
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.with(py, |message| PyBytes::new(py, message))
+        self.with(py, |message| {
+            byref::count_copied(Cause::Asked, message.len());
+            PyBytes::new(py, message)
+        })
     }
 
     /// For NumPy, where the buffer protocol cannot express the element type (`datetime64` and others).

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use crate::array::{self, itemsize, refuse_objects, size_of_shape};
+use crate::arrow::import_schema;
+use crate::columns::Columns;
 use crate::draft::Draft;
 use crate::errors::to_python;
 use crate::headers;
@@ -61,7 +63,7 @@ impl Publisher {
         let py = array.py();
         let len = array.len() * itemsize(&array.dtype());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
-        gather(array, &loan)?;
+        gather(array, &mut loan)?;
         timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
     }
 
@@ -83,7 +85,7 @@ impl Publisher {
 }
 
 /// Copies an array's elements in order into a loan of its size.
-pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult<()> {
+pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &mut byref::Loan) -> PyResult<()> {
     let py = array.py();
     let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
     // Another thread may have changed it while the loan was waited for.
@@ -92,6 +94,7 @@ pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &byref::Loan) -> PyResult
     }
     let memory = loan.memory().map_err(|error| to_python(py, error))?;
     let data = memory.as_ptr();
+    loan.count_copied(loan.len());
     let owner = Owner::wrap(py, Memory::Loan(memory))?;
     // SAFETY: the loan was taken for this array's type and shape, and the owner keeps its memory.
     let place = unsafe { array::over(array.dtype(), &shape, data, true, owner) }?;
@@ -234,6 +237,24 @@ impl Publisher {
         let room = described.encode().map_err(|error| to_python(py, error))?.len() + HEADER_ROOM;
         let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, room, wait))?;
         Loan::new(loan, dtype, &extents, row, layout, self.0.topic())
+    }
+
+    /// Lends memory for a record batch of `rows` rows, to be filled in place: `schema` is a `pyarrow.Schema` or any other
+    /// object with `__arrow_c_schema__`, whose columns have elements of fixed size. `array` of the loan, and its `with` block,
+    /// give a dict of writable NumPy arrays by column; no value is null.
+    #[pyo3(signature = (schema, rows, timeout=None))]
+    fn loan_batch<'py>(
+        &self,
+        py: Python<'py>,
+        schema: &Bound<'py, PyAny>,
+        rows: i128,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, Loan>> {
+        let timeout = Timeout::new(timeout)?;
+        let field = import_schema(schema)?;
+        let (columns, size) = Columns::new(py, &self.0, &field, non_negative("rows", rows)?)?;
+        let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, HEADER_ROOM, wait))?;
+        Loan::of_batch(py, loan, columns, &field, self.0.topic())
     }
 
     /// Waits until at least `n` subscribers are connected.

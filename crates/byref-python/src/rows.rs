@@ -89,6 +89,7 @@ impl<'py> Rows<'py> {
             Rows::Each(payloads) => payloads,
         };
         let row_len = loan.len() / payloads.len();
+        loan.count_copied(loan.len());
         for (payload, place) in payloads.iter().zip(loan.chunks_exact_mut(row_len)) {
             match (payload.bytes(), payload) {
                 (Some(bytes), _) => copy(bytes, place)?,

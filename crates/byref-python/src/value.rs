@@ -2,16 +2,33 @@
 #![allow(unsafe_code)]
 
 use crate::array::{self, element_type, size_of_shape};
-use crate::arrow::{Arrow, Field};
+use crate::arrow::Arrow;
 use crate::errors::error;
 use crate::foreign::Foreign;
-use crate::plan::Part;
-use crate::tokens::{MOST_LEVELS, Token, Words};
-use byref::Entry;
+use byref::{Entry, Layout};
+use byref_parts::arrow::Field;
+use byref_parts::plan::Part;
+use byref_parts::tokens::{MOST_LEVELS, Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyComplex, PyDict, PyList, PyMemoryView, PyTuple};
 use std::sync::Arc;
+
+/// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
+const KIND: &[u8] = b"parts";
+
+/// The layout of a message whose tokens are these bytes of its payload.
+pub fn layout(at: Part) -> Layout {
+    Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
+}
+
+/// Where the tokens of a message of that layout lie; `None`: it has none.
+pub fn place(layout: &Layout) -> Option<Part> {
+    match layout.shape[..] {
+        [at, len] if layout.kind == KIND => Some(Part { at, len }),
+        _ => None,
+    }
+}
 
 /// Where the arrays and buffers of a value lie.
 pub struct Shown<'py> {
@@ -101,7 +118,8 @@ impl<'py> Shown<'py> {
                 let dict = PyDict::new(py);
                 for _ in 0..count {
                     let key = self.next(py, tokens, level + 1)?;
-                    dict.set_item(key, self.next(py, tokens, level + 1)?)?;
+                    let value = self.next(py, tokens, level + 1)?;
+                    dict.set_item(key, value).map_err(|_| self.wrong(py, "a dict with a key that cannot be one"))?;
                 }
                 dict.into_any()
             }

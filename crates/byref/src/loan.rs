@@ -17,6 +17,8 @@ pub struct Loan {
     /// `None` once it was sent or discarded.
     chunk: Option<Chunk>,
     len: usize,
+    /// Bytes that a library which fills it says it copied.
+    copied: usize,
 }
 
 /// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
@@ -32,7 +34,7 @@ impl LoanMemory {
 
 impl Loan {
     pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize) -> Self {
-        Loan { shared, chunk: Some(chunk), len }
+        Loan { shared, chunk: Some(chunk), len, copied: 0 }
     }
 
     /// The chunk; in a forked child, where the memory is not mapped, an error.
@@ -45,6 +47,11 @@ impl Loan {
     /// The memory, to be kept beyond the loan.
     pub fn memory(&self) -> Result<LoanMemory> {
         Ok(LoanMemory(Arc::clone(&self.chunk()?.pin)))
+    }
+
+    /// Counts `bytes` of the payload as copied to here, for libraries that fill loans with what their callers give them.
+    pub fn count_copied(&mut self, bytes: usize) {
+        self.copied += bytes;
     }
 
     /// Whether it was neither sent nor discarded.
@@ -72,7 +79,7 @@ impl Loan {
     /// Sends the payload with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`). When it fails, nobody
     /// received anything and the loan is as before.
     pub fn send_with(&mut self, attributes: &Encoded, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        self.send_encoded(attributes, timestamp_ns, 0, wait)
+        self.send_encoded(attributes, timestamp_ns, self.copied, wait)
     }
 
     /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
@@ -86,7 +93,7 @@ impl Loan {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         match count {
-            1 => self.send_encoded(attributes, timestamp_ns, 0, wait),
+            1 => self.send_encoded(attributes, timestamp_ns, self.copied, wait),
             _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
                 let text = format!(
                     "topic '{}': {} bytes are not {count} messages of equal length",
@@ -95,7 +102,7 @@ impl Loan {
                 );
                 Err(Error::InvalidArgument(text))
             }
-            _ => self.send_rows(count, attributes, timestamp_ns, 0, wait),
+            _ => self.send_rows(count, attributes, timestamp_ns, self.copied, wait),
         }
     }
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
+use crate::copies::{self, Cause};
 use crate::glossary::{Entry, PeerGlossary};
 use crate::lease::{COUNTS, Lease};
 use crate::ring::{DATA_WORDS, Descriptor, Head, InlineData};
@@ -361,6 +362,7 @@ impl Message {
         let mut copy =
             Writable { start: words.as_mut_ptr().cast(), len: self.len(), keep: Keep::Copied { _words: words } };
         copy.copy_from_slice(self);
+        copies::count(Cause::Private, self.len());
         copy
     }
 }

@@ -4,6 +4,7 @@ use crate::attributes::Encoded;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
@@ -365,6 +366,7 @@ impl Publisher {
             listener,
         });
         drop(open);
+        copies::register(Cause::Send, &shared);
         Ok(Publisher { shared })
     }
 
@@ -913,7 +915,8 @@ impl Shared {
         if !self.made_in.is_current() {
             return;
         }
-        let Some(open) = self.open.lock().take() else { return };
+        let closed = copies::settle(Cause::Send, || self.open.lock().take(), |open| open.copied_bytes);
+        let Some(open) = closed else { return };
         *self.final_stats.lock() = open.stats();
         open.ring().set_closed();
         open.service.cancel(open.listener);
@@ -928,6 +931,12 @@ impl Shared {
         }
         open.door.bell.ring();
         self.changed.notify();
+    }
+}
+
+impl Endpoint for Shared {
+    fn copied(&self) -> u64 {
+        self.lock().ok().and_then(|open| open.as_ref().map(|open| open.copied_bytes)).unwrap_or(0)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, LOSSLESS, Stop};
+use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
@@ -269,6 +270,7 @@ impl Subscriber {
         });
         let registered = lookout.register(&shared);
         registered.map_err(|error| Error::directory(directory.path(), format!("cannot list it: {error}")))?;
+        copies::register(Cause::Receive, &shared);
         Ok(Subscriber { shared })
     }
 
@@ -804,13 +806,20 @@ impl Shared {
         if !self.made_in.is_current() {
             return;
         }
-        let Some(open) = self.open.lock().take() else { return };
+        let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.stats.copied_bytes);
+        let Some(open) = closed else { return };
         *self.final_stats.lock() = open.stats.clone();
         for connection in &open.connections {
             connection.leave();
         }
         open.door.bell.ring();
         self.changed.notify();
+    }
+}
+
+impl Endpoint for Shared {
+    fn copied(&self) -> u64 {
+        self.lock().ok().and_then(|open| open.as_ref().map(|open| open.stats.copied_bytes)).unwrap_or(0)
     }
 }
 

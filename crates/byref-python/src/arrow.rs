@@ -1,39 +1,14 @@
 //! Arrow data by reference, through the PyCapsule interface in both directions; no Arrow library is needed for it.
 
-mod abi;
-mod check;
-mod gather;
-mod kind;
-mod plain;
-mod schema;
-mod show;
-mod stream;
-
-pub use gather::{Chunk, gather};
-pub use plain::plain;
-pub use schema::Field;
-
+use crate::capsule::{give, take};
 use crate::foreign::Foreign;
-use pyo3::exceptions::{PyBufferError, PyValueError};
+use byref_parts::arrow::{Chunk, Class, Field, abi, export_schema, export_stream, show};
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// What Arrow data are beside their type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Class {
-    /// One array.
-    Array,
-    /// One array of structs that is a record batch.
-    Batch,
-    /// Any number of arrays.
-    Chunked,
-    /// Any number of record batches.
-    Table,
-}
 
 /// What a producer in this process exported.
 pub struct Imported {
@@ -52,8 +27,8 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
         match as_array.call0() {
             Ok(capsules) => {
                 let (schema, array): (Bound<'_, PyAny>, Bound<'_, PyAny>) = capsules.extract()?;
-                let schema: abi::Schema = abi::take(&schema)?;
-                let array: abi::Array = abi::take(&array)?;
+                let schema: abi::Schema = take(&schema)?;
+                let array: abi::Array = take(&array)?;
                 let field = Field::import(&schema).map_err(refused)?;
                 let class = if field.is_table() { Class::Batch } else { Class::Array };
                 return Ok(Some(Imported { field, class, arrays: vec![array] }));
@@ -64,10 +39,10 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
         }
     }
     let Some(as_stream) = as_stream else { return Ok(None) };
-    let mut stream: abi::Stream = abi::take(&as_stream.call0()?)?;
+    let mut stream: abi::Stream = take(&as_stream.call0()?)?;
     let field = Field::import(&stream.schema().map_err(refused)?).map_err(refused)?;
     let mut arrays = Vec::new();
-    while let Some(array) = stream.next().map_err(refused)? {
+    while let Some(array) = stream.next_array().map_err(refused)? {
         arrays.push(array);
     }
     let class = if field.is_table() { Class::Table } else { Class::Chunked };
@@ -75,10 +50,13 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
 }
 
 /// The type of an object that offers one.
-pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Option<Field>> {
-    let Some(offer) = schema.getattr_opt(intern!(schema.py(), "__arrow_c_schema__"))? else { return Ok(None) };
-    let schema: abi::Schema = abi::take(&offer.call0()?)?;
-    Field::import(&schema).map(Some).map_err(PyValueError::new_err)
+pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Field> {
+    let Some(offer) = schema.getattr_opt(intern!(schema.py(), "__arrow_c_schema__"))? else {
+        let found = schema.get_type().name()?;
+        return Err(PyTypeError::new_err(format!("{found} is no Arrow schema (it has no __arrow_c_schema__)")));
+    };
+    let schema: abi::Schema = take(&offer.call0()?)?;
+    Field::import(&schema).map_err(PyValueError::new_err)
 }
 
 /// Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
@@ -114,7 +92,7 @@ impl Arrow {
     }
 
     fn export(&self, index: usize) -> Result<abi::Array, String> {
-        show::show(&self.field, &self.chunks[index], &self.payload)
+        show(&self.field, &self.chunks[index], &self.payload)
     }
 }
 
@@ -127,7 +105,7 @@ fn refused(py: Python<'_>, topic: &str, why: String) -> PyErr {
 impl Arrow {
     /// The type, as an `arrow_schema` capsule.
     pub fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        abi::give(py, schema::export(&self.field))
+        give(py, export_schema(&self.field))
     }
 
     /// The data, as capsules `arrow_schema` and `arrow_array`; a BufferError when they are in several chunks.
@@ -143,7 +121,7 @@ impl Arrow {
             return Err(PyBufferError::new_err(text));
         }
         let array = self.export(0).map_err(|why| refused(py, self.payload.topic(), why))?;
-        PyTuple::new(py, [self.__arrow_c_schema__(py)?, abi::give(py, array)?])
+        PyTuple::new(py, [self.__arrow_c_schema__(py)?, give(py, array)?])
     }
 
     /// The data, as an `arrow_array_stream` capsule.
@@ -156,7 +134,7 @@ impl Arrow {
         let _ = requested_schema;
         let arrays = (0..self.chunks.len()).map(|index| self.export(index)).collect::<Result<_, _>>();
         let arrays = arrays.map_err(|why| refused(py, self.payload.topic(), why))?;
-        abi::give(py, stream::export(Arc::clone(&self.field), arrays))
+        give(py, export_stream(Arc::clone(&self.field), arrays))
     }
 
     fn __repr__(&self) -> String {

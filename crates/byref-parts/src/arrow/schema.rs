@@ -26,8 +26,11 @@ struct Words {
 
 /// A field, and what is below it.
 pub struct Field {
+    /// How its buffers lie in memory.
     pub kind: Kind,
+    /// What it consists of.
     pub children: Vec<Field>,
+    /// What its indices refer to.
     pub dictionary: Option<Box<Field>>,
     format: CString,
     name: Option<CString>,
@@ -273,8 +276,11 @@ mod tests {
         let mut exported = export(&field);
         assert_eq!(Field::import(&exported).unwrap().encode(), field.encode());
         assert_eq!(Arc::strong_count(&field), 3);
-        // SAFETY: `children` has one pointer; a consumer may move a child out.
-        let moved = unsafe { ptr::replace(*exported.children, abi::Schema::empty()) };
+        // SAFETY: `children` has one pointer.
+        let child = unsafe { *exported.children };
+        // SAFETY: a valid struct, of which a consumer may move the content out.
+        let child = unsafe { &mut *child };
+        let moved = std::mem::replace(child, abi::Schema::empty());
         exported.release();
         drop(exported);
         assert_eq!(Arc::strong_count(&field), 2);

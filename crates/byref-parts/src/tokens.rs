@@ -2,46 +2,61 @@
 
 use crate::arrow::{Chunk, Class};
 use crate::plan::Part;
-use byref::{Entry, Layout};
 use serde::{Deserialize, Serialize};
 
-/// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
-const KIND: &[u8] = b"parts";
 /// The deepest nesting of containers.
 pub const MOST_LEVELS: usize = 64;
 
 /// One thing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Token {
+    /// Nothing.
     None,
+    /// A truth value.
     Bool(bool),
+    /// An integer of 64 bits.
     Int(i64),
     /// One beyond 64 bits, in hexadecimal.
     Long(String),
+    /// A float of 64 bits.
     Float(f64),
+    /// Real and imaginary part.
     Complex(f64, f64),
+    /// Text.
     Str(String),
+    /// Plain bytes.
     Bytes(Part),
-    /// An array of the element type `kind`; `scalar`: its only element.
+    /// An array.
     Array {
+        /// The element type, in the words of the language binding.
         kind: Vec<u8>,
+        /// The extent of each dimension.
         shape: Vec<u64>,
+        /// The elements, in C order.
         at: Part,
+        /// Not the array, but its only element.
         scalar: bool,
     },
+    /// Arrow data.
     Arrow {
+        /// What they are.
         class: Class,
+        /// Their type.
         schema: Words,
+        /// Their arrays.
         chunks: Vec<Chunk>,
     },
     /// So many follow.
     List(u64),
+    /// So many follow.
     Tuple(u64),
     /// So many keys follow, each with its value.
     Dict(u64),
-    /// The stream, and the buffers beside it.
+    /// A pickle.
     Pickle {
+        /// Its stream.
         stream: Part,
+        /// The buffers beside it, in order.
         buffers: Vec<Part>,
     },
 }
@@ -53,12 +68,6 @@ pub enum Words {
     Explained(u64, u64),
     /// In the message, since the glossary is full.
     Here(Part),
-}
-
-impl Words {
-    pub fn explained(entry: Entry) -> Self {
-        Words::Explained(entry.offset, entry.len)
-    }
 }
 
 impl Token {
@@ -82,19 +91,7 @@ impl Token {
     }
 }
 
-/// The layout of a message whose tokens are these bytes of its payload.
-pub fn layout(at: Part) -> Layout {
-    Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
-}
-
-/// Where the tokens of a message of that layout lie; `None`: it has none.
-pub fn place(layout: &Layout) -> Option<Part> {
-    match layout.shape[..] {
-        [at, len] if layout.kind == KIND => Some(Part { at, len }),
-        _ => None,
-    }
-}
-
+/// The form in which they travel.
 pub fn encode(tokens: &[Token]) -> Vec<u8> {
     postcard::to_stdvec(tokens).expect("plain data always encodes")
 }

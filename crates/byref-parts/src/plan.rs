@@ -1,7 +1,5 @@
 //! Where the parts of a message go, before there is memory for them.
 
-use numpy::PyUntypedArray;
-use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Parts start at multiples of this many bytes, as chunks of the pool do: what Arrow and SIMD code wish for.
@@ -10,7 +8,9 @@ pub const ALIGNMENT: u64 = 64;
 /// The bytes of one part of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
+    /// The place of the first one.
     pub at: u64,
+    /// How many there are.
     pub len: u64,
 }
 
@@ -27,25 +27,33 @@ impl Part {
 
 type Write<'a> = Box<dyn FnOnce(&mut [u8]) + Send + 'a>;
 
-/// What a part is made from.
-pub enum Source<'a> {
+/// What a part is made from. `E` is what the planner's user writes by itself.
+pub enum Source<'a, E> {
+    /// Copied.
     Copy(&'a [u8]),
     /// Written by a function, which gets all of the part's bytes.
     Make(Write<'a>),
-    /// The elements of an array, in C order; with the interpreter held.
-    Elements(&'a Bound<'a, PyUntypedArray>),
+    /// Left to the user.
+    Own(E),
 }
 
 /// The parts of a message so far.
-#[derive(Default)]
-pub struct Plan<'a> {
-    pub parts: Vec<(Part, Source<'a>)>,
+pub struct Plan<'a, E> {
+    /// In order, without overlap.
+    pub parts: Vec<(Part, Source<'a, E>)>,
+    /// The end of the last one.
     pub size: u64,
 }
 
-impl<'a> Plan<'a> {
+impl<E> Default for Plan<'_, E> {
+    fn default() -> Self {
+        Plan { parts: Vec::new(), size: 0 }
+    }
+}
+
+impl<'a, E> Plan<'a, E> {
     /// One more part, of `len` bytes.
-    pub fn add(&mut self, len: usize, source: Source<'a>) -> Part {
+    pub fn add(&mut self, len: usize, source: Source<'a, E>) -> Part {
         let part = Part { at: self.size.next_multiple_of(ALIGNMENT), len: len as u64 };
         self.size = part.at + part.len;
         self.parts.push((part, source));

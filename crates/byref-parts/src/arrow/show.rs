@@ -6,15 +6,19 @@ use super::check::{self, Bits, by_width};
 use super::gather::Chunk;
 use super::kind::Kind;
 use super::schema::Field;
-use crate::foreign::Foreign;
 use crate::plan::Part;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
 
 /// The array that `chunk` declares, once everything that it says was checked against the payload.
-pub fn show(field: &Field, chunk: &Chunk, payload: &Arc<Foreign>) -> Result<abi::Array, String> {
-    let mut shower = Shower { payload, lengths: chunk.lengths.iter(), buffers: chunk.buffers.iter() };
+pub fn show<M>(field: &Field, chunk: &Chunk, payload: &Arc<M>) -> Result<abi::Array, String>
+where
+    M: AsRef<[u8]> + Send + Sync + 'static,
+{
+    let bytes = (**payload).as_ref();
+    let keep = Arc::clone(payload) as Arc<dyn Send + Sync>;
+    let mut shower = Shower { payload: bytes, keep, lengths: chunk.lengths.iter(), buffers: chunk.buffers.iter() };
     let array = shower.next(field, None)?;
     if shower.lengths.next().is_some() || shower.buffers.next().is_some() {
         return Err("more Arrow data than its type has".into());
@@ -23,14 +27,15 @@ pub fn show(field: &Field, chunk: &Chunk, payload: &Arc<Foreign>) -> Result<abi:
 }
 
 struct Shower<'a> {
-    payload: &'a Arc<Foreign>,
+    payload: &'a [u8],
+    keep: Arc<dyn Send + Sync>,
     lengths: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Option<Part>>,
 }
 
 /// What an exported array keeps: the memory, and the structs below.
 struct Kept {
-    _payload: Arc<Foreign>,
+    _payload: Arc<dyn Send + Sync>,
     /// The lengths of the buffers that views name.
     _lengths: Box<[i64]>,
     buffers: Box<[*const c_void]>,
@@ -139,7 +144,7 @@ impl<'a> Shower<'a> {
         let Node { null_count, buffers, lengths, children, dictionary } = node;
         let below = |array| Box::into_raw(Box::new(array));
         let mut kept = Box::new(Kept {
-            _payload: Arc::clone(self.payload),
+            _payload: Arc::clone(&self.keep),
             _lengths: lengths,
             buffers: buffers.into(),
             children: children.into_iter().map(below).collect(),

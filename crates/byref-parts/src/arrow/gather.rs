@@ -14,23 +14,25 @@ use std::ops::Range;
 /// An array within a message: for its field and those below, depth first, the dictionary last, the lengths and the buffers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Chunk {
+    /// Of each field, how many elements; of views, also how many buffers they name.
     pub lengths: Vec<u64>,
+    /// Those that the C data interface lists, without the lengths of such buffers.
     pub buffers: Vec<Option<Part>>,
 }
 
 /// Plans the parts of an array of the type `field`.
-pub fn gather<'a>(field: &Field, array: &'a abi::Array, plan: &mut Plan<'a>) -> Result<Chunk, String> {
+pub fn gather<'a, E>(field: &Field, array: &'a abi::Array, plan: &mut Plan<'a, E>) -> Result<Chunk, String> {
     let mut gatherer = Gatherer { plan, chunk: Chunk::default() };
     gatherer.slice(field, array, 0, length(array.length)?)?;
     Ok(gatherer.chunk)
 }
 
-struct Gatherer<'p, 'a> {
-    plan: &'p mut Plan<'a>,
+struct Gatherer<'p, 'a, E> {
+    plan: &'p mut Plan<'a, E>,
     chunk: Chunk,
 }
 
-impl<'a> Gatherer<'_, 'a> {
+impl<'a, E> Gatherer<'_, 'a, E> {
     /// The `len` elements from number `from` on.
     fn slice(&mut self, field: &Field, array: &'a abi::Array, from: usize, len: usize) -> Result<(), String> {
         let outside = || format!("an Arrow array of type '{}' that is shorter than what it belongs to", field.format());

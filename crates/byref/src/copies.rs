@@ -1,0 +1,88 @@
+//! How many payload bytes this process copied, and why.
+//!
+//! Publishers and subscribers count under their own locks; whoever asks adds them up.
+
+use parking_lot::Mutex;
+use std::ops::Index;
+use std::sync::{Arc, Weak};
+
+/// Why payload bytes were copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Into shared memory, by a publisher. (What a loan is filled with is not seen.)
+    Send,
+    /// Out of the ring, by a subscriber: payloads up to the inline limit.
+    Receive,
+    /// For a private writable view that is too small to be mapped.
+    Private,
+    /// Because the program asked for a copy, or for an array over messages that do not lie side by side.
+    Asked,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Cause; 4] = [Cause::Send, Cause::Receive, Cause::Private, Cause::Asked];
+}
+
+/// Bytes by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied([u64; Cause::ALL.len()]);
+
+impl Index<Cause> for Copied {
+    type Output = u64;
+
+    fn index(&self, cause: Cause) -> &u64 {
+        &self.0[cause as usize]
+    }
+}
+
+/// A publisher, or a subscriber, that may be closed.
+pub(crate) trait Endpoint: Send + Sync {
+    /// What it copied so far; nothing once it is closed.
+    fn copied(&self) -> u64;
+}
+
+/// What is counted here, and who counts for itself.
+struct Counted {
+    settled: Copied,
+    live: Vec<(Cause, Weak<dyn Endpoint>)>,
+}
+
+static COUNTED: Mutex<Counted> = Mutex::new(Counted { settled: Copied([0; Cause::ALL.len()]), live: Vec::new() });
+
+/// What this process has copied since it began to use this library.
+pub fn copied_bytes() -> Copied {
+    // The endpoints are dropped after the lock, which their ends take.
+    let mut alive = Vec::new();
+    let counted = COUNTED.lock();
+    let mut sum = counted.settled;
+    for (cause, endpoint) in &counted.live {
+        if let Some(endpoint) = endpoint.upgrade() {
+            sum.0[*cause as usize] += endpoint.copied();
+            alive.push(endpoint);
+        }
+    }
+    drop(counted);
+    sum
+}
+
+/// Counts bytes that no endpoint counts.
+pub fn count(cause: Cause, bytes: usize) {
+    COUNTED.lock().settled.0[cause as usize] += bytes as u64;
+}
+
+/// Asks this endpoint, too, from now on.
+pub(crate) fn register(cause: Cause, endpoint: &Arc<impl Endpoint + 'static>) {
+    let mut counted = COUNTED.lock();
+    counted.live.retain(|(_, endpoint)| endpoint.strong_count() > 0);
+    let endpoint: Arc<dyn Endpoint> = Arc::clone(endpoint) as _;
+    counted.live.push((cause, Arc::downgrade(&endpoint)));
+}
+
+/// Closes an endpoint in such a way that its count is at no moment lost, nor there twice.
+pub(crate) fn settle<T>(cause: Cause, close: impl FnOnce() -> Option<T>, copied: impl FnOnce(&T) -> u64) -> Option<T> {
+    let mut counted = COUNTED.lock();
+    let closed = close()?;
+    counted.settled.0[cause as usize] += copied(&closed);
+    Some(closed)
+}
