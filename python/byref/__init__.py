@@ -6,6 +6,7 @@ bytes that stays valid as long as anyone holds it.
 
 from ._byref import (
     INLINE_LIMIT,
+    Arrow,
     Batch,
     Event,
     EventQueue,
@@ -16,12 +17,14 @@ from ._byref import (
     Receiver,
     Subscriber,
     SubscriberInfo,
+    copied_bytes,
     monitors,
 )
 from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 
 __all__ = [
     "INLINE_LIMIT",
+    "Arrow",
     "Batch",
     "Closed",
     "Error",
@@ -39,5 +42,6 @@ __all__ = [
     "SubscriberInfo",
     "Timeout",
     "VersionMismatch",
+    "copied_bytes",
     "monitors",
 ]

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Never, Self, TypeAlias, final, overload
+from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -13,11 +13,17 @@ from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+# A part of a message: anything below that is no scalar travels by reference.
+_Part: TypeAlias = (
+    "Buffer | NDArray[Any] | np.generic | _ArrowArray | _ArrowStream | Message | str | int | float | complex | None"
+    " | dict[Any, Any] | list[Any] | tuple[Any, ...]"
+)
 # What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
 _Told = TypeVar("_Told", covariant=True, default=Never)
 
 __all__ = [
     "INLINE_LIMIT",
+    "Arrow",
     "Batch",
     "Event",
     "EventQueue",
@@ -29,11 +35,21 @@ __all__ = [
     "Subscriber",
     "SubscriberInfo",
     "_Owner",
+    "copied_bytes",
     "monitors",
 ]
 
 INLINE_LIMIT: Final[int] = ...
 """The most bytes of payload and attributes together that travel inside the ring, and are copied once on receive."""
+
+class _ArrowSchema(Protocol):
+    def __arrow_c_schema__(self) -> Any: ...
+
+class _ArrowArray(Protocol):
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
+
+class _ArrowStream(Protocol):
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
 class Publisher:
@@ -51,16 +67,39 @@ class Publisher:
 
     def send(
         self,
-        data: Buffer | NDArray[Any],
+        data: Buffer
+        | NDArray[Any]
+        | _ArrowArray
+        | _ArrowStream
+        | Message
+        | dict[Any, _Part]
+        | list[_Part]
+        | tuple[_Part, ...],
         headers: dict[str, _HeaderValue] | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Send a copy of `data` (a bytes-like object or a NumPy array); return its sequence number.
+        """Send a copy of `data`; return its sequence number.
+
+        `data`: a bytes-like object, a NumPy array, Arrow data of any library (through the PyCapsule interface), a received
+        message, or a dict, list or tuple of such parts, of scalars, and of further containers.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
         waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
+        """
+
+    def send_pickle(
+        self,
+        obj: object,
+        headers: dict[str, _HeaderValue] | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Send any object that pickle can take; return its sequence number.
+
+        Protocol 5: the buffers of its arrays lie beside the pickle, aligned, and arrive as views on the message. Only
+        subscribers with `allow_pickle=True` unpickle it. Raises as `send` does; `TypeError` if it cannot be pickled.
         """
 
     def send_many(
@@ -81,6 +120,14 @@ class Publisher:
         """Lend memory to be filled in place: `shape` elements of `dtype` (default uint8), or `shape` plain bytes.
 
         Raises as `send` does, and `ValueError` for a shape that cannot be.
+        """
+
+    def loan_batch(self, schema: _ArrowSchema, rows: int, timeout: float | None = None) -> Loan:
+        """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
+
+        `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
+        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Raises as
+        `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -123,6 +170,7 @@ class Subscriber(Generic[_Told]):
         depth: int | None = None,
         history: int = 0,
         writable: bool = False,
+        allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
         spin: float | None = None,
@@ -135,6 +183,7 @@ class Subscriber(Generic[_Told]):
         depth: int | None = None,
         history: int = 0,
         writable: bool = False,
+        allow_pickle: bool = False,
         name: str | None = None,
         *,
         events: bool,
@@ -229,6 +278,7 @@ class EventQueue:
         depth: int | None = None,
         history: int = 0,
         writable: bool = False,
+        allow_pickle: bool = False,
         name: str | None = None,
         events: bool = False,
     ) -> Receiver:
@@ -336,7 +386,13 @@ class Message:
 
     @property
     def value(self) -> Any:
-        """The payload as what was sent: a read-only NumPy array, or a memoryview of plain bytes."""
+        """The payload as what was sent, made anew on each call.
+
+        A read-only NumPy array; a memoryview of plain bytes; Arrow data, as pyarrow's `Array`, `RecordBatch`,
+        `ChunkedArray` or `Table` where that is installed and as `Arrow` otherwise; or the dict, list or tuple of parts
+        like these. From a subscriber with `writable=True` arrays and buffers are private and writable. `Error` for what
+        `send_pickle` sent, unless the subscriber said `allow_pickle=True`.
+        """
 
     @property
     def topic(self) -> str:
@@ -370,8 +426,11 @@ class Message:
     def dtype(self) -> np.dtype[Any]:
         """The NumPy element type; `uint8` for plain bytes."""
 
-    def writable(self) -> NDArray[Any]:
-        """Return a new private writable array: mapped copy-on-write and holding the lease, or a copy of a small one."""
+    def writable(self) -> Any:
+        """Return a new private writable array: mapped copy-on-write and holding the lease, or a copy of a small one.
+
+        Of a message of several parts, its value with such arrays and buffers; Arrow data stay read-only.
+        """
 
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
@@ -382,10 +441,24 @@ class Message:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]: ...
+    def __arrow_c_schema__(self) -> Any: ...
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Arrow:
+    """Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
+
+    What a library makes of it shares the message's memory and holds its lease.
+    """
+
+    def __arrow_c_schema__(self) -> Any: ...
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
 class Batch:
@@ -524,3 +597,10 @@ class SubscriberInfo:
 @final
 class _Owner:
     """The base of arrays over byref's memory. It has no use of its own."""
+
+def copied_bytes() -> dict[str, int]:
+    """How many payload bytes this process has copied, by cause.
+
+    `send`: into shared memory, by its publishers. `receive`: small payloads, out of the ring. `writable`: private views
+    of small messages. `copy`: because the program asked for a copy.
+    """
