@@ -18,6 +18,8 @@ _Part: TypeAlias = (
     "Buffer | NDArray[Any] | np.generic | _ArrowArray | _ArrowStream | Message | str | int | float | complex | None"
     " | dict[Any, Any] | list[Any] | tuple[Any, ...]"
 )
+# What a loan lends: an array, or a dict of arrays.
+_Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
 # What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
 _Told = TypeVar("_Told", covariant=True, default=Never)
 
@@ -122,7 +124,9 @@ class Publisher:
         Raises as `send` does, and `ValueError` for a shape that cannot be.
         """
 
-    def loan_batch(self, schema: _ArrowSchema, rows: int, timeout: float | None = None) -> Loan:
+    def loan_batch(
+        self, schema: _ArrowSchema, rows: int, timeout: float | None = None
+    ) -> Loan[dict[str, NDArray[Any]]]:
         """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
 
         `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
@@ -527,12 +531,15 @@ class Event:
     def __hash__(self) -> int: ...
 
 @final
-class Loan:
-    """Writable memory of a publisher. As a context manager it gives the array, and sends on exit."""
+class Loan(Generic[_Lent]):
+    """Writable memory of a publisher. As a context manager it gives the array (or columns), and sends on exit."""
 
     @property
-    def array(self) -> NDArray[Any]:
-        """The memory, whose content is arbitrary at first. Read-only once the loan was sent or discarded."""
+    def array(self) -> _Lent:
+        """The memory, whose content is arbitrary at first. Read-only once the loan was sent or discarded.
+
+        Of a record batch, a dict of its columns.
+        """
 
     @property
     def headers(self) -> dict[str, _HeaderValue]:
@@ -547,7 +554,7 @@ class Loan:
     def discard(self) -> None:
         """Give the memory back unsent. Twice is fine."""
 
-    def __enter__(self) -> NDArray[Any]: ...
+    def __enter__(self) -> _Lent: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
