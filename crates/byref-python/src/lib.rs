@@ -3,6 +3,7 @@
 
 mod array;
 mod batch;
+mod dlpack;
 mod errors;
 mod event;
 mod foreign;

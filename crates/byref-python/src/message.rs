@@ -1,8 +1,9 @@
 //! `Message`: a lease, seen from Python.
 #![allow(unsafe_code)]
 
-use crate::array::{self, ElementType, size_of_shape};
-use crate::errors::{closed, error};
+use crate::array::{self, ElementType, contiguous_strides};
+use crate::dlpack;
+use crate::errors::closed;
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
@@ -11,7 +12,7 @@ use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyMemoryView, PyTuple};
 use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -126,12 +127,7 @@ impl Message {
             (message.has_attributes().then(|| message.attributes().layout).flatten(), message.len())
         })?;
         let Some(Layout { kind, shape }) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
-        let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
-        let element = array::element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
-        let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
-        if size != len {
-            return Err(wrong(format!("{size} bytes declared, {len} there")));
-        }
+        let element = array::declared_type(py, &kind, &shape, len)?;
         Ok(View { element: Some(element), shape })
     }
 }
@@ -286,6 +282,33 @@ impl Message {
         if copy == Some(true) { array.call_method0("copy") } else { Ok(array) }
     }
 
+    /// The payload in ordinary memory: a new array, or `out` (an array of the same shape), filled. Element types are converted
+    /// as `np.copyto` does. Large copies release the GIL.
+    #[pyo3(signature = (out=None))]
+    fn copy<'py>(slf: &Bound<'py, Self>, out: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        array::copy(&array_of(slf, &slf.get().view(slf.py())?)?, out)
+    }
+
+    /// A capsule for `from_dlpack` of other libraries.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        slf: &Bound<'py, Self>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let (py, this) = (slf.py(), slf.get());
+        let view = this.view(py)?;
+        let request = dlpack::Request { stream, max_version, dl_device, copy };
+        dlpack::export(py, &request, &dtype_of(py, &view), &view.shape, this.writable, || this.open_foreign(py))
+    }
+
+    /// Where the payload is: in main memory.
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        dlpack::CPU
+    }
+
     /// # Safety
     ///
     /// Called by the interpreter with a valid `view`.
@@ -317,11 +340,8 @@ impl Message {
                 return Err(PyBufferError::new_err(text));
             }
         };
-        let shape: Vec<_> = shown.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect();
-        let mut strides = vec![itemsize as ffi::Py_ssize_t; shape.len()];
-        for i in (1..shape.len()).rev() {
-            strides[i - 1] = strides[i] * shape[i].max(1);
-        }
+        let shape = shown.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect();
+        let strides = contiguous_strides(&shown.shape, itemsize);
         let mut extents = Box::new(Extents { shape, strides, format });
         let (data, len) = this.open_view(py)?;
         let filled = ffi::Py_buffer {
