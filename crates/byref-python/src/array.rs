@@ -169,7 +169,10 @@ pub fn copy<'py>(from: &Bound<'py, PyAny>, out: Option<Bound<'py, PyAny>>) -> Py
     static COPYTO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = from.py();
     let Some(out) = out else { return from.call_method0("copy") };
-    let (to, from) = (out.cast::<PyUntypedArray>()?, from.cast::<PyUntypedArray>()?);
+    let Ok(to) = out.cast::<PyUntypedArray>() else {
+        return Err(PyTypeError::new_err(format!("out must be a NumPy array, not {}", out.get_type().name()?)));
+    };
+    let from = from.cast::<PyUntypedArray>()?;
     if to.shape() != from.shape() {
         let text = format!("a payload of shape {} does not fit into", from.getattr("shape")?);
         return Err(PyValueError::new_err(format!("{text} an array of shape {}", to.getattr("shape")?)));
