@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyMemoryView, PyTuple};
 use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Who published a message. Immutable, and valid after its process died.
 #[pyclass(frozen, eq, hash, module = "byref")]
@@ -60,6 +60,8 @@ pub struct Message {
     state: Mutex<State>,
     /// Of the subscriber: `value` is a private writable view.
     writable: bool,
+    /// Made with the first typed buffer.
+    extents: OnceLock<Box<Extents>>,
 }
 
 struct State {
@@ -86,7 +88,11 @@ struct View {
 impl Message {
     #[inline]
     pub fn new(message: byref::Message, writable: bool) -> Self {
-        Message { state: Mutex::new(State { message: Some(message), views: 0, foreign: None }), writable }
+        Message {
+            state: Mutex::new(State { message: Some(message), views: 0, foreign: None }),
+            writable,
+            extents: OnceLock::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,11 +138,28 @@ impl Message {
     }
 }
 
-/// What a buffer's consumer points into, until it releases the buffer.
+/// What the consumers of typed buffers point into, until they release them.
+///
+/// It belongs to the message, not to a buffer: some give back another `Py_buffer` than they got (msgspec's `Raw` does), so
+/// nothing may depend on what is in that.
 struct Extents {
+    itemsize: usize,
     shape: Vec<ffi::Py_ssize_t>,
     strides: Vec<ffi::Py_ssize_t>,
-    format: CString,
+    /// `None` for a type that the buffer protocol cannot name.
+    format: Option<CString>,
+}
+
+impl Extents {
+    fn of(view: &View) -> Self {
+        let itemsize = view.element.as_ref().map_or(1, |element| element.itemsize);
+        Extents {
+            itemsize,
+            shape: view.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect(),
+            strides: contiguous_strides(&view.shape, itemsize),
+            format: view.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone()),
+        }
+    }
 }
 
 fn dtype_of<'py>(py: Python<'py>, view: &View) -> Bound<'py, PyArrayDescr> {
@@ -328,33 +351,36 @@ impl Message {
             debug_assert!(failed == 0, "only a request to write is refused");
             return Ok(());
         }
-        let shown = this.view(py)?;
-        let itemsize = shown.element.as_ref().map_or(1, |element| element.itemsize);
-        let format = shown.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone());
-        let wants_format = flags & ffi::PyBUF_FORMAT == ffi::PyBUF_FORMAT;
-        let format = match format {
-            Some(format) => format,
-            None if !wants_format => c"B".to_owned(),
+        let extents = match this.extents.get() {
+            Some(extents) => extents,
+            None => {
+                let made = Extents::of(&this.view(py)?);
+                this.extents.get_or_init(|| Box::new(made))
+            }
+        };
+        let format = match &extents.format {
+            _ if !wants(ffi::PyBUF_FORMAT) => std::ptr::null(),
+            Some(format) => format.as_ptr(),
             None => {
                 let text = "the buffer protocol has no name for this element type; use msg.value, np.asarray(msg) or bytes(msg)";
                 return Err(PyBufferError::new_err(text));
             }
         };
-        let shape = shown.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect();
-        let strides = contiguous_strides(&shown.shape, itemsize);
-        let mut extents = Box::new(Extents { shape, strides, format });
+        let wants_shape = wants(ffi::PyBUF_ND);
+        let pointer =
+            |to: &[ffi::Py_ssize_t], wanted| if wanted { to.as_ptr().cast_mut() } else { std::ptr::null_mut() };
         let (data, len) = this.open_view(py)?;
         let filled = ffi::Py_buffer {
             buf: data.cast::<c_void>(),
             len: len as ffi::Py_ssize_t,
-            itemsize: itemsize as ffi::Py_ssize_t,
+            itemsize: extents.itemsize as ffi::Py_ssize_t,
             readonly: 1,
-            ndim: if wants(ffi::PyBUF_ND) { extents.shape.len() as c_int } else { 1 },
-            format: if wants_format { extents.format.as_ptr().cast_mut() } else { std::ptr::null_mut() },
-            shape: if wants(ffi::PyBUF_ND) { extents.shape.as_mut_ptr() } else { std::ptr::null_mut() },
-            strides: if wants(ffi::PyBUF_STRIDES) { extents.strides.as_mut_ptr() } else { std::ptr::null_mut() },
+            ndim: if wants_shape { extents.shape.len() as c_int } else { 1 },
+            format: format.cast_mut(),
+            shape: pointer(&extents.shape, wants_shape),
+            strides: pointer(&extents.strides, wants(ffi::PyBUF_STRIDES)),
             suboffsets: std::ptr::null_mut(),
-            internal: Box::into_raw(extents).cast::<c_void>(),
+            internal: std::ptr::null_mut(),
             obj: slf.into_ptr(),
         };
         // SAFETY: the interpreter gave a writable view.
@@ -364,14 +390,8 @@ impl Message {
 
     /// # Safety
     ///
-    /// Called by the interpreter, once for each view that `__getbuffer__` filled.
-    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
-        // SAFETY: the interpreter gives back the view that `__getbuffer__` filled.
-        let internal = unsafe { (*view).internal };
-        if !internal.is_null() {
-            // SAFETY: `internal` is the box that `__getbuffer__` made, given back once.
-            drop(unsafe { Box::from_raw(internal.cast::<Extents>()) });
-        }
+    /// None beyond the interpreter's own: the view is not looked at.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
         self.close_view();
     }
 
