@@ -59,7 +59,7 @@ def publish_frames(line: Line, nbytes: int, max_memory: int, subscribers: int) -
             line.tell("sent")
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------
+# ---- reading ----
 
 
 @pytest.mark.parametrize("nbytes", [0, 5000, MIB])
@@ -201,7 +201,7 @@ def test_spoiled_messages_raise_and_nothing_worse() -> None:
     assert seen >= {True, False, byref.capnp.Malformed, capnp.KjException}
 
 
-# ---- the lease --------------------------------------------------------------------------------------------------------
+# ---- the lease ----
 
 
 def test_a_reader_outlives_message_subscriber_and_publisher(spawn: Spawn) -> None:
@@ -276,7 +276,7 @@ def test_interpreter_exit_with_readers_alive(spawn: Spawn) -> None:
     assert child.output() == ""
 
 
-# ---- isolation --------------------------------------------------------------------------------------------------------
+# ---- isolation ----
 
 
 def overwrite(line: Line) -> None:

@@ -50,7 +50,7 @@ def is_private(address: int) -> bool:
     return "memfd:byref-pool" in name and perms == "rw-p"
 
 
-# ---- what a consumer gets ---------------------------------------------------------------------------------------------
+# ---- what a consumer gets ----
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -177,7 +177,7 @@ def test_types_that_dlpack_lacks(dtype: Any, endpoints: Endpoints) -> None:
     msg.release()
 
 
-# ---- the lease --------------------------------------------------------------------------------------------------------
+# ---- the lease ----
 
 
 def jax_of(msg: byref.Message) -> Any:
@@ -309,7 +309,7 @@ def test_interpreter_exit_with_tensors_alive(spawn: Spawn) -> None:
     assert child.output() == ""
 
 
-# ---- isolation --------------------------------------------------------------------------------------------------------
+# ---- isolation ----
 
 
 def overwrite(line: Line) -> None:
@@ -371,8 +371,8 @@ def test_a_write_on_a_small_tensor_is_seen_by_nobody_else(endpoints: Endpoints) 
     pub.wait_for_subscribers(2, timeout=10)
     pub.send(payload(0, 100))
     msg, theirs = sub.recv(timeout=10), other.recv(timeout=10)
-    # What travels in the ring was copied out of it, and each tensor has bytes of its own: a consumer that ignores the flag
-    # spoils only these.
+    # What travels in the ring was copied out of it, and each tensor has bytes of its own: a consumer that ignores the
+    # flag spoils only these.
     careless = Tensor(msg, max_version=(1, 0))
     careless.bytes(100)[:] = 0xEE
     assert is_payload(msg, 0, 100)
@@ -380,7 +380,7 @@ def test_a_write_on_a_small_tensor_is_seen_by_nobody_else(endpoints: Endpoints) 
     careless.delete()
 
 
-# ---- JAX --------------------------------------------------------------------------------------------------------------
+# ---- JAX ----
 
 
 def test_jax_takes_large_messages_in_place(spawn: Spawn, endpoints: Endpoints) -> None:
@@ -397,7 +397,9 @@ def test_jax_takes_large_messages_in_place(spawn: Spawn, endpoints: Endpoints) -
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (10, 20), (300, 500)])
-@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bool", "complex64", "float16", "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "int32", "uint8", "bool", "complex64", "float16", "bfloat16", "float8_e5m2"]
+)
 def test_jax_both_ways(dtype: str, shape: tuple[int, ...], endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     sent = jnp.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
@@ -411,7 +413,7 @@ def test_jax_both_ways(dtype: str, shape: tuple[int, ...], endpoints: Endpoints)
     assert np.asarray(again).tobytes() == np.asarray(sent).tobytes()
 
 
-# ---- sending ----------------------------------------------------------------------------------------------------------
+# ---- sending ----
 
 
 class Foreign:
@@ -469,7 +471,7 @@ def test_tensors_that_cannot_be_sent(endpoints: Endpoints) -> None:
     assert bytes(sub.recv(timeout=10)) == b"goes on"
 
 
-# ---- element types of other packages ----------------------------------------------------------------------------------
+# ---- element types of other packages ----
 
 
 def send_ml_types(line: Line) -> None:
@@ -542,7 +544,7 @@ def test_names_that_are_no_element_types(name: str) -> None:
         _dtypes.decode(f"ml_dtypes.{name}".encode())
 
 
-# ---- PyTorch, where it is installed -----------------------------------------------------------------------------------
+# ---- PyTorch, where it is installed ----
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")

@@ -148,11 +148,22 @@ def test_scikit_image_reads_a_message(pictures: dict[int, byref.Message]) -> Non
     assert (skimage.measure.label(grey > 200) == skimage.measure.label(picture(1) > 200)).all()
 
 
-# ---- msg.copy ---------------------------------------------------------------------------------------------------------
+# ---- msg.copy ----
 
 
-@pytest.mark.parametrize("sent", [b"", b"short", bytes(5000), np.float32(1.5), np.zeros((0, 3)), np.arange(6).reshape(2, 3),
-                                  np.arange(3e5).reshape(300, 1000), np.zeros(3, "<M8[s]")])  # fmt: skip
+SENT: list[Any] = [
+    b"",
+    b"short",
+    bytes(5000),
+    np.float32(1.5),
+    np.zeros((0, 3)),
+    np.arange(6).reshape(2, 3),
+    np.arange(3e5).reshape(300, 1000),
+    np.zeros(3, "<M8[s]"),
+]
+
+
+@pytest.mark.parametrize("sent", SENT)
 def test_copy_is_ordinary_memory(sent: Any, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.asarray(sent) if isinstance(sent, np.generic) else sent)

@@ -153,6 +153,14 @@ def test_alignment(endpoints: Endpoints) -> None:
             address = np.asarray(msg).ctypes.data
             assert address % (64 if is_in_pool(address) else 8) == 0
             assert msg.writable().ctypes.data % 8 == 0
-    pub.send_many([bytes(24)] * 5)
-    for _ in range(5):
-        assert np.asarray(sub.recv(timeout=10)).ctypes.data % 8 == 0
+
+
+def test_alignment_of_rows(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+    for row_size in (8, 12, 64, 7):
+        pub.send_many([bytes(row_size)] * 100)
+        received = [sub.recv(timeout=10) for _ in range(100)]
+        addresses = [np.asarray(msg).ctypes.data for msg in received]
+        assert is_in_pool(addresses[0])
+        assert addresses[0] % 64 == 0
+        assert addresses == [addresses[0] + row_size * row for row in range(100)]

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Never, Self, TypeAlias, final, overload
+from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from typing_extensions import Buffer, TypeVar
+from typing_extensions import Buffer, CapsuleType, TypeVar
 
 from ._stats import QueueStats, ReceiverStats
 
@@ -15,6 +15,14 @@ _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 # What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
 _Told = TypeVar("_Told", covariant=True, default=Never)
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
+
+class _Tensor(Protocol):
+    """What speaks DLPack."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+    def __dlpack_device__(self) -> tuple[Any, Any]: ...
 
 __all__ = [
     "INLINE_LIMIT",
@@ -51,12 +59,14 @@ class Publisher:
 
     def send(
         self,
-        data: Buffer | NDArray[Any],
+        data: Buffer | NDArray[Any] | _Tensor,
         headers: dict[str, _HeaderValue] | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Send a copy of `data` (a bytes-like object or a NumPy array); return its sequence number.
+        """Send a copy of `data` (a bytes-like object, a NumPy array, or another library's tensor in main memory).
+
+        Return its sequence number.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -65,7 +75,7 @@ class Publisher:
 
     def send_many(
         self,
-        rows: Buffer | NDArray[Any] | Sequence[Buffer] | Sequence[NDArray[Any]],
+        rows: Buffer | NDArray[Any] | _Tensor | Sequence[Buffer] | Sequence[NDArray[Any]],
         headers: dict[str, _HeaderValue] | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
@@ -373,6 +383,16 @@ class Message:
     def writable(self) -> NDArray[Any]:
         """Return a new private writable array: mapped copy-on-write and holding the lease, or a copy of a small one."""
 
+    @overload
+    def copy(self, out: None = None) -> NDArray[Any]: ...
+    @overload
+    def copy(self, out: _Array) -> _Array:
+        """Return the payload in ordinary memory, which holds no lease: a new array, or `out`, filled.
+
+        `out`: an array of the same shape, to which the elements are converted as `np.copyto` does. Raises `ValueError`
+        for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
 
@@ -382,6 +402,25 @@ class Message:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType:
+        """Return a capsule for `from_dlpack` of other libraries, which holds the lease unless it is a copy.
+
+        It shows the message's memory, marked as read-only, to consumers of DLPack 1.0 and later; others, and those of
+        a subscriber with `writable=True`, get a private copy-on-write view. `copy`: True gives a private copy, False
+        the message's memory or a `BufferError`. `BufferError` also for element types that DLPack does not have, for
+        another device than main memory, and for a stream.
+        """
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return where the payload is, as DLPack numbers it: in main memory."""
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /

@@ -1,8 +1,8 @@
 """NumPy element types in words that another process understands.
 
 A plain type travels as its `dtype.str` ("<f4", "<M8[ns]"). A structured one, or one with a shape of its own, travels as
-JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive. The types of
-the package ml_dtypes ("ml_dtypes.bfloat16"), which JAX and others use, travel by name; other packages' types do not.
+JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive. The types
+of the package ml_dtypes ("ml_dtypes.bfloat16"), which JAX and others use, travel by name; other packages' types do not.
 """
 
 import importlib
@@ -64,7 +64,9 @@ def _name(dtype: np.dtype[Any]) -> str:
     if name.startswith(_BY_NAME):
         return name
     # What `dtype.str` says of such types ("<V2") is not what they are.
-    raise TypeError(f"cannot send elements of type {name}, which another process would not know; send a view as integers")
+    raise TypeError(
+        f"cannot send elements of type {name}, which another process would not know; send a view as integers"
+    )
 
 
 def _build(words: _Words) -> np.dtype[Any]:

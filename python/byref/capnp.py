@@ -3,8 +3,8 @@
     frame = byref.capnp.read(schema.Frame, msg)
 
 The reader keeps the lease: it stays valid beyond the message variable, the subscriber and the publisher. (pycapnp's own
-`from_bytes` lets go of the buffer at the end of its `with` block; whoever keeps the reader longer reads what comes next in
-that memory.)
+`from_bytes` lets go of the buffer at the end of its `with` block; whoever keeps the reader longer reads what comes next
+in that memory.)
 
 byref itself does not need pycapnp; the schema that is handed in brings it along.
 """
@@ -34,17 +34,21 @@ class Malformed(Error, ValueError):
 
 
 def read(
-    schema: Any, data: Message | Buffer, *, traversal_limit_in_words: int | None = None, nesting_limit: int | None = None
+    schema: Any,
+    data: Message | Buffer,
+    *,
+    traversal_limit_in_words: int | None = None,
+    nesting_limit: int | None = None,
 ) -> Any:
     """Return a reader of the message in `data`, whose root is the struct `schema` (`schema.Frame` of a loaded file).
 
-    `data`: a `Message`, or any buffer that starts at a multiple of 8 bytes; it is not copied, and kept as long as the reader
-    or a part of it. What it holds is what `to_bytes()` of a builder gives (or its segments behind a segment table, filled
-    into a loan), not the packed encoding. `traversal_limit_in_words` and `nesting_limit` are pycapnp's: how much may be read
-    through this reader, counted again each time (default: 8 Mi words of 8 bytes), and how deeply.
+    `data`: a `Message`, or any buffer that starts at a multiple of 8 bytes. It is not copied, and kept as long as the
+    reader or a part of it. It holds what `to_bytes()` of a builder gives (or segments behind a segment table that were
+    filled into a loan), not the packed encoding. `traversal_limit_in_words` and `nesting_limit` are pycapnp's: how much
+    may be read through this reader, counted again each time (default: 8 Mi words of 8 bytes), and how deeply.
 
-    Raises `Malformed`, an `Error` and `ValueError`, when the segments are not where the table says; and `ValueError` for
-    a buffer that is not aligned.
+    Raises `Malformed`, an `Error` and `ValueError`, when the segments are not where the table says; and `ValueError`
+    for a buffer that is not aligned.
     """
     view = memoryview(data).cast("B")
     try:
@@ -64,7 +68,7 @@ def _what(data: Any) -> str:
 
 
 def _bounds(view: memoryview) -> list[tuple[int, int]]:
-    """Where the segments begin and end, as the table in front of them has it: their count less one, and lengths in words."""
+    """Where the segments begin and end, by the table in front of them: their count less one, their lengths in words."""
     length = view.nbytes
     if length % _WORD:
         raise Malformed(f"its {length} bytes are no multiple of {_WORD} (is it packed? that cannot be read in place)")

@@ -24,7 +24,7 @@ const VERSION: Version = Version { major: 1, minor: 0 };
 const READ_ONLY: u64 = 1 << 0;
 const IS_COPIED: u64 = 1 << 1;
 
-// The structs of dlpack.h. ------------------------------------------------------------------------------------------------
+// The structs of dlpack.h.
 
 #[repr(C)]
 struct Version {
@@ -99,7 +99,7 @@ impl Managed for Versioned {
     }
 }
 
-// What a message becomes. -------------------------------------------------------------------------------------------------
+// What a message becomes.
 
 /// The arguments of `__dlpack__`.
 pub struct Request<'py> {
