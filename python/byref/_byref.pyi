@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlia
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from typing_extensions import Buffer, TypeVar
+from typing_extensions import Buffer, CapsuleType, TypeVar
 
 from ._stats import QueueStats, ReceiverStats
 
@@ -15,13 +15,21 @@ _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 # A part of a message: anything below that is no scalar travels by reference.
 _Part: TypeAlias = (
-    "Buffer | NDArray[Any] | np.generic | _ArrowArray | _ArrowStream | Message | str | int | float | complex | None"
-    " | dict[Any, Any] | list[Any] | tuple[Any, ...]"
+    "Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message | str | int | float | complex"
+    " | dict[Any, Any] | list[Any] | tuple[Any, ...] | None"
 )
 # What a loan lends: an array, or a dict of arrays.
 _Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
 # What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
 _Told = TypeVar("_Told", covariant=True, default=Never)
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
+
+class _Tensor(Protocol):
+    """What speaks DLPack."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+    def __dlpack_device__(self) -> tuple[Any, Any]: ...
 
 __all__ = [
     "INLINE_LIMIT",
@@ -73,6 +81,7 @@ class Publisher:
         | NDArray[Any]
         | _ArrowArray
         | _ArrowStream
+        | _Tensor
         | Message
         | dict[Any, _Part]
         | list[_Part]
@@ -83,8 +92,9 @@ class Publisher:
     ) -> int:
         """Send a copy of `data`; return its sequence number.
 
-        `data`: a bytes-like object, a NumPy array, Arrow data of any library (through the PyCapsule interface), a received
-        message, or a dict, list or tuple of such parts, of scalars, and of further containers.
+        `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
+        (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
+        of further containers.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -106,7 +116,7 @@ class Publisher:
 
     def send_many(
         self,
-        rows: Buffer | NDArray[Any] | Sequence[Buffer] | Sequence[NDArray[Any]],
+        rows: Buffer | NDArray[Any] | _Tensor | Sequence[Buffer] | Sequence[NDArray[Any]],
         headers: dict[str, _HeaderValue] | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
@@ -130,8 +140,8 @@ class Publisher:
         """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
 
         `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
-        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Raises as
-        `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
+        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Raises
+        as `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -436,6 +446,16 @@ class Message:
         Of a message of several parts, its value with such arrays and buffers; Arrow data stay read-only.
         """
 
+    @overload
+    def copy(self, out: None = None) -> NDArray[Any]: ...
+    @overload
+    def copy(self, out: _Array) -> _Array:
+        """Return the payload in ordinary memory, which holds no lease: a new array, or `out`, filled.
+
+        `out`: an array of the same shape, to which the elements are converted as `np.copyto` does. Raises `ValueError`
+        for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
 
@@ -448,6 +468,25 @@ class Message:
     def __arrow_c_schema__(self) -> Any: ...
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> CapsuleType:
+        """Return a capsule for `from_dlpack` of other libraries, which holds the lease unless it is a copy.
+
+        It shows the message's memory, marked as read-only, to consumers of DLPack 1.0 and later; others, and those of
+        a subscriber with `writable=True`, get a private copy-on-write view. `copy`: True gives a private copy, False
+        the message's memory or a `BufferError`. `BufferError` also for element types that DLPack does not have, for
+        another device than main memory, and for a stream.
+        """
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return where the payload is, as DLPack numbers it: in main memory."""
+
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /

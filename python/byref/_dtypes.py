@@ -1,9 +1,11 @@
 """NumPy element types in words that another process understands.
 
 A plain type travels as its `dtype.str` ("<f4", "<M8[ns]"). A structured one, or one with a shape of its own, travels as
-JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive.
+JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive. The types
+of the package ml_dtypes ("ml_dtypes.bfloat16"), which JAX and others use, travel by name; other packages' types do not.
 """
 
+import importlib
 import json
 from functools import lru_cache
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 _Words = Any  # str | dict | list, as JSON has it
+_BY_NAME = "ml_dtypes."
 
 
 @lru_cache(maxsize=256)
@@ -43,7 +46,7 @@ def _describe(dtype: np.dtype[Any]) -> _Words:
         base, shape = dtype.subdtype
         return [_describe(base), list(shape)]
     if dtype.fields is None:
-        return dtype.str
+        return _name(dtype)
     fields = [dtype.fields[name] for name in dtype.names or ()]
     return {
         "names": list(dtype.names or ()),
@@ -54,9 +57,21 @@ def _describe(dtype: np.dtype[Any]) -> _Words:
     }
 
 
+def _name(dtype: np.dtype[Any]) -> str:
+    if type(dtype).__module__ == "numpy.dtypes":
+        return dtype.str
+    name = f"{dtype.type.__module__}.{dtype.type.__name__}"
+    if name.startswith(_BY_NAME):
+        return name
+    # What `dtype.str` says of such types ("<V2") is not what they are.
+    raise TypeError(
+        f"cannot send elements of type {name}, which another process would not know; send a view as integers"
+    )
+
+
 def _build(words: _Words) -> np.dtype[Any]:
     if isinstance(words, str):
-        return np.dtype(words)
+        return _known_by_name(words) if words.startswith(_BY_NAME) else np.dtype(words)
     if isinstance(words, list):
         base, shape = words
         return np.dtype((_build(base), tuple(shape)))
@@ -69,3 +84,14 @@ def _build(words: _Words) -> np.dtype[Any]:
     }
     dtype: np.dtype[Any] = np.dtype(layout, align=words["aligned"])
     return dtype
+
+
+def _known_by_name(name: str) -> np.dtype[Any]:
+    package, _, attribute = name.partition(".")
+    try:
+        found = getattr(importlib.import_module(package), attribute, None)
+    except ImportError as problem:
+        raise ImportError(f"the sender's elements are of type {name}; install {package} to see them") from problem
+    if not (isinstance(found, type) and issubclass(found, np.generic)):
+        raise ValueError(f"there is no element type {name} in the {package} that is installed here")
+    return np.dtype(found)

@@ -1,9 +1,10 @@
 //! NumPy: element types across processes, and arrays over memory that byref keeps.
 #![allow(unsafe_code)]
 
+use crate::errors::error;
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyImportError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::{MutexExt, PyOnceLock};
 use std::collections::HashMap;
@@ -37,7 +38,7 @@ pub fn describe_type(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Vec<u8>> {
 }
 
 /// The element type that `kind` describes; a new one is remembered.
-pub fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
+fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
     static KNOWN: Mutex<Option<HashMap<Vec<u8>, Arc<ElementType>>>> = Mutex::new(None);
     static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let known = || KNOWN.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -72,6 +73,29 @@ pub fn size_of_shape(shape: &[u64], itemsize: usize) -> PyResult<usize> {
         shape.iter().filter(|extent| **extent > 0).try_fold(itemsize as u64, |size, extent| size.checked_mul(*extent));
     let all = all.filter(|size| *size <= isize::MAX as u64).ok_or_else(overflow)?;
     Ok(if shape.contains(&0) { 0 } else { all as usize })
+}
+
+/// The element type of a payload of `len` bytes that its sender declared as an array; an error if it is not that.
+pub fn declared_type(py: Python<'_>, kind: &[u8], shape: &[u64], len: usize) -> PyResult<Arc<ElementType>> {
+    let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
+    let element = element_type(py, kind).map_err(|cause| match cause.is_instance_of::<PyImportError>(py) {
+        true => cause,
+        false => wrong(cause.to_string()),
+    })?;
+    let size = size_of_shape(shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
+    if size != len {
+        return Err(wrong(format!("{size} bytes declared, {len} there")));
+    }
+    Ok(element)
+}
+
+/// The strides of a C-contiguous array of a shape that `size_of_shape` has checked, where one element counts as `unit`.
+pub fn contiguous_strides(shape: &[u64], unit: usize) -> Vec<isize> {
+    let mut strides = vec![unit as isize; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1) as isize;
+    }
+    strides
 }
 
 /// A C-contiguous array over the memory at `data`, kept by `owner`.
@@ -143,6 +167,25 @@ pub fn copy_elements(to: &Bound<'_, PyAny>, from: &Bound<'_, PyUntypedArray>) ->
 /// The bytes of one element.
 pub fn itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
     dtype.itemsize()
+}
+
+/// Copies `from` into `out`, an array of its shape (element types are converted as `np.copyto` does), or into a new array.
+pub fn copy<'py>(from: &Bound<'py, PyAny>, out: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    static COPYTO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = from.py();
+    byref::count_copied(byref::Cause::Asked, from.getattr("nbytes")?.extract()?);
+    let Some(out) = out else { return from.call_method0("copy") };
+    let Ok(to) = out.cast::<PyUntypedArray>() else {
+        return Err(PyTypeError::new_err(format!("out must be a NumPy array, not {}", out.get_type().name()?)));
+    };
+    let from = from.cast::<PyUntypedArray>()?;
+    if to.shape() != from.shape() {
+        let text = format!("a payload of shape {} does not fit into", from.getattr("shape")?);
+        return Err(PyValueError::new_err(format!("{text} an array of shape {}", to.getattr("shape")?)));
+    }
+    let copyto = COPYTO.get_or_try_init(py, || py.import("numpy")?.getattr("copyto").map(Bound::unbind))?;
+    copyto.bind(py).call1((to, from))?;
+    Ok(out)
 }
 
 /// Refuses element types that mean nothing in another process.

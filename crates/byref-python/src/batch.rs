@@ -1,8 +1,7 @@
 //! `Batch`: several messages, seen from Python without an object for each.
 #![allow(unsafe_code)]
 
-use crate::array::{self, element_type, size_of_shape};
-use crate::errors::error;
+use crate::array;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
 use byref::{Cause, Layout};
@@ -38,12 +37,7 @@ impl Batch {
         let Some(Layout { kind, shape }) = layout else {
             return Ok((numpy::dtype::<u8>(py), vec![len as u64]));
         };
-        let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
-        let element = element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
-        let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
-        if size != len {
-            return Err(wrong(format!("{size} bytes declared, {len} there")));
-        }
+        let element = array::declared_type(py, &kind, &shape, len)?;
         Ok((element.dtype.bind(py).clone(), shape))
     }
 

@@ -6,6 +6,7 @@ mod arrow;
 mod batch;
 mod capsule;
 mod columns;
+mod dlpack;
 mod draft;
 mod errors;
 mod event;

@@ -1,9 +1,10 @@
 //! `Message`: a lease, seen from Python.
 #![allow(unsafe_code)]
 
-use crate::array::{self, ElementType, size_of_shape};
+use crate::array::{self, ElementType, contiguous_strides};
 use crate::arrow::Arrow;
-use crate::errors::{closed, error};
+use crate::dlpack;
+use crate::errors::closed;
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
@@ -16,10 +17,10 @@ use numpy::PyArrayDescr;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyMemoryView, PyTuple};
 use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Who published a message. Immutable, and valid after its process died.
 #[pyclass(frozen, eq, hash, module = "byref")]
@@ -63,6 +64,8 @@ impl PublisherInfo {
 pub struct Message {
     state: Mutex<State>,
     manner: Manner,
+    /// Made with the first typed buffer.
+    extents: OnceLock<Box<Extents>>,
 }
 
 /// How a subscriber wants its messages.
@@ -98,7 +101,11 @@ struct View {
 impl Message {
     #[inline]
     pub fn new(message: byref::Message, manner: Manner) -> Self {
-        Message { state: Mutex::new(State { message: Some(message), views: 0, foreign: None }), manner }
+        Message {
+            state: Mutex::new(State { message: Some(message), views: 0, foreign: None }),
+            manner,
+            extents: OnceLock::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -206,12 +213,7 @@ impl Message {
             return Err(PyTypeError::new_err(text));
         }
         let Layout { kind, shape } = layout;
-        let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
-        let element = array::element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
-        let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
-        if size != len {
-            return Err(wrong(format!("{size} bytes declared, {len} there")));
-        }
+        let element = array::declared_type(py, &kind, &shape, len)?;
         Ok(View { element: Some(element), shape })
     }
 }
@@ -221,11 +223,28 @@ fn layout_of(message: &byref::Message) -> Option<Layout> {
     if message.has_attributes() { message.attributes().layout } else { None }
 }
 
-/// What a buffer's consumer points into, until it releases the buffer.
+/// What the consumers of typed buffers point into, until they release them.
+///
+/// It belongs to the message, not to a buffer: some give back another `Py_buffer` than they got (msgspec's `Raw` does), so
+/// nothing may depend on what is in that.
 struct Extents {
+    itemsize: usize,
     shape: Vec<ffi::Py_ssize_t>,
     strides: Vec<ffi::Py_ssize_t>,
-    format: CString,
+    /// `None` for a type that the buffer protocol cannot name.
+    format: Option<CString>,
+}
+
+impl Extents {
+    fn of(view: &View) -> Self {
+        let itemsize = view.element.as_ref().map_or(1, |element| element.itemsize);
+        Extents {
+            itemsize,
+            shape: view.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect(),
+            strides: contiguous_strides(&view.shape, itemsize),
+            format: view.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone()),
+        }
+    }
 }
 
 fn dtype_of<'py>(py: Python<'py>, view: &View) -> Bound<'py, PyArrayDescr> {
@@ -408,6 +427,33 @@ impl Message {
         self.arrow(py)?.__arrow_c_stream__(py, requested_schema)
     }
 
+    /// The payload in ordinary memory: a new array, or `out` (an array of the same shape), filled. Element types are converted
+    /// as `np.copyto` does. Large copies release the GIL.
+    #[pyo3(signature = (out=None))]
+    fn copy<'py>(slf: &Bound<'py, Self>, out: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        array::copy(&array_of(slf, &slf.get().view(slf.py())?)?, out)
+    }
+
+    /// A capsule for `from_dlpack` of other libraries.
+    #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
+    fn __dlpack__<'py>(
+        slf: &Bound<'py, Self>,
+        stream: Option<Bound<'py, PyAny>>,
+        max_version: Option<(u32, u32)>,
+        dl_device: Option<(i32, i32)>,
+        copy: Option<bool>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let (py, this) = (slf.py(), slf.get());
+        let view = this.view(py)?;
+        let request = dlpack::Request { stream, max_version, dl_device, copy };
+        dlpack::export(py, &request, &dtype_of(py, &view), &view.shape, this.manner.writable, || this.open_foreign(py))
+    }
+
+    /// Where the payload is: in main memory.
+    fn __dlpack_device__(&self) -> (i32, i32) {
+        dlpack::CPU
+    }
+
     /// # Safety
     ///
     /// Called by the interpreter with a valid `view`.
@@ -427,39 +473,39 @@ impl Message {
             debug_assert!(failed == 0, "only a request to write is refused");
             return Ok(());
         }
-        let shown = this.view(py).map_err(|error| match error.is_instance_of::<PyTypeError>(py) {
-            true => PyBufferError::new_err(error.value(py).to_string()),
-            false => error,
-        })?;
-        let itemsize = shown.element.as_ref().map_or(1, |element| element.itemsize);
-        let format = shown.element.as_ref().map_or_else(|| Some(c"B".to_owned()), |element| element.format.clone());
-        let wants_format = flags & ffi::PyBUF_FORMAT == ffi::PyBUF_FORMAT;
-        let format = match format {
-            Some(format) => format,
-            None if !wants_format => c"B".to_owned(),
+        let extents = match this.extents.get() {
+            Some(extents) => extents,
+            None => {
+                let view = this.view(py).map_err(|error| match error.is_instance_of::<PyTypeError>(py) {
+                    true => PyBufferError::new_err(error.value(py).to_string()),
+                    false => error,
+                })?;
+                this.extents.get_or_init(|| Box::new(Extents::of(&view)))
+            }
+        };
+        let format = match &extents.format {
+            _ if !wants(ffi::PyBUF_FORMAT) => std::ptr::null(),
+            Some(format) => format.as_ptr(),
             None => {
                 let text = "the buffer protocol has no name for this element type; use msg.value, np.asarray(msg) or bytes(msg)";
                 return Err(PyBufferError::new_err(text));
             }
         };
-        let shape: Vec<_> = shown.shape.iter().map(|extent| *extent as ffi::Py_ssize_t).collect();
-        let mut strides = vec![itemsize as ffi::Py_ssize_t; shape.len()];
-        for i in (1..shape.len()).rev() {
-            strides[i - 1] = strides[i] * shape[i].max(1);
-        }
-        let mut extents = Box::new(Extents { shape, strides, format });
+        let wants_shape = wants(ffi::PyBUF_ND);
+        let pointer =
+            |to: &[ffi::Py_ssize_t], wanted| if wanted { to.as_ptr().cast_mut() } else { std::ptr::null_mut() };
         let (data, len) = this.open_view(py)?;
         let filled = ffi::Py_buffer {
             buf: data.cast::<c_void>(),
             len: len as ffi::Py_ssize_t,
-            itemsize: itemsize as ffi::Py_ssize_t,
+            itemsize: extents.itemsize as ffi::Py_ssize_t,
             readonly: 1,
-            ndim: if wants(ffi::PyBUF_ND) { extents.shape.len() as c_int } else { 1 },
-            format: if wants_format { extents.format.as_ptr().cast_mut() } else { std::ptr::null_mut() },
-            shape: if wants(ffi::PyBUF_ND) { extents.shape.as_mut_ptr() } else { std::ptr::null_mut() },
-            strides: if wants(ffi::PyBUF_STRIDES) { extents.strides.as_mut_ptr() } else { std::ptr::null_mut() },
+            ndim: if wants_shape { extents.shape.len() as c_int } else { 1 },
+            format: format.cast_mut(),
+            shape: pointer(&extents.shape, wants_shape),
+            strides: pointer(&extents.strides, wants(ffi::PyBUF_STRIDES)),
             suboffsets: std::ptr::null_mut(),
-            internal: Box::into_raw(extents).cast::<c_void>(),
+            internal: std::ptr::null_mut(),
             obj: slf.into_ptr(),
         };
         // SAFETY: the interpreter gave a writable view.
@@ -469,14 +515,8 @@ impl Message {
 
     /// # Safety
     ///
-    /// Called by the interpreter, once for each view that `__getbuffer__` filled.
-    unsafe fn __releasebuffer__(&self, view: *mut ffi::Py_buffer) {
-        // SAFETY: the interpreter gives back the view that `__getbuffer__` filled.
-        let internal = unsafe { (*view).internal };
-        if !internal.is_null() {
-            // SAFETY: `internal` is the box that `__getbuffer__` made, given back once.
-            drop(unsafe { Box::from_raw(internal.cast::<Extents>()) });
-        }
+    /// None beyond the interpreter's own: the view is not looked at.
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
         self.close_view();
     }
 

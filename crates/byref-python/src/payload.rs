@@ -7,6 +7,7 @@ use byref::Layout;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
@@ -79,8 +80,9 @@ impl<'py> Payload<'py> {
             // Typed or strided memory is an array by another name; a message knows its own type.
             Some(_) => Self::of_array(as_array(data)?),
             None if data.is_instance_of::<Message>() => Self::of_array(as_array(data)?),
+            None if data.hasattr(intern!(data.py(), "__dlpack__"))? => Self::of_array(tensor_as_array(data)?),
             None => Err(PyTypeError::new_err(format!(
-                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol, or a NumPy array",
+                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol or DLPack, or a NumPy array",
                 data.get_type().name()?
             ))),
         }
@@ -133,4 +135,13 @@ fn as_array<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = data.py();
     let asarray = ASARRAY.get_or_try_init(py, || py.import("numpy")?.getattr("asarray").map(Bound::unbind))?;
     asarray.bind(py).call1((data,))
+}
+
+/// An array over a tensor of another library.
+fn tensor_as_array<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static AS_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = tensor.py();
+    let as_array =
+        AS_ARRAY.get_or_try_init(py, || py.import("byref._tensors")?.getattr("as_array").map(Bound::unbind))?;
+    as_array.bind(py).call1((tensor,))
 }
