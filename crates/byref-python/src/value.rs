@@ -1,7 +1,7 @@
 //! Messages of several parts, as what was sent.
 #![allow(unsafe_code)]
 
-use crate::array::{self, element_type, size_of_shape};
+use crate::array;
 use crate::arrow::Arrow;
 use crate::errors::error;
 use crate::foreign::Foreign;
@@ -88,16 +88,11 @@ impl<'py> Shown<'py> {
             Token::Str(text) => text.into_pyobject(py)?.into_any(),
             Token::Bytes(at) => self.buffer(py, at)?,
             Token::Array { kind, shape, at, scalar } => {
-                let wrong = |why: String| self.wrong(py, &why);
-                let element = element_type(py, &kind).map_err(|cause| wrong(cause.to_string()))?;
-                let size = size_of_shape(&shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
-                if size as u64 != at.len {
-                    return Err(wrong(format!("an array of {size} bytes in {}", at.len)));
-                }
+                let element = array::declared_type(py, &kind, &shape, at.len as usize)?;
                 let data = self.inside(py, at)?;
                 let dtype = element.dtype.bind(py).clone();
                 // SAFETY: type and shape take the part's bytes, which are inside of the payload and aligned; the owner
-                // keeps them, writable or not; `element_type` refuses objects.
+                // keeps them, writable or not; `declared_type` refuses objects and made sure of the size.
                 let array = unsafe { array::over(dtype, &shape, data, self.writable, self.owner.clone()) }?;
                 if scalar { array.get_item(PyTuple::empty(py))? } else { array }
             }
