@@ -82,7 +82,8 @@ impl<'py> Payload<'py> {
             None if data.is_instance_of::<Message>() => Self::of_array(as_array(data)?),
             None if data.hasattr(intern!(data.py(), "__dlpack__"))? => Self::of_array(tensor_as_array(data)?),
             None => Err(PyTypeError::new_err(format!(
-                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol or DLPack, or a NumPy array",
+                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol or DLPack, a NumPy array, \
+                 Arrow data, or a dict, list or tuple of these; send_pickle takes other objects",
                 data.get_type().name()?
             ))),
         }
