@@ -27,8 +27,19 @@ mod value;
 mod waiting;
 
 use byref::Cause;
+use pyo3::exceptions::PyImportError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+/// Whether this is the interpreter that the process began with: objects that are kept for all of them belong to it.
+#[allow(unsafe_code)]
+fn in_main_interpreter() -> bool {
+    // SAFETY: importing a module, this thread has an interpreter.
+    let current = unsafe { ffi::PyInterpreterState_Get() };
+    // SAFETY: asks for a pointer that is set when Python starts.
+    current == unsafe { ffi::PyInterpreterState_Main() }
+}
 
 #[pymodule]
 mod _byref {
@@ -80,6 +91,10 @@ mod _byref {
 
     #[pymodule_init]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        if !in_main_interpreter() {
+            let text = "byref does not work in sub-interpreters; import it in the main one, or use another process";
+            return Err(PyImportError::new_err(text));
+        }
         let filter = env_logger::Env::new().filter_or("BYREF_LOG", "byref=warn");
         // Another logger may be set already; then that one serves.
         let _ = env_logger::Builder::from_env(filter).try_init();
