@@ -50,6 +50,7 @@ mod message;
 #[cfg(all(test, loom))]
 mod models;
 mod monitor;
+mod peer;
 mod pool;
 mod publisher;
 mod rendezvous;

@@ -3,11 +3,12 @@
 use crate::attributes::Encoded;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
-use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::error::{Error, Result};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
-use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
+use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
+use crate::peer::Peer;
 use crate::pool::{Chunk, NoChunk, Pool};
 use crate::rendezvous::{self, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
@@ -16,7 +17,7 @@ use crate::sync::{Pairing, heavy_fence};
 use crate::sys::clock::Clock;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
-use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::memory::{OwnedSegment, PeerSegment};
 use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::sys::{cgroup, membarrier};
@@ -187,65 +188,6 @@ struct Open {
     socket: Arc<OwnedFd>,
     socket_name: String,
     listener: Token,
-}
-
-/// A connected subscriber.
-struct Peer {
-    id: u64,
-    pid: i32,
-    name: Option<String>,
-    socket: Arc<OwnedFd>,
-    lease: Mapping,
-    policy: Policy,
-    depth: u64,
-    start: u64,
-    sleeper: Sleeper,
-    membarrier: bool,
-    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
-    alive: bool,
-    /// Descriptors that its full socket did not take yet.
-    outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
-    tasks: Vec<Token>,
-}
-
-impl Peer {
-    #[inline]
-    fn lease(&self) -> Lease<'_> {
-        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
-    }
-
-    fn is_connected(&self) -> bool {
-        self.alive && self.lease().cursor() != CLOSED
-    }
-
-    /// The first position it has not taken, whatever it claims.
-    fn cursor(&self, tail: u64) -> u64 {
-        self.lease().cursor().clamp(self.start, tail)
-    }
-
-    fn claim(&self, tail: u64) -> Option<Claim> {
-        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
-    }
-
-    /// Sends what waits; `false` while some of it does not fit.
-    fn flush_outbox(&mut self) -> bool {
-        while let Some((packet, segment)) = self.outbox.front() {
-            let fd = segment.as_ref().map(|segment| segment.shared());
-            match socket::send(&self.socket, &handshake::encode(packet), fd) {
-                Ok(true) => self.outbox.pop_front(),
-                Ok(false) => return false,
-                Err(_) => return true, // It hung up; the service thread will notice.
-            };
-        }
-        true
-    }
-
-    fn who(&self) -> String {
-        match &self.name {
-            Some(name) => format!("process {} ('{name}')", self.pid),
-            None => format!("process {}", self.pid),
-        }
-    }
 }
 
 /// A subscriber as its publisher sees it.
