@@ -93,6 +93,8 @@ pub(crate) struct Connection {
     complete: u64,
     generation: u64,
     waiter: Waiter,
+    /// The same for `skip_at`.
+    skip_waiter: Waiter,
     pairing: Pairing,
     /// The publisher's process died, or hung up: what is not there by now will not come.
     ended: bool,
@@ -164,6 +166,7 @@ impl Connection {
             complete: 0,
             generation: 0,
             waiter: Waiter::default(),
+            skip_waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
             ended,
             is_faulty: false,
@@ -441,7 +444,7 @@ impl Connection {
         self.cursor = cursor;
         self.link.lease().set_cursor(cursor);
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
-        if self.waiter.is_due(self.ring.get(), cursor) {
+        if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
             let _ = socket::send(&self.link.socket, handshake::RING, None);
         }
     }
@@ -453,6 +456,10 @@ impl Connection {
         }
         self.skipped = true;
         self.advance(position);
+        // A message that was not taken is not released either: who waits for that hears it here.
+        if self.skip_waiter.is_due(self.ring.get().skip_at(), position) {
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
+        }
         Ok(())
     }
 

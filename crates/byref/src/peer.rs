@@ -3,6 +3,8 @@
 use crate::claim::{Claim, Policy};
 use crate::handshake::{self, ToSubscriber};
 use crate::lease::{CLOSED, COUNTS, Lease};
+use crate::note;
+use crate::pool::Sent;
 use crate::service::Token;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
@@ -28,6 +30,8 @@ pub(crate) struct Peer {
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
     pub tasks: Vec<Token>,
+    /// The service thread reads its socket, for tickets that are waited for.
+    pub listening: Option<Token>,
 }
 
 impl Peer {
@@ -47,6 +51,29 @@ impl Peer {
 
     pub fn claim(&self, tail: u64) -> Option<Claim> {
         self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
+    }
+
+    /// Whether it can still come to the record of `position`, or holds it. Of one that it has passed the cursor says so before
+    /// its holds are looked at (invariant 3 of the lease).
+    pub fn wants(&self, position: u64, slot: u32, tail: u64, reclaim: u64) -> bool {
+        self.has_yet_to_pass(position, tail, reclaim) || self.lease().is_held(slot)
+    }
+
+    /// Whether it can still come to the record of `position`.
+    pub fn has_yet_to_pass(&self, position: u64, tail: u64, reclaim: u64) -> bool {
+        position >= reclaim && self.is_connected() && self.cursor(tail) <= position
+    }
+
+    /// Where it received the record in `slot`, if it noted that.
+    pub fn received_at(&self, slot: u32, sent: &Sent) -> Option<String> {
+        let noted =
+            || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + u64::from(sent.count));
+        self.lease().has_notes().then(noted).flatten()
+    }
+
+    /// All that the service thread does for it.
+    pub fn tasks(&self) -> impl Iterator<Item = Token> {
+        self.tasks.iter().copied().chain(self.listening)
     }
 
     /// Sends what waits; `false` while some of it does not fit.
