@@ -8,15 +8,18 @@ mod event;
 mod headers;
 mod loan;
 mod message;
+mod outstanding;
 mod owner;
 mod payload;
 mod publisher;
 mod queue;
+mod receipt;
 mod receiver;
 mod report;
 mod rows;
 mod serving;
 mod subscriber;
+mod ticket;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -34,17 +37,23 @@ mod _byref {
     #[pymodule_export]
     use crate::message::{Message, PublisherInfo};
     #[pymodule_export]
+    use crate::outstanding::{Holder, Outstanding};
+    #[pymodule_export]
     use crate::owner::Owner;
     #[pymodule_export]
     use crate::publisher::{Publisher, SubscriberInfo};
     #[pymodule_export]
     use crate::queue::EventQueue;
     #[pymodule_export]
+    use crate::receipt::record_receives;
+    #[pymodule_export]
     use crate::receiver::Receiver;
     #[pymodule_export]
     use crate::report::monitors;
     #[pymodule_export]
     use crate::subscriber::Subscriber;
+    #[pymodule_export]
+    use crate::ticket::{Releases, Ticket};
 
     /// The most bytes of payload and attributes together that travel inside the ring.
     #[pymodule_export]
@@ -55,6 +64,7 @@ mod _byref {
         let filter = env_logger::Env::new().filter_or("BYREF_LOG", "byref=warn");
         // Another logger may be set already; then that one serves.
         let _ = env_logger::Builder::from_env(filter).try_init();
+        receipt::from_environment();
         Ok(())
     }
 }
