@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, descriptors, eventually
+from tests.processes import ROOT, Child, Line, descriptors, eventually
 
 Spawn = Callable[..., Child]
 
@@ -103,7 +103,7 @@ def test_a_dead_holder_holds_nothing(spawn: Spawn, endpoints: Endpoints) -> None
     assert [holder.pid for holder in pub.outstanding.holders] == [killed.pid]
     assert not ticket.released
     killed.kill()
-    ticket.wait_released(timeout=30)
+    assert outcome_of(ticket) is None
     assert eventually(lambda: pub.outstanding.messages == 0, "its holds go with it")
 
 
@@ -114,8 +114,9 @@ def test_a_closed_subscriber_still_holds(endpoints: Endpoints) -> None:
     sub.close()
     assert pub.outstanding.messages == 1
     assert not ticket.released
-    del msg
-    ticket.wait_released(timeout=10)
+    releasing = threading.Timer(0.05, msg.release)
+    releasing.start()
+    assert outcome_of(ticket) is None
 
 
 def views(msg: byref.Message, batch: byref.Batch) -> Iterator[tuple[str, Any]]:
@@ -200,10 +201,18 @@ def test_after_close(endpoints: Endpoints) -> None:
         _ = pub.outstanding
 
 
-def outcome_of(ticket: byref.Ticket) -> type[BaseException] | None:
+def outcome_of(ticket: byref.Ticket, sleeping: bool = True) -> type[BaseException] | None:
+    """Waits for a release, `sleeping` in an event loop until it is woken; a waiting thread looks again now and then."""
+
+    async def wait() -> None:
+        await asyncio.wait_for(ticket, 30)
+
     try:
-        ticket.wait_released(timeout=30)
-    except byref.Error as problem:
+        if sleeping:
+            asyncio.run(wait())
+        else:
+            ticket.wait_released(timeout=30)
+    except (byref.Error, TimeoutError) as problem:
         return type(problem)
     return None
 
@@ -301,7 +310,7 @@ def test_a_lossy_subscriber_that_skips_a_message_releases_it(spawn: Spawn, endpo
         assert not ticket.released
         asking = threading.Timer(0.02, child.tell, (1,))
         asking.start()
-        ticket.wait_released(timeout=30)
+        assert outcome_of(ticket) is None
         assert child.hear() == last
 
 
@@ -356,14 +365,15 @@ def test_many_threads_wait(spawn: Spawn, endpoints: Endpoints) -> None:
     (child,) = holders(spawn, pub, "it")
     tickets = [pub.send_tracked(payload(seed, 1000)) for seed in range(4)]
     outcomes: list[type[BaseException] | None] = []
-    threads = [threading.Thread(target=lambda t=ticket: outcomes.append(outcome_of(t))) for ticket in tickets * 5]
+    ways = [(ticket, sleeping) for ticket in tickets * 3 for sleeping in (True, False)]
+    threads = [threading.Thread(target=lambda way=way: outcomes.append(outcome_of(*way))) for way in ways]
     for thread in threads:
         thread.start()
     order(child, 4, "taken")
     order(child, [3, 1, 0, 2], "released")
     for thread in threads:
         thread.join(40)
-    assert outcomes == [None] * 20
+    assert outcomes == [None] * 24
 
 
 def test_a_sender_that_waits_for_room_is_not_disturbed(spawn: Spawn, endpoints: Endpoints) -> None:
@@ -702,3 +712,15 @@ def test_places_of_another_process_are_in_warnings_and_errors(
         pub.send(payload(1, 2 * MIB - 8192), timeout=0.05)
     child.tell()
     ticket.wait_released(timeout=30)
+
+
+# ---- the documentation -----------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_documentation(rendezvous: Path) -> None:
+    text = Path(ROOT, "docs", "releases.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) >= 4
+    for example in examples:
+        exec(compile(example, "docs/releases.md", "exec"), {"__name__": "example"})
+    byref.record_receives(False)
