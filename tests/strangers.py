@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
-VERSION = 2
+VERSION = 3
 FIRST = struct.pack("<II", MAGIC, VERSION)
 # A publisher's answers, behind the first words.
 WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"
@@ -75,7 +75,7 @@ def inline_record(position: int, sequence: int, payload: bytes) -> bytes:
 def _ring(records: list[bytes], tail: int | None, next_sequence: int, closed: bool) -> int:
     head = [0] * 64
     head[16:18] = len(records) if tail is None else tail, next_sequence
-    head[33], head[35] = 2**64 - 1, int(closed)
+    head[33], head[35], head[36] = 2**64 - 1, int(closed), 2**64 - 1
     content = struct.pack("<64Q", *head) + b"".join(records)
     fd = memfd(8 * 64 + 256 * 16)
     os.pwrite(fd, content, 0)

@@ -1,4 +1,4 @@
-"""`async for` over a subscriber, on any event loop that has `add_reader`."""
+"""`async for` over a subscriber and `await` for a ticket, on any event loop that has `add_reader`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from ._byref import _Releases
 from ._errors import Closed
 
 if TYPE_CHECKING:
-    from ._byref import Event, Message, Subscriber
+    from ._byref import Event, Message, Subscriber, Ticket
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -83,3 +84,48 @@ def closed(subscriber: Subscriber[Event]) -> None:
     for waiters in _waiters.pop(subscriber, {}).values():
         if not waiters.loop.is_closed():
             waiters.loop.call_soon_threadsafe(waiters.wake)
+
+
+class _Tickets:
+    """The tickets that the tasks of one event loop wait for: one descriptor, whatever their number."""
+
+    def __init__(self) -> None:
+        self._releases = _Releases()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._last = 0
+
+    async def wait(self, ticket: Ticket) -> None:
+        """Wait until the ticket is over."""
+        loop = asyncio.get_running_loop()
+        self._last += 1
+        name, over = self._last, loop.create_future()
+        if not self._waiting:
+            loop.add_reader(self._releases.fileno(), self._wake)
+        self._waiting[name] = over
+        try:
+            self._releases.add(ticket, name)
+            await over
+        finally:
+            self._releases.remove(ticket, name)
+            del self._waiting[name]
+            if not self._waiting:
+                loop.remove_reader(self._releases.fileno())
+
+    def _wake(self) -> None:
+        for name in self._releases.take():
+            over = self._waiting.get(name)
+            if over is not None and not over.done():
+                over.set_result(None)
+
+
+_tickets: WeakKeyDictionary[asyncio.AbstractEventLoop, _Tickets] = WeakKeyDictionary()
+
+
+async def released(ticket: Ticket) -> None:
+    """Wait for a release; `await ticket` is this. `Closed` when the publisher was closed before."""
+    if not ticket.released:
+        loop = asyncio.get_running_loop()
+        if loop not in _tickets:
+            _tickets[loop] = _Tickets()
+        await _tickets[loop].wait(ticket)
+        ticket.wait_released(0)

@@ -1,7 +1,7 @@
 """The extension module, as `byref` re-exports it."""
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
 
@@ -17,6 +17,11 @@ _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 _Part: TypeAlias = (
     "Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message | str | int | float | complex"
     " | dict[Any, Any] | list[Any] | tuple[Any, ...] | None"
+)
+# What travels as a message.
+_Sendable: TypeAlias = (
+    "Buffer | NDArray[Any] | _Tensor | _ArrowArray | _ArrowStream | Message"
+    " | dict[Any, _Part] | list[_Part] | tuple[_Part, ...]"
 )
 # What a loan lends: an array, or a dict of arrays.
 _Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
@@ -37,16 +42,21 @@ __all__ = [
     "Batch",
     "Event",
     "EventQueue",
+    "Holder",
     "Loan",
     "Message",
+    "Outstanding",
     "Publisher",
     "PublisherInfo",
     "Receiver",
     "Subscriber",
     "SubscriberInfo",
+    "Ticket",
     "_Owner",
+    "_Releases",
     "copied_bytes",
     "monitors",
+    "record_receives",
 ]
 
 INLINE_LIMIT: Final[int] = ...
@@ -65,27 +75,27 @@ class _ArrowStream(Protocol):
 class Publisher:
     """Publishes messages on one topic. It may be shared by threads."""
 
-    def __new__(cls, topic: str, max_memory: int | None = None, history: int = 0, name: str | None = None) -> Self:
+    def __new__(
+        cls,
+        topic: str,
+        max_memory: int | None = None,
+        history: int = 0,
+        name: str | None = None,
+        hold_warning: float | None = None,
+    ) -> Self:
         """Announce a publisher.
 
         `max_memory`: the most bytes of payload memory, taken as needed (default: 1 GiB, or half of the control
         group's limit where that is less). `history`: how many of the last
-        messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors.
+        messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
+        a log line says, once, of each message that a subscriber holds longer than so many seconds.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
     def send(
         self,
-        data: Buffer
-        | NDArray[Any]
-        | _ArrowArray
-        | _ArrowStream
-        | _Tensor
-        | Message
-        | dict[Any, _Part]
-        | list[_Part]
-        | tuple[_Part, ...],
+        data: _Sendable,
         headers: dict[str, _HeaderValue] | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
@@ -112,6 +122,18 @@ class Publisher:
 
         Protocol 5: the buffers of its arrays lie beside the pickle, aligned, and arrive as views on the message. Only
         subscribers with `allow_pickle=True` unpickle it. Raises as `send` does; `TypeError` if it cannot be pickled.
+        """
+
+    def send_tracked(
+        self,
+        data: _Sendable,
+        headers: dict[str, _HeaderValue] | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> Ticket:
+        """Send as `send` does; return a `Ticket`, which tells when no subscriber wants or holds the message any more.
+
+        The message travels through the pool, also a small one. Raises as `send` does.
         """
 
     def send_many(
@@ -157,6 +179,10 @@ class Publisher:
         """Close the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine."""
 
     @property
+    def outstanding(self) -> Outstanding:
+        """What subscribers hold at this moment: messages that they took and have not released yet. Raises `Closed`."""
+
+    @property
     def subscribers(self) -> list[SubscriberInfo]:
         """The connected subscribers."""
 
@@ -168,6 +194,112 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Ticket:
+    """Tells when a message is released.
+
+    That is when every subscriber that was connected at some moment after the send has passed it (took it, skipped it
+    by its policy, closed, or died) and none holds it any more. What the publisher keeps as history does not count.
+    """
+
+    def wait_released(self, timeout: float | None = None) -> None:
+        """Wait until the message is released. Releases the GIL, obeys Ctrl-C.
+
+        Raises `Timeout` after `timeout` seconds, with a text that names who holds the message, `Closed` when the
+        publisher was closed before the release, and `Forked`.
+        """
+
+    def __await__(self) -> Generator[Any]:
+        """Wait for the release in an event loop; `Closed` as above. May be cancelled, and awaited by many tasks."""
+
+    @property
+    def released(self) -> bool:
+        """Whether the message is released by now. Once it was, it stays so."""
+
+    @property
+    def sequence(self) -> int:
+        """The message's sequence number."""
+
+@final
+class _Releases:
+    """What an event loop polls for all the tickets that its tasks wait for."""
+
+    def __new__(cls) -> Self: ...
+    def fileno(self) -> int:
+        """Readable when `take` has something to tell."""
+
+    def add(self, ticket: Ticket, name: int) -> None:
+        """Wait for a ticket, under a name."""
+
+    def remove(self, ticket: Ticket, name: int) -> None:
+        """Wait for it no more."""
+
+    def take(self) -> list[int]:
+        """The names of the tickets that are over, each once."""
+
+@final
+class Outstanding:
+    """What subscribers hold of a publisher's messages, at one moment.
+
+    Messages of up to `INLINE_LIMIT` bytes are copied by whoever takes them and are never held (tracked ones are). The
+    messages of one `send_many` are held together.
+    """
+
+    @property
+    def messages(self) -> int:
+        """Messages that somebody holds."""
+
+    @property
+    def bytes(self) -> int:
+        """Their payload bytes."""
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Who holds them: each connection of a subscriber that holds any."""
+
+    @property
+    def oldest(self) -> Holder | None:
+        """The one of them that holds the oldest message."""
+
+@final
+class Holder:
+    """What one subscriber holds of a publisher's messages."""
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 when that is out of sight."""
+
+    @property
+    def name(self) -> str | None:
+        """The name it was given."""
+
+    @property
+    def messages(self) -> int:
+        """Messages that it holds."""
+
+    @property
+    def bytes(self) -> int:
+        """Their payload bytes."""
+
+    @property
+    def oldest_sequence(self) -> int:
+        """The sequence number of the oldest of them."""
+
+    @property
+    def oldest_age(self) -> float:
+        """How many seconds ago that one was sent."""
+
+    @property
+    def received_at(self) -> str | None:
+        """Where that one was received: the end of "file:line". None unless its process records that."""
+
+def record_receives(on: bool = True) -> None:
+    """Record, from now on in this process, the file and line where messages are received.
+
+    Publishers show it in `outstanding`, in warnings and in errors. `BYREF_RECORD_RECEIVES=1` does the same from the
+    start.
+    """
 
 @final
 class Subscriber(Generic[_Told]):

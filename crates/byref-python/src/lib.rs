@@ -14,15 +14,18 @@ mod foreign;
 mod headers;
 mod loan;
 mod message;
+mod outstanding;
 mod owner;
 mod payload;
 mod publisher;
 mod queue;
+mod receipt;
 mod receiver;
 mod report;
 mod rows;
 mod serving;
 mod subscriber;
+mod ticket;
 mod value;
 mod waiting;
 
@@ -56,17 +59,23 @@ mod _byref {
     #[pymodule_export]
     use crate::message::{Message, PublisherInfo};
     #[pymodule_export]
+    use crate::outstanding::{Holder, Outstanding};
+    #[pymodule_export]
     use crate::owner::Owner;
     #[pymodule_export]
     use crate::publisher::{Publisher, SubscriberInfo};
     #[pymodule_export]
     use crate::queue::EventQueue;
     #[pymodule_export]
+    use crate::receipt::record_receives;
+    #[pymodule_export]
     use crate::receiver::Receiver;
     #[pymodule_export]
     use crate::report::monitors;
     #[pymodule_export]
     use crate::subscriber::Subscriber;
+    #[pymodule_export]
+    use crate::ticket::{Releases, Ticket};
 
     /// How many payload bytes this process has copied, by cause: `send` (into shared memory, by its publishers), `receive`
     /// (small payloads, out of the ring), `writable` (small private views), `copy` (because the program asked for one).
@@ -98,6 +107,7 @@ mod _byref {
         let filter = env_logger::Env::new().filter_or("BYREF_LOG", "byref=warn");
         // Another logger may be set already; then that one serves.
         let _ = env_logger::Builder::from_env(filter).try_init();
+        receipt::from_environment();
         Ok(())
     }
 }

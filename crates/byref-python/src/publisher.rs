@@ -8,15 +8,18 @@ use crate::draft::Draft;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
+use crate::outstanding::Outstanding;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
 use crate::rows::Rows;
+use crate::ticket::Ticket;
 use crate::waiting::Timeout;
-use byref::{Attributes, Encoded, Policy};
+use byref::{Attributes, Encoded, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyRange, PyTuple};
+use std::time::Duration;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
 const COPY_DETACHED: usize = 64 << 10;
@@ -53,34 +56,69 @@ pub const POLICIES: [(&str, Policy); 3] =
 pub struct Publisher(byref::Publisher);
 
 impl Publisher {
-    fn send_array(
+    /// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
+    fn send_as<T: Send>(
         &self,
-        array: &Bound<'_, PyUntypedArray>,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        timeout: Timeout,
-    ) -> PyResult<u64> {
-        let py = array.py();
-        let len = array.len() * itemsize(&array.dtype());
-        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
-        gather(array, &mut loan)?;
-        timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
+        data: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyDict>>,
+        timeout: Option<f64>,
+        mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+        mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        let py = data.py();
+        let timeout = Timeout::new(timeout)?;
+        if let Some(draft) = Draft::of(data)? {
+            return self.send_draft(py, &draft, headers, timeout, send_loan);
+        }
+        let payload = Payload::of(data)?;
+        let layout = payload.layout()?;
+        let attributes = if layout.is_none() && headers.is_none() {
+            Encoded::default()
+        } else {
+            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+            Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
+        };
+        match (payload.bytes(), &payload) {
+            (Some(bytes), _) if bytes.len() < COPY_DETACHED => {
+                timeout.wait_if_needed(py, |wait| send(bytes, &attributes, wait))
+            }
+            (Some(bytes), _) => timeout.wait(py, |wait| send(bytes, &attributes, wait)),
+            (None, Payload::Array(array)) => {
+                let send = |loan: &mut byref::Loan, wait: &mut Wait<'_>| send_loan(loan, &attributes, wait);
+                self.send_array(array, attributes.len(), timeout, send)
+            }
+            (None, _) => unreachable!("only arrays come in pieces"),
+        }
     }
 
-    fn send_draft<'py>(
+    fn send_array<T: Send>(
+        &self,
+        array: &Bound<'_, PyUntypedArray>,
+        attributes_len: usize,
+        timeout: Timeout,
+        mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        let py = array.py();
+        let len = array.len() * itemsize(&array.dtype());
+        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes_len, wait))?;
+        gather(array, &mut loan)?;
+        timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
+    }
+
+    fn send_draft<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
         headers: Option<&Bound<'py, PyDict>>,
-        timestamp_ns: Option<u64>,
         timeout: Timeout,
-    ) -> PyResult<u64> {
+        mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
         let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
         let planned = draft.plan(py, &self.0, headers)?;
         let (size, room) = (planned.size(), planned.attributes.len());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
         let attributes = planned.fill(py, &mut loan)?;
-        timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait))
+        timeout.wait_if_needed(py, |wait| send(&mut loan, &attributes, wait))
     }
 }
 
@@ -109,13 +147,14 @@ pub fn resized() -> PyErr {
 #[pymethods]
 impl Publisher {
     #[new]
-    #[pyo3(signature = (topic, max_memory=None, history=0, name=None))]
+    #[pyo3(signature = (topic, max_memory=None, history=0, name=None, hold_warning=None))]
     fn new(
         py: Python<'_>,
         topic: &str,
         max_memory: Option<i128>,
         history: i128,
         name: Option<String>,
+        hold_warning: Option<f64>,
     ) -> PyResult<Self> {
         let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
         if let Some(max_memory) = max_memory {
@@ -124,6 +163,11 @@ impl Publisher {
         if let Some(name) = name {
             builder = builder.name(name);
         }
+        if let Some(seconds) = hold_warning {
+            let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
+            let refused = || PyValueError::new_err(format!("hold_warning must be more than 0 seconds, not {seconds}"));
+            builder = builder.hold_warning(limit.ok_or_else(refused)?);
+        }
         builder.build().map(Publisher).map_err(|error| to_python(py, error))
     }
 
@@ -131,32 +175,36 @@ impl Publisher {
     #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
     fn send(
         &self,
-        py: Python<'_>,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
-        let timeout = Timeout::new(timeout)?;
-        if let Some(draft) = Draft::of(data)? {
-            return self.send_draft(py, &draft, headers, timestamp_ns, timeout);
-        }
-        let payload = Payload::of(data)?;
-        let layout = payload.layout()?;
-        let attributes = if layout.is_none() && headers.is_none() {
-            Encoded::default()
-        } else {
-            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
-            Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_with(bytes, attributes, timestamp_ns, wait)
         };
-        match (payload.bytes(), &payload) {
-            (Some(bytes), _) if bytes.len() < COPY_DETACHED => {
-                timeout.wait_if_needed(py, |wait| self.0.send_with(bytes, &attributes, timestamp_ns, wait))
-            }
-            (Some(bytes), _) => timeout.wait(py, |wait| self.0.send_with(bytes, &attributes, timestamp_ns, wait)),
-            (None, Payload::Array(array)) => self.send_array(array, &attributes, timestamp_ns, timeout),
-            (None, _) => unreachable!("only arrays come in pieces"),
-        }
+        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+            loan.send_with(attributes, timestamp_ns, wait)
+        };
+        self.send_as(data, headers, timeout, send, send_loan)
+    }
+
+    /// Sends as `send` does; returns a Ticket that tells when the message is released.
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_tracked(
+        &self,
+        data: &Bound<'_, PyAny>,
+        headers: Option<&Bound<'_, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Ticket> {
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_tracked_with(bytes, attributes, timestamp_ns, wait)
+        };
+        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+            loan.send_tracked_with(attributes, timestamp_ns, wait)
+        };
+        self.send_as(data, headers, timeout, send, send_loan).map(Ticket)
     }
 
     /// Sends any object that pickle can take: protocol 5, and the buffers of its arrays beside the pickle. Only subscribers
@@ -170,7 +218,10 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
-        self.send_draft(py, &Draft::pickle(obj)?, headers, timestamp_ns, Timeout::new(timeout)?)
+        let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+            loan.send_with(attributes, timestamp_ns, wait)
+        };
+        self.send_draft(py, &Draft::pickle(obj)?, headers, Timeout::new(timeout)?, send)
     }
 
     /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
@@ -279,6 +330,12 @@ impl Publisher {
             SubscriberInfo { pid: info.pid, name: info.name, policy, lag: info.lag }
         };
         Ok(found.into_iter().map(to_info).collect())
+    }
+
+    /// What subscribers hold: messages that they took and have not released yet.
+    #[getter]
+    fn outstanding(&self, py: Python<'_>) -> PyResult<Outstanding> {
+        Outstanding::new(py, self.0.outstanding().map_err(|error| to_python(py, error))?)
     }
 
     /// The topic.

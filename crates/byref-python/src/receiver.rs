@@ -2,6 +2,7 @@
 
 use crate::errors::to_python;
 use crate::message::Manner;
+use crate::receipt::place_of;
 use crate::report::add_figures;
 use crate::serving::Shared;
 use crate::subscriber::stats_dict;
@@ -20,6 +21,8 @@ pub struct Slot {
     pub account: Arc<Account>,
     /// For people: its name, or the callable's.
     pub label: String,
+    /// Where its callable is defined.
+    pub place: String,
     pub wants: Wants,
     pub is_coroutine_function: bool,
     /// The queue's; absent once it is closed. The queue shows it to the garbage collector.
@@ -48,6 +51,7 @@ impl Slot {
             subscriber,
             account,
             label,
+            place: callable.place,
             wants,
             is_coroutine_function: callable.is_coroutine_function,
             callable: Mutex::new(Some(callable.callable)),
@@ -94,6 +98,7 @@ impl Slot {
 /// A callable, ready to be called.
 pub struct Resolved {
     callable: Py<PyAny>,
+    place: String,
     is_coroutine_function: bool,
 }
 
@@ -116,7 +121,7 @@ pub fn resolve(callable: &Bound<'_, PyAny>) -> PyResult<Resolved> {
         Err(_) => callable.clone(),
     };
     let is_coroutine_function = is_coroutine_function(callable)? || is_coroutine_function(&bound)?;
-    Ok(Resolved { callable: bound.unbind(), is_coroutine_function })
+    Ok(Resolved { callable: bound.unbind(), place: place_of(callable), is_coroutine_function })
 }
 
 /// What people call a callable.

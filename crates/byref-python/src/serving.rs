@@ -11,6 +11,7 @@ use crate::batch::Batch;
 use crate::errors::{closed, error, forked, to_python};
 use crate::event::Event;
 use crate::message::Message;
+use crate::receipt::note_receiver;
 use crate::receiver::Slot;
 use byref::{Error, Item, Monitor, Selector, Turn, Waker};
 use pyo3::exceptions::{PyException, PyTypeError};
@@ -343,8 +344,12 @@ impl Shared {
         while let Some(received) = turn.next() {
             let mut messages = 1;
             let argument = match received {
-                Ok(Item::Message(message)) => Bound::new(py, Message::new(message, slot.wants.manner))?.into_any(),
+                Ok(Item::Message(message)) => {
+                    note_receiver(&message, slot);
+                    Bound::new(py, Message::new(message, slot.wants.manner))?.into_any()
+                }
                 Ok(Item::Batch(batch)) => {
+                    note_receiver(&*batch, slot);
                     messages = batch.len() as u64;
                     Bound::new(py, Batch::new(*batch, slot.wants.manner))?.into_any()
                 }

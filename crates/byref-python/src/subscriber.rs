@@ -5,6 +5,7 @@ use crate::errors::to_python;
 use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative};
+use crate::receipt::note_caller;
 use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
@@ -29,10 +30,12 @@ pub struct Subscriber {
 impl Subscriber {
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
+        note_caller(py, &message);
         Ok(Bound::new(py, Message::new(message, self.manner))?.into_any())
     }
 
     fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
+        note_caller(py, &batch);
         Ok(Bound::new(py, Batch::new(batch, self.manner))?.into_any())
     }
 

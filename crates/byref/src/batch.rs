@@ -173,6 +173,22 @@ impl Batch {
         starts.zip(&self.publishers).map(|(start, (end, publisher))| (start..*end, publisher))
     }
 
+    /// [`Message::note_received_at`] for all of them.
+    pub fn note_received_at(&self, place: &str) {
+        match &self.content {
+            Content::Each(each) => each.held.iter().for_each(|(index, hold)| hold.note(each.sequences[*index], place)),
+            Content::Rows(rows) => rows.hold.note(rows.first, place),
+        }
+    }
+
+    /// Whether it holds memory of its publishers: some of its messages did not travel inside the ring.
+    pub fn is_holding(&self) -> bool {
+        match &self.content {
+            Content::Each(each) => !each.held.is_empty(),
+            Content::Rows(_) => true,
+        }
+    }
+
     /// The sequence number of each message.
     pub fn sequences(&self) -> Vec<u64> {
         match &self.content {

@@ -94,6 +94,8 @@ pub(crate) struct Connection {
     complete: u64,
     generation: u64,
     waiter: Waiter,
+    /// The same for `skip_at`.
+    skip_waiter: Waiter,
     pairing: Pairing,
     /// The publisher's process died, or hung up: what is not there by now will not come.
     ended: bool,
@@ -165,6 +167,7 @@ impl Connection {
             complete: 0,
             generation: 0,
             waiter: Waiter::default(),
+            skip_waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
             ended,
             is_faulty: false,
@@ -442,7 +445,7 @@ impl Connection {
         self.cursor = cursor;
         self.link.lease().set_cursor(cursor);
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
-        if self.waiter.is_due(self.ring.get(), cursor) {
+        if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
             let _ = socket::send(&self.link.socket, handshake::RING, None);
         }
     }
@@ -454,6 +457,10 @@ impl Connection {
         }
         self.skipped = true;
         self.advance(position);
+        // A message that was not taken is not released either: who waits for that hears it here.
+        if self.skip_waiter.is_due(self.ring.get().skip_at(), position) {
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
+        }
         Ok(())
     }
 

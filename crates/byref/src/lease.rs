@@ -6,10 +6,13 @@
 //! | --- | --- |
 //! | word 16 | `cursor`: every position below it has been taken; [`CLOSED`] after `close()` |
 //! | word 17 | `generation`: the ring's generation up to which the socket was read, so retired segments unmapped |
+//! | word 18 | `notes`: 1 once this subscriber has noted where it received a message |
 //! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep (see [`wake`](crate::wake)) |
 //! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
+//! | byte 4096 + 2^22 + 64 s | where it received the message in slot `s`, if it notes that (see [`note`](crate::note)) |
 //!
-//! The segment has room for [`MAX_SLOTS`] counts from the start (its seal forbids growing); untouched pages take no memory.
+//! The segment has room for [`MAX_SLOTS`] counts and notes from the start (its seal forbids growing); untouched pages take no
+//! memory.
 //!
 //! # Invariants
 //!
@@ -28,6 +31,7 @@
 //!
 //! Models: `hold_against_reclaim`, `release_before_reuse`, `advance_shows_hold`, `evicted_reader`, `death_of_a_reader`.
 
+use crate::note::NOTE_LEN;
 use crate::ring::Ring;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -40,11 +44,14 @@ pub(crate) const AWAKE: u64 = 0;
 
 const CURSOR: usize = 16;
 const GENERATION: usize = 17;
+const NOTES: usize = 18;
 const SLEEPING: usize = 32;
 /// Where the counts start, in bytes: a page of their own keeps `cursor` and `sleeping` apart from them.
 pub(crate) const COUNTS: usize = 4096;
+/// Where the notes start, in bytes.
+pub(crate) const NOTES_START: usize = COUNTS + MAX_SLOTS as usize * 4;
 /// The length of a lease segment in bytes.
-pub(crate) const LEASE_LEN: u64 = COUNTS as u64 + MAX_SLOTS as u64 * 4;
+pub(crate) const LEASE_LEN: u64 = (NOTES_START + MAX_SLOTS as usize * NOTE_LEN) as u64;
 
 /// The lease over borrowed cells: mapped memory, or loom's.
 #[derive(Clone, Copy)]
@@ -80,10 +87,10 @@ impl<'a> Lease<'a> {
         self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives one hold back. The caller reads the chunk no more.
+    /// Gives one hold back; whether it was the last one. The caller reads the chunk no more.
     #[inline]
-    pub fn release(self, slot: u32) {
-        self.held[slot as usize].fetch_sub(1, Ordering::Release);
+    pub fn release(self, slot: u32) -> bool {
+        self.held[slot as usize].fetch_sub(1, Ordering::Release) == 1
     }
 
     #[inline]
@@ -93,6 +100,11 @@ impl<'a> Lease<'a> {
 
     pub fn set_generation(self, generation: u64) {
         self.head[GENERATION].store(generation, Ordering::Release);
+    }
+
+    /// There are notes from now on.
+    pub fn set_notes(self) {
+        self.head[NOTES].store(1, Ordering::Relaxed);
     }
 
     /// Announces the sleep of number `epoch`, or [`AWAKE`].
@@ -110,6 +122,11 @@ impl<'a> Lease<'a> {
 
     pub fn generation(self) -> u64 {
         self.head[GENERATION].load(Ordering::Acquire)
+    }
+
+    /// Whether there may be notes. Those of a subscriber that has none are not looked at: reading a hole takes memory.
+    pub fn has_notes(self) -> bool {
+        self.head[NOTES].load(Ordering::Relaxed) == 1
     }
 
     #[inline]

@@ -52,6 +52,8 @@ mod message;
 #[cfg(all(test, loom))]
 mod models;
 mod monitor;
+mod note;
+mod peer;
 mod pool;
 mod publisher;
 mod rendezvous;
@@ -76,7 +78,9 @@ pub use glossary::Entry;
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};
 pub use monitor::{Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors};
-pub use publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
+pub use publisher::{
+    Holder, Outstanding, Publisher, PublisherBuilder, PublisherStats, Releases, SubscriberInfo, Ticket,
+};
 pub use ring::INLINE_LIMIT;
 pub use selector::{Ended, Item, Selector, Turn, Waker};
 pub use subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};

@@ -4,7 +4,8 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::pool::{Chunk, Pin};
-use crate::publisher::{Filled, Shared};
+use crate::publisher::ticket::Tracked;
+use crate::publisher::{Filled, Shared, Ticket};
 use crate::wait::Wait;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct Loan {
     len: usize,
     /// Bytes that a library which fills it says it copied.
     copied: usize,
+    /// While it is being sent by somebody who wants to know of its release.
+    tracked: Option<Arc<Tracked>>,
 }
 
 /// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
@@ -34,7 +37,7 @@ impl LoanMemory {
 
 impl Loan {
     pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize) -> Self {
-        Loan { shared, chunk: Some(chunk), len, copied: 0 }
+        Loan { shared, chunk: Some(chunk), len, copied: 0, tracked: None }
     }
 
     /// The chunk; in a forked child, where the memory is not mapped, an error.
@@ -82,6 +85,16 @@ impl Loan {
         self.send_encoded(attributes, timestamp_ns, self.copied, wait)
     }
 
+    /// [`send_with`](Self::send_with), and a ticket that tells when the message is released.
+    pub fn send_tracked_with(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket> {
+        self.send_tracked_encoded(attributes, timestamp_ns, self.copied, wait)
+    }
+
     /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
     /// timestamp; see [`Publisher::send_many`](crate::Publisher::send_many). Returns the first one's sequence number. When it
     /// fails, nobody received anything and the loan is as before.
@@ -124,6 +137,21 @@ impl Loan {
         self.send_rows(1, attributes, timestamp_ns, copied, wait)
     }
 
+    /// `copied`: as above.
+    pub(crate) fn send_tracked_encoded(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket> {
+        let tracked = Tracked::new();
+        self.tracked = Some(Arc::clone(&tracked));
+        let sent = self.send_rows(1, attributes, timestamp_ns, copied, wait);
+        self.tracked = None;
+        Ok(Ticket::new(Arc::clone(&self.shared), tracked, sent?))
+    }
+
     /// Sends the payload as `count` messages of equal length.
     pub(crate) fn send_rows(
         &mut self,
@@ -141,6 +169,7 @@ impl Loan {
         let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
         let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
         larger.copy_from_slice(self);
+        larger.tracked = self.tracked.clone();
         let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
         self.discard();
         Ok(sequence)
@@ -166,7 +195,7 @@ impl Loan {
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
         })?;
-        let filled = Filled { chunk, count, len: self.len, copied, attributes };
+        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
         let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
         self.chunk = None;
         Ok(sequence)

@@ -4,7 +4,9 @@
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::copies::{self, Cause};
 use crate::glossary::{Entry, PeerGlossary};
+use crate::handshake;
 use crate::lease::{COUNTS, Lease};
+use crate::note;
 use crate::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, PeerSegment};
@@ -51,6 +53,14 @@ impl Link {
     pub fn lease(&self) -> Lease<'_> {
         Lease::new(self.lease.words(), self.lease.counts(COUNTS))
     }
+
+    /// Tells the publisher where message `sequence`, which is in `slot`, was received.
+    fn note(&self, slot: u32, sequence: u64, place: &str) {
+        if self.made_in.is_current() {
+            note::write(note::of_slot(&self.lease, slot), sequence, place);
+            self.lease().set_notes();
+        }
+    }
 }
 
 impl Drop for Link {
@@ -92,14 +102,16 @@ pub(crate) struct Hold {
     len: u64,
     attributes_at: u64,
     attributes_len: u32,
+    /// The publisher wants to know when the last hold is gone.
+    tracked: bool,
 }
 
 impl Hold {
     /// `segment` contains `at`, whose slot is held for this.
     #[inline]
     pub fn of(segment: Arc<Segment>, at: Descriptor) -> Self {
-        let Descriptor { slot, offset, len, attributes_len, .. } = at;
-        Hold { segment, slot, offset, len, attributes_at: offset + len.next_multiple_of(8), attributes_len }
+        let Descriptor { slot, offset, len, attributes_len, tracked, .. } = at;
+        Hold { segment, slot, offset, len, attributes_at: offset + len.next_multiple_of(8), attributes_len, tracked }
     }
 
     #[inline]
@@ -120,6 +132,11 @@ impl Hold {
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.bytes(self.offset, self.len as usize)
+    }
+
+    /// Tells the publisher where message `sequence`, which this holds, was received.
+    pub fn note(&self, sequence: u64, place: &str) {
+        self.segment.link.note(self.slot, sequence, place);
     }
 
     pub fn decode_attributes(&self) -> Attributes {
@@ -152,8 +169,10 @@ impl Clone for Hold {
 impl Drop for Hold {
     #[inline]
     fn drop(&mut self) {
-        if self.segment.link.made_in.is_current() {
-            self.segment.link.lease().release(self.slot);
+        let link = &self.segment.link;
+        if link.made_in.is_current() && link.lease().release(self.slot) && self.tracked {
+            // A full socket means that the publisher has rings to read, and looks then.
+            let _ = socket::send(&link.socket, handshake::RING, None);
         }
     }
 }
@@ -339,6 +358,15 @@ impl Message {
     /// Whether the payload was small enough to travel inside the ring, and was copied out of it.
     pub fn is_inline(&self) -> bool {
         matches!(self.0, Body::Inline(_))
+    }
+
+    /// Tells the publisher, for its [`outstanding`](crate::Publisher::outstanding) and its warnings, where this message was
+    /// received: usually a file and a line. Of a longer text the end is kept. Nothing happens for a message that travelled
+    /// inside the ring, since it holds no memory of the publisher.
+    pub fn note_received_at(&self, place: &str) {
+        if let Body::Held(held) = &self.0 {
+            held.hold.note(held.about.sequence, place);
+        }
     }
 
     /// A private writable view: changes stay with it. A large payload is mapped copy-on-write, so that only the pages that

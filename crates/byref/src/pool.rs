@@ -5,6 +5,7 @@
 //! (Aaltonen's two-level segregated fit) hands out chunks, the ones freed last first: their pages are warm.
 
 use crate::lease::MAX_SLOTS;
+use crate::publisher::ticket::Tracked;
 use crate::sys::memory::{OwnedSegment, page_ceil};
 use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
 use std::io;
@@ -61,12 +62,27 @@ pub(crate) struct Chunk {
     pub pin: Arc<Pin>,
 }
 
+/// The record that a chunk was sent with.
+pub(crate) struct Sent {
+    pub position: u64,
+    /// Of its first message.
+    pub sequence: u64,
+    /// Messages, and the payload bytes of all of them.
+    pub count: u32,
+    pub len: u64,
+    /// When, in nanoseconds of `CLOCK_REALTIME`.
+    pub at: u64,
+    /// Who wants to know of its release.
+    pub tracked: Option<Arc<Tracked>>,
+}
+
 struct Slot {
     segment: u32,
     allocation: Allocation,
     bytes: u64,
     /// `None` while the slot is free. Local users hold clones.
     pin: Option<Arc<Pin>>,
+    sent: Option<Sent>,
 }
 
 struct Segment {
@@ -188,7 +204,7 @@ impl Pool {
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
         let pin = Arc::new(Pin { segment: Arc::clone(&segment.memory), offset });
-        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)) };
+        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)), sent: None };
         let number = match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize] = slot;
@@ -228,16 +244,28 @@ impl Pool {
         self.slots[slot as usize].pin.as_mut().is_some_and(|pin| Arc::get_mut(pin).is_none())
     }
 
-    /// Takes a chunk back. The caller knows that nobody reads it, here or elsewhere.
-    pub fn free(&mut self, slot: u32) {
+    /// Notes what a slot's chunk was sent with.
+    pub fn set_sent(&mut self, slot: u32, sent: Sent) {
+        self.slots[slot as usize].sent = Some(sent);
+    }
+
+    /// What a slot's chunk was sent with; `None` for one that is free, or lent.
+    pub fn sent(&self, slot: u32) -> Option<&Sent> {
+        self.slots[slot as usize].sent.as_ref()
+    }
+
+    /// Takes a chunk back; gives what it was sent with. The caller knows that nobody reads it, here or elsewhere.
+    pub fn free(&mut self, slot: u32) -> Option<Sent> {
         let taken = &mut self.slots[slot as usize];
         taken.pin = None;
+        let sent = taken.sent.take();
         self.used -= taken.bytes;
         let id = taken.segment;
         let segment = self.segments.iter_mut().find(|segment| segment.id == id).expect("a chunk's segment is live");
         segment.allocator.free(taken.allocation);
         segment.chunks -= 1;
         self.free.push(slot);
+        sent
     }
 
     /// Drops segments without a chunk; returns their numbers. Their memory counts until `forget_retired` hears that all

@@ -1,16 +1,23 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
+mod outstanding;
+pub(crate) mod ticket;
+
+pub use outstanding::{Holder, Outstanding};
+pub use ticket::{Releases, Ticket};
+
 use crate::attributes::Encoded;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
-use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
-use crate::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
+use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
-use crate::pool::{Chunk, NoChunk, Pool};
+use crate::peer::Peer;
+use crate::pool::{Chunk, NoChunk, Pool, Sent};
 use crate::rendezvous::{self, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
@@ -18,7 +25,7 @@ use crate::sync::{Pairing, heavy_fence};
 use crate::sys::clock::Clock;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
-use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::memory::{OwnedSegment, PeerSegment};
 use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::sys::{cgroup, membarrier};
@@ -31,7 +38,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use ticket::Tracked;
 
 /// Records in a ring, unless the history needs more.
 const DEFAULT_CAPACITY: u64 = 1 << 14;
@@ -61,6 +69,7 @@ pub struct PublisherBuilder {
     history: u64,
     capacity: u64,
     name: Option<String>,
+    hold_warning: Option<Duration>,
 }
 
 /// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
@@ -92,6 +101,13 @@ impl PublisherBuilder {
     /// A name for people, shown to subscribers and in error texts.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+
+    /// Logs a warning, once, about each message that a subscriber holds longer than this (default: never). A send that finds no
+    /// memory because messages are held warns in any case, at most once a second.
+    pub fn hold_warning(mut self, limit: Duration) -> Self {
+        self.hold_warning = Some(limit);
         self
     }
 
@@ -136,6 +152,8 @@ pub(crate) struct Filled<'a> {
     pub copied: usize,
     /// Lie behind the payload, too.
     pub attributes: &'a Encoded,
+    /// Somebody wants to know of its release.
+    pub tracked: Option<&'a Arc<Tracked>>,
 }
 
 /// What a publisher and its loans share.
@@ -173,6 +191,13 @@ struct Open {
     pending: VecDeque<(u64, u32)>,
     /// Chunks below the mark that somebody holds.
     held: VecDeque<u32>,
+    /// Tracked messages whose release is waited for, and the `skip_at` for their sake.
+    awaited: Vec<Arc<Tracked>>,
+    skip_at: u64,
+    /// The service thread reads what subscribers send.
+    is_listening: bool,
+    /// When a warning last said that held messages block a send.
+    warned: Option<Instant>,
     /// Payload bytes since the last collection.
     uncollected: u64,
     generation: u64,
@@ -190,65 +215,6 @@ struct Open {
     socket: Arc<OwnedFd>,
     socket_name: String,
     listener: Token,
-}
-
-/// A connected subscriber.
-struct Peer {
-    id: u64,
-    pid: i32,
-    name: Option<String>,
-    socket: Arc<OwnedFd>,
-    lease: Mapping,
-    policy: Policy,
-    depth: u64,
-    start: u64,
-    sleeper: Sleeper,
-    membarrier: bool,
-    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
-    alive: bool,
-    /// Descriptors that its full socket did not take yet.
-    outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
-    tasks: Vec<Token>,
-}
-
-impl Peer {
-    #[inline]
-    fn lease(&self) -> Lease<'_> {
-        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
-    }
-
-    fn is_connected(&self) -> bool {
-        self.alive && self.lease().cursor() != CLOSED
-    }
-
-    /// The first position it has not taken, whatever it claims.
-    fn cursor(&self, tail: u64) -> u64 {
-        self.lease().cursor().clamp(self.start, tail)
-    }
-
-    fn claim(&self, tail: u64) -> Option<Claim> {
-        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
-    }
-
-    /// Sends what waits; `false` while some of it does not fit.
-    fn flush_outbox(&mut self) -> bool {
-        while let Some((packet, segment)) = self.outbox.front() {
-            let fd = segment.as_ref().map(|segment| segment.shared());
-            match socket::send(&self.socket, &handshake::encode(packet), fd) {
-                Ok(true) => self.outbox.pop_front(),
-                Ok(false) => return false,
-                Err(_) => return true, // It hung up; the service thread will notice.
-            };
-        }
-        true
-    }
-
-    fn who(&self) -> String {
-        match &self.name {
-            Some(name) => format!("process {} ('{name}')", self.pid),
-            None => format!("process {}", self.pid),
-        }
-    }
 }
 
 /// A subscriber as its publisher sees it.
@@ -297,7 +263,14 @@ enum Attempt<T> {
 impl Publisher {
     /// Settings for a publisher on `topic`.
     pub fn builder(topic: impl Into<String>) -> PublisherBuilder {
-        PublisherBuilder { topic: topic.into(), max_memory: None, history: 0, capacity: DEFAULT_CAPACITY, name: None }
+        PublisherBuilder {
+            topic: topic.into(),
+            max_memory: None,
+            history: 0,
+            capacity: DEFAULT_CAPACITY,
+            name: None,
+            hold_warning: None,
+        }
     }
 
     fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
@@ -308,6 +281,7 @@ impl Publisher {
             .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
             .map_err(Error::system(&topic, "cannot make the ring"))?;
         Ring::new(ring.map().words(), capacity).set_wake_at(NEVER);
+        Ring::new(ring.map().words(), capacity).set_skip_at(NEVER);
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
         let (socket, socket_name) = directory
@@ -350,6 +324,10 @@ impl Publisher {
             glossary: None,
             pending: VecDeque::new(),
             held: VecDeque::new(),
+            awaited: Vec::new(),
+            skip_at: NEVER,
+            is_listening: false,
+            warned: None,
             uncollected: 0,
             generation: 0,
             sent: 0,
@@ -365,6 +343,9 @@ impl Publisher {
             socket_name,
             listener,
         });
+        if let (Some(limit), Some(open)) = (options.hold_warning, open.as_ref()) {
+            shared.warn_after(open, limit);
+        }
         drop(open);
         copies::register(Cause::Send, &shared);
         Ok(Publisher { shared })
@@ -423,6 +404,26 @@ impl Publisher {
         loan.copy_from_slice(rows);
         let first = loan.send_rows(count, attributes, timestamp_ns, rows.len(), wait)?;
         Ok(first..first + count as u64)
+    }
+
+    /// Sends a copy of `payload`, and tells by the ticket when it is released. Waits for lossless subscribers without limit.
+    ///
+    /// A tracked message always travels through the pool, also a small one.
+    pub fn send_tracked(&self, payload: &[u8]) -> Result<Ticket> {
+        self.send_tracked_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
+    }
+
+    /// [`send_tracked`](Self::send_tracked) with what [`send_with`](Self::send_with) takes.
+    pub fn send_tracked_with(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket> {
+        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
+        loan.copy_from_slice(payload);
+        loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 
     /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.
@@ -494,6 +495,11 @@ impl Publisher {
                 lag: open.lag(peer),
             })
             .collect())
+    }
+
+    /// What subscribers hold: taken, and not released yet.
+    pub fn outstanding(&self) -> Result<Outstanding> {
+        self.shared.outstanding()
     }
 
     /// Counters; after `close`, the last ones.
@@ -587,7 +593,7 @@ impl Shared {
 
     /// Publishes a filled chunk.
     pub fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        let &Filled { chunk, count, len, attributes, copied } = filled;
+        let &Filled { chunk, count, len, attributes, copied, tracked } = filled;
         let at = Descriptor {
             segment: chunk.segment,
             slot: chunk.slot,
@@ -595,6 +601,7 @@ impl Shared {
             len: len as u64,
             attributes_len: attributes.len() as u32,
             refers: attributes.refers(),
+            tracked: tracked.is_some(),
         };
         self.until(wait, "send", |shared, open| {
             if let Some((at, poll)) = open.must_wait(shared.history) {
@@ -603,10 +610,16 @@ impl Shared {
             if !open.announced_to_lossless() {
                 return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
             }
-            open.pending.push_back((open.tail, at.slot));
+            let (position, sequence, now) = (open.tail, open.sent, open.clock.now());
+            if let Some(tracked) = tracked {
+                tracked.set_place(position, at.slot);
+            }
+            let sent = Sent { position, sequence, count, len: at.len, at: now, tracked: tracked.cloned() };
+            open.pool.set_sent(at.slot, sent);
+            open.pending.push_back((position, at.slot));
             open.copied_bytes += copied as u64;
             let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
-            Attempt::Done(open.append(timestamp_ns, at.len as usize, count, append))
+            Attempt::Done(open.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, append))
         })
     }
 
@@ -640,9 +653,13 @@ impl Shared {
                 Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
             }
             Err(NoChunk::Full) if open.waiting_may_help(bytes, shared.max_memory) => {
+                if !open.reading_may_help(bytes, shared.max_memory) {
+                    open.warn_of_blocked_send(&shared.topic);
+                }
                 Attempt::Wait { at: open.next_progress(), poll: Some(LEASE_POLL) }
             }
             Err(NoChunk::Full) => {
+                open.warn_of_blocked_send(&shared.topic);
                 let holders = open.describe_holders();
                 Attempt::Fail(exhausted(format!(
                     "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
@@ -801,9 +818,12 @@ impl Shared {
         for _ in 0..16 {
             match socket::receive(&socket, &mut packet) {
                 Ok(Received::Packet(..)) => {}
-                Ok(Received::Empty | Received::OutOfDescriptors) => return,
+                Ok(Received::Empty | Received::OutOfDescriptors) => break,
                 Ok(Received::HungUp) | Err(_) => return self.lose(peer, true),
             }
+        }
+        if let Some(open) = self.open.lock().as_mut() {
+            open.look_at_awaited(); // After the reading: it may have been about them.
         }
     }
 
@@ -816,6 +836,7 @@ impl Shared {
         let lost = hung_up.then(|| open.peers.remove(index));
         open.update_pairing();
         open.limit = open.tail; // Look at the cursors again.
+        open.look_at_awaited();
         open.door.bell.ring();
         self.changed.notify();
         let door = Arc::clone(&open.door);
@@ -823,8 +844,8 @@ impl Shared {
         drop(guard);
         if let Some(lost) = lost {
             door.epoll.remove(&lost.socket);
-            for task in &lost.tasks {
-                service.cancel(*task);
+            for task in lost.tasks() {
+                service.cancel(task);
             }
         }
     }
@@ -901,7 +922,11 @@ impl Shared {
             alive,
             outbox,
             tasks,
+            listening: None,
         };
+        if open.is_listening {
+            ticket::listen_to(&open.service, &open.shared, &mut peer)?;
+        }
         peer.flush_outbox();
         open.peers.push(peer);
         open.update_pairing();
@@ -915,16 +940,21 @@ impl Shared {
         if !self.made_in.is_current() {
             return;
         }
-        let closed = copies::settle(Cause::Send, || self.open.lock().take(), |open| open.copied_bytes);
-        let Some(open) = closed else { return };
+        let close = || {
+            let mut guard = self.open.lock();
+            let open = guard.take()?;
+            open.end_tickets(); // Under the lock: afterwards everybody finds them over.
+            Some(open)
+        };
+        let Some(open) = copies::settle(Cause::Send, close, |open| open.copied_bytes) else { return };
         *self.final_stats.lock() = open.stats();
         open.ring().set_closed();
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
         socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
         for peer in &open.peers {
-            for task in &peer.tasks {
-                open.service.cancel(*task);
+            for task in peer.tasks() {
+                open.service.cancel(task);
             }
             // Not only closed: a forked child may have the descriptor, too.
             socket::hang_up(&peer.socket);
@@ -1021,6 +1051,7 @@ impl Open {
         let horizon = self.horizon(history, true);
         self.move_mark(horizon.reclaim);
         self.limit = horizon.limit.min(self.reclaim + self.capacity);
+        self.look_at_awaited();
         horizon
     }
 
@@ -1146,8 +1177,8 @@ impl Open {
     fn free_unless_held(&mut self, slot: u32) {
         if self.pool.is_pinned(slot) || self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
             self.held.push_back(slot);
-        } else {
-            self.pool.free(slot);
+        } else if let Some(Sent { tracked: Some(tracked), .. }) = self.pool.free(slot) {
+            tracked.release();
         }
     }
 
@@ -1173,18 +1204,31 @@ impl Open {
 
     /// Whether waiting can make room: what lossless subscribers have yet to take or to release is enough.
     fn waiting_may_help(&self, bytes: u64, max_memory: u64) -> bool {
-        let lossless = self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
-        let Some(oldest) = lossless.clone().map(|peer| peer.cursor(self.tail)).min() else { return false };
-        let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= oldest).map(|(_, slot)| *slot);
-        let held = self.held.iter().copied().filter(|slot| lossless.clone().any(|peer| peer.lease().is_held(*slot)));
-        let theirs: u64 = unread.chain(held).map(|slot| self.pool.bytes(slot)).sum();
+        let held = self.held.iter().copied().filter(|slot| self.lossless().any(|peer| peer.lease().is_held(*slot)));
+        let theirs = self.unread() + held.map(|slot| self.pool.bytes(slot)).sum::<u64>();
         theirs > 0 && self.pool.used() - theirs + bytes <= max_memory
+    }
+
+    /// Whether room can come without a release, by lossless subscribers that take what they have yet to take. (Each of them holds
+    /// the message that it works on: that is no reason for a warning.)
+    fn reading_may_help(&self, bytes: u64, max_memory: u64) -> bool {
+        self.pool.used() - self.unread() + bytes <= max_memory
+    }
+
+    fn lossless(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected())
+    }
+
+    /// Bytes in chunks that some lossless subscriber has yet to take.
+    fn unread(&self) -> u64 {
+        let oldest = self.lossless().map(|peer| peer.cursor(self.tail)).min().unwrap_or(self.tail);
+        let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= oldest);
+        unread.map(|(_, slot)| self.pool.bytes(*slot)).sum()
     }
 
     /// The next position at which some lossless subscriber makes progress.
     fn next_progress(&self) -> u64 {
-        let lossless = self.peers.iter().filter(|peer| peer.policy == Policy::Block && peer.is_connected());
-        lossless
+        self.lossless()
             .map(|peer| peer.cursor(self.tail))
             .filter(|cursor| *cursor < self.tail)
             .min()
@@ -1193,28 +1237,6 @@ impl Open {
 
     fn update_pairing(&mut self) {
         self.pairing = Pairing::with(self.peers.iter().all(|peer| peer.membarrier));
-    }
-
-    /// Who keeps how much, for error texts.
-    fn describe_holders(&self) -> String {
-        let mut text = String::new();
-        for peer in &self.peers {
-            let held: Vec<u32> = self.held.iter().copied().filter(|slot| peer.lease().is_held(*slot)).collect();
-            let bytes: u64 = held.iter().map(|slot| self.pool.bytes(*slot)).sum();
-            let unread = if peer.is_connected() { self.lag(peer) } else { 0 };
-            if unread > 0 || !held.is_empty() {
-                let who = peer.who();
-                text += &format!(
-                    " {who} has {unread} messages unread and holds {} older ones ({bytes} bytes);",
-                    held.len()
-                );
-            }
-        }
-        if text.is_empty() && self.pool.used() > 0 {
-            text = format!(" {} bytes that this process lent or keeps;", self.pool.used());
-        }
-        text.pop();
-        text
     }
 }
 

@@ -10,11 +10,13 @@
 //! | 33 | `wake_at`: a reader whose cursor reaches it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
+//! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
 //!
 //! The record of position `p` lies at `k = p % capacity`; its `stamp` becomes `p + 1` when it is complete. `meta` holds the
 //! length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
-//! messages (bits 0..32), with a [`Descriptor`] in the data words. Most records are one message; a *block* is several of
+//! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
+//! of its release (see [`ticket`](crate::publisher::ticket)). Most records are one message; a *block* is several of
 //! equal length, which lie packed in one chunk. Positions count records, sequences count messages.
 //!
 //! # Invariants
@@ -54,10 +56,12 @@ const RECLAIM: usize = 32;
 const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
 const CLOSED: usize = 35;
+const SKIP_AT: usize = 36;
 const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
-/// The bit beside a descriptor's `attributes_len` for `refers`.
-const REFERS: u32 = 32;
+/// Beside the length of the attributes in a descriptor.
+const TRACKED: u64 = 1 << 63;
+const REFERS: u64 = 1 << 62;
 
 /// A copy of an inline record's data. It belongs to one thread; it is atomic so that it is copied on word by word: a wide
 /// load of words that were stored one by one waits until they have left the store buffer.
@@ -85,6 +89,8 @@ pub(crate) struct Descriptor {
     pub attributes_len: u32,
     /// The message refers to the publisher's glossary.
     pub refers: bool,
+    /// Whoever drops its last hold rings the publisher.
+    pub tracked: bool,
 }
 
 /// Where a record is to be appended, and when it is sent.
@@ -186,7 +192,9 @@ impl<'a> Ring<'a> {
         data[0].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
         data[1].store(at.offset, Ordering::Relaxed);
         data[2].store(at.len, Ordering::Relaxed);
-        data[3].store(at.attributes_len as u64 | (at.refers as u64) << REFERS, Ordering::Relaxed);
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(at.tracked, TRACKED) | flag(at.refers, REFERS);
+        data[3].store(at.attributes_len as u64 | flags, Ordering::Relaxed);
         self.complete(place, POOLED | count as u64);
     }
 
@@ -224,6 +232,10 @@ impl<'a> Ring<'a> {
 
     pub fn set_wake_at(self, position: u64) {
         self.words[WAKE_AT].store(position, Ordering::Relaxed);
+    }
+
+    pub fn set_skip_at(self, position: u64) {
+        self.words[SKIP_AT].store(position, Ordering::Relaxed);
     }
 
     pub fn set_generation(self, generation: u64) {
@@ -278,15 +290,15 @@ impl<'a> Ring<'a> {
         let head = head(record);
         let from = &record[DATA..];
         if head.meta & POOLED != 0 {
-            let ids = from[0].load(Ordering::Relaxed);
-            let attributes = from[3].load(Ordering::Relaxed);
+            let [ids, last] = [0, 3].map(|word| from[word].load(Ordering::Relaxed));
             let at = Descriptor {
                 segment: ids as u32,
                 slot: (ids >> 32) as u32,
                 offset: from[1].load(Ordering::Relaxed),
                 len: from[2].load(Ordering::Relaxed),
-                attributes_len: attributes as u32,
-                refers: attributes >> REFERS & 1 == 1,
+                attributes_len: last as u32,
+                refers: last & REFERS != 0,
+                tracked: last & TRACKED != 0,
             };
             return Look::Pooled(head, at);
         }
@@ -362,6 +374,10 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn wake_at(self) -> u64 {
         self.words[WAKE_AT].load(Ordering::Relaxed)
+    }
+
+    pub fn skip_at(self) -> u64 {
+        self.words[SKIP_AT].load(Ordering::Relaxed)
     }
 
     #[inline]

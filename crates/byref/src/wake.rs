@@ -15,13 +15,15 @@
 //!
 //! A publisher that waits (for room, or in `flush`) stores in `wake_at` the cursor it waits for, makes a heavy fence, looks at
 //! the cursors once more, and sleeps. A subscriber stores its cursor, makes a light fence, and compares it with `wake_at`.
-//! It rings once per value ([`Waiter`]): once its cursor has passed that value, this publisher waits for it no more.
+//! It rings once per value ([`Waiter`]): once its cursor has passed that value, this publisher waits for it no more. `skip_at`
+//! works alike, for who waits for the release of a message (see [`ticket`](crate::publisher::ticket)); it is looked at only after
+//! records were skipped.
 //!
 //! Models: `no_lost_wake_up`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the
 //! sequentially consistent one. What membarrier(2) guarantees for a compiler barrier paired with it is the same order.
 
 use crate::lease::{AWAKE, Lease};
-use crate::ring::{NEVER, Ring};
+use crate::ring::NEVER;
 
 /// The publisher's memory of whom it has rung.
 #[derive(Default)]
@@ -56,12 +58,12 @@ impl Default for Waiter {
 }
 
 impl Waiter {
-    /// Whether the publisher waits for this cursor and has not been rung. To be asked after [`Pairing::light`].
+    /// Whether the publisher, which awaits the cursor `awaited`, waits for this one and has not been rung. To be asked after
+    /// [`Pairing::light`].
     ///
     /// [`Pairing::light`]: crate::sync::Pairing::light
     #[inline]
-    pub fn is_due(&mut self, ring: Ring<'_>, cursor: u64) -> bool {
-        let awaited = ring.wake_at();
+    pub fn is_due(&mut self, awaited: u64, cursor: u64) -> bool {
         if cursor < awaited || awaited == self.rung {
             return false;
         }

@@ -59,7 +59,7 @@ impl Memory {
         let data_words = if shape.chunks > 0 { 4 } else { 2 };
         let ring = (0..Ring::words_needed(shape.capacity) as usize).map(|word| match word {
             16 | 17 | 32 | 34 => AtomicU64::new(0),
-            33 => AtomicU64::new(NEVER),
+            33 | 36 => AtomicU64::new(NEVER),
             64.. if word % RECORD_WORDS < 4 + data_words => AtomicU64::new(0),
             _ => AtomicU64::absent(),
         });
@@ -104,6 +104,11 @@ pub fn append_pooled(ring: Ring<'_>, position: u64, slot: u32) {
     ring.append_pooled(place(position), descriptor(position, slot), 1);
 }
 
+/// A record whose release is waited for.
+fn append_tracked(ring: Ring<'_>, position: u64, slot: u32) {
+    ring.append_pooled(place(position), Descriptor { tracked: true, ..descriptor(position, slot) }, 1);
+}
+
 /// Appends a block of `count` messages, the first of which has the number `sequence`.
 pub fn append_block(ring: Ring<'_>, position: u64, sequence: u64, count: u32) {
     ring.append_pooled(Place { sequence, ..place(position) }, descriptor(position, 0), count);
@@ -119,6 +124,7 @@ fn descriptor(position: u64, slot: u32) -> Descriptor {
         len: mark.into(),
         attributes_len: mark,
         refers: mark % 2 == 1,
+        tracked: false,
     }
 }
 
@@ -133,7 +139,8 @@ pub fn look(ring: Ring<'_>, position: u64) -> Look {
             assert!(data.words().take(PAYLOAD / 8).all(|word| word == position + 1));
         }
         Look::Pooled(head, at)
-            if (head.timestamp_ns, head.sequence, at) == (position, position, descriptor(position, at.slot)) => {}
+            if (head.timestamp_ns, head.sequence) == (position, position)
+                && at == (Descriptor { tracked: at.tracked, ..descriptor(position, at.slot) }) => {}
         Look::Pooled(..) => assert!(ring.was_reclaimed(position), "a torn descriptor, taken for a bad one"),
         Look::Empty | Look::Lapped => {}
         Look::Invalid => panic!("a record that no publisher writes"),
@@ -245,15 +252,48 @@ impl Publisher {
 
     /// `Publisher::loan`, fill it, `Shared::commit`. `false`: there is no chunk, or no room.
     pub fn send_pooled(&mut self) -> bool {
-        let Some(slot) = self.allocate() else { return false };
+        self.send_chunk(append_pooled).is_some()
+    }
+
+    /// `Publisher::send_tracked`; position and slot.
+    pub fn send_tracked(&mut self) -> (u64, u32) {
+        let slot = self.send_chunk(append_tracked).expect("there is room");
+        (self.tail - 1, slot)
+    }
+
+    fn send_chunk(&mut self, write: impl Fn(Ring<'_>, u64, u32)) -> Option<u32> {
+        let slot = self.allocate()?;
         self.memory.chunks[slot as usize].write(self.tail);
         if self.must_wait().is_some() {
             self.free.push(slot);
-            return false;
+            return None;
         }
         self.pending.push_back((self.tail, slot));
-        self.append(|ring, position| append_pooled(ring, position, slot));
-        true
+        self.append(|ring, position| write(ring, position, slot));
+        Some(slot)
+    }
+
+    /// `Ticket::wait_released_with` and `Open::look_at_all_awaited`; here one thread looks and sleeps.
+    pub fn wait_released(&mut self, (position, slot): (u64, u32)) {
+        let mut skip_at = NEVER;
+        loop {
+            let has_yet_to_pass = |peer: &Peer| {
+                peer.alive && position >= self.reclaim && self.memory.lease(peer.reader).cursor() <= position
+            };
+            let wants = |peer: &Peer| has_yet_to_pass(peer) || self.memory.lease(peer.reader).is_held(slot);
+            let mut lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block);
+            let at = if lossy.any(has_yet_to_pass) { position + 1 } else { NEVER };
+            if !self.peers.iter().any(wants) {
+                return;
+            }
+            if at == skip_at {
+                self.door.wait();
+                continue;
+            }
+            skip_at = at;
+            self.memory.ring().set_skip_at(at);
+            heavy_fence();
+        }
     }
 
     /// `Shared::until_slowly`.
@@ -386,6 +426,7 @@ impl Publisher {
 pub struct Taken {
     pub position: u64,
     pub slot: Option<u32>,
+    tracked: bool,
 }
 
 /// A subscriber's connection to one publisher, `connection::Connection`.
@@ -401,6 +442,7 @@ pub struct Reader {
     expected: u64,
     skipped: bool,
     waiter: Waiter,
+    skip_waiter: Waiter,
     /// The publisher's.
     pub door: Rc<Door>,
     pub lost: u64,
@@ -418,6 +460,7 @@ impl Reader {
             expected: 0,
             skipped: false,
             waiter: Waiter::default(),
+            skip_waiter: Waiter::default(),
             door: Door::new(),
             lost: 0,
         }
@@ -440,9 +483,9 @@ impl Reader {
             let before = self.cursor;
             let sent = if depth == u64::MAX { 0 } else { self.skip_old(ring, depth) };
             let position = self.cursor;
-            let (head, slot) = match look(ring, position) {
+            let (head, at) = match look(ring, position) {
                 Look::Inline(head) => (head, None),
-                Look::Pooled(head, at) if self.lease().hold(ring, position, at.slot) => (head, Some(at.slot)),
+                Look::Pooled(head, at) if self.lease().hold(ring, position, at.slot) => (head, Some(at)),
                 Look::Pooled(..) | Look::Lapped => {
                     self.skip_to(ring.reclaim());
                     continue;
@@ -463,7 +506,8 @@ impl Reader {
                 assert_eq!(memory.record(position).read(), position);
             }
             self.advance(position + 1);
-            return Some(Taken { position, slot });
+            let (slot, tracked) = (at.map(|at| at.slot), at.is_some_and(|at| at.tracked));
+            return Some(Taken { position, slot, tracked });
         }
     }
 
@@ -506,6 +550,9 @@ impl Reader {
         assert!(position > self.cursor, "a record that is not where it should be");
         self.skipped = true;
         self.advance(position);
+        if self.skip_waiter.is_due(self.memory.ring().skip_at(), position) {
+            self.door.wake();
+        }
     }
 
     /// `Connection::advance`.
@@ -513,7 +560,7 @@ impl Reader {
         self.cursor = cursor;
         self.lease().set_cursor(cursor);
         self.pairing.light();
-        if self.waiter.is_due(self.memory.ring(), cursor) {
+        if self.waiter.is_due(self.memory.ring().wake_at(), cursor) {
             self.door.wake();
         }
     }
@@ -527,8 +574,11 @@ impl Reader {
 
     /// `Hold::drop`.
     pub fn release(&self, taken: Taken) {
-        if let Some(slot) = taken.slot {
-            self.lease().release(slot);
+        if let Some(slot) = taken.slot
+            && self.lease().release(slot)
+            && taken.tracked
+        {
+            self.door.wake();
         }
     }
 

@@ -187,3 +187,45 @@ fn one_wake_per_wait() {
         assert!(publisher.door.wakes.get() <= 2);
     });
 }
+
+/// Who waits for a release is woken by the last of several holds, and sees none then.
+#[test]
+fn no_lost_release() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 1 });
+        let mut publisher = Publisher::new(&memory, Pairing::Fenced, &[POLICY]);
+        let mut reader = Reader::new(&memory, Pairing::Fenced, 0, POLICY);
+        reader.door = Rc::clone(&publisher.door);
+        let sent = publisher.send_tracked();
+        let reading = thread::spawn(move || {
+            let message = reader.take().expect("it was sent before");
+            reader.lease().hold_again(0);
+            let clone = message;
+            reader.release(message);
+            reader.read(clone);
+            reader.release(clone);
+        });
+        publisher.wait_released(sent);
+        memory.chunks[0].write(u64::MAX); // Nobody reads it any more.
+        reading.join().expect("the reader ends");
+        assert!(publisher.door.wakes.get() <= 1);
+    });
+}
+
+/// Who waits for the release of a message that a lossy reader skips, or takes, is woken either way.
+#[test]
+fn no_lost_release_of_what_is_skipped() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 1 });
+        let mut publisher = Publisher::new(&memory, Pairing::Fenced, &[Policy::Latest]);
+        let mut reader = Reader::new(&memory, Pairing::Fenced, 0, Policy::Latest);
+        reader.door = Rc::clone(&publisher.door);
+        let sent = publisher.send_tracked();
+        publisher.send_inline().expect("there is room");
+        let reading = thread::spawn(move || {
+            reader.drain();
+        });
+        publisher.wait_released(sent);
+        reading.join().expect("the reader ends");
+    });
+}

@@ -1,6 +1,6 @@
 //! Waiting for descriptors.
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
 use std::io;
@@ -40,11 +40,8 @@ impl Epoll {
 
     /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.
     pub fn wait(&self, timeout: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<Woken> {
-        // The kernel refuses times beyond its clock; a year is as good as for ever.
-        let timeout = timeout.map(|t| t.min(Duration::from_secs(365 * 86400)));
-        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
         let mut events = [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; 64];
-        match epoll::wait(&self.0, &mut events[..], timeout.as_ref()) {
+        match epoll::wait(&self.0, &mut events[..], timeout.map(timespec).as_ref()) {
             Ok(0) => Ok(Woken::TimedOut),
             Ok(n) => {
                 tokens.extend(events[..n].iter().map(|event| event.data.u64()));
@@ -62,6 +59,12 @@ impl AsFd for Epoll {
     }
 }
 
+/// The kernel refuses times beyond its clock; a year is as good as for ever.
+fn timespec(duration: Duration) -> Timespec {
+    let duration = duration.min(Duration::from_secs(365 * 86400));
+    Timespec { tv_sec: duration.as_secs() as _, tv_nsec: duration.subsec_nanos() as _ }
+}
+
 /// A process-private doorbell. It is never handed to a peer, who could make it blocking.
 pub(crate) struct Bell(OwnedFd);
 
@@ -72,6 +75,16 @@ impl Bell {
 
     pub fn ring(&self) {
         let _ = write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Waits up to `timeout` (`None`: without limit) for a ring, which stays until it is silenced.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Woken> {
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout.map(timespec).as_ref()) {
+            Ok(0) => Ok(Woken::TimedOut),
+            Ok(_) => Ok(Woken::Ready),
+            Err(Errno::INTR) => Ok(Woken::Interrupted),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub fn silence(&self) {

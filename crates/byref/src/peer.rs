@@ -1,0 +1,98 @@
+//! A connected subscriber, as its publisher knows it.
+
+use crate::claim::{Claim, Policy};
+use crate::handshake::{self, ToSubscriber};
+use crate::lease::{CLOSED, COUNTS, Lease};
+use crate::note;
+use crate::pool::Sent;
+use crate::service::Token;
+use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::socket;
+use crate::wake::Sleeper;
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A connected subscriber.
+pub(crate) struct Peer {
+    pub id: u64,
+    pub pid: i32,
+    pub name: Option<String>,
+    pub socket: Arc<OwnedFd>,
+    pub lease: Mapping,
+    pub policy: Policy,
+    pub depth: u64,
+    pub start: u64,
+    pub sleeper: Sleeper,
+    pub membarrier: bool,
+    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
+    pub alive: bool,
+    /// Descriptors that its full socket did not take yet.
+    pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
+    pub tasks: Vec<Token>,
+    /// The service thread reads its socket, for tickets that are waited for.
+    pub listening: Option<Token>,
+}
+
+impl Peer {
+    #[inline]
+    pub fn lease(&self) -> Lease<'_> {
+        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.alive && self.lease().cursor() != CLOSED
+    }
+
+    /// The first position it has not taken, whatever it claims.
+    pub fn cursor(&self, tail: u64) -> u64 {
+        self.lease().cursor().clamp(self.start, tail)
+    }
+
+    pub fn claim(&self, tail: u64) -> Option<Claim> {
+        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
+    }
+
+    /// Whether it can still come to the record of `position`, or holds it. Of one that it has passed the cursor says so before
+    /// its holds are looked at (invariant 3 of the lease).
+    pub fn wants(&self, position: u64, slot: u32, tail: u64, reclaim: u64) -> bool {
+        self.has_yet_to_pass(position, tail, reclaim) || self.lease().is_held(slot)
+    }
+
+    /// Whether it can still come to the record of `position`.
+    pub fn has_yet_to_pass(&self, position: u64, tail: u64, reclaim: u64) -> bool {
+        position >= reclaim && self.is_connected() && self.cursor(tail) <= position
+    }
+
+    /// Where it received the record in `slot`, if it noted that.
+    pub fn received_at(&self, slot: u32, sent: &Sent) -> Option<String> {
+        let noted =
+            || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + u64::from(sent.count));
+        self.lease().has_notes().then(noted).flatten()
+    }
+
+    /// All that the service thread does for it.
+    pub fn tasks(&self) -> impl Iterator<Item = Token> {
+        self.tasks.iter().copied().chain(self.listening)
+    }
+
+    /// Sends what waits; `false` while some of it does not fit.
+    pub fn flush_outbox(&mut self) -> bool {
+        while let Some((packet, segment)) = self.outbox.front() {
+            let fd = segment.as_ref().map(|segment| segment.shared());
+            match socket::send(&self.socket, &handshake::encode(packet), fd) {
+                Ok(true) => self.outbox.pop_front(),
+                Ok(false) => return false,
+                Err(_) => return true, // It hung up; the service thread will notice.
+            };
+        }
+        true
+    }
+
+    pub fn who(&self) -> String {
+        match &self.name {
+            Some(name) => format!("process {} ('{name}')", self.pid),
+            None => format!("process {}", self.pid),
+        }
+    }
+}
