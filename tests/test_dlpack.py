@@ -333,27 +333,29 @@ def test_who_writes_on_a_tensor_kills_only_itself(spawn: Spawn, endpoints: Endpo
     publisher.finish()
 
 
-def draw_on_tensors(line: Line) -> None:
-    """Writes on what a consumer gets that knows no flags, and on what a writable subscriber gives."""
-    with byref.Subscriber("t", writable=True) as sub:
+def draw_on_tensors(line: Line, writable: bool) -> None:
+    """Writes on what a consumer gets that knows no flags, and on what a writable subscriber gives to others."""
+    with byref.Subscriber("t", writable=writable) as sub:
         msg = sub.recv(timeout=30)
-        legacy = Tensor(msg)
-        legacy.bytes(msg.nbytes)[:] = 0xEE
-        mine = np.from_dlpack(msg)
-        mine[:] = 0xDD
+        tensors = [Tensor(msg), Tensor(msg, max_version=(0, 8))]
+        if writable:
+            tensors.append(Tensor(msg, max_version=(1, 0)))
+        for value, tensor in enumerate(tensors):
+            tensor.bytes(msg.nbytes)[:] = value
         assert is_payload(msg, 0, msg.nbytes)
         line.tell("drawn")
         line.hear()
-        assert (legacy.bytes(msg.nbytes) == 0xEE).all()
-        assert (mine == 0xDD).all()
-        legacy.delete()
+        for value, tensor in enumerate(tensors):
+            assert (tensor.bytes(msg.nbytes) == value).all()
+            tensor.delete()
 
 
+@pytest.mark.parametrize("writable", [False, True])
 @pytest.mark.parametrize("size", [64, 5000, MIB])
-def test_private_tensors_are_private(size: int, spawn: Spawn, endpoints: Endpoints) -> None:
+def test_private_tensors_are_private(size: int, writable: bool, spawn: Spawn, endpoints: Endpoints) -> None:
     bystander = endpoints.subscriber()
     publisher = spawn(publish_to_two, size)
-    artist = spawn(draw_on_tensors)
+    artist = spawn(draw_on_tensors, writable)
     msg = bystander.recv(timeout=30)
     assert artist.hear() == "drawn"
     assert is_payload(msg, 0, size)
