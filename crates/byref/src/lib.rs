@@ -40,8 +40,12 @@ mod candidates;
 mod changes;
 mod claim;
 mod connection;
+mod doorstep;
 mod error;
 mod event;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod lease;
 mod loan;
