@@ -1341,6 +1341,28 @@ mod tests {
     }
 
     #[test]
+    fn a_subscriber_that_never_reads_costs_no_more_and_more() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
+        let (lazy, theirs) = socket::pair().unwrap();
+        let topic = publisher.topic().to_owned();
+        let hello = Hello { topic, policy: Policy::Latest, depth: None, history: 0, name: None, membarrier: false };
+        let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
+        assert!(socket::send(&lazy, &handshake::encode_first(&hello), Some(lease.shared())).unwrap());
+        assert!(matches!(greet(&publisher.shared, &Arc::new(theirs), 0), Ok(Greeting::Taken(_))));
+        let mut guard = publisher.shared.open.lock();
+        let open = guard.as_mut().unwrap();
+        for _ in 0..1000 {
+            let chunk = open.try_allocate(64).unwrap().unwrap();
+            open.pool.free(chunk.slot);
+            open.retire_empty();
+            open.pool.forget_retired(u64::MAX);
+        }
+        let [peer] = &open.peers[..] else { panic!("one subscriber") };
+        assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());
+    }
+
+    #[test]
     fn a_publisher_that_is_not_rung_looks_by_itself() {
         let _meeting = crate::fuzzing::meet_in_private();
         let (publisher, subscriber) = pair(16);
