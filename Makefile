@@ -101,8 +101,6 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 60) for ea
 test-fuzz: ## the same, briefly
 	$(MAKE) --no-print-directory fuzz SECONDS=8
 
-# The sanitizer is unstable in rustc; the runtime comes with it.
-SANITIZED := RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" $(CARGO)
 ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_batches.py tests/test_formats.py tests/test_thread_stress.py
 
 .PHONY: asan

@@ -16,8 +16,17 @@ from tests.hostile.campaign import Campaign
 from tests.hostile.tools import MFD_HUGETLB, is_left_alone, seal
 from tests.processes import Child, Line, descriptors, eventually
 from tests.strangers import (
-    LEASE_SIZE, SEALED, accept_subscriber, fake_publisher, hello, liar, memfd, pooled_record, segment,
-    send_with_descriptor, welcome,
+    LEASE_SIZE,
+    SEALED,
+    accept_subscriber,
+    fake_publisher,
+    hello,
+    liar,
+    memfd,
+    pooled_record,
+    segment,
+    send_with_descriptor,
+    welcome,
 )  # fmt: skip
 
 Spawn = Callable[..., Child]
@@ -183,9 +192,7 @@ def publish_among_strangers(line: Line) -> None:
             line.tell([len(descriptors()), len(pub.subscribers)])
 
 
-def test_the_oldest_of_many_silent_connections_are_closed(
-    spawn: Spawn, rendezvous: Path, endpoints: Endpoints
-) -> None:
+def test_the_oldest_of_many_silent_connections_are_closed(spawn: Spawn, rendezvous: Path, endpoints: Endpoints) -> None:
     child = spawn(publish_among_strangers)
     before = child.hear()
     (name,) = os.listdir(rendezvous)

@@ -1,4 +1,4 @@
-"""Every Python object in the hands of many threads at once: whoever comes too late gets an error, nobody wrong bytes."""
+"""Every Python object in the hands of many threads: whoever comes too late gets an error, nobody wrong bytes."""
 
 import random
 import sys

@@ -1,7 +1,7 @@
 """AddressSanitizer over the core's tests, and over the extension in the Python tests that are named.
 
-The sanitizer is unstable in rustc, so the compiler is told to take itself for a nightly. Its runtime comes with it, as an
-archive for programs; an interpreter that is no such program gets it preloaded as a shared object.
+The sanitizer is unstable in rustc, so the compiler is told to take itself for a nightly. Its runtime comes with it, as
+an archive for programs; an interpreter, which is no such program, gets it preloaded as a shared object.
 """
 
 import os
@@ -30,11 +30,13 @@ def build_runtime() -> Path:
     archives = sorted(Path(say("rustc", "--print", "target-libdir")).glob("librustc-*_rt.asan.a"))
     if not archives:
         skip(f"this Rust has no runtime of it for {host}")
-    if not shutil.which("cc"):
+    if not shutil.which("cc") or not shutil.which("ar"):
         skip("there is no C compiler to link its runtime")
     TARGET.mkdir(parents=True, exist_ok=True)
-    runtime = TARGET / "libasan.so"
-    whole = ["-Wl,--whole-archive", archives[0], "-Wl,--no-whole-archive"]
+    archive, runtime = TARGET / "libasan.a", TARGET / "libasan.so"
+    shutil.copy(archives[0], archive)
+    say("ar", "d", archive, "asan_preinit.cpp.o")  # Only programs may have it.
+    whole = ["-Wl,--whole-archive", archive, "-Wl,--no-whole-archive"]
     say("cc", "-shared", "-o", runtime, *whole, "-lpthread", "-ldl", "-lm", "-lrt")
     return runtime
 

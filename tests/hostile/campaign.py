@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.processes import Child, descriptors, eventually, maps, threads
+from tests.processes import Child, Role, descriptors, eventually, maps, threads
 
 from .attacker import ATTACKS, attack
 from .victims import publish, subscribe
@@ -20,6 +20,7 @@ MOST_MEMORY = 400 << 20
 SLACK_MAPPINGS = 40
 SLACK_MEMORY = 64 << 20
 ATTACKERS = 2
+POLICIES = ("block", "drop_oldest", "latest")
 
 
 @dataclass
@@ -66,17 +67,15 @@ class Campaign:
                 self.log += child.output().splitlines()
                 child.end()
 
-    def _start(self, role: object, *arguments: object) -> Child:
-        child = Child(role, *arguments)  # type: ignore[arg-type]
+    def _start(self, role: Role, *arguments: object) -> Child:
+        child = Child(role, *arguments)
         self._children.append(child)
         return child
 
     def _run(self, seconds: float) -> None:
         publisher = self._start(publish)
         assert publisher.hear() == "ready"
-        subscribers = [
-            self._start(subscribe, publisher.pid, policy, self._seed) for policy in ("block", "drop_oldest", "latest")
-        ]
+        subscribers = [self._start(subscribe, publisher.pid, policy, self._seed) for policy in POLICIES]
         for subscriber in subscribers:
             assert subscriber.hear() == "ready"
         victims = [publisher, *subscribers]
@@ -105,7 +104,7 @@ class Campaign:
         publisher.tell("enough")
         told = publisher.hear()
         self.counts.update(told)
-        for subscriber, policy in zip(subscribers, ("block", "drop_oldest", "latest"), strict=True):
+        for subscriber, policy in zip(subscribers, POLICIES, strict=True):
             subscriber.tell("enough")
             said = subscriber.hear()
             self.counts[f"received by {policy}"] = said["received"]

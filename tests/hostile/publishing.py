@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
 from collections.abc import Callable
 
 from tests.strangers import (
-    FIRST, RING_SIZE, SEALED, inline_record, memfd, pooled_record, segment, send_with_descriptor, shared, welcome,
+    FIRST,
+    RING_SIZE,
+    SEALED,
+    inline_record,
+    memfd,
+    pooled_record,
+    segment,
+    send_with_descriptor,
+    shared,
+    welcome,
 )  # fmt: skip
 
 from .tools import TOPIC, Ring, Stranger, say
@@ -71,9 +81,7 @@ def _with_each_visitor(stranger: Stranger, act: Callable[[Ring, socket.socket], 
             rings.callback(ring.close)
             if ring.hand_to(end):
                 for number, fd in enumerate(pool):
-                    say(
-                        lambda end=end, number=number, fd=fd: send_with_descriptor(end, segment(number), os.dup(fd))
-                    )
+                    say(lambda end=end, number=number, fd=fd: send_with_descriptor(end, segment(number), os.dup(fd)))
                 act(ring, end)
 
 
@@ -139,10 +147,11 @@ def floods_with_segments(stranger: Stranger) -> None:
 
     def act(ring: Ring, end: socket.socket) -> None:
         again, fd = stranger.rng.random() < 0.3, stranger.rng.choice([small, large])
-        number = 0
+        packets = (segment(0 if again else number) for number in itertools.count())
+        packet = next(packets)
         for _ in stranger.rounds():
-            while say(lambda: send_with_descriptor(end, segment(0 if again else number), os.dup(fd))):
-                number += 1
+            while say(lambda packet=packet: send_with_descriptor(end, packet, os.dup(fd))):
+                packet = next(packets)
 
     _with_each_visitor(stranger, act)
     os.close(small)

@@ -11,7 +11,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.strangers import RING_SIZE, SEALED, fake_publisher, memfd, send_with_descriptor, shared, welcome
@@ -152,10 +152,10 @@ class Ring:
         os.close(self.fd)
 
 
-def say(call: object) -> bool:
+def say(call: Callable[[], object]) -> bool:
     """Calls it; `False` when the other side has hung up, or its queue is full."""
     try:
-        call()  # type: ignore[operator]
+        call()
     except BlockingIOError:
         return False
     except OSError as problem:

@@ -480,7 +480,8 @@ impl Connection {
                 None => return Ok(None),
             },
         };
-        let checked = if at.slot < MAX_SLOTS { segment.check(&at) } else { Err("a record that names an impossible slot") };
+        let checked =
+            if at.slot < MAX_SLOTS { segment.check(&at) } else { Err("a record that names an impossible slot") };
         if let Err(how) = checked {
             // Torn by a later lap, perhaps; that is nobody's fault.
             if self.ring.get().was_reclaimed(position) {

@@ -557,7 +557,8 @@ fn read_answer(socket: &OwnedFd) -> Option<QueueReport> {
     let mut packet = [0u8; MAX_PACKET];
     let Ok(Received::Packet(len, Some(segment))) = socket::receive(socket, &mut packet) else { return None };
     let hello: QueueHello = handshake::decode_first(&packet[..len]).ok()?;
-    let segment = PeerSegment::new(segment, Some(SEGMENT_LEN)).ok().filter(|it| it.has_memory(0..SEGMENT_LEN))?.into_map();
+    let segment =
+        PeerSegment::new(segment, Some(SEGMENT_LEN)).ok().filter(|it| it.has_memory(0..SEGMENT_LEN))?.into_map();
     let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
     Some(read_segment(&segment, hello.name, pid))
 }

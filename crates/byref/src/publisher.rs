@@ -340,7 +340,8 @@ impl Publisher {
         let listener = {
             let (topic, shared, socket) = (shared.topic.clone(), Arc::downgrade(&shared), Arc::clone(&socket));
             let (listening, doorstep) = (Arc::clone(&socket), Arc::new(Doorstep::new(topic)));
-            service.watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared, &doorstep))
+            service
+                .watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared, &doorstep))
         };
         let listener = listener.map_err(|error| {
             directory.remove(&socket_name);
@@ -1152,7 +1153,8 @@ impl Open {
             return;
         }
         for id in retired {
-            let is_unsent = |packet: &ToSubscriber| matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id);
+            let is_unsent =
+                |packet: &ToSubscriber| matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id);
             for peer in &mut self.peers {
                 let waiting = peer.outbox.len();
                 peer.outbox.retain(|(packet, _)| !is_unsent(packet));

@@ -127,7 +127,8 @@ impl Stage {
         match step {
             Step::Send { len } => {
                 let number = self.number();
-                let sent = self.publisher.send_with(&content(number, len as usize), &Encoded::default(), None, &mut soon());
+                let sent =
+                    self.publisher.send_with(&content(number, len as usize), &Encoded::default(), None, &mut soon());
                 self.note(sent, number, [len as usize]);
             }
             Step::SendMany { rows, len } => {
@@ -153,7 +154,9 @@ impl Stage {
                 let subscribers = self.publisher.subscribers().expect("it is open");
                 let unread = self.number();
                 assert!(subscribers.iter().all(|subscriber| subscriber.lag <= unread));
-                black_box((self.publisher.stats().expect("it is open"), self.publisher.flush_with(&mut soon())).1.is_ok());
+                black_box(
+                    (self.publisher.stats().expect("it is open"), self.publisher.flush_with(&mut soon())).1.is_ok(),
+                );
             }
             Step::Take => self.take(),
             Step::Drop => {

@@ -151,7 +151,10 @@ impl<'a> Stage<'a> {
         let capacity = 1 << (beginning.records % 5);
         let (start, first) = (beginning.start.of(0), beginning.first.of(0));
         let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).expect("some memory");
-        let view = PeerSegment::new(copy(lease.shared()), Some(LEASE_LEN)).map_err(|(error, _)| error).expect("a lease").into_map();
+        let view = PeerSegment::new(copy(lease.shared()), Some(LEASE_LEN))
+            .map_err(|(error, _)| error)
+            .expect("a lease")
+            .into_map();
         let (socket, theirs) = socket::pair().expect("two sockets");
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
