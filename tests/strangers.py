@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import socket
 import struct
@@ -18,13 +19,35 @@ WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"
 SEALED = 0x17
 
 
-def memfd(size: int, seals: int | None = None) -> int:
-    """Memory to pass to somebody, perhaps sealed."""
-    fd = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
+LEASE_SIZE = (4 << 20) + 4096
+
+
+def memfd(size: int, seals: int | None = None, *, holes: bool = False, flags: int = 0) -> int:
+    """Memory to pass to somebody, perhaps sealed, perhaps with nothing behind it."""
+    fd = os.memfd_create("stranger", os.MFD_ALLOW_SEALING | flags)
     os.ftruncate(fd, size)
+    if not holes:
+        os.pwrite(fd, bytes(size), 0)
     if seals is not None:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
+
+
+def shared(size: int, *, holes: bool = False) -> tuple[int, mmap.mmap]:
+    """Sealed memory that can still be written here, as an honest peer has it."""
+    fd = memfd(size, holes=holes)
+    own = mmap.mmap(fd, size)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALED)
+    return fd, own
+
+
+def varint(number: int) -> bytes:
+    """A number as it is encoded in packets."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
 
 
 def fake_publisher(rendezvous: Path, topic: str = "t", number: int = 0xDEADBEEF) -> socket.socket:
@@ -39,6 +62,13 @@ def fake_publisher(rendezvous: Path, topic: str = "t", number: int = 0xDEADBEEF)
     return listener
 
 
+def hello(topic: str, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
+    """A subscriber's first packet; the policies are block, drop_oldest, latest."""
+    text = topic.encode()
+    wanted = b"\0" if depth is None else b"\1" + varint(depth)
+    return FIRST + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0" + b"\1"
+
+
 def accept_subscriber(listener: socket.socket) -> socket.socket:
     """The first to connect and say something; who only looks whether anybody listens goes without a word."""
     while True:
@@ -49,16 +79,16 @@ def accept_subscriber(listener: socket.socket) -> socket.socket:
         end.close()
 
 
-def welcome(topic: str) -> bytes:
-    """The answer of a publisher number 5, without a name, whose ring of 16 records is empty."""
+def welcome(topic: str, start: int = 0, first: int = 0, capacity: int = 16) -> bytes:
+    """The answer of a publisher number 5, without a name."""
     text = topic.encode()
-    assert len(text) < 128
-    return FIRST + WELCOME + b"\5" + bytes([len(text)]) + text + b"\0" + b"\0" + b"\0" + b"\x10" + b"\0"
+    numbers = varint(start) + varint(first) + varint(capacity)
+    return FIRST + WELCOME + b"\5" + varint(len(text)) + text + b"\0" + numbers + b"\0"
 
 
 def segment(number: int) -> bytes:
-    """What comes with the descriptor of segment `number` of a pool; it is below 128."""
-    return b"\3" + bytes([number])
+    """What comes with the descriptor of segment `number` of a pool."""
+    return b"\3" + varint(number)
 
 
 def pooled_record(position: int, sequence: int, count: int, length: int, offset: int = 0) -> bytes:
@@ -72,12 +102,16 @@ def inline_record(position: int, sequence: int, payload: bytes) -> bytes:
     return struct.pack("<4Q", position + 1, 0, len(payload), sequence).ljust(32, b"\0") + payload.ljust(224, b"\0")
 
 
+# Of 16 records.
+RING_SIZE = 8 * 64 + 256 * 16
+
+
 def _ring(records: list[bytes], tail: int | None, next_sequence: int, closed: bool) -> int:
     head = [0] * 64
     head[16:18] = len(records) if tail is None else tail, next_sequence
     head[33], head[35], head[36] = 2**64 - 1, int(closed), 2**64 - 1
     content = struct.pack("<64Q", *head) + b"".join(records)
-    fd = memfd(8 * 64 + 256 * 16)
+    fd = memfd(RING_SIZE)
     os.pwrite(fd, content, 0)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALED)
     return fd
@@ -85,8 +119,10 @@ def _ring(records: list[bytes], tail: int | None, next_sequence: int, closed: bo
 
 def send_with_descriptor(end: socket.socket, packet: bytes, fd: int) -> None:
     """Sends a packet and a descriptor, which is closed."""
-    end.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
-    os.close(fd)
+    try:
+        end.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))])
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ use crate::lease::{CLOSED, MAX_SLOTS};
 use crate::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::ring::{Descriptor, Head, InlineData, Look, Ring};
 use crate::sync::Pairing;
-use crate::sys::memory::{Mapping, PeerSegment};
-use crate::sys::process::Process;
+use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
+use crate::sys::process::{Process, most_descriptors};
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::wake::Waiter;
 use rustix::fd::OwnedFd;
@@ -86,6 +86,8 @@ pub(crate) struct Connection {
     segments: Vec<Arc<Segment>>,
     /// Descriptors of segments that this process could not map yet.
     unmapped: Vec<(u32, OwnedFd)>,
+    /// The lowest number that the next segment may have.
+    next_segment: u32,
     /// Where an inline record is copied to before it is known to be whole.
     pub scratch: InlineData,
     /// Messages taken since nothing was there.
@@ -118,8 +120,11 @@ const LEAD: u32 = 40;
 const EXPECTED_AHEAD: u64 = 6;
 /// The most packets read at once; a flood has to wait.
 const AT_ONCE: usize = 64;
-/// The most segments of one publisher, and times that the mark may run away from a reader, in one look.
-const MOST_SEGMENTS: usize = 4096;
+/// The most segments of one publisher, as far as half of this process's descriptors suffice for them.
+const MOST_SEGMENTS: u64 = 4096;
+/// The most bytes of all its segments: twice what it may have, with those that it retired, and some for rounding.
+const MOST_MAPPED_OF_ALL: u64 = 4 * MOST_MAPPED;
+/// How often the mark may run away from a reader, in one look.
 const MOST_LAPS: usize = 4;
 /// The depth of a subscriber that loses nothing.
 pub(crate) const LOSSLESS: u64 = u64::MAX;
@@ -143,7 +148,11 @@ impl Connection {
         if !capacity.is_power_of_two() || capacity > 1 << 32 || welcome.start > FAR || welcome.first > FAR {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring is impossible"));
         }
-        let ring = PeerSegment::new(ring, Some(Ring::words_needed(capacity) * 8)).map_err(|(error, _)| error)?;
+        let len = Ring::words_needed(capacity) * 8;
+        let ring = PeerSegment::new(ring, Some(len)).map_err(|(error, _)| error)?;
+        if !ring.has_memory(0..len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring has holes"));
+        }
         let ring = MappedRing { map: ring.into_map(), capacity };
         let link = Arc::new(Link::new(info, lease, socket));
         link.lease().set_cursor(welcome.start);
@@ -162,6 +171,7 @@ impl Connection {
             gap: None,
             segments: Vec::new(),
             unmapped: Vec::new(),
+            next_segment: 0,
             scratch: InlineData::new(),
             streak: 0,
             complete: 0,
@@ -202,7 +212,7 @@ impl Connection {
     #[inline(always)]
     fn find_inline(&mut self) -> Option<Head> {
         let ring = self.ring.get();
-        if ring.generation() != self.generation || self.block.is_some() {
+        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty {
             return None;
         }
         ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
@@ -259,6 +269,9 @@ impl Connection {
         for _ in 0..MOST_LAPS {
             if self.ring.get().generation() != self.generation {
                 self.catch_up();
+            }
+            if self.is_faulty {
+                return Err(Stop::Over);
             }
             if depth != LOSSLESS {
                 self.skip_old(depth, lost)?;
@@ -480,12 +493,14 @@ impl Connection {
                 return Ok(None);
             }
         }
-        if at.slot >= MAX_SLOTS || !segment.contains(&at) {
+        let checked =
+            if at.slot < MAX_SLOTS { segment.check(&at) } else { Err("a record that names an impossible slot") };
+        if let Err(how) = checked {
             // Torn by a later lap, perhaps; that is nobody's fault.
             if self.ring.get().was_reclaimed(position) {
                 return Ok(None);
             }
-            return Err(self.broke_the_rules("a record that names memory outside of its segment"));
+            return Err(self.broke_the_rules(how));
         }
         if !self.link.lease().hold(self.ring.get(), position, at.slot) {
             return Ok(None);
@@ -509,7 +524,10 @@ impl Connection {
             }
         }
         for (id, fd) in std::mem::take(&mut self.unmapped) {
-            self.map_segment(id, fd);
+            self.map_segment(id, fd).map_err(|how| self.broke_the_rules(how))?;
+        }
+        if self.is_faulty {
+            return Err(Stop::Over);
         }
         if let Some(found) = found(self) {
             return Ok(Some(found));
@@ -557,33 +575,62 @@ impl Connection {
                     return true;
                 }
             };
-            match (handshake::decode(&packet[..len]), fd) {
-                (Some(ToSubscriber::Wake), _) => self.took_wake = true,
-                (Some(ToSubscriber::Segment { id }), Some(fd)) if self.segments.len() < MOST_SEGMENTS => {
-                    self.map_segment(id, fd);
-                }
-                (Some(ToSubscriber::Retire { id }), _) => {
-                    self.segments.retain(|segment| segment.id != id);
-                    self.unmapped.retain(|(unmapped, _)| *unmapped != id);
-                }
-                _ => log::warn!("byref: topic '{}': a packet that makes no sense", self.link.info.topic),
+            if let Err(how) = self.hear(handshake::decode(&packet[..len]), fd) {
+                self.broke_the_rules(how);
+                self.ended = true;
+                return true;
             }
         }
         false
     }
 
-    fn map_segment(&mut self, id: u32, fd: OwnedFd) {
+    fn hear(&mut self, packet: Option<ToSubscriber>, fd: Option<OwnedFd>) -> Result<(), &'static str> {
+        match (packet, fd) {
+            (Some(ToSubscriber::Wake), _) => self.took_wake = true,
+            (Some(ToSubscriber::Segment { id: GLOSSARY }), Some(fd)) => {
+                if self.link.glossary.is_there() || self.unmapped.iter().any(|(id, _)| *id == GLOSSARY) {
+                    return Err("a glossary twice");
+                }
+                self.map_segment(GLOSSARY, fd)?;
+            }
+            (Some(ToSubscriber::Segment { id }), Some(fd)) => {
+                // A publisher numbers its segments, and sends each once.
+                if id < self.next_segment {
+                    return Err("a segment twice");
+                }
+                if (self.segments.len() + self.unmapped.len()) as u64 >= MOST_SEGMENTS.min(most_descriptors() / 2) {
+                    return Err("more segments than half of this process's descriptors (see `ulimit -n`)");
+                }
+                if self.segments.iter().map(|segment| segment.len()).sum::<u64>() > MOST_MAPPED_OF_ALL {
+                    return Err("more memory than any publisher may have");
+                }
+                self.next_segment = id + 1;
+                self.map_segment(id, fd)?;
+            }
+            (Some(ToSubscriber::Retire { id }), _) => {
+                self.segments.retain(|segment| segment.id != id);
+                self.unmapped.retain(|(unmapped, _)| *unmapped != id);
+            }
+            _ => return Err("a packet that makes no sense"),
+        }
+        Ok(())
+    }
+
+    /// A segment that cannot be mapped now is tried again when a record names it.
+    fn map_segment(&mut self, id: u32, fd: OwnedFd) -> Result<(), &'static str> {
         match PeerSegment::new(fd, None) {
             Ok(memory) if id == GLOSSARY => self.link.glossary.set(memory),
             Ok(memory) => self.segments.push(Arc::new(Segment::new(id, memory, Arc::clone(&self.link)))),
             Err((error, _)) if error.kind() == io::ErrorKind::InvalidData => {
                 log::error!("byref: topic '{}': {error}", self.link.info.topic);
+                return Err("a segment that is none");
             }
             Err((error, fd)) => {
                 self.unmapped.push((id, fd));
                 self.short_of = Some(error);
             }
         }
+        Ok(())
     }
 
     /// The publisher's process died (a forked child may still keep the socket open). What it sent stays readable.

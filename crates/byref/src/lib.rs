@@ -41,8 +41,12 @@ mod changes;
 mod claim;
 mod connection;
 mod copies;
+mod doorstep;
 mod error;
 mod event;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glossary;
 mod handshake;
 mod lease;

@@ -84,13 +84,23 @@ impl Segment {
         Segment { id, memory, link }
     }
 
-    /// Whether the payload and attributes that `at` names lie inside, and are of a size that a publisher may send.
+    /// Its bytes, with and without memory.
+    pub fn len(&self) -> u64 {
+        self.memory.map().len() as u64
+    }
+
+    /// Whether the payload and attributes that `at` names lie inside, are of a size that a publisher may send, and have
+    /// memory; if not, what is wrong.
     #[inline]
-    pub fn contains(&self, at: &Descriptor) -> bool {
+    pub fn check(&self, at: &Descriptor) -> Result<(), &'static str> {
         let behind = at.len.checked_next_multiple_of(8).and_then(|len| len.checked_add(at.attributes_len as u64));
         let end = behind.and_then(|len| at.offset.checked_add(len));
-        let inside = end.is_some_and(|end| end <= self.memory.map().len() as u64);
-        inside && at.attributes_len as usize <= MAX_ATTRIBUTES
+        match end.filter(|end| *end <= self.len()) {
+            Some(_) if at.attributes_len as usize > MAX_ATTRIBUTES => Err("a record whose attributes are too long"),
+            Some(end) if !self.memory.has_memory(at.offset..end) => Err("a record that names a hole of its segment"),
+            Some(_) => Ok(()),
+            None => Err("a record that names memory outside of its segment"),
+        }
     }
 }
 
@@ -107,7 +117,7 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// `segment` contains `at`, whose slot is held for this.
+    /// `segment` was asked to check `at`, whose slot is held for this.
     #[inline]
     pub fn of(segment: Arc<Segment>, at: Descriptor) -> Self {
         let Descriptor { slot, offset, len, attributes_len, tracked, .. } = at;
@@ -148,7 +158,7 @@ impl Hold {
     #[inline]
     fn bytes(&self, from: u64, len: usize) -> &[u8] {
         let start = self.segment.memory.map().as_ptr().wrapping_add(from as usize);
-        // SAFETY: `Segment::contains` was asked for payload and attributes before the first hold was made, parts lie inside
+        // SAFETY: `Segment::check` was asked for payload and attributes before the first hold was made, parts lie inside
         // the payload, so `from` and `len` (those of the two methods above) do; the mapping lives as long as
         // `segment`, and the hold keeps the publisher from reusing the bytes. (A publisher that breaks its own promise and
         // changes a message while it is read changes values only; SAFETY.md, "hostile peers".)
@@ -367,6 +377,19 @@ impl Message {
         if let Body::Held(held) = &self.0 {
             held.hold.note(held.about.sequence, place);
         }
+    }
+
+    /// Whether its payload and attributes lie in the memory that is mapped for them (or in the message itself).
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn lies_inside(&self) -> bool {
+        let Body::Held(held) = &self.0 else { return true };
+        let hold = &held.hold;
+        let map = hold.segment.memory.map();
+        let all = map.as_ptr() as usize..=map.as_ptr() as usize + map.len();
+        let attributes = hold.bytes(hold.attributes_at, hold.attributes_len as usize);
+        [&**self, attributes].iter().map(|bytes| bytes.as_ptr_range()).all(|part| {
+            part.start <= part.end && all.contains(&(part.start as usize)) && all.contains(&(part.end as usize))
+        })
     }
 
     /// A private writable view: changes stay with it. A large payload is mapped copy-on-write, so that only the pages that

@@ -18,6 +18,7 @@
 //! The texts of a place are rewritten when it is used anew. A reader looks at the generation before and after, as with a
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
 
+use crate::doorstep::ACCEPTED_AT_ONCE;
 use crate::error::{Error, Result};
 use crate::handshake;
 use crate::rendezvous::{self, Directory};
@@ -44,7 +45,7 @@ use std::time::{Duration, Instant};
 pub const MAX_LISTED: usize = 256;
 const ROW: usize = 64;
 const SEGMENT_WORDS: usize = ROW * (MAX_LISTED + 1);
-const SEGMENT_LEN: u64 = SEGMENT_WORDS as u64 * 8;
+pub(crate) const SEGMENT_LEN: u64 = SEGMENT_WORDS as u64 * 8;
 
 // Of a queue, and of each receiver.
 const CALLBACKS: usize = 1;
@@ -378,8 +379,16 @@ impl Monitor {
         let (listening, monitor) = (Arc::clone(&socket), Arc::downgrade(self));
         let task = service.watch(socket, Interest::IN, None, move |_, _, _| {
             let Some(monitor) = monitor.upgrade() else { return Next::Done };
-            while let Ok(Some(onlooker)) = socket::accept(&listening) {
-                monitor.answer(&onlooker);
+            for _ in 0..ACCEPTED_AT_ONCE {
+                match socket::accept(&listening) {
+                    Ok(Some(onlooker)) => monitor.answer(&onlooker),
+                    Ok(None) => break,
+                    Err(_) => {
+                        // Most likely out of descriptors: it stays in the backlog; do not spin on it.
+                        std::thread::sleep(Duration::from_millis(10));
+                        break;
+                    }
+                }
             }
             Next::Keep
         });
@@ -504,8 +513,8 @@ fn passed(reported: &mut bool, is_over: bool, is_well: bool) -> bool {
 
 /// The first packet to an onlooker.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct QueueHello {
-    name: String,
+pub(crate) struct QueueHello {
+    pub name: String,
 }
 
 /// What the named event queues of this user tell at this moment, those of this process, too. Queues whose process does not
@@ -548,12 +557,13 @@ fn read_answer(socket: &OwnedFd) -> Option<QueueReport> {
     let mut packet = [0u8; MAX_PACKET];
     let Ok(Received::Packet(len, Some(segment))) = socket::receive(socket, &mut packet) else { return None };
     let hello: QueueHello = handshake::decode_first(&packet[..len]).ok()?;
-    let segment = PeerSegment::new(segment, Some(SEGMENT_LEN)).ok()?.into_map();
+    let segment =
+        PeerSegment::new(segment, Some(SEGMENT_LEN)).ok().filter(|it| it.has_memory(0..SEGMENT_LEN))?.into_map();
     let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
     Some(read_segment(&segment, hello.name, pid))
 }
 
-fn read_segment(segment: &Mapping, name: String, pid: i32) -> QueueReport {
+pub(crate) fn read_segment(segment: &Mapping, name: String, pid: i32) -> QueueReport {
     let words = segment.words();
     let rows: Vec<_> = (1..=MAX_LISTED).map(|row| read_row(&words[row * ROW..][..ROW])).collect();
     let load = |word: usize| words[word].load(Ordering::Relaxed);

@@ -76,6 +76,16 @@ impl Peer {
         self.tasks.iter().copied().chain(self.listening)
     }
 
+    /// Wakes it from a sleep for which it was not woken yet; `false`: later, from the outbox.
+    #[cold]
+    pub fn wake(&mut self) -> bool {
+        let woken = socket::wake(&self.socket, handshake::WAKE);
+        if !woken && !matches!(self.outbox.back(), Some((ToSubscriber::Wake, _))) {
+            self.outbox.push_back((ToSubscriber::Wake, None));
+        }
+        woken
+    }
+
     /// Sends what waits; `false` while some of it does not fit.
     pub fn flush_outbox(&mut self) -> bool {
         while let Some((packet, segment)) = self.outbox.front() {

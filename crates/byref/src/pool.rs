@@ -54,7 +54,8 @@ impl Pin {
 pub(crate) struct Chunk {
     /// Its size.
     pub bytes: u64,
-    /// The part of its segment that has no memory yet, to be given some before the chunk is used.
+    /// The part of its segment that may have no memory yet, to be given some before the chunk is used. Parts of several
+    /// chunks may overlap: of two threads, each makes sure of what it uses.
     pub unpopulated: Range<u64>,
     pub slot: u32,
     pub segment: u32,
@@ -90,7 +91,7 @@ struct Segment {
     memory: Arc<OwnedSegment>,
     allocator: Allocator,
     chunks: u32,
-    /// Bytes from the start that have memory.
+    /// Bytes from the start that have memory, or are to be given some.
     populated: u64,
 }
 
@@ -199,7 +200,12 @@ impl Pool {
             segment.populated += step;
             self.populated += step;
         }
-        let unpopulated = before..segment.populated;
+        let ready = segment.memory.populated();
+        let unpopulated = match end {
+            _ if end > before => ready..segment.populated,
+            _ if end > ready => ready..page_ceil(end),
+            _ => ready..ready,
+        };
         segment.chunks += 1;
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
@@ -326,6 +332,21 @@ mod tests {
             pool.free(chunk.slot);
         }
         assert!(pool.populated() <= populated.max(1 << 20) + STEP);
+    }
+
+    #[test]
+    fn whoever_uses_memory_first_makes_sure_of_it() {
+        let mut pool = Pool::new(64 << 20);
+        let populate = |chunk: &Chunk| chunk.pin.segment().populate(chunk.unpopulated.clone()).unwrap();
+        let slow = pool.allocate(5000).ok().unwrap().0;
+        let quick = pool.allocate(5000).ok().unwrap().0;
+        assert_eq!(slow.unpopulated, 0..STEP);
+        assert_eq!(quick.unpopulated, 0..page_ceil(quick.offset + quick.bytes));
+        populate(&quick);
+        populate(&slow);
+        assert!(pool.allocate(5000).ok().unwrap().0.unpopulated.is_empty());
+        let more = pool.allocate(STEP).ok().unwrap().0;
+        assert_eq!(more.unpopulated.start, STEP);
     }
 
     #[test]

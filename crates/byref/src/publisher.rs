@@ -11,6 +11,7 @@ use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::copies::{self, Cause, Endpoint};
+use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep};
 use crate::error::{Error, Result};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
@@ -57,6 +58,8 @@ const RECHECKS: usize = 64;
 const LATER: Duration = Duration::from_millis(10);
 /// Memory is taken from the system in steps of this size, between which signals are noticed.
 const POPULATE_STEP: u64 = 64 << 20;
+/// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
+const LOST_RING: Duration = Duration::from_millis(100);
 /// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
 const LEASE_POLL: Duration = Duration::from_millis(1);
 
@@ -139,7 +142,7 @@ impl PublisherBuilder {
 /// It may be shared by threads. Dropping it closes it: what was sent before still reaches every connected lossless
 /// subscriber.
 pub struct Publisher {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// A chunk with one or more messages in it.
@@ -302,9 +305,10 @@ impl Publisher {
         });
         let mut open = shared.open.lock();
         let listener = {
-            let (shared, socket) = (Arc::downgrade(&shared), Arc::clone(&socket));
-            let listening = Arc::clone(&socket);
-            service.watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared))
+            let (topic, shared, socket) = (shared.topic.clone(), Arc::downgrade(&shared), Arc::clone(&socket));
+            let (listening, doorstep) = (Arc::clone(&socket), Arc::new(Doorstep::new(topic)));
+            service
+                .watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared, &doorstep))
         };
         let listener = listener.map_err(|error| {
             directory.remove(&socket_name);
@@ -776,12 +780,9 @@ impl Shared {
                 continue;
             }
             drop(guard);
-            let timeout = match (left, poll) {
-                (Some(left), Some(poll)) => Some(left.min(poll)),
-                (left, poll) => left.or(poll),
-            };
+            let timeout = poll.unwrap_or(LOST_RING).min(left.unwrap_or(Duration::MAX));
             let mut ready = Vec::new();
-            match door.epoll.wait(timeout, &mut ready) {
+            match door.epoll.wait(Some(timeout), &mut ready) {
                 Ok(Woken::Ready | Woken::Interrupted) => {}
                 Ok(Woken::TimedOut) => hurry = true,
                 Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
@@ -806,7 +807,7 @@ impl Shared {
     }
 
     /// Reads what a subscriber sent: rings, or the end.
-    fn answer(&self, peer: u64) {
+    pub(crate) fn answer(&self, peer: u64) {
         let socket = {
             let guard = self.open.lock();
             let Some(open) = guard.as_ref() else { return };
@@ -828,7 +829,7 @@ impl Shared {
     }
 
     /// A subscriber's process died, or (`hung_up`) nobody is left who could look at what it holds.
-    fn lose(&self, peer: u64, hung_up: bool) {
+    pub(crate) fn lose(&self, peer: u64, hung_up: bool) {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         let Some(index) = open.peers.iter().position(|found| found.id == peer) else { return };
@@ -927,8 +928,8 @@ impl Shared {
         if open.is_listening {
             ticket::listen_to(&open.service, &open.shared, &mut peer)?;
         }
-        peer.flush_outbox();
         open.peers.push(peer);
+        open.send_outboxes();
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
@@ -993,7 +994,7 @@ impl Open {
             let glossary = Glossary::new()?;
             let memory = Arc::clone(glossary.memory());
             self.glossary = Some(glossary);
-            self.announce(|| ToSubscriber::Segment { id: GLOSSARY }, Some(&memory));
+            self.announce(GLOSSARY, &memory);
         }
         self.glossary.as_mut().expect("made above").explain(bytes)
     }
@@ -1021,12 +1022,15 @@ impl Open {
         self.sent += count as u64;
         self.sent_bytes += len as u64;
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
+        let mut woken = true;
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             if peer.sleeper.is_due(lease) {
-                // A full socket means that it has wake-ups to read: it is awake. One that hung up is the service's business.
-                let _ = socket::send(&peer.socket, handshake::WAKE, None);
+                woken &= peer.wake();
             }
+        }
+        if !woken {
+            self.send_later();
         }
         sequence
     }
@@ -1079,19 +1083,34 @@ impl Open {
         all
     }
 
-    /// Sends a packet to all subscribers that can still want it.
-    fn announce(&mut self, packet: impl Fn() -> ToSubscriber, segment: Option<&Arc<OwnedSegment>>) {
+    /// Tells all subscribers that can still want it of a new segment.
+    fn announce(&mut self, id: u32, segment: &Arc<OwnedSegment>) {
         for peer in self.peers.iter_mut().filter(|peer| peer.is_connected()) {
-            peer.outbox.push_back((packet(), segment.cloned()));
-            let sent = peer.flush_outbox();
-            if !sent && !self.flushing {
-                self.flushing = true;
-                let shared = self.shared.clone();
-                self.service.after(LATER, move |_, _, _| match shared.upgrade() {
-                    Some(shared) if !shared.flush_outboxes() => Next::After(LATER),
-                    _ => Next::Done,
-                });
-            }
+            peer.outbox.push_back((ToSubscriber::Segment { id }, Some(Arc::clone(segment))));
+        }
+        self.send_outboxes();
+    }
+
+    /// Sends what waits, as far as the sockets take it now; the service thread does the rest.
+    fn send_outboxes(&mut self) {
+        let mut all = true;
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_connected()) {
+            all &= peer.flush_outbox();
+        }
+        if !all {
+            self.send_later();
+        }
+    }
+
+    /// Has the service thread send what is in the outboxes.
+    #[cold]
+    fn send_later(&mut self) {
+        if !std::mem::replace(&mut self.flushing, true) {
+            let shared = self.shared.clone();
+            self.service.after(LATER, move |_, _, _| match shared.upgrade() {
+                Some(shared) if !shared.flush_outboxes() => Next::After(LATER),
+                _ => Next::Done,
+            });
         }
     }
 
@@ -1130,7 +1149,7 @@ impl Open {
         match self.pool.allocate(bytes) {
             Ok((chunk, added)) => {
                 if added {
-                    self.announce(|| ToSubscriber::Segment { id: chunk.segment }, Some(chunk.pin.segment()));
+                    self.announce(chunk.segment, chunk.pin.segment());
                 }
                 Ok(Some(chunk))
             }
@@ -1189,13 +1208,18 @@ impl Open {
             return;
         }
         for id in retired {
+            let is_unsent =
+                |packet: &ToSubscriber| matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id);
             for peer in &mut self.peers {
-                // It has not heard of the segment yet, and need not.
-                peer.outbox
-                    .retain(|(packet, _)| !matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id));
+                let waiting = peer.outbox.len();
+                peer.outbox.retain(|(packet, _)| !is_unsent(packet));
+                // Who has not heard of the segment need not. So the outbox of one that never reads does not grow for ever.
+                if peer.outbox.len() == waiting && peer.is_connected() {
+                    peer.outbox.push_back((ToSubscriber::Retire { id }, None));
+                }
             }
-            self.announce(|| ToSubscriber::Retire { id }, None);
         }
+        self.send_outboxes();
         // Subscribers read their sockets when this changes, also those that never sleep.
         self.generation = generation;
         self.ring().set_generation(generation);
@@ -1240,9 +1264,9 @@ impl Open {
     }
 }
 
-/// Accepts whoever waits, and listens to each.
-fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> Next {
-    loop {
+/// Accepts who waits, so many at a time, and listens to each.
+fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>, doorstep: &Arc<Doorstep>) -> Next {
+    for _ in 0..ACCEPTED_AT_ONCE {
         let socket = match socket::accept(listener) {
             Ok(Some(socket)) => Arc::new(socket),
             Ok(None) => return Next::Keep,
@@ -1253,7 +1277,7 @@ fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> 
                 return Next::Keep;
             }
         };
-        let (shared, theirs) = (shared.clone(), Arc::clone(&socket));
+        let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
         let mut peer_id = None;
         let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
@@ -1261,7 +1285,11 @@ fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> 
                 shared.lose(peer, true);
                 return Next::Done;
             }
-            match greet(&shared, &theirs, task) {
+            let greeting = greet(&shared, &theirs, task);
+            if event == Event::Late || !matches!(greeting, Ok(Greeting::NotYet)) {
+                step.leave(task);
+            }
+            match greeting {
                 Ok(Greeting::Taken(peer)) => {
                     peer_id = Some(peer);
                     Next::Watch(Interest::RDHUP)
@@ -1282,14 +1310,20 @@ fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> 
                 }
             }
         });
-        if let Err(error) = outcome {
-            log::warn!("byref: cannot watch a subscriber: {error}");
+        match outcome {
+            Ok(task) => {
+                if let Some(oldest) = doorstep.enter(task) {
+                    service.cancel(oldest);
+                }
+            }
+            Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
         }
     }
+    Next::Keep // Others may wait; the service's other tasks go first.
 }
 
 /// What became of a connection.
-enum Greeting {
+pub(crate) enum Greeting {
     /// It is subscriber number so and so.
     Taken(u64),
     NotYet,
@@ -1298,7 +1332,7 @@ enum Greeting {
 }
 
 /// Reads a hello and answers it.
-fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result<Greeting> {
+pub(crate) fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result<Greeting> {
     let mut packet = [0u8; MAX_PACKET];
     let (len, lease) = match socket::receive(socket, &mut packet)? {
         Received::Packet(len, lease) => (len, lease),
@@ -1321,4 +1355,78 @@ fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result
     }
     let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
     shared.attach(socket, task, hello, lease).map(Greeting::Taken)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Subscriber;
+    use crate::sys::socket::shortage;
+
+    const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+    fn pair(capacity: u64) -> (Publisher, Subscriber) {
+        let publisher = Publisher::builder("t").capacity(capacity).build().unwrap();
+        let subscriber = Subscriber::builder("t").build().unwrap();
+        publisher.wait_for_subscribers(1, SOON).unwrap();
+        subscriber.wait_for_publishers(1, SOON).unwrap();
+        (publisher, subscriber)
+    }
+
+    #[test]
+    fn a_wake_up_that_the_system_has_no_memory_for_is_repeated() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (publisher, subscriber) = pair(16);
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| subscriber.recv_timeout(SOON.unwrap()).unwrap().len());
+            while subscriber.stats().unwrap().sleeps == 0 {
+                std::thread::yield_now();
+            }
+            shortage::of(1);
+            publisher.send(b"hello").unwrap();
+            assert_eq!(receiver.join().unwrap(), 5);
+        });
+    }
+
+    #[test]
+    fn a_subscriber_that_never_reads_costs_no_more_and_more() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
+        let (lazy, theirs) = socket::pair().unwrap();
+        let topic = publisher.topic().to_owned();
+        let hello = Hello { topic, policy: Policy::Latest, depth: None, history: 0, name: None, membarrier: false };
+        let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
+        assert!(socket::send(&lazy, &handshake::encode_first(&hello), Some(lease.shared())).unwrap());
+        assert!(matches!(greet(&publisher.shared, &Arc::new(theirs), 0), Ok(Greeting::Taken(_))));
+        let mut guard = publisher.shared.open.lock();
+        let open = guard.as_mut().unwrap();
+        for _ in 0..1000 {
+            let chunk = open.try_allocate(64).unwrap().unwrap();
+            open.pool.free(chunk.slot);
+            open.retire_empty();
+            open.pool.forget_retired(u64::MAX);
+        }
+        let [peer] = &open.peers[..] else { panic!("one subscriber") };
+        assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());
+    }
+
+    #[test]
+    fn a_publisher_that_is_not_rung_looks_by_itself() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (publisher, subscriber) = pair(16);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                publisher.send(b"").unwrap();
+            }
+            let sender = scope.spawn(|| publisher.send(b"one more").unwrap());
+            while publisher.stats().unwrap().waits == 0 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(20)); // It stops looking by itself every now and then.
+            shortage::of(u32::MAX);
+            subscriber.recv_timeout(SOON.unwrap()).unwrap();
+            assert_eq!(sender.join().unwrap(), 16);
+            shortage::of(0);
+        });
+    }
 }

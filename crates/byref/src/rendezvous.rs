@@ -185,11 +185,11 @@ pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
     is_final(name) && (topic::is_pattern(pattern) || same_hash())
 }
 
-fn is_final(name: &str) -> bool {
+pub(crate) fn is_final(name: &str) -> bool {
     name.split_once('-').is_some_and(|(hash, id)| is_hex(hash, 16) && is_hex(id, 32))
 }
 
-fn is_queue(name: &str) -> bool {
+pub(crate) fn is_queue(name: &str) -> bool {
     name.strip_prefix(QUEUE).is_some_and(|id| is_hex(id, 32))
 }
 

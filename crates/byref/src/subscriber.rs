@@ -1136,17 +1136,14 @@ impl Open {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::Publisher;
 
     #[test]
-    #[allow(unsafe_code)]
     fn publishers_that_are_gone_are_forgotten() {
-        let directory = std::env::temp_dir().join(format!("byref-forget-{}", std::process::id()));
-        // SAFETY: no other unit test looks at the environment.
-        unsafe { std::env::set_var("BYREF_DIR", &directory) };
+        let _meeting = crate::fuzzing::meet_in_private();
         let subscribers = ["a/*", "b"].map(|topic| Subscriber::builder(topic).build().unwrap());
         let known =
             || subscribers.each_ref().map(|each| each.shared.update(|open| open.candidates.known.len()).unwrap());
@@ -1176,6 +1173,5 @@ mod tests {
         }
         eventually([1, 0]);
         drop((live, subscribers));
-        let _ = std::fs::remove_dir_all(directory);
     }
 }

@@ -74,6 +74,18 @@ pub(crate) fn matches(pattern: &str, topic: &str) -> bool {
     }
 }
 
+/// The meaning of [`matches`], in as few words as possible.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn means(pattern: &[&str], topic: &[&str]) -> bool {
+    match (pattern, topic) {
+        ([], []) => true,
+        (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| means(rest, &topic[taken..])),
+        (["*", pattern @ ..], [_, topic @ ..]) => means(pattern, topic),
+        ([wanted, pattern @ ..], [level, topic @ ..]) => wanted == level && means(pattern, topic),
+        _ => false,
+    }
+}
+
 /// The part of a socket's name that tells topics apart: FNV-1a, 64 bits. Two topics that share it cost a handshake, no more.
 pub(crate) fn hash(topic: &str) -> u64 {
     topic.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3))
@@ -141,17 +153,6 @@ mod tests {
             ("a/b/c", "a/b"),
         ] {
             assert!(!matches(pattern, topic), "{pattern} {topic}");
-        }
-    }
-
-    /// The meaning, in as few words as possible.
-    fn means(pattern: &[&str], topic: &[&str]) -> bool {
-        match (pattern, topic) {
-            ([], []) => true,
-            (["**", rest @ ..], _) => (0..=topic.len()).any(|taken| means(rest, &topic[taken..])),
-            (["*", pattern @ ..], [_, topic @ ..]) => means(pattern, topic),
-            ([wanted, pattern @ ..], [level, topic @ ..]) => wanted == level && means(pattern, topic),
-            _ => false,
         }
     }
 

@@ -8,12 +8,13 @@
 use super::fork::ForkId;
 use crate::sync::{AtomicU32, AtomicU64};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64 as Count, Ordering};
 
 /// Rounds up to whole pages.
 pub(crate) fn page_ceil(bytes: u64) -> u64 {
@@ -94,6 +95,8 @@ pub(crate) struct OwnedSegment {
     map: Mapping,
     writable: OwnedFd,
     shared: OwnedFd,
+    /// So many bytes from the start were populated.
+    populated: Count,
 }
 
 impl OwnedSegment {
@@ -116,10 +119,11 @@ impl OwnedSegment {
         rustix::fs::fcntl_add_seals(&writable, seals)?;
         let path = format!("/proc/self/fd/{}", writable.as_raw_fd());
         let shared = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(OwnedSegment { map, writable, shared })
+        Ok(OwnedSegment { map, writable, shared, populated: Count::new(0) })
     }
 
     /// Gives the range memory, and its pages to this process: running out is an error here, not a signal at first touch.
+    /// Readers refuse what has no memory.
     pub fn populate(&self, range: Range<u64>) -> io::Result<()> {
         loop {
             match rustix::fs::fallocate(&self.writable, FallocateFlags::empty(), range.start, range.end - range.start) {
@@ -127,8 +131,17 @@ impl OwnedSegment {
                 other => break other?,
             }
         }
-        // Only a head start, and unknown before Linux 5.14.
-        let _ = self.map.advise(range.start as usize..range.end as usize, Advice::LinuxPopulateWrite);
+        let pages = range.start as usize..range.end as usize;
+        if self.map.advise(pages.clone(), Advice::LinuxPopulateWrite).is_err() {
+            // Unknown before Linux 5.14. A page that was never touched would look like a hole to readers.
+            let words = &self.map.words()[pages.start / 8..pages.end / 8];
+            words.iter().step_by(rustix::param::page_size() / 8).for_each(|word| {
+                word.load(Ordering::Relaxed);
+            });
+        }
+        if range.start <= self.populated() {
+            self.populated.fetch_max(range.end, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -141,6 +154,11 @@ impl OwnedSegment {
         // SAFETY: as above; `bytes` are no part of the mapping, of which this process has no slices, and nobody reads the
         // range yet.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+
+    /// How many bytes from the start were populated. Others may be, too, or be about to.
+    pub fn populated(&self) -> u64 {
+        self.populated.load(Ordering::Relaxed)
     }
 
     pub fn map(&self) -> &Mapping {
@@ -162,6 +180,8 @@ impl OwnedSegment {
 pub(crate) struct PeerSegment {
     map: Mapping,
     fd: OwnedFd,
+    /// So many bytes from the start are known to have memory. It never goes away again: sealed memory cannot be punched.
+    populated: Count,
 }
 
 impl PeerSegment {
@@ -173,9 +193,37 @@ impl PeerSegment {
     pub fn new(fd: OwnedFd, len: Option<u64>) -> Result<Self, (io::Error, OwnedFd)> {
         let mapped = checked_len(&fd, len).and_then(|len| Mapping::new(&fd, 0, len, ProtFlags::READ, MapFlags::SHARED));
         match mapped {
-            Ok(map) => Ok(PeerSegment { map, fd }),
+            Ok(map) => Ok(PeerSegment { map, fd, populated: Count::new(0) }),
             Err(error) => Err((error, fd)),
         }
+    }
+
+    /// Whether there is memory behind all of the range, which lies inside. Reading a hole would allocate it, at the reader's
+    /// cost; an honest peer populates what it publishes.
+    #[inline]
+    pub fn has_memory(&self, range: Range<u64>) -> bool {
+        range.end <= self.populated.load(Ordering::Relaxed) || self.find_memory(range)
+    }
+
+    /// Asks the kernel. As a rule a segment is populated from its start on, so this is seldom.
+    #[cold]
+    fn find_memory(&self, range: Range<u64>) -> bool {
+        // The descriptor's position, which this moves, is nobody's concern.
+        let hole_from = |start| rustix::fs::seek(&self.fd, SeekFrom::Hole(start));
+        let known = self.populated.load(Ordering::Relaxed);
+        if known < range.start
+            && let Ok(hole) = hole_from(known)
+        {
+            self.populated.fetch_max(hole, Ordering::Relaxed);
+            if range.end <= hole {
+                return true;
+            }
+        }
+        let hole = hole_from(range.start).unwrap_or(0);
+        if range.start <= known {
+            self.populated.fetch_max(hole, Ordering::Relaxed);
+        }
+        range.end <= hole
     }
 
     /// The mapping alone: the descriptor is closed.
@@ -187,9 +235,9 @@ impl PeerSegment {
         &self.map
     }
 
-    /// A copy of the bytes of `range`; `None` when it is not inside.
+    /// A copy of the bytes of `range`; `None` when it is not inside, or has no memory.
     pub fn read(&self, range: Range<u64>) -> Option<Vec<u8>> {
-        if range.start > range.end || range.end > self.map.len() as u64 {
+        if range.start > range.end || range.end > self.map.len() as u64 || !self.has_memory(range.clone()) {
             return None;
         }
         let from = self.map.as_ptr().wrapping_add(range.start as usize);
@@ -209,14 +257,20 @@ impl PeerSegment {
     }
 }
 
+/// The file system of ordinary memfds, as the kernel names it.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// The most bytes of one peer's segment that are mapped.
-const MOST_MAPPED: u64 = 1 << 37;
+pub(crate) const MOST_MAPPED: u64 = 1 << 37;
 
 fn checked_len(fd: &OwnedFd, len: Option<u64>) -> io::Result<usize> {
     let refuse = |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("refused a peer's segment: {why}"));
     let stat = rustix::fs::fstat(fd)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(refuse("not memory"));
+    }
+    // Huge pages have seals, too; a fault in them may be a signal, and one hole costs its reader megabytes.
+    if rustix::fs::fstatfs(fd)?.f_type as u64 != TMPFS_MAGIC {
+        return Err(refuse("not of ordinary pages"));
     }
     let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
     match rustix::fs::fcntl_get_seals(fd) {
@@ -233,4 +287,63 @@ fn checked_len(fd: &OwnedFd, len: Option<u64>) -> io::Result<usize> {
         return Err(refuse("too long"));
     }
     usize::try_from(len).map_err(|_| refuse("too long"))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn reader(segment: &OwnedSegment) -> PeerSegment {
+        PeerSegment::new(segment.shared().try_clone_to_owned().unwrap(), None).map_err(|(error, _)| error).unwrap()
+    }
+
+    fn refusal(fd: OwnedFd) -> String {
+        let Err((error, _)) = PeerSegment::new(fd, None) else { panic!("a segment") };
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        error.to_string()
+    }
+
+    #[test]
+    fn holes_are_seen_and_memory_is_remembered() {
+        let page = rustix::param::page_size() as u64;
+        let segment = OwnedSegment::new("test", 8 * page).unwrap();
+        let peer = reader(&segment);
+        assert!(!peer.has_memory(0..1));
+        assert!(peer.has_memory(0..0), "nothing is read of it");
+        segment.populate(0..2 * page).unwrap();
+        segment.populate(4 * page..6 * page).unwrap();
+        assert!(peer.has_memory(5..2 * page));
+        assert!(peer.has_memory(4 * page..6 * page));
+        assert!(!peer.has_memory(page..3 * page) && !peer.has_memory(3 * page..5 * page));
+        assert!(!peer.has_memory(5 * page..6 * page + 1));
+        assert_eq!(peer.populated.load(Ordering::Relaxed), 2 * page);
+        assert_eq!(segment.populated(), 2 * page, "what comes behind a hole counts when that is filled");
+        segment.populate(2 * page..8 * page).unwrap();
+        assert_eq!(segment.populated(), 8 * page);
+        assert!(peer.has_memory(7 * page..8 * page));
+        assert_eq!(peer.populated.load(Ordering::Relaxed), 8 * page, "all of it is known with one look");
+    }
+
+    #[test]
+    fn huge_pages_are_refused() {
+        let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+        let Ok(fd) = rustix::fs::memfd_create("test", flags) else { return }; // A kernel without them.
+        rustix::fs::ftruncate(&fd, 2 << 20).unwrap();
+        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        assert!(refusal(fd).contains("ordinary pages"));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let unsealed = || rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        assert!(refusal(unsealed()).contains("not sealed"));
+        let growing = unsealed();
+        rustix::fs::fcntl_add_seals(&growing, SealFlags::SHRINK | SealFlags::SEAL).unwrap();
+        assert!(refusal(growing).contains("not sealed"));
+        assert!(refusal(std::fs::File::open("/dev/null").unwrap().into()).contains("not memory"));
+        assert!(refusal(std::fs::File::open("/").unwrap().into()).contains("not memory"));
+        assert!(refusal(std::io::pipe().unwrap().0.into()).contains("not memory"));
+        assert!(refusal(std::fs::File::open("/proc/self/exe").unwrap().into()).starts_with("refused"));
+    }
 }

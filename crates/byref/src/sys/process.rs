@@ -3,7 +3,7 @@
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds of `CLOCK_REALTIME` since the epoch.
@@ -39,6 +39,11 @@ impl Process {
             Err(_) => Process::Unknown,
         }
     }
+}
+
+/// How many descriptors this process may have at a time.
+pub(crate) fn most_descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// A random identity, never used twice.

@@ -79,8 +79,25 @@ pub(crate) fn hang_up(fd: impl AsFd) {
     let _ = net::shutdown(fd, Shutdown::Both);
 }
 
-/// Sends one packet, with at most one descriptor. `Ok(false)`: the peer's queue is full, or holds too many descriptors.
+/// Sends one packet, with at most one descriptor. `Ok(false)`: the peer's queue is full, or holds too many descriptors, or
+/// the system is short of memory.
 pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    match try_send(fd, packet, passed) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a wake-up. `false`: the peer was not woken, and has to be later. A full queue wakes it, too; one that hung up needs
+/// no wake-up.
+pub(crate) fn wake(fd: impl AsFd, packet: &[u8]) -> bool {
+    !matches!(try_send(fd, packet, None), Err(Errno::INTR | Errno::NOBUFS | Errno::NOMEM))
+}
+
+fn try_send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    #[cfg(all(test, not(loom)))]
+    shortage::strikes()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let passed = passed.as_slice();
@@ -89,10 +106,35 @@ pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>)
         debug_assert!(fits, "the control buffer has room for one descriptor");
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    match net::sendmsg(fd, &[IoSlice::new(packet)], &mut control, flags) {
-        Ok(_) => Ok(true),
-        Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::INTR | Errno::NOBUFS) => Ok(false),
-        Err(error) => Err(error.into()),
+    net::sendmsg(fd, &[IoSlice::new(packet)], &mut control, flags).map(drop)
+}
+
+/// Two ends of a connection, for tests that play the other side.
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// A system without memory for packets, which cannot be had otherwise.
+#[cfg(all(test, not(loom)))]
+pub(crate) mod shortage {
+    use rustix::io::Errno;
+    use std::cell::Cell;
+
+    thread_local! {
+        static LASTS_FOR: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// The next packets that this thread sends are refused.
+    pub fn of(packets: u32) {
+        LASTS_FOR.set(packets);
+    }
+
+    pub fn strikes() -> Result<(), Errno> {
+        let left = LASTS_FOR.get();
+        LASTS_FOR.set(left.saturating_sub(1));
+        if left > 0 { Err(Errno::NOBUFS) } else { Ok(()) }
     }
 }
 

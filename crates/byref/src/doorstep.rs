@@ -1,0 +1,69 @@
+//! Connections to a publisher that have said nothing yet. Each has a descriptor, so there are only so many of them.
+
+use crate::service::Token;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+
+/// The most connections that are accepted at once: the service thread has other tasks, too.
+pub(crate) const ACCEPTED_AT_ONCE: usize = 64;
+/// The most that wait at a time. A subscriber says its hello with its first breath: it is soon gone from here.
+const MOST: usize = 64;
+
+/// Who stands there, by the task that listens to each; the oldest first.
+pub(crate) struct Doorstep {
+    topic: String,
+    crowd: Mutex<Crowd>,
+}
+
+#[derive(Default)]
+struct Crowd {
+    waiting: VecDeque<Token>,
+    /// Whether it was logged that there are too many, since there were few.
+    told: bool,
+}
+
+impl Doorstep {
+    pub fn new(topic: String) -> Self {
+        Doorstep { topic, crowd: Mutex::default() }
+    }
+
+    /// One more comes. Gives the one that has to go for it, which has had the most time to say something.
+    pub fn enter(&self, task: Token) -> Option<Token> {
+        let mut crowd = self.crowd.lock();
+        crowd.waiting.push_back(task);
+        if crowd.waiting.len() <= MOST {
+            return None;
+        }
+        if !std::mem::replace(&mut crowd.told, true) {
+            log::warn!(
+                "byref: topic '{}': more than {MOST} connections say nothing; the oldest ones are closed",
+                self.topic
+            );
+        }
+        crowd.waiting.pop_front()
+    }
+
+    /// It said something, or is closed.
+    pub fn leave(&self, task: Token) {
+        let mut crowd = self.crowd.lock();
+        crowd.waiting.retain(|waiting| *waiting != task);
+        crowd.told &= crowd.waiting.len() > MOST / 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_goes_for_the_newest() {
+        let doorstep = Doorstep::new("t".into());
+        let most = MOST as Token;
+        assert!((1..=most).all(|task| doorstep.enter(task).is_none()));
+        assert_eq!(doorstep.enter(most + 1), Some(1));
+        doorstep.leave(2);
+        assert_eq!(doorstep.enter(most + 2), None);
+        assert_eq!(doorstep.enter(most + 3), Some(3));
+        assert_eq!(doorstep.crowd.lock().waiting.len(), MOST);
+    }
+}

@@ -1,0 +1,201 @@
+"""What a stranger can do to a subscriber."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from tests.strangers import (
+    FIRST,
+    RING_SIZE,
+    SEALED,
+    inline_record,
+    memfd,
+    pooled_record,
+    segment,
+    send_with_descriptor,
+    shared,
+    welcome,
+)  # fmt: skip
+
+from .tools import TOPIC, Ring, Stranger, say
+
+POOL_SIZE = 1 << 16
+
+
+def says_garbage(stranger: Stranger) -> None:
+    """Changed welcomes, with a descriptor that may be right."""
+    with stranger.visitors() as visitors:
+        for end in visitors:
+            numbers = [stranger.rng.choice([0, stranger.number()]) for _ in range(2)]
+            capacity = stranger.rng.choice([16, 1 << 32, 1 << 20, 0, 3, stranger.number(16)])
+            packet = welcome(stranger.rng.choice([TOPIC, "another"]), *numbers, capacity)
+            if stranger.rng.random() < 0.5:
+                packet = stranger.garbage(packet)
+            right = stranger.rng.random() < 0.5
+            fd = memfd(RING_SIZE, SEALED) if right else stranger.wrong_descriptor(RING_SIZE)
+            say(lambda end=end, packet=packet, fd=fd: send_with_descriptor(end, packet, fd))
+
+
+def speaks_another_version(stranger: Stranger) -> None:
+    """With its topic, with another one, or with nonsense for a topic."""
+    with stranger.visitors() as visitors:
+        for end in visitors:
+            version = struct.pack("<I", stranger.rng.choice([0, 1, 3, 2**32 - 1]))
+            said = stranger.rng.choice([b"", b"t", b"other", stranger.rng.randbytes(50)])
+            say(lambda end=end, version=version, said=said: end.send(FIRST[:4] + version + said))
+
+
+def hangs_up(stranger: Stranger) -> None:
+    """On everybody, at once or after the welcome."""
+    ring = Ring()
+    with stranger.visitors() as visitors:
+        for end in visitors:
+            if stranger.rng.random() < 0.5:
+                ring.hand_to(end)
+            end.close()
+    ring.close()
+
+
+def has_a_ring_of_holes(stranger: Stranger) -> None:
+    """A large ring that has no memory: reading it would cost the reader."""
+    capacity = 1 << 22
+    fd = memfd(512 + 256 * capacity, SEALED, holes=True)
+    with stranger.visitors() as visitors:
+        for end in visitors:
+            packet = welcome(TOPIC, capacity=capacity)
+            say(lambda end=end, packet=packet: send_with_descriptor(end, packet, os.dup(fd)))
+    assert os.fstat(fd).st_blocks == 0, "somebody read the holes"
+    os.close(fd)
+
+
+def _with_each_visitor(stranger: Stranger, act: Callable[[Ring, socket.socket], None], *pool: int) -> None:
+    """Welcomes each subscriber to a ring of its own, hands out these segments, and acts."""
+    with stranger.visitors() as visitors, contextlib.ExitStack() as rings:
+        for end in visitors:
+            ring = Ring()
+            rings.callback(ring.close)
+            if ring.hand_to(end):
+                for number, fd in enumerate(pool):
+                    say(lambda end=end, number=number, fd=fd: send_with_descriptor(end, segment(number), os.dup(fd)))
+                act(ring, end)
+
+
+def writes_its_ring(stranger: Stranger) -> None:
+    """Records and counters of every kind, right and wrong ones in turns, in a ring, and in the pool behind it."""
+    rng = stranger.rng
+    fd, pool = shared(POOL_SIZE)
+
+    def act(ring: Ring, end: socket.socket) -> None:
+        for _ in stranger.rounds():
+            for _ in range(rng.randrange(1, 12)):
+                position = ring.position
+                if rng.random() < 0.6:
+                    ring.append(inline_record(position, position, rng.randbytes(rng.randrange(200))))
+                else:
+                    length = rng.choice([0, 64, 4096, POOL_SIZE, stranger.number(POOL_SIZE)])
+                    count = rng.choice([1, 1, 2, 64, rng.getrandbits(32)])
+                    offset = rng.choice([0, 64, stranger.number(POOL_SIZE)])
+                    ring.append(pooled_record(position, position, count, length, offset), count)
+            if rng.random() < 0.3:
+                ring.counter(rng.choice([16, 17, 32, 33, 34, 35]), stranger.number(ring.position))
+            if rng.random() < 0.2:
+                place = 8 * rng.randrange(64, RING_SIZE // 8)
+                struct.pack_into("<Q", ring.memory, place, stranger.number(ring.position))
+            place = rng.randrange(POOL_SIZE - 64)
+            pool[place : place + 64] = rng.randbytes(64)
+            if not say(lambda: end.send(b"\0")):
+                break
+
+    _with_each_visitor(stranger, act, fd)
+    os.close(fd)
+
+
+def publishes_holes(stranger: Stranger) -> None:
+    """Messages in memory that is not there."""
+    fd = memfd(1 << 30, SEALED, holes=True)
+
+    def act(ring: Ring, end: socket.socket) -> None:
+        offset = stranger.rng.randrange(1 << 29)
+        ring.append(pooled_record(0, 0, stranger.rng.choice([1, 2]), 1 << stranger.rng.randrange(1, 29), offset))
+        say(lambda: end.send(b"\0"))
+
+    _with_each_visitor(stranger, act, fd)
+    assert os.fstat(fd).st_blocks == 0, "somebody read the holes"
+    os.close(fd)
+
+
+def passes_wrong_segments(stranger: Stranger) -> None:
+    """A right ring, and segments that are none."""
+
+    def act(ring: Ring, end: socket.socket) -> None:
+        fd = stranger.wrong_descriptor(POOL_SIZE)
+        say(lambda: send_with_descriptor(end, segment(0), fd))
+        ring.append(pooled_record(0, 0, 1, 64))
+        say(lambda: end.send(b"\0"))
+
+    _with_each_visitor(stranger, act)
+
+
+def floods_with_segments(stranger: Stranger) -> None:
+    """More than anybody has, one over and over, and large ones."""
+    small, large = memfd(4096, SEALED), memfd(1 << 37, SEALED, holes=True)
+
+    def act(ring: Ring, end: socket.socket) -> None:
+        again, fd = stranger.rng.random() < 0.3, stranger.rng.choice([small, large])
+        packets = (segment(0 if again else number) for number in itertools.count())
+        packet = next(packets)
+        for _ in stranger.rounds():
+            while say(lambda packet=packet: send_with_descriptor(end, packet, os.dup(fd))):
+                packet = next(packets)
+
+    _with_each_visitor(stranger, act)
+    os.close(small)
+    os.close(large)
+
+
+def floods(stranger: Stranger) -> None:
+    """Wake-ups without end, and packets that make no sense."""
+
+    def act(ring: Ring, end: socket.socket) -> None:
+        for _ in stranger.rounds():
+            while say(lambda: end.send(b"\0")):
+                pass
+        for _ in stranger.rounds():  # Until there is room for it.
+            if say(lambda: end.send(b"\xff" + stranger.rng.randbytes(stranger.rng.randrange(5000)))):
+                break
+
+    _with_each_visitor(stranger, act)
+
+
+def litters(stranger: Stranger) -> None:
+    """The rendezvous directory full of names: files, dead sockets, queues that answer nonsense."""
+    rng = stranger.rng
+    made = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(60):
+            prefix = rng.choice([f"{rng.getrandbits(64):016x}-", "queue-", "tmp-", ""])
+            path = stranger.rendezvous / f"{prefix}{rng.getrandbits(127):032x}"
+            made.append(path)
+            kind = rng.randrange(3)
+            if kind == 0:
+                path.touch()
+                continue
+            end = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            end.bind(str(path))
+            if kind == 1:
+                end.listen()
+        for _ in stranger.rounds():
+            pass
+    for path in made:
+        path.unlink(missing_ok=True)
+
+
+ATTACKS = (
+    says_garbage, speaks_another_version, hangs_up, has_a_ring_of_holes, writes_its_ring, publishes_holes,
+    passes_wrong_segments, floods_with_segments, floods, litters,
+)  # fmt: skip

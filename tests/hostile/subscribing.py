@@ -1,0 +1,109 @@
+"""What a stranger can do to a publisher."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from tests.strangers import LEASE_SIZE, SEALED, hello, memfd, send_with_descriptor, shared
+
+from .tools import TOPIC, Stranger, say
+
+CURSOR, GENERATION, SLEEPING = 8 * 16, 8 * 17, 8 * 32
+CLOSED = 2**64 - 1
+
+
+def says_garbage(stranger: Stranger) -> None:
+    """Changed hellos, with and without a descriptor."""
+    for _ in stranger.rounds():
+        with stranger.knock() as end:
+            packet = stranger.garbage(hello(TOPIC)) if stranger.rng.random() < 0.9 else stranger.rng.randbytes(5000)
+            if stranger.rng.random() < 0.5:
+                fd = stranger.wrong_descriptor(LEASE_SIZE)
+                say(lambda end=end, packet=packet, fd=fd: send_with_descriptor(end, packet, fd))
+            else:
+                say(lambda end=end, packet=packet: end.send(packet))
+
+
+def passes_no_lease(stranger: Stranger) -> None:
+    """A right hello and a wrong descriptor, or hundreds of them."""
+    for _ in stranger.rounds():
+        fds = [stranger.wrong_descriptor(LEASE_SIZE) for _ in range(stranger.rng.choice([1, 1, 2, 250]))]
+        with stranger.knock() as end:
+            say(lambda end=end, fds=fds: socket.send_fds(end, [hello(TOPIC)], fds))
+        for fd in fds:
+            os.close(fd)
+
+
+def stands_at_the_door(stranger: Stranger) -> None:
+    """Hundreds of connections that say nothing."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(stranger.knock())
+        for _ in stranger.rounds():
+            stack.enter_context(stranger.knock())
+
+
+def comes_and_goes(stranger: Stranger) -> None:
+    """Hellos of somebody who is gone before the answer."""
+    for _ in stranger.rounds():
+        for _ in range(20):
+            with stranger.knock() as end:
+                fd = memfd(LEASE_SIZE, SEALED, holes=True)
+                say(lambda end=end, fd=fd: send_with_descriptor(end, hello(TOPIC, 1), fd))
+
+
+@contextlib.contextmanager
+def taken_in(stranger: Stranger) -> Iterator[tuple[socket.socket, memoryview]]:
+    """A subscriber like others, and its lease."""
+    rng = stranger.rng
+    fd, lease = shared(LEASE_SIZE, holes=True)
+    with stranger.knock() as end, lease:
+        packet = hello(TOPIC, rng.randrange(3), rng.choice([None, 1, stranger.number()]), stranger.number())
+        say(lambda: send_with_descriptor(end, packet, fd))
+        with memoryview(lease) as words:
+            yield end, words
+
+
+def writes_its_lease(stranger: Stranger) -> None:
+    """Cursors that run backwards, holds on everything, sleeps without end."""
+    rng = stranger.rng
+    with taken_in(stranger) as (_, lease):
+        for _ in stranger.rounds():
+            for _ in range(20):
+                place = rng.choice([CURSOR, GENERATION, SLEEPING, 8 * rng.randrange(512)])
+                struct.pack_into("<Q", lease, place, stranger.number(rng.randrange(10_000)))
+                slot = rng.choice([rng.randrange(64), rng.randrange(1 << 20)])
+                struct.pack_into("<I", lease, 4096 + 4 * slot, rng.choice([0, 1, 2**32 - 1]))
+            if rng.random() < 0.2:
+                struct.pack_into("<Q", lease, CURSOR, CLOSED)
+
+
+def floods(stranger: Stranger) -> None:
+    """Packets as fast as they go, and none is read: all wake-ups pile up."""
+    with taken_in(stranger) as (end, lease):
+        epoch = 0
+        for _ in stranger.rounds():
+            while say(lambda: end.send(stranger.rng.randbytes(stranger.rng.randrange(1, 100)))):
+                epoch += 1
+                struct.pack_into("<Q", lease, SLEEPING, epoch)
+
+
+def answers_at_once(stranger: Stranger) -> None:
+    """Takes every wake-up, sleeps anew, and rings without having been asked."""
+    with taken_in(stranger) as (end, lease):
+        epoch = 0
+        for _ in stranger.rounds():
+            for _ in range(50):
+                epoch += 1
+                struct.pack_into("<Q", lease, SLEEPING, epoch)
+                say(lambda: end.recv(4096))
+                say(lambda: end.send(b"\1"))
+
+
+ATTACKS = (
+    says_garbage, passes_no_lease, stands_at_the_door, comes_and_goes, writes_its_lease, floods, answers_at_once,
+)  # fmt: skip
