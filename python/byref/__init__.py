@@ -24,7 +24,7 @@ from ._byref import (
     monitors,
     record_receives,
 )
-from ._errors import Closed, Error, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
+from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 
 __all__ = [
     "INLINE_LIMIT",
@@ -34,6 +34,7 @@ __all__ = [
     "Error",
     "Event",
     "EventQueue",
+    "Evicted",
     "Forked",
     "Holder",
     "InvalidTopic",

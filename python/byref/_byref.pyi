@@ -82,13 +82,19 @@ class Publisher:
         history: int = 0,
         name: str | None = None,
         hold_warning: float | None = None,
+        max_held: int | None = None,
+        max_stall: float | None = None,
     ) -> Self:
         """Announce a publisher.
 
         `max_memory`: the most bytes of payload memory, taken as needed (default: 1 GiB, or half of the control
         group's limit where that is less). `history`: how many of the last
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
-        a log line says, once, of each message that a subscriber holds longer than so many seconds.
+        a log line says, once, of each message that a subscriber holds longer than so many seconds. `max_held`: a
+        subscriber that holds more bytes of messages is evicted. `max_stall`: so is a lossless one for which sends have
+        waited so many seconds while it neither took nor released anything.
+
+        An evicted subscriber holds nobody up any more; its next call raises `Evicted`; what it holds stays valid.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
@@ -171,6 +177,12 @@ class Publisher:
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all connected subscribers have read everything sent so far; `Timeout` after `timeout` seconds."""
+
+    def evict(self, subscriber: SubscriberInfo) -> bool:
+        """Disconnect one of `subscribers` for good, whatever it is doing; False if it is gone already.
+
+        It holds nobody up any more, and its next call raises `Evicted`. What it holds stays valid until it lets go.
+        """
 
     def stats(self) -> dict[str, int]:
         """Counters: sent, bytes, copied_bytes, waits, subscribers, and pool_used, pool_allocated in bytes."""
@@ -676,10 +688,11 @@ class Event:
     """What happened to one publisher; it comes in order with that publisher's messages."""
 
     @property
-    def kind(self) -> Literal["joined", "left", "lost", "gap"]:
+    def kind(self) -> Literal["joined", "left", "lost", "evicted", "gap"]:
         """What happened.
 
-        "joined": it was found. "left": it was closed. "lost": it died, or broke the rules. "gap": messages were lost.
+        "joined": it was found. "left": it was closed. "lost": it died, or broke the rules. "evicted": it
+        disconnected this subscriber. "gap": messages were lost.
         """
 
     @property
@@ -771,6 +784,10 @@ class SubscriberInfo:
     @property
     def lag(self) -> int:
         """Messages that it has not taken yet; a block of `send_many` counts until all of it is taken."""
+
+    @property
+    def stalled(self) -> float:
+        """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
 
 @final
 class _Owner:

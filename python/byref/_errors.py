@@ -17,6 +17,10 @@ class PoolExhausted(Error, MemoryError):
     """The publisher's memory (`max_memory`) cannot take the payload; the text says who holds it."""
 
 
+class Evicted(Error):
+    """A publisher disconnected this subscriber for good, for the others' sake; the text says why."""
+
+
 class VersionMismatch(Error):
     """A peer runs a byref whose protocol differs from this one's."""
 
@@ -29,5 +33,5 @@ class InvalidTopic(Error, ValueError):
     """Not the name of a topic; a pattern is for subscribers only, and its wildcards are whole levels."""
 
 
-for _class in (Error, Timeout, Closed, PoolExhausted, VersionMismatch, Forked, InvalidTopic):
+for _class in (Error, Timeout, Closed, PoolExhausted, Evicted, VersionMismatch, Forked, InvalidTopic):
     _class.__module__ = "byref"

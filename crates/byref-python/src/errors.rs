@@ -25,6 +25,7 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::Timeout { .. } | Error::WouldBlock { .. } => exception!(py, "Timeout"),
         Error::Closed { .. } => exception!(py, "Closed"),
         Error::PoolExhausted { .. } => exception!(py, "PoolExhausted"),
+        Error::Evicted { .. } => exception!(py, "Evicted"),
         Error::VersionMismatch { .. } => exception!(py, "VersionMismatch"),
         Error::Forked { .. } => exception!(py, "Forked"),
         Error::InvalidTopic { .. } => exception!(py, "InvalidTopic"),

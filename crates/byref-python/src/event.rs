@@ -14,20 +14,21 @@ impl Event {
     fn gap(&self) -> Option<(u64, u64)> {
         match self.0.kind {
             EventKind::Gap { first, count } => Some((first, count)),
-            EventKind::Joined | EventKind::Left | EventKind::Lost => None,
+            EventKind::Joined | EventKind::Left | EventKind::Lost | EventKind::Evicted => None,
         }
     }
 }
 
 #[pymethods]
 impl Event {
-    /// "joined", "left" (closed), "lost" (died), or "gap" (messages were lost).
+    /// "joined", "left" (closed), "lost" (died), "evicted" (it disconnected this subscriber), or "gap" (messages were lost).
     #[getter]
     fn kind(&self) -> &'static str {
         match self.0.kind {
             EventKind::Joined => "joined",
             EventKind::Left => "left",
             EventKind::Lost => "lost",
+            EventKind::Evicted => "evicted",
             EventKind::Gap { .. } => "gap",
         }
     }

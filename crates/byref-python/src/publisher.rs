@@ -27,23 +27,44 @@ const COPY_DETACHED: usize = 64 << 10;
 const HEADER_ROOM: usize = 256;
 
 /// A subscriber as its publisher sees it.
-#[pyclass(frozen, get_all, module = "byref")]
-pub struct SubscriberInfo {
-    /// Its process; 0 when that is out of sight.
-    pid: i32,
-    /// Its name, or None.
-    name: Option<String>,
-    /// "block", "drop_oldest" or "latest".
-    policy: &'static str,
-    /// Messages that it has not taken yet.
-    lag: u64,
-}
+#[pyclass(frozen, module = "byref")]
+pub struct SubscriberInfo(byref::SubscriberInfo);
 
 #[pymethods]
 impl SubscriberInfo {
+    /// Its process; 0 when that is out of sight.
+    #[getter]
+    fn pid(&self) -> i32 {
+        self.0.pid
+    }
+
+    /// Its name, or None.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    /// "block", "drop_oldest" or "latest".
+    #[getter]
+    fn policy(&self) -> &'static str {
+        POLICIES.iter().find(|(_, known)| *known == self.0.policy).expect("all policies have names").0
+    }
+
+    /// Messages that it has not taken yet.
+    #[getter]
+    fn lag(&self) -> u64 {
+        self.0.lag
+    }
+
+    /// For how many seconds senders have waited for it since it last took or released something; counted with `max_stall`.
+    #[getter]
+    fn stalled(&self) -> f64 {
+        self.0.stalled.as_secs_f64()
+    }
+
     fn __repr__(&self) -> String {
-        let name = self.name.as_deref().map(|name| format!(" {name:?}")).unwrap_or_default();
-        format!("<byref.SubscriberInfo{name}, process {}, {}, lag {}>", self.pid, self.policy, self.lag)
+        let name = self.name().map(|name| format!(" {name:?}")).unwrap_or_default();
+        format!("<byref.SubscriberInfo{name}, process {}, {}, lag {}>", self.pid(), self.policy(), self.lag())
     }
 }
 
@@ -147,7 +168,10 @@ pub fn resized() -> PyErr {
 #[pymethods]
 impl Publisher {
     #[new]
-    #[pyo3(signature = (topic, max_memory=None, history=0, name=None, hold_warning=None))]
+    #[pyo3(signature = (
+        topic, max_memory=None, history=0, name=None, hold_warning=None, max_held=None, max_stall=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
         topic: &str,
@@ -155,6 +179,8 @@ impl Publisher {
         history: i128,
         name: Option<String>,
         hold_warning: Option<f64>,
+        max_held: Option<i128>,
+        max_stall: Option<f64>,
     ) -> PyResult<Self> {
         let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
         if let Some(max_memory) = max_memory {
@@ -164,9 +190,13 @@ impl Publisher {
             builder = builder.name(name);
         }
         if let Some(seconds) = hold_warning {
-            let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
-            let refused = || PyValueError::new_err(format!("hold_warning must be more than 0 seconds, not {seconds}"));
-            builder = builder.hold_warning(limit.ok_or_else(refused)?);
+            builder = builder.hold_warning(positive("hold_warning", seconds)?);
+        }
+        if let Some(bytes) = max_held {
+            builder = builder.max_held(non_negative("max_held", bytes)?);
+        }
+        if let Some(seconds) = max_stall {
+            builder = builder.max_stall(positive("max_stall", seconds)?);
         }
         builder.build().map(Publisher).map_err(|error| to_python(py, error))
     }
@@ -320,16 +350,16 @@ impl Publisher {
         Timeout::new(timeout)?.wait(py, |wait| self.0.flush_with(wait))
     }
 
+    /// Disconnects a subscriber, one of `subscribers`, for good; what it holds stays valid. False if it is gone already.
+    fn evict(&self, py: Python<'_>, subscriber: &SubscriberInfo) -> PyResult<bool> {
+        self.0.evict(&subscriber.0).map_err(|error| to_python(py, error))
+    }
+
     /// The connected subscribers.
     #[getter]
     fn subscribers(&self, py: Python<'_>) -> PyResult<Vec<SubscriberInfo>> {
         let found = self.0.subscribers().map_err(|error| to_python(py, error))?;
-        let name_of = |policy| POLICIES.iter().find(|(_, known)| *known == policy).expect("all policies have names").0;
-        let to_info = |info: byref::SubscriberInfo| {
-            let policy = name_of(info.policy);
-            SubscriberInfo { pid: info.pid, name: info.name, policy, lag: info.lag }
-        };
-        Ok(found.into_iter().map(to_info).collect())
+        Ok(found.into_iter().map(SubscriberInfo).collect())
     }
 
     /// What subscribers hold: messages that they took and have not released yet.
@@ -375,6 +405,12 @@ impl Publisher {
     fn __repr__(&self) -> String {
         format!("<byref.Publisher on {:?}>", self.0.topic())
     }
+}
+
+/// A time argument.
+fn positive(name: &str, seconds: f64) -> PyResult<Duration> {
+    let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
+    limit.ok_or_else(|| PyValueError::new_err(format!("{name} must be more than 0 seconds, not {seconds}")))
 }
 
 /// A count argument.

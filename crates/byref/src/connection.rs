@@ -22,6 +22,8 @@ pub(crate) enum Stop {
     Over,
     /// This process could not map what the next record names; it stays where it is.
     Refused(io::Error),
+    /// The publisher gave this subscriber up, and said why.
+    Evicted(String),
     /// Messages were lost before the next one, and somebody wants to know: see [`Connection::gap`].
     Gap,
 }
@@ -103,6 +105,8 @@ pub(crate) struct Connection {
     ended: bool,
     /// It did what no publisher does.
     is_faulty: bool,
+    /// It gave this subscriber up.
+    evicted: Option<String>,
     /// Why a descriptor could not be taken from the socket, or mapped.
     pub short_of: Option<io::Error>,
     /// A wake-up was read from the socket by somebody who was not asleep.
@@ -181,6 +185,7 @@ impl Connection {
             pairing: Pairing::with(welcome.membarrier),
             ended,
             is_faulty: false,
+            evicted: None,
             short_of: None,
             took_wake: false,
         })
@@ -272,6 +277,9 @@ impl Connection {
             }
             if self.is_faulty {
                 return Err(Stop::Over);
+            }
+            if let Some(why) = self.evicted.take() {
+                return Err(Stop::Evicted(why));
             }
             if depth != LOSSLESS {
                 self.skip_old(depth, lost)?;
@@ -611,6 +619,7 @@ impl Connection {
                 self.segments.retain(|segment| segment.id != id);
                 self.unmapped.retain(|(unmapped, _)| *unmapped != id);
             }
+            (Some(ToSubscriber::Evicted { why }), _) => self.evicted = Some(why),
             _ => return Err("a packet that makes no sense"),
         }
         Ok(())

@@ -54,6 +54,19 @@ pub enum Error {
         /// This library's version.
         ours: u32,
     },
+    /// A publisher disconnected this subscriber for good.
+    #[error(
+        "topic '{topic}': the publisher in process {pid} evicted this subscriber, which {why}; other publishers' messages still \
+         come; create a new subscriber to connect again, and take and release messages sooner"
+    )]
+    Evicted {
+        /// The topic.
+        topic: String,
+        /// The publisher's process.
+        pid: i32,
+        /// What this subscriber did.
+        why: String,
+    },
     /// The endpoint belongs to the parent of this forked process.
     #[error("the {what} on topic '{topic}' belongs to the process that forked this one; create a new one here")]
     Forked {

@@ -21,6 +21,9 @@ pub enum EventKind {
     Left,
     /// It died, or was disconnected because it broke the rules. All that it sent before came before.
     Lost,
+    /// It disconnected this subscriber for good, for the others' sake (see
+    /// [`max_stall`](crate::PublisherBuilder::max_stall)), or since it was told to.
+    Evicted,
     /// Messages were lost by this subscriber's policy: `count` of them, the first with the number `first`.
     Gap {
         /// The sequence number of the first.

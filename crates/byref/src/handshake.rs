@@ -58,6 +58,10 @@ pub(crate) enum ToSubscriber {
     Retire {
         id: u32,
     },
+    /// The publisher sends this subscriber nothing any more, and says why.
+    Evicted {
+        why: String,
+    },
 }
 
 /// The wake-up, ready made: [`ToSubscriber::Wake`].

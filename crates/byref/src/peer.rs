@@ -5,6 +5,7 @@ use crate::handshake::{self, ToSubscriber};
 use crate::lease::{CLOSED, COUNTS, Lease};
 use crate::note;
 use crate::pool::Sent;
+use crate::publisher::Stall;
 use crate::service::Token;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
@@ -27,6 +28,10 @@ pub(crate) struct Peer {
     pub membarrier: bool,
     /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
     pub alive: bool,
+    /// The publisher gave it up: as above.
+    pub evicted: bool,
+    /// Senders wait for it.
+    pub stall: Option<Stall>,
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
     pub tasks: Vec<Token>,
@@ -41,7 +46,12 @@ impl Peer {
     }
 
     pub fn is_connected(&self) -> bool {
-        self.alive && self.lease().cursor() != CLOSED
+        self.alive && !self.evicted && self.lease().cursor() != CLOSED
+    }
+
+    /// Whether what waits in its outbox is to be sent.
+    pub fn is_told(&self) -> bool {
+        self.is_connected() || (self.evicted && !self.outbox.is_empty())
     }
 
     /// The first position it has not taken, whatever it claims.

@@ -1,8 +1,10 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
+mod eviction;
 mod outstanding;
 pub(crate) mod ticket;
 
+pub(crate) use eviction::Stall;
 pub use outstanding::{Holder, Outstanding};
 pub use ticket::{Releases, Ticket};
 
@@ -33,6 +35,7 @@ use crate::sys::{cgroup, membarrier};
 use crate::topic;
 use crate::wait::Wait;
 use crate::wake::Sleeper;
+use eviction::Limits;
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -73,6 +76,7 @@ pub struct PublisherBuilder {
     capacity: u64,
     name: Option<String>,
     hold_warning: Option<Duration>,
+    limits: Limits,
 }
 
 /// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
@@ -114,6 +118,20 @@ impl PublisherBuilder {
         self
     }
 
+    /// Evicts a subscriber that holds more than so many bytes of messages (default: no limit). It is looked for when memory is
+    /// taken for a payload, at least once in an eighth of that many bytes.
+    pub fn max_held(mut self, bytes: u64) -> Self {
+        self.limits.held = Some(bytes);
+        self
+    }
+
+    /// Evicts a lossless subscriber for which senders have waited so long while it neither took nor released anything (default:
+    /// never). Their waits are added up.
+    pub fn max_stall(mut self, limit: Duration) -> Self {
+        self.limits.stall = Some(limit);
+        self
+    }
+
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
@@ -123,6 +141,9 @@ impl PublisherBuilder {
         }
         if max_memory > 1 << 37 {
             return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
+        }
+        if self.limits.stall.is_some_and(|limit| limit.is_zero()) {
+            return Err(Error::InvalidArgument("max_stall must be more than 0 seconds".into()));
         }
         let wanted = self.capacity.max(self.history.saturating_mul(2));
         if wanted > MAX_CAPACITY {
@@ -166,6 +187,7 @@ pub(crate) struct Shared {
     name: Option<String>,
     max_memory: u64,
     history: u64,
+    limits: Limits,
     made_in: ForkId,
     open: Biased<Option<Open>>,
     /// What the counters said at `close`.
@@ -203,6 +225,8 @@ struct Open {
     warned: Option<Instant>,
     /// Payload bytes since the last collection.
     uncollected: u64,
+    /// And since holds were last compared with their limit.
+    unchecked: u64,
     generation: u64,
     /// Messages; so the number of the next one.
     sent: u64,
@@ -223,6 +247,7 @@ struct Open {
 /// A subscriber as its publisher sees it.
 #[derive(Clone, Debug)]
 pub struct SubscriberInfo {
+    id: u64,
     /// Its process (0 when it is out of sight).
     pub pid: i32,
     /// Its name, where it gave one.
@@ -231,6 +256,9 @@ pub struct SubscriberInfo {
     pub policy: Policy,
     /// Messages that it has not taken yet, as far as they are still in the ring. A block counts until all of it is taken.
     pub lag: u64,
+    /// How long senders have waited for it since it last took or released something. Only counted with
+    /// [`max_stall`](PublisherBuilder::max_stall).
+    pub stalled: Duration,
 }
 
 /// Counters of a publisher.
@@ -273,6 +301,7 @@ impl Publisher {
             capacity: DEFAULT_CAPACITY,
             name: None,
             hold_warning: None,
+            limits: Limits::default(),
         }
     }
 
@@ -297,6 +326,7 @@ impl Publisher {
             name: options.name,
             max_memory,
             history: options.history,
+            limits: options.limits,
             made_in: ForkId::current(),
             open: Biased::new(None),
             final_stats: Mutex::default(),
@@ -333,6 +363,7 @@ impl Publisher {
             is_listening: false,
             warned: None,
             uncollected: 0,
+            unchecked: 0,
             generation: 0,
             sent: 0,
             sent_bytes: 0,
@@ -486,6 +517,12 @@ impl Publisher {
         })
     }
 
+    /// Disconnects a subscriber for good, whatever it is doing: it holds nobody up any more, and its next call fails with
+    /// [`Error::Evicted`]. What it holds stays valid until it lets go. `false`: it is not connected (any more).
+    pub fn evict(&self, subscriber: &SubscriberInfo) -> Result<bool> {
+        self.shared.evict(subscriber.id)
+    }
+
     /// The connected subscribers.
     pub fn subscribers(&self) -> Result<Vec<SubscriberInfo>> {
         let mut open = self.shared.lock()?;
@@ -493,6 +530,8 @@ impl Publisher {
         let connected = open.peers.iter().filter(|peer| peer.is_connected());
         Ok(connected
             .map(|peer| SubscriberInfo {
+                id: peer.id,
+                stalled: peer.stall.map_or(Duration::ZERO, |stall| stall.waited),
                 pid: peer.pid,
                 name: peer.name.clone(),
                 policy: peer.policy,
@@ -651,7 +690,7 @@ impl Shared {
                 "the payload is larger than the whole pool; create the publisher with a larger max_memory".into(),
             ));
         }
-        let chunk = self.until(wait, "send", |shared, open| match open.allocate(bytes, shared.history) {
+        let chunk = self.until(wait, "send", |shared, open| match shared.allocate_within_limits(open, bytes) {
             Ok(chunk) => Attempt::Done(chunk),
             Err(NoChunk::System(error)) => {
                 Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
@@ -671,6 +710,19 @@ impl Shared {
             }
         })?;
         self.populate(chunk, wait)
+    }
+
+    fn allocate_within_limits(&self, open: &mut Open, bytes: u64) -> Result<Chunk, NoChunk> {
+        if let Some(most) = self.limits.held {
+            open.limit_holds(&self.topic, most, bytes, false);
+        }
+        match (open.allocate(bytes, self.history), self.limits.held) {
+            (Err(NoChunk::Full), Some(most)) => {
+                open.limit_holds(&self.topic, most, 0, true);
+                Err(NoChunk::Full)
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     /// Gives a new chunk's pages memory, in steps, without the lock.
@@ -752,6 +804,7 @@ impl Shared {
         let mut leader = None;
         let mut armed = NEVER;
         let mut hurry = false;
+        let mut looked = Instant::now();
         let outcome = loop {
             let Some(left) = wait.remaining() else { break Err(self.timed_out(wait, what)) };
             if wait.is_interrupted() {
@@ -770,6 +823,11 @@ impl Shared {
             if leader.is_none() {
                 continue;
             }
+            let now = Instant::now();
+            let limit = self.limits.stall.filter(|_| what == "send");
+            let until_eviction =
+                limit.and_then(|most| open.limit_stalls(&self.topic, most, at, now.duration_since(looked)));
+            looked = now;
             // Wait for a quarter of the queue to drain, but not for long: the reader may be waiting for this very message.
             let (at, poll) = if hurry || at == NEVER { (at, poll) } else { open.batched(at) };
             if at != armed {
@@ -780,7 +838,7 @@ impl Shared {
                 continue;
             }
             drop(guard);
-            let timeout = poll.unwrap_or(LOST_RING).min(left.unwrap_or(Duration::MAX));
+            let timeout = [left, until_eviction].into_iter().flatten().fold(poll.unwrap_or(LOST_RING), Duration::min);
             let mut ready = Vec::new();
             match door.epoll.wait(Some(timeout), &mut ready) {
                 Ok(Woken::Ready | Woken::Interrupted) => {}
@@ -856,10 +914,15 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return true };
         let mut all = true;
-        for peer in open.peers.iter_mut().filter(|peer| peer.is_connected()) {
+        let mut evicted = false;
+        for peer in open.peers.iter_mut().filter(|peer| peer.is_told()) {
             all &= peer.flush_outbox();
+            evicted |= peer.evicted && peer.outbox.is_empty();
         }
         open.flushing = !all;
+        if evicted {
+            open.call_readers();
+        }
         all
     }
 
@@ -921,6 +984,8 @@ impl Shared {
             sleeper: Sleeper::default(),
             membarrier: hello.membarrier,
             alive,
+            evicted: false,
+            stall: None,
             outbox,
             tasks,
             listening: None,
@@ -1077,7 +1142,7 @@ impl Open {
         let mut all = true;
         for peer in &mut self.peers {
             if !peer.outbox.is_empty() {
-                all &= peer.flush_outbox() || peer.policy != Policy::Block || !peer.alive;
+                all &= peer.flush_outbox() || peer.policy != Policy::Block || !peer.is_connected();
             }
         }
         all
@@ -1094,7 +1159,7 @@ impl Open {
     /// Sends what waits, as far as the sockets take it now; the service thread does the rest.
     fn send_outboxes(&mut self) {
         let mut all = true;
-        for peer in self.peers.iter_mut().filter(|peer| peer.is_connected()) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_told()) {
             all &= peer.flush_outbox();
         }
         if !all {

@@ -985,6 +985,17 @@ impl Open {
                 self.dismiss(over, options);
                 Ok(false)
             }
+            Stop::Evicted(why) => {
+                let evicted = self.connections.remove(self.turn);
+                let publisher = Arc::clone(&evicted.link.info);
+                self.part_from(evicted);
+                if options.events {
+                    self.happened(options, &publisher, EventKind::Evicted);
+                    return Ok(true);
+                }
+                let (topic, pid) = (publisher.topic.clone(), publisher.pid);
+                Err(Error::Evicted { topic, pid, why: why.chars().filter(|letter| !letter.is_control()).collect() })
+            }
             Stop::Refused(error) => {
                 let topic = &self.connections[self.turn].link.info.topic;
                 let error = Error::system(topic, "cannot map a publisher's memory")(error);
@@ -1048,6 +1059,10 @@ impl Open {
     fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
         self.happened(options, &over.link.info, kind);
+        self.part_from(over);
+    }
+
+    fn part_from(&mut self, over: Connection) {
         // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
         self.door.epoll.remove(&over.link.socket);
         if let Some(death) = &over.death {

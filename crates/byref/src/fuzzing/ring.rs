@@ -343,7 +343,7 @@ impl<'a> Stage<'a> {
     fn goes_on_after(&mut self, stop: Stop) -> bool {
         match stop {
             Stop::Nothing | Stop::Refused(_) => true,
-            Stop::Over => false,
+            Stop::Over | Stop::Evicted(_) => false,
             Stop::Gap => {
                 let (first, count) = self.connection.gap.take().expect("a gap is told");
                 assert!(count > 0 && first + count == self.first + self.received + self.lost);

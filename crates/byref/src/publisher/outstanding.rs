@@ -108,6 +108,11 @@ impl Open {
         Some(Holding { messages, bytes, oldest })
     }
 
+    /// The payload bytes that a peer holds.
+    pub(super) fn held_bytes(&self, peer: &Peer) -> u64 {
+        self.held_by(peer).map(|(_, sent)| sent.len).sum()
+    }
+
     fn outstanding(&self) -> Outstanding {
         let mut outstanding = Outstanding::default();
         for (slot, sent) in self.sent() {
