@@ -33,6 +33,7 @@
 //! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
 //! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
 
+mod access;
 mod attributes;
 mod batch;
 mod biased;

@@ -371,16 +371,16 @@ impl Monitor {
     }
 
     /// Answers whoever connects with the segment, brought up to date.
-    fn listen(self: &Arc<Self>, directory: &Directory, service: &Service) -> Result<(Token, String)> {
+    fn listen(self: &Arc<Self>, directory: &Arc<Directory>, service: &Service) -> Result<(Token, String)> {
         let (socket, name) = directory
             .listen_for_onlookers(rendezvous::new_id())
             .map_err(|error| Error::directory(directory.path(), format!("cannot make a socket in it: {error}")))?;
         let socket = Arc::new(socket);
-        let (listening, monitor) = (Arc::clone(&socket), Arc::downgrade(self));
+        let (listening, monitor, door) = (Arc::clone(&socket), Arc::downgrade(self), Arc::clone(directory));
         let task = service.watch(socket, Interest::IN, None, move |_, _, _| {
             let Some(monitor) = monitor.upgrade() else { return Next::Done };
             for _ in 0..ACCEPTED_AT_ONCE {
-                match socket::accept(&listening) {
+                match door.accept(&listening) {
                     Ok(Some(onlooker)) => monitor.answer(&onlooker),
                     Ok(None) => break,
                     Err(_) => {

@@ -337,8 +337,10 @@ impl Publisher {
         let listener = {
             let (topic, shared, socket) = (shared.topic.clone(), Arc::downgrade(&shared), Arc::clone(&socket));
             let (listening, doorstep) = (Arc::clone(&socket), Arc::new(Doorstep::new(topic)));
-            service
-                .watch(socket, Interest::IN, None, move |service, _, _| accept(service, &listening, &shared, &doorstep))
+            let directory = Arc::clone(&directory);
+            service.watch(socket, Interest::IN, None, move |service, _, _| {
+                accept(service, &directory, &listening, &shared, &doorstep)
+            })
         };
         let listener = listener.map_err(|error| {
             directory.remove(&socket_name);
@@ -1330,9 +1332,15 @@ impl Open {
 }
 
 /// Accepts who waits, so many at a time, and listens to each.
-fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>, doorstep: &Arc<Doorstep>) -> Next {
+fn accept(
+    service: &Arc<Service>,
+    directory: &Directory,
+    listener: &OwnedFd,
+    shared: &Weak<Shared>,
+    doorstep: &Arc<Doorstep>,
+) -> Next {
     for _ in 0..ACCEPTED_AT_ONCE {
-        let socket = match socket::accept(listener) {
+        let socket = match directory.accept(listener) {
             Ok(Some(socket)) => Arc::new(socket),
             Ok(None) => return Next::Keep,
             Err(error) => {

@@ -4,6 +4,7 @@
 //! again. So a final name that refuses a connection belongs to nobody any more, and whoever meets it removes it. Subscribers
 //! watch the directory first and list it afterwards, so none is missed.
 
+use crate::access::Access;
 use crate::error::{Error, Result};
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
@@ -11,6 +12,7 @@ use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Gid;
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -22,6 +24,8 @@ use std::time::{Duration, SystemTime};
 const ABANDONED: Duration = Duration::from_secs(60);
 /// The longest path that fits into a socket address with its final NUL.
 const MAX_SOCKET_PATH: usize = 107;
+/// The most strangers that are turned away before the service thread does something else.
+const REFUSED_AT_ONCE: usize = 64;
 const TEMPORARY: &str = "tmp-";
 const QUEUE: &str = "queue-";
 
@@ -29,12 +33,15 @@ const QUEUE: &str = "queue-";
 pub(crate) struct Directory {
     path: PathBuf,
     fd: OwnedFd,
+    access: Access,
 }
 
 impl Directory {
     /// Opens the directory that the environment names, making it when it is missing.
     pub fn open() -> Result<Self> {
         let (path, links) = choose();
+        let access = Access::from_environment()?;
+        let was_there = path.is_dir();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
         if let Err(error) = made
             && error.kind() != io::ErrorKind::AlreadyExists
@@ -48,30 +55,29 @@ impl Directory {
         let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
             Error::directory(&path, format!("it cannot be opened as a directory: {}", io::Error::from(error)))
         })?;
-        let directory = Directory { path, fd };
+        let directory = Directory { path, fd, access };
+        if let (Some(group), false) = (directory.access.group(), was_there) {
+            directory.share_with(group)?;
+        }
         directory.check()?;
         Ok(directory)
     }
 
-    /// Only its owner may look into the directory: whoever can connect can read messages.
+    /// Opens a directory that this process has made to a group. Its members remove no files but their own.
+    fn share_with(&self, group: u32) -> Result<()> {
+        rustix::fs::fchown(&self.fd, None, Some(Gid::from_raw(group)))
+            .and_then(|()| rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(0o3770)))
+            .map_err(|error| {
+                let error = io::Error::from(error);
+                Error::directory(&self.path, format!("it cannot be given to group {group} (see BYREF_ALLOW): {error}"))
+            })
+    }
+
+    /// Only who may connect may look into the directory: whoever can connect can read messages.
     fn check(&self) -> Result<()> {
         let stat = rustix::fs::fstat(&self.fd)
             .map_err(|error| Error::directory(&self.path, io::Error::from(error).to_string()))?;
-        let user = rustix::process::geteuid().as_raw();
-        let mode = stat.st_mode & 0o777;
-        if stat.st_uid != user {
-            let text = format!(
-                "it belongs to user {}, this process runs as user {user} (mode {mode:04o}); set BYREF_DIR to a directory of your own",
-                stat.st_uid
-            );
-            return Err(Error::directory(&self.path, text));
-        }
-        if mode & 0o077 != 0 || mode & 0o700 != 0o700 {
-            let text =
-                format!("its mode is {mode:04o}, owner user {}; it must be 0700: run `chmod 700` on it", stat.st_uid);
-            return Err(Error::directory(&self.path, text));
-        }
-        Ok(())
+        self.access.check_directory(&stat).map_err(|why| Error::directory(&self.path, why))
     }
 
     /// Whether both are the same directory.
@@ -106,11 +112,27 @@ impl Directory {
     fn listen_as(&self, name: String, id: u128) -> io::Result<(OwnedFd, String)> {
         let temporary = format!("{TEMPORARY}{id:032x}");
         let listener = socket::listen(&self.socket_path(&temporary))?;
+        if self.access.is_shared() {
+            // To connect one needs the permission to write; who has it was decided for the directory.
+            rustix::fs::chmodat(&self.fd, &temporary, Mode::from_raw_mode(0o660), AtFlags::empty())?;
+        }
         if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
             self.remove(&temporary);
             return Err(error.into());
         }
         Ok((listener, name))
+    }
+
+    /// The next who connects and may; `None`: nobody waits, or so many in a row may not.
+    pub fn accept(&self, listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        for _ in 0..REFUSED_AT_ONCE {
+            let Some(socket) = socket::accept(listener)? else { break };
+            match self.access.check_peer(&socket) {
+                Ok(()) => return Ok(Some(socket)),
+                Err(why) => log::warn!("byref: refused a connection: {why}"),
+            }
+        }
+        Ok(None)
     }
 
     /// Connects to a publisher's socket. One that nobody listens on any more is removed; so is one whose publisher died
@@ -121,6 +143,11 @@ impl Directory {
             && matches!(Process::find(socket::peer_pid(socket)), Process::Dead)
         {
             outcome = Connect::Refused;
+        }
+        if let Connect::Connected(socket) = &outcome
+            && let Err(why) = self.access.check_peer(socket)
+        {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is not to be trusted: {why}")));
         }
         if matches!(outcome, Connect::Refused) {
             self.remove(name);

@@ -10,3 +10,4 @@ pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod processor;
 pub(crate) mod socket;
+pub(crate) mod users;

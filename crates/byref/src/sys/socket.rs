@@ -65,13 +65,30 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
 
 /// The process that connected, or listened, at the other end; `None` when it is in another PID namespace.
 pub(crate) fn peer_pid(fd: impl AsFd) -> Option<Pid> {
+    Pid::from_raw(peer_credentials(fd)?.pid)
+}
+
+/// The same, with its user and its first group. The number of a process in another PID namespace is 0.
+pub(crate) fn peer_credentials(fd: impl AsFd) -> Option<libc::ucred> {
     // Not through rustix: its `Pid` cannot be zero, which is what the kernel reports for a process out of sight.
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, out) = (fd.as_fd().as_raw_fd(), (&raw mut credentials).cast());
     // SAFETY: the descriptor is open, and `out` points to `len` writable bytes of the type that SO_PEERCRED fills.
     let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, out, &mut len) };
-    if failed != 0 { None } else { Pid::from_raw(credentials.pid) }
+    (failed == 0).then_some(credentials)
+}
+
+/// The other groups of the process at the other end (Linux 4.13).
+pub(crate) fn peer_groups(fd: impl AsFd) -> Vec<u32> {
+    const MOST: usize = 1 << 16; // The kernel's own limit.
+    let mut groups = vec![0u32; MOST];
+    let mut len = size_of_val(&groups[..]) as libc::socklen_t;
+    let (fd, out) = (fd.as_fd().as_raw_fd(), groups.as_mut_ptr().cast());
+    // SAFETY: the descriptor is open, and `out` points to `len` writable bytes, to be filled with numbers.
+    let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, out, &mut len) };
+    groups.truncate(if failed != 0 { 0 } else { len as usize / size_of::<u32>() });
+    groups
 }
 
 /// Ends the connection for every process that shares the descriptor (closing would end it for this one only).
