@@ -65,6 +65,19 @@ SEED ?=
 torture: build ## random publishers, subscribers, sizes, policies and kills for SECONDS (default 60), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
+# An extension of its own, in a package of its own: nothing that others import has fault points.
+FAULTS := target/faults
+.PHONY: build-faults
+build-faults: build
+	$(CARGO) build --quiet --package byref-python --features faults --profile faults
+	@mkdir -p $(FAULTS)/python/byref
+	@cp python/byref/*.py $(FAULTS)/python/byref/
+	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
+
+.PHONY: steps
+steps: build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
+	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
+
 # One by one: a peer that cannot be installed is missing from the table, and tried again the next time.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \

@@ -65,9 +65,11 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn hold(self, ring: Ring<'_>, position: u64, slot: u32) -> bool {
         self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+        fault!("hold.raised");
         // Pairs with the fence in `Ring::set_reclaim` (invariant 2).
         fence(Ordering::SeqCst);
         if ring.is_reclaimed(position) {
+            fault!("hold.in_vain");
             self.release(slot);
             return false;
         }
@@ -78,12 +80,15 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn hold_again(self, slot: u32) {
         self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+        fault!("hold.again");
     }
 
     /// Gives one hold back. The caller reads the chunk no more.
     #[inline]
     pub fn release(self, slot: u32) {
+        fault!("release.before");
         self.held[slot as usize].fetch_sub(1, Ordering::Release);
+        fault!("release.after");
     }
 
     #[inline]

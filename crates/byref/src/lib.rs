@@ -33,6 +33,9 @@
 //! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
 //! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
 
+#[macro_use] // First: the other modules name its macro.
+mod faults;
+
 mod attributes;
 mod batch;
 mod biased;
@@ -69,6 +72,8 @@ pub use batch::Batch;
 pub use claim::Policy;
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, Incoming};
+#[cfg(feature = "faults")]
+pub use faults::enabled::faults;
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};
 pub use monitor::{Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors};

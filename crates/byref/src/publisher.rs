@@ -231,11 +231,13 @@ impl Peer {
     fn flush_outbox(&mut self) -> bool {
         while let Some((packet, segment)) = self.outbox.front() {
             let fd = segment.as_ref().map(|segment| segment.shared());
+            fault!("announce.before");
             match socket::send(&self.socket, &handshake::encode(packet), fd) {
                 Ok(true) => self.outbox.pop_front(),
                 Ok(false) => return false,
                 Err(_) => return true, // It hung up; the service thread will notice.
             };
+            fault!("announce.sent");
         }
         true
     }
@@ -305,6 +307,7 @@ impl Publisher {
             .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
             .map_err(Error::system(&topic, "cannot make the ring"))?;
         Ring::new(ring.map().words(), capacity).set_wake_at(NEVER);
+        fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
         let (socket, socket_name) = directory
@@ -429,6 +432,7 @@ impl Publisher {
     pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
         let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
         let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
+        fault!("loan.taken");
         Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
     }
 
@@ -587,6 +591,7 @@ impl Shared {
                 return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
             }
             open.pending.push_back((open.tail, at.slot));
+            fault!("publish.pending");
             open.copied_bytes += copied as u64;
             let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
             Attempt::Done(open.append(timestamp_ns, at.len as usize, count, append))
@@ -642,6 +647,7 @@ impl Shared {
         while from < chunk.unpopulated.end {
             let to = chunk.unpopulated.end.min(from + POPULATE_STEP);
             let populated = chunk.pin.segment().populate(from..to);
+            fault!("grow.populated");
             from = to;
             let failed = match populated {
                 Err(error) => Error::system(&self.topic, "cannot take more payload memory")(error),
@@ -739,6 +745,7 @@ impl Shared {
                 armed = at;
                 open.ring().set_wake_at(at);
                 drop(guard);
+                fault!("sleep.publisher_announced");
                 heavy_fence(); // Pairs with the light fence after each cursor store.
                 continue;
             }
@@ -748,11 +755,13 @@ impl Shared {
                 (left, poll) => left.or(poll),
             };
             let mut ready = Vec::new();
+            fault!("sleep.publisher_before");
             match door.epoll.wait(timeout, &mut ready) {
                 Ok(Woken::Ready | Woken::Interrupted) => {}
                 Ok(Woken::TimedOut) => hurry = true,
                 Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
             }
+            fault!("sleep.publisher_after");
             for peer in ready {
                 if peer == Door::BELL { door.bell.silence() } else { self.answer(peer) }
             }
@@ -796,6 +805,7 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         let Some(index) = open.peers.iter().position(|found| found.id == peer) else { return };
+        fault!("lose.noticed");
         open.peers[index].alive = false;
         let lost = hung_up.then(|| open.peers.remove(index));
         open.update_pairing();
@@ -806,6 +816,7 @@ impl Shared {
         let service = Arc::clone(&open.service);
         drop(guard);
         if let Some(lost) = lost {
+            fault!("lose.removed");
             door.epoll.remove(&lost.socket);
             for task in &lost.tasks {
                 service.cancel(*task);
@@ -828,6 +839,7 @@ impl Shared {
     /// Takes a subscriber in.
     fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
+        fault!("accept.lease_mapped");
         let pid = socket::peer_pid(socket);
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
@@ -839,6 +851,7 @@ impl Shared {
         let first = open.sent.saturating_sub(late);
         let start = open.ring().find(earliest, open.tail, first);
         let first = if start == open.tail { open.sent } else { first.max(open.ring().sequence(start)) };
+        fault!("history.start_found");
         let welcome = Welcome {
             publisher: self.id,
             topic: self.topic.clone(),
@@ -852,6 +865,7 @@ impl Shared {
         if !socket::send(socket, &packet, Some(open.ring.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
+        fault!("accept.welcomed");
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
         let outbox = open.pool.segments().map(announce).collect();
@@ -887,6 +901,7 @@ impl Shared {
         };
         peer.flush_outbox();
         open.peers.push(peer);
+        fault!("accept.counted");
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
@@ -900,9 +915,12 @@ impl Shared {
         }
         let Some(open) = self.open.lock().take() else { return };
         *self.final_stats.lock() = open.stats();
+        fault!("close.publisher_begun");
         open.ring().set_closed();
+        fault!("close.publisher_flagged");
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
+        fault!("close.publisher_unlinked");
         socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
         for peer in &open.peers {
             for task in &peer.tasks {
@@ -910,6 +928,7 @@ impl Shared {
             }
             // Not only closed: a forked child may have the descriptor, too.
             socket::hang_up(&peer.socket);
+            fault!("close.publisher_hung_up");
         }
         open.door.bell.ring();
         self.changed.notify();
@@ -951,7 +970,9 @@ impl Open {
     ) -> u64 {
         let (position, sequence) = (self.tail, self.sent);
         let timestamp_ns = timestamp_ns.unwrap_or_else(|| self.clock.now());
+        fault!("publish.begun");
         write(self.ring(), Place { position, sequence, timestamp_ns });
+        fault!("publish.written");
         self.ring().prepare(position + PREPARED_AHEAD);
         self.tail += 1;
         self.sent += count as u64;
@@ -961,7 +982,9 @@ impl Open {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             if peer.sleeper.is_due(lease) {
                 // A full socket means that it has wake-ups to read: it is awake. One that hung up is the service's business.
+                fault!("wake.subscriber_before");
                 let _ = socket::send(&peer.socket, handshake::WAKE, None);
+                fault!("wake.subscriber_after");
             }
         }
         sequence
@@ -1065,6 +1088,7 @@ impl Open {
         match self.pool.allocate(bytes) {
             Ok((chunk, added)) => {
                 if added {
+                    fault!("grow.segment_made");
                     self.announce(|| ToSubscriber::Segment { id: chunk.segment }, Some(chunk.pin.segment()));
                 }
                 Ok(Some(chunk))
@@ -1113,7 +1137,9 @@ impl Open {
         if self.pool.is_pinned(slot) || self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
             self.held.push_back(slot);
         } else {
+            fault!("reclaim.unheld");
             self.pool.free(slot);
+            fault!("reclaim.freed");
         }
     }
 
@@ -1123,6 +1149,7 @@ impl Open {
         if retired.is_empty() {
             return;
         }
+        fault!("retire.dropped");
         for id in retired {
             for peer in &mut self.peers {
                 // It has not heard of the segment yet, and need not.
@@ -1133,7 +1160,9 @@ impl Open {
         }
         // Subscribers read their sockets when this changes, also those that never sleep.
         self.generation = generation;
+        fault!("retire.announced");
         self.ring().set_generation(generation);
+        fault!("retire.generation_set");
         self.forget_unmapped();
     }
 
@@ -1187,6 +1216,7 @@ impl Open {
 /// Accepts whoever waits, and listens to each.
 fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> Next {
     loop {
+        fault!("accept.before");
         let socket = match socket::accept(listener) {
             Ok(Some(socket)) => Arc::new(socket),
             Ok(None) => return Next::Keep,
@@ -1197,6 +1227,7 @@ fn accept(service: &Arc<Service>, listener: &OwnedFd, shared: &Weak<Shared>) -> 
                 return Next::Keep;
             }
         };
+        fault!("accept.accepted");
         let (shared, theirs) = (shared.clone(), Arc::clone(&socket));
         let mut peer_id = None;
         let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
@@ -1250,6 +1281,7 @@ fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result
         Received::HungUp => return Ok(Greeting::Over),
         Received::OutOfDescriptors => return Err(io::Error::other("this process is out of descriptors")),
     };
+    fault!("accept.hello_read");
     let hello: Hello = match handshake::decode_first(&packet[..len]) {
         Ok(hello) => hello,
         Err(NotUnderstood::Version(theirs)) => {

@@ -106,10 +106,12 @@ impl Directory {
     fn listen_as(&self, name: String, id: u128) -> io::Result<(OwnedFd, String)> {
         let temporary = format!("{TEMPORARY}{id:032x}");
         let listener = socket::listen(&self.socket_path(&temporary))?;
+        fault!("listen.bound");
         if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
             self.remove(&temporary);
             return Err(error.into());
         }
+        fault!("listen.announced");
         Ok((listener, name))
     }
 
@@ -123,6 +125,7 @@ impl Directory {
             outcome = Connect::Refused;
         }
         if matches!(outcome, Connect::Refused) {
+            fault!("connect.refused");
             self.remove(name);
         }
         Ok(outcome)

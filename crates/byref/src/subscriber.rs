@@ -269,6 +269,7 @@ impl Subscriber {
         });
         let registered = lookout.register(&shared);
         registered.map_err(|error| Error::directory(directory.path(), format!("cannot list it: {error}")))?;
+        fault!("connect.looking");
         Ok(Subscriber { shared })
     }
 
@@ -637,7 +638,9 @@ impl Shared {
             }
             let slept = Instant::now();
             let mut ready = Vec::new();
+            fault!("sleep.subscriber_before");
             let woken = door.epoll.wait(slice, &mut ready);
+            fault!("sleep.subscriber_after");
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
@@ -702,7 +705,9 @@ impl Shared {
 
     /// Sends the lease to a publisher, and takes the answer when it comes.
     fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+        fault!("connect.connected");
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
             policy: self.options.policy,
@@ -714,6 +719,7 @@ impl Shared {
         if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
+        fault!("connect.hello_sent");
         let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
         let mut lease = Some(lease.into_map());
         let mut slow = false;
@@ -751,6 +757,7 @@ impl Shared {
 
     /// Takes a publisher in.
     fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
+        fault!("connect.welcomed");
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
         let pattern = &self.options.topic;
@@ -789,12 +796,14 @@ impl Shared {
         if let Some(death) = &connection.death {
             open.door.epoll.add(death, id | DEATH, Interest::IN)?;
         }
+        fault!("connect.watched");
         if open.armed {
             connection.link.lease().set_sleeping(open.epoch);
             heavy_fence();
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
+        fault!("connect.joined");
         open.door.bell.ring();
         self.changed.notify();
         Ok(())
@@ -1037,6 +1046,7 @@ impl Open {
     }
 
     fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
+        fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
         self.happened(options, &over.link.info, kind);
         // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
@@ -1060,6 +1070,7 @@ impl Open {
         for connection in &self.connections {
             connection.link.lease().set_sleeping(self.epoch);
         }
+        fault!("sleep.subscriber_announced");
     }
 
     fn disarm(&mut self) {
