@@ -43,9 +43,14 @@ class Traffic:
         return self._sizes[sequence // self.rows % len(self._sizes)]
 
     @property
+    def is_huge(self) -> bool:
+        """Whether copying takes longer than anything else."""
+        return _is_huge(max(self._sizes))
+
+    @property
     def keeps(self) -> int:
         """How many messages a subscriber keeps for a while."""
-        return 0 if self._is_huge(max(self._sizes)) else 3
+        return 0 if self.is_huge else 3
 
     def send(self, publisher: byref.Publisher, run: int, sequence: int) -> int:
         """Send what comes at this number; returns how many messages that were."""
@@ -56,7 +61,7 @@ class Traffic:
             return self.rows
         if sequence % 5 == 4:
             _with_room(lambda: publisher.loan(size, timeout=_PATIENCE)).discard()
-        if self._is_huge(size) or sequence % 3 == 2:
+        if _is_huge(size) or sequence % 3 == 2:
             loan = _with_room(lambda: publisher.loan(size, timeout=_PATIENCE))
             for part in _edges(loan.array):
                 part[:] = payload(_seed(run, sequence), len(part))
@@ -71,10 +76,6 @@ class Traffic:
         whole = len(content) == self.size(sequence)
         return whole and all(is_payload(part, _seed(run, sequence), len(part)) for part in _edges(content))
 
-    @staticmethod
-    def _is_huge(size: int) -> bool:
-        return size > _MIB
-
 
 def _with_room(send: Callable[[], _T]) -> _T:
     """Try again while the pool is exhausted."""
@@ -88,8 +89,12 @@ def _with_room(send: Callable[[], _T]) -> _T:
             time.sleep(0.001)
 
 
+def _is_huge(size: int) -> bool:
+    return size > _MIB
+
+
 def _edges(content: Any) -> list[Any]:
-    return [content[:_EDGE], content[-_EDGE:]] if Traffic._is_huge(len(content)) else [content]
+    return [content[:_EDGE], content[-_EDGE:]] if _is_huge(len(content)) else [content]
 
 
 def _seed(run: int, sequence: int) -> int:
