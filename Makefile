@@ -60,9 +60,9 @@ test-python: build ## across real processes, with real libraries
 	$(BIN)/python -m pytest
 
 .PHONY: torture
-SECONDS ?= 60
+SECONDS ?= 120
 SEED ?=
-torture: build ## random publishers, subscribers, sizes, policies and kills for SECONDS (default 60), SEED to repeat
+torture: build ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # An extension of its own, in a package of its own: nothing that others import has fault points.
@@ -77,6 +77,10 @@ build-faults: build
 .PHONY: steps
 steps: build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
 	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
+
+.PHONY: soak
+soak: build ## a billion small messages and 100,000 of 1 MiB: none lost, memory flat (ARGS="--small N --large N")
+	$(BIN)/python -m tests.torture.soak $(ARGS)
 
 # One by one: a peer that cannot be installed is missing from the table, and tried again the next time.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python

@@ -25,6 +25,7 @@ class Board:
     def __init__(self) -> None:
         self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 24), np.uint64).reshape(_ROWS, 3)
         self._rows[:] = 0  # Takes the memory now, so that it does not look like a leak later.
+        self._trouble = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.uint64)
 
     def clear(self, run: int) -> None:
         self._rows[run % _ROWS] = 0
@@ -43,6 +44,14 @@ class Board:
 
     def done(self, run: int) -> int:
         return int(self._rows[run % _ROWS, 1])
+
+    def expect_trouble(self, seconds: float) -> None:
+        """For so long the rendezvous directory may be unusable."""
+        self._trouble[0] = time.monotonic_ns() + int(seconds * 1e9)
+
+    def was_troubled(self, since: float) -> bool:
+        """Whether it may have been unusable since that time."""
+        return int(since * 1e9) < int(self._trouble[0])
 
     def since_taken(self, run: int) -> float:
         """In seconds."""

@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 
 
 class Kind(Protocol):
-    """How some payloads look. Instances are compared: those that are equal can be rows of one block."""
+    """How some payloads look. Instances are compared: those that are equal can be rows of one block, or of an array."""
 
     @property
     def size(self) -> int:
@@ -38,8 +38,12 @@ class Kind(Protocol):
     def faults(self, message: byref.Message) -> list[str]:
         """What a received message says wrongly about its form."""
 
-    def array_form(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and dtype of a message's row in the array of a batch."""
+    def view(self, message: byref.Message) -> Any:
+        """Some view onto a message."""
+
+    @property
+    def in_array(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and dtype of a message in the array of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,13 @@ class Plain:
         return publisher.loan(self.size + spare, timeout=timeout), self.size
 
     def faults(self, message: byref.Message) -> list[str]:
-        return _form_faults(message, *self.array_form())
+        return _form_faults(message, *self.in_array)
 
-    def array_form(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    def view(self, message: byref.Message) -> Any:
+        return memoryview(message)
+
+    @property
+    def in_array(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         return (self.size,), np.dtype("u1")
 
 
@@ -94,9 +102,13 @@ class Array:
         return publisher.loan((rows + spare, *columns), self.dtype, timeout=timeout), rows
 
     def faults(self, message: byref.Message) -> list[str]:
-        return _form_faults(message, self.shape, self.dtype)
+        return _form_faults(message, *self.in_array)
 
-    def array_form(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    def view(self, message: byref.Message) -> Any:
+        return np.asarray(message)
+
+    @property
+    def in_array(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
         return self.shape, self.dtype
 
     def _view(self, content: Bytes) -> NDArray[Any]:

@@ -61,15 +61,23 @@ class Payload:
         """What is wrong with these bytes, if anything."""
         if len(got) != self.size:
             return f"{len(got)} bytes instead of {self.size}"
-        head = self._head()[: len(got)]
-        pieces = [(part[len(head) * (i == 0) :], noise[len(head) * (i == 0) :]) for i, (part, noise) in
-                  enumerate(self._parts(got))]  # fmt: skip
-        if np.array_equal(got[: len(head)], head) and all(np.array_equal(part, noise) for part, noise in pieces):
+        if self._is_content(got):
             return None
         wrong = np.flatnonzero(got != self.content())
         says = _HEAD.unpack(got[: _HEAD.size].tobytes()) if len(got) >= _HEAD.size else "nothing"
         text = f"{len(wrong)} of {len(got)} bytes are wrong, from {wrong[0]} to {wrong[-1]}"
         return f"{text}; its head (run, sequence) says {says}"
+
+    def _is_content(self, got: Bytes) -> bool:
+        head = self._head()[: len(got)]
+        if not np.array_equal(got[: len(head)], head):
+            return False
+        skip = len(head)
+        for part, noise in self._parts(got):
+            if not np.array_equal(part[skip:], noise[skip:]):
+                return False
+            skip = 0
+        return True
 
     def _head(self) -> Bytes:
         return np.frombuffer(_HEAD.pack(self.run, self.sequence), np.uint8)

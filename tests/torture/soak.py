@@ -1,8 +1,8 @@
 """Very many messages between two processes: ``python -m tests.torture.soak``. None may be lost, and memory stays flat.
 
 One process sends, one receives, without loss (`soaking`). Small messages go in blocks and one by one, large ones are
-copied from a buffer and lent in turns; they are received in batches and one by one. Every byte is checked. Meanwhile the
-resident memory of both is sampled.
+copied from a buffer and lent in turns; they are received in batches and one by one. Every byte is checked. Meanwhile
+the resident memory of both is sampled.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ _STRETCH = 32 * _BLOCK
 _LARGE_WORDS = (1 << 20) // 8
 # The number is written into each page of a large message.
 _STAMPED = slice(None, None, 512)
-_MAX_MEMORY = 64 << 20
+# Little, so that all of it is taken, and mapped, soon.
+_MAX_MEMORY = 16 << 20
 PATIENCE = 60.0
 
 
