@@ -56,7 +56,7 @@ weaken: $(BIN)/python ## take each memory ordering away, and see its model fail;
 	$(BIN)/python tools/weaken.py
 
 .PHONY: test-python
-test-python: build ## across real processes, with real libraries
+test-python: build build-faults ## across real processes, with real libraries
 	$(BIN)/python -m pytest
 
 .PHONY: torture
@@ -65,7 +65,7 @@ SEED ?=
 torture: build ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-# An extension of its own, in a package of its own: nothing that others import has fault points.
+# An extension of its own, in a package of its own: what others import has no fault points.
 FAULTS := target/faults
 .PHONY: build-faults
 build-faults: build
@@ -99,6 +99,7 @@ bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run: a t
 lint: build $(VENV)/.installed-demo ## formatting, lints, types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
+	$(CARGO) clippy --workspace --all-targets --features faults --profile faults --quiet -- --deny warnings
 	RUSTFLAGS="--cfg loom" $(CARGO) clippy --package byref --tests --quiet --target-dir target/loom -- --deny warnings
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .

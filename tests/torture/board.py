@@ -25,7 +25,7 @@ class Board:
     def __init__(self) -> None:
         self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 24), np.uint64).reshape(_ROWS, 3)
         self._rows[:] = 0  # Takes the memory now, so that it does not look like a leak later.
-        self._trouble = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.uint64)
+        self._trouble = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float64)
 
     def clear(self, run: int) -> None:
         self._rows[run % _ROWS] = 0
@@ -47,11 +47,11 @@ class Board:
 
     def expect_trouble(self, seconds: float) -> None:
         """For so long the rendezvous directory may be unusable."""
-        self._trouble[0] = time.monotonic_ns() + int(seconds * 1e9)
+        self._trouble[0] = time.monotonic() + seconds
 
     def was_troubled(self, since: float) -> bool:
         """Whether it may have been unusable since that time."""
-        return int(since * 1e9) < int(self._trouble[0])
+        return bool(since < self._trouble[0])
 
     def since_taken(self, run: int) -> float:
         """In seconds."""

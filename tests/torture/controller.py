@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import math
 import os
 import random
 import select
@@ -152,6 +153,7 @@ class Controller:
         elif self._rendezvous.exists():
             self._note("the directory is read-only")
             self.counts["directories made read-only"] += 1
+            self._board.expect_trouble(math.inf)
             self._rendezvous.chmod(0o500)
             self._writable_at = time.monotonic() + _TROUBLE
 
@@ -188,6 +190,7 @@ class Controller:
         self._writable_at = None
         if self._rendezvous.exists():
             self._rendezvous.chmod(0o700)
+        self._board.expect_trouble(0)
 
     def _hear(self, said: dict[str, Any]) -> None:
         if worker := self._workers.get(said["pid"]):
@@ -216,7 +219,8 @@ class Controller:
 
     def _stop(self) -> None:
         """Ask all to end; whoever does not is reported."""
-        self._allow_writing()
+        if self._writable_at is not None:
+            self._allow_writing()
         for worker in self._workers.values():
             self._signal(worker, signal.SIGCONT)
             self._signal(worker, signal.SIGTERM)
@@ -264,6 +268,7 @@ class Controller:
 
     def _violation(self, what: str) -> None:
         self.violations.append(what)
+        print(f"{self._elapsed():6.0f} s  violation: {what}", flush=True)
         self._note(f"violation: {what}")
 
     def _note(self, event: str) -> None:
