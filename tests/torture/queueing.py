@@ -22,7 +22,8 @@ class Queueing:
         self._pauses = rng.choice((0, 0, 0.001, 0.02))
         self._timeouts = (0, 0.001, 0.1) if context.patient else (0, 0.001)
         self._queue = byref.EventQueue(name=rng.choice((None, "torture")))
-        self._receivers: list[tuple[byref.Receiver, Checking]] = []
+        # With each, whether it is told of publishers before it gets, or loses, messages of them.
+        self._receivers: list[tuple[byref.Receiver, Checking, bool]] = []
         try:
             for _ in range(rng.randrange(1, 4)):
                 self._subscribe(context)
@@ -73,9 +74,9 @@ class Queueing:
 
         options: dict[str, Any] = {"policy": policy, "depth": depth, "history": history, "events": events}
         receiver = self._queue.subscribe(topic, on_anything, batch, **options)
-        self._receivers.append((receiver, checking))
+        self._receivers.append((receiver, checking, events))
 
     @staticmethod
-    def _close(receiver: byref.Receiver, checking: Checking) -> None:
+    def _close(receiver: byref.Receiver, checking: Checking, knows_all: bool) -> None:
         receiver.close()
-        checking.check_losses(receiver.stats())
+        checking.check_losses(receiver.stats(), knows_all)

@@ -37,14 +37,13 @@ def send(line: Line, small: int, large: int) -> None:
     """The sender."""
     with byref.Publisher(_SMALL, _MAX_MEMORY) as publisher:
         publisher.wait_for_subscribers(timeout=PATIENCE)
-        for start in range(0, small, _STRETCH):
-            count = min(_STRETCH, small - start)
-            if start // _STRETCH % _ONE_BY_ONE == 0:
-                for row in _rows(start, count):
+        for first in range(0, small, _BLOCK):
+            rows = _rows(first, min(_BLOCK, small - first))
+            if first // _STRETCH % _ONE_BY_ONE == 0:
+                for row in rows:
                     publisher.send(row, timeout=PATIENCE)
             else:
-                for first in range(start, start + count, _BLOCK):
-                    publisher.send_many(_rows(first, min(_BLOCK, start + count - first)), timeout=PATIENCE)
+                publisher.send_many(rows, timeout=PATIENCE)
         publisher.flush(PATIENCE)
     with byref.Publisher(_LARGE, _MAX_MEMORY) as publisher:
         publisher.wait_for_subscribers(timeout=PATIENCE)

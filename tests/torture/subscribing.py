@@ -63,6 +63,7 @@ class Subscribing:
         time.sleep(self._pauses)
 
     def close(self) -> None:
+        self._look_around()
         self._checking.check_losses(self._subscriber.stats())
         self._subscriber.close()
 
