@@ -35,7 +35,8 @@ class Subscribing:
         self._timeouts = (0, 0.001, 0.1, _LONG_WAIT) if context.patient else (0, 0.001)
         self._pauses = rng.choice((0, 0, 0.001, 0.02))
         self._end = time.monotonic() + rng.choice((0.1, 1, 5))
-        text = f"subscriber to {topic!r}, {policy}, {depth=}, {history=}, {writable=}, events={self._events}, polls={self._polls}"
+        text = f"subscriber to {topic!r}, {policy}, {depth=}, {history=}, {writable=}"
+        text += f", events={self._events}, polls={self._polls}"
         self._checking = Checking(text, policy, rng, context.board, context.report, context.keep)
         self._subscriber: byref.Subscriber[Any] = byref.Subscriber(
             topic, policy, depth, history, writable, events=self._events
