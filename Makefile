@@ -46,6 +46,7 @@ test: test-rust test-models test-python ## build and run every test
 .PHONY: test-rust
 test-rust: ## the core's own tests, and its documentation's examples
 	$(CARGO) test --quiet --package byref
+	$(CARGO) test --quiet --package byref --features faults --lib faults
 
 .PHONY: test-models
 test-models: ## loom: every interleaving of the lock-free protocols

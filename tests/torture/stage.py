@@ -18,6 +18,11 @@ PATIENCE = 20.0
 _PLACES = 8
 
 
+def _cue(place: int) -> property:
+    """A word of the shared memory, as an attribute that is false until it is set."""
+    return property(lambda stage: bool(stage._cues[place]), lambda stage, value: stage._cues.__setitem__(place, value))
+
+
 class Stage:
     """Memory that outlives whoever is killed: cues, who is on stage, and how far each publisher came."""
 
@@ -32,14 +37,9 @@ class Stage:
             self.board.clear(run)
 
     # What the director says, once for all.
-    settled = property(lambda self: bool(self._cues[0]), lambda self, value: self._set(0, value))
-    replaced = property(lambda self: bool(self._cues[1]), lambda self, value: self._set(1, value))
-    finish = property(lambda self: bool(self._cues[2]), lambda self, value: self._set(2, value))
+    settled, replaced, finish = _cue(0), _cue(1), _cue(2)
     # What the publisher says: there is a history.
-    primed = property(lambda self: bool(self._cues[3]), lambda self, value: self._set(3, value))
-
-    def _set(self, place: int, value: bool) -> None:
-        self._cues[place] = value
+    primed = _cue(3)
 
     def cast(self, subscribers: set[int]) -> None:
         """The subscribers that are expected to connect."""
