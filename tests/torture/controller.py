@@ -29,7 +29,7 @@ from .worker import Worker, end_with
 
 _MOST_WORKERS = 6
 _BETWEEN_ACTIONS = 0.3  # seconds, on average
-_SILENCE = 20.0  # A worker that says nothing for so many seconds hangs.
+_SILENCE = 40.0  # A worker that says nothing for so many seconds hangs.
 _MOST_VIOLATIONS = 20  # Then the run is over.
 _SHARED_MEMORY_SLACK = 4 << 10  # KiB; other programs come and go.
 # So long (s) the rendezvous directory is read-only.
@@ -114,9 +114,12 @@ class Controller:
         number = self._started
         self._started += 1
         self.counts["workers"] += 1
+        # Asked to stop, it must not die before it knows how to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if not pid:
             self._be_worker(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._workers[pid] = _Process(pid, number, time.monotonic())
 
     def _be_worker(self, number: int) -> NoReturn:

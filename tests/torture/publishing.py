@@ -64,7 +64,7 @@ class Publishing:
         if time.monotonic() < self._begin:
             return
         for _ in range(self._rng.randrange(1, self._burst + 1)):
-            if not self._send_next():
+            if not self._send_next() or self.is_over():
                 break
         time.sleep(self._rng.choice((0, 0, 0.0005, 0.005)))
 

@@ -31,7 +31,7 @@ _Life = Publishing | Subscribing | Queueing | Relaying
 # Endpoints that one worker makes, one after another, its children's among them.
 LIVES = 32
 
-_CHILD_LIMIT = 20.0
+_CHILD_LIMIT = 40.0
 
 
 class Worker:
