@@ -30,6 +30,7 @@ from .worker import Worker, end_with
 _MOST_WORKERS = 6
 _BETWEEN_ACTIONS = 0.3  # seconds, on average
 _SILENCE = 40.0  # A worker that says nothing for so many seconds hangs.
+_PAUSE = 2.0  # The controller itself is never so long (s) without looking.
 _MOST_VIOLATIONS = 20  # Then the run is over.
 _SHARED_MEMORY_SLACK = 4 << 10  # KiB; other programs come and go.
 # So long (s) the rendezvous directory is read-only.
@@ -62,7 +63,7 @@ class Controller:
         self.events: deque[str] = deque(maxlen=100)
         self._seed = seed
         self._rng = random.Random(seed)
-        self._began = time.monotonic()
+        self._began = self._attended = time.monotonic()
         self._workers: dict[int, _Process] = {}
         self._started = 0
         self._unread = b""
@@ -177,6 +178,11 @@ class Controller:
                 self._hear(json.loads(line))
             seconds = 0
         now = time.monotonic()
+        if now > self._attended + _PAUSE:
+            # All was stopped from outside, this process too: nobody could say anything.
+            for worker in self._workers.values():
+                worker.heard = now
+        self._attended = now
         if self._writable_at is not None and now > self._writable_at:
             self._allow_writing()
         for worker in self._workers.values():

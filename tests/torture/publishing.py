@@ -137,6 +137,8 @@ class Publishing:
         """The next message has been waiting for room since its first attempt."""
         if self._stalled_since is None:
             self._stalled_since = started
+        # What a stop from outside takes is nobody's fault.
+        self._stalled_since = max(self._stalled_since, self._signals.thawed)
         stalled = time.monotonic() - self._stalled_since
         self._report.longest_stall = max(self._report.longest_stall, stalled)
         if stalled > _STALL_LIMIT:
