@@ -24,7 +24,8 @@ _LARGE_WORDS = (1 << 20) // 8
 _STAMPED = slice(None, None, 512)
 # Little, so that all of it is taken, and mapped, soon.
 _MAX_MEMORY = 16 << 20
-PATIENCE = 60.0
+# Whole machines are stopped for minutes now and then.
+PATIENCE = 600.0
 
 
 def _rows(first: int, count: int) -> Words:
