@@ -68,8 +68,9 @@ class Report:
         self._worker = worker
         self._next_beat = 0.0
 
-    def violation(self, what: str) -> None:
-        self._write(violation=what[:_LONGEST_TEXT])
+    def violation(self, what: str, since: float | None = None) -> None:
+        """`since`: it took too long since then, which means nothing if all was stopped from outside meanwhile."""
+        self._write(violation=what[:_LONGEST_TEXT], since=since)
 
     def beat(self, last: bool = False) -> None:
         """Tell that this worker lives, and what it has counted since the last time."""

@@ -64,6 +64,7 @@ class Controller:
         self._seed = seed
         self._rng = random.Random(seed)
         self._began = self._attended = time.monotonic()
+        self._paused = 0.0  # The end of the last stop from outside.
         self._workers: dict[int, _Process] = {}
         self._started = 0
         self._unread = b""
@@ -171,18 +172,15 @@ class Controller:
 
     def _attend(self, seconds: float) -> None:
         """Listen, thaw, bury, and look for whoever hangs."""
+        self._note_pause()
         while select.select([self._pipe], (), (), seconds)[0]:
+            self._note_pause()
             self._unread += os.read(self._pipe, 1 << 16)
             *lines, self._unread = self._unread.split(b"\n")
             for line in lines:
                 self._hear(json.loads(line))
             seconds = 0
         now = time.monotonic()
-        if now > self._attended + _PAUSE:
-            # All was stopped from outside, this process too: nobody could say anything.
-            for worker in self._workers.values():
-                worker.heard = now
-        self._attended = now
         if self._writable_at is not None and now > self._writable_at:
             self._allow_writing()
         for worker in self._workers.values():
@@ -195,6 +193,17 @@ class Controller:
                 self._signal(worker, signal.SIGABRT)
         self._bury()
 
+    def _note_pause(self) -> None:
+        """If all was stopped from outside, this process too, then nobody could say anything."""
+        now = time.monotonic()
+        if now > self._attended + _PAUSE:
+            self._note(f"nothing happened for {now - self._attended:.1f} s")
+            self.counts["stops from outside"] += 1
+            self._paused = now
+            for worker in self._workers.values():
+                worker.heard = now
+        self._attended = now
+
     def _allow_writing(self) -> None:
         self._writable_at = None
         if self._rendezvous.exists():
@@ -205,6 +214,10 @@ class Controller:
         if worker := self._workers.get(said["pid"]):
             worker.heard = time.monotonic()
         if violation := said.get("violation"):
+            since = said["since"]
+            if since is not None and since < self._paused:
+                self._note(f"not judged: {violation}")
+                return
             self._violation(f"worker {said['worker']}, process {said['pid']}: {violation}")
         self.counts.update(said.get("counts", {}))
         self.longest_stall = max(self.longest_stall, said.get("stall", 0.0))

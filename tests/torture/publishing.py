@@ -143,7 +143,8 @@ class Publishing:
         self._report.longest_stall = max(self._report.longest_stall, stalled)
         if stalled > _STALL_LIMIT:
             subscribers, stats = self._publisher.subscribers, self._publisher.stats()
-            self._report.violation(f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}")
+            text = f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}"
+            self._report.violation(text, self._stalled_since)
             self._end = 0.0
 
     def _expect_somebody_lags(self) -> None:
