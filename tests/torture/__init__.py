@@ -1,6 +1,12 @@
-"""A seeded random stress across real processes in which every payload is checked: ``python -m tests.torture``.
+"""The proof that byref survives, in three parts, across real processes in which every payload is checked.
 
-`controller` starts, freezes and kills worker processes. A `worker` runs publishers (`publishing`) and subscribers
-(`subscribing`) side by side and forks now and then. What a message must contain follows from who sent it and its number
-(`pattern`); how far each publisher came outlives it on a `board` that all processes share.
+* ``python -m tests.torture`` (`make torture`): a seeded random stress. `controller` starts, freezes and kills worker
+  processes, and takes the rendezvous directory away now and then. A `worker` leads lives side by side, forks, and is
+  short of descriptors or memory at times (`hardship`). A life is a publisher (`publishing`), a subscriber
+  (`subscribing`), an event queue (`queueing`) or a relay (`relaying`). What a message must contain follows from who
+  sent it and its number (`pattern`, `kinds`, `names`); what a subscriber is owed, `checking` knows; how far each
+  publisher came outlives it on a `board` that all processes share.
+* ``python -m tests.torture.steps`` (`make steps`): one process dies, or stops, at each step of the protocols (`roles`,
+  `stage`, `traffic`). Needs a build with fault points.
+* ``python -m tests.torture.soak`` (`make soak`): very many messages, and memory that stays flat (`soaking`).
 """

@@ -10,7 +10,7 @@ from .controller import Controller
 def main() -> int:
     """Run it, print what happened, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60, help="how long (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="how long (%(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="repeats the decisions of an earlier run")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed

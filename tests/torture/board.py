@@ -25,6 +25,7 @@ class Board:
     def __init__(self) -> None:
         self._rows = np.frombuffer(mmap.mmap(-1, _ROWS * 24), np.uint64).reshape(_ROWS, 3)
         self._rows[:] = 0  # Takes the memory now, so that it does not look like a leak later.
+        self._trouble = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.float64)
 
     def clear(self, run: int) -> None:
         self._rows[run % _ROWS] = 0
@@ -44,6 +45,14 @@ class Board:
     def done(self, run: int) -> int:
         return int(self._rows[run % _ROWS, 1])
 
+    def expect_trouble(self, seconds: float) -> None:
+        """For so long the rendezvous directory may be unusable."""
+        self._trouble[0] = time.monotonic() + seconds
+
+    def was_troubled(self, since: float) -> bool:
+        """Whether it may have been unusable since that time."""
+        return bool(since < self._trouble[0])
+
     def since_taken(self, run: int) -> float:
         """In seconds."""
         return (time.monotonic_ns() - int(self._rows[run % _ROWS, 2])) / 1e9
@@ -59,8 +68,9 @@ class Report:
         self._worker = worker
         self._next_beat = 0.0
 
-    def violation(self, what: str) -> None:
-        self._write(violation=what[:_LONGEST_TEXT])
+    def violation(self, what: str, since: float | None = None) -> None:
+        """`since`: it took too long since then, which means nothing if all was stopped from outside meanwhile."""
+        self._write(violation=what[:_LONGEST_TEXT], since=since)
 
     def beat(self, last: bool = False) -> None:
         """Tell that this worker lives, and what it has counted since the last time."""

@@ -6,9 +6,11 @@ import ctypes
 import faulthandler
 import gc
 import json
+import math
 import os
 import random
 import select
+import shutil
 import signal
 import tempfile
 import time
@@ -27,9 +29,12 @@ from .worker import Worker, end_with
 
 _MOST_WORKERS = 6
 _BETWEEN_ACTIONS = 0.3  # seconds, on average
-_SILENCE = 20.0  # A worker that says nothing for so many seconds hangs.
+_SILENCE = 40.0  # A worker that says nothing for so many seconds hangs.
+_PAUSE = 2.0  # The controller itself is never so long (s) without looking.
 _MOST_VIOLATIONS = 20  # Then the run is over.
 _SHARED_MEMORY_SLACK = 4 << 10  # KiB; other programs come and go.
+# So long (s) the rendezvous directory is read-only.
+_TROUBLE = 0.5
 # A socket this old that was never announced is swept away (so many seconds).
 _ABANDONED = 120
 
@@ -51,24 +56,28 @@ class Controller:
     """One run. `seed` decides everything except the timing."""
 
     def __init__(self, seed: int) -> None:
-        self.counts: Counter[str] = Counter()
+        # What must be zero is told, too.
+        self.counts: Counter[str] = Counter({f"leaked {what}": 0 for what in ("descriptors", "mappings", "KiB")})
         self.longest_stall = 0.0
         self.violations: list[str] = []
         self.events: deque[str] = deque(maxlen=100)
         self._seed = seed
         self._rng = random.Random(seed)
-        self._began = time.monotonic()
+        self._began = self._attended = time.monotonic()
+        self._paused = 0.0  # The end of the last stop from outside.
         self._workers: dict[int, _Process] = {}
         self._started = 0
         self._unread = b""
+        # When the rendezvous directory, which is read-only, is so no more.
+        self._writable_at: float | None = None
         self._board = Board()
 
     def run(self, seconds: float) -> None:
         """Stress for so long, then stop everything and look for leaks."""
         with tempfile.TemporaryDirectory(prefix="byref-torture-") as scratch, _adopting_orphans():
-            self._errors, rendezvous = Path(scratch, "errors"), Path(scratch, "rendezvous")
+            self._errors, self._rendezvous = Path(scratch, "errors"), Path(scratch, "rendezvous")
             self._errors.mkdir()
-            os.environ["BYREF_DIR"] = str(rendezvous)
+            os.environ["BYREF_DIR"] = str(self._rendezvous)
             gc.collect()
             descriptors, shared_memory = leaks.descriptors(), leaks.shared_memory()
             self._pipe, self._report_to = os.pipe()
@@ -80,7 +89,7 @@ class Controller:
                 os.close(self._pipe)
                 os.close(self._report_to)
             self._check_errors()
-            self._check_leaks(rendezvous, descriptors, shared_memory)
+            self._check_leaks(descriptors, shared_memory)
 
     def _stress(self, seconds: float) -> None:
         next_action = next_progress = 0.0
@@ -107,9 +116,12 @@ class Controller:
         number = self._started
         self._started += 1
         self.counts["workers"] += 1
+        # Asked to stop, it must not die before it knows how to.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if not pid:
             self._be_worker(number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._workers[pid] = _Process(pid, number, time.monotonic())
 
     def _be_worker(self, number: int) -> NoReturn:
@@ -124,15 +136,31 @@ class Controller:
         end_with(Report(self._report_to, number), worker.run)
 
     def _act(self) -> None:
-        """Kill some worker, or freeze it for a while."""
+        """Kill some worker, or freeze it for a while; seldom, take the directory away."""
         worker = self._rng.choice(list(self._workers.values()))
-        if self._rng.random() < 0.7:
+        if self._rng.random() < 0.03:
+            self._trouble_directory()
+        elif self._rng.random() < 0.7:
             self._kill(worker)
             self.counts["kills"] += 1
         elif worker.thaw_at is None:
             worker.thaw_at = time.monotonic() + self._rng.choice((0.01, 0.1, 0.5))
             self.counts["freezes"] += 1
             self._signal(worker, signal.SIGSTOP)
+
+    def _trouble_directory(self) -> None:
+        """Delete the rendezvous directory, or forbid to write in it for a while. Who is connected stays so."""
+        self._board.expect_trouble(_TROUBLE)
+        if self._rng.random() < 0.5:
+            self._note("the directory is deleted")
+            self.counts["directories deleted"] += 1
+            shutil.rmtree(self._rendezvous, ignore_errors=True)
+        elif self._rendezvous.exists():
+            self._note("the directory is read-only")
+            self.counts["directories made read-only"] += 1
+            self._board.expect_trouble(math.inf)
+            self._rendezvous.chmod(0o500)
+            self._writable_at = time.monotonic() + _TROUBLE
 
     def _kill(self, worker: _Process) -> None:
         worker.killed = True
@@ -144,13 +172,17 @@ class Controller:
 
     def _attend(self, seconds: float) -> None:
         """Listen, thaw, bury, and look for whoever hangs."""
+        self._note_pause()
         while select.select([self._pipe], (), (), seconds)[0]:
+            self._note_pause()
             self._unread += os.read(self._pipe, 1 << 16)
             *lines, self._unread = self._unread.split(b"\n")
             for line in lines:
                 self._hear(json.loads(line))
             seconds = 0
         now = time.monotonic()
+        if self._writable_at is not None and now > self._writable_at:
+            self._allow_writing()
         for worker in self._workers.values():
             if worker.thaw_at is not None and now > worker.thaw_at:
                 worker.thaw_at, worker.heard = None, now
@@ -161,10 +193,31 @@ class Controller:
                 self._signal(worker, signal.SIGABRT)
         self._bury()
 
+    def _note_pause(self) -> None:
+        """If all was stopped from outside, this process too, then nobody could say anything."""
+        now = time.monotonic()
+        if now > self._attended + _PAUSE:
+            self._note(f"nothing happened for {now - self._attended:.1f} s")
+            self.counts["stops from outside"] += 1
+            self._paused = now
+            for worker in self._workers.values():
+                worker.heard = now
+        self._attended = now
+
+    def _allow_writing(self) -> None:
+        self._writable_at = None
+        if self._rendezvous.exists():
+            self._rendezvous.chmod(0o700)
+        self._board.expect_trouble(0)
+
     def _hear(self, said: dict[str, Any]) -> None:
         if worker := self._workers.get(said["pid"]):
             worker.heard = time.monotonic()
         if violation := said.get("violation"):
+            since = said["since"]
+            if since is not None and since < self._paused:
+                self._note(f"not judged: {violation}")
+                return
             self._violation(f"worker {said['worker']}, process {said['pid']}: {violation}")
         self.counts.update(said.get("counts", {}))
         self.longest_stall = max(self.longest_stall, said.get("stall", 0.0))
@@ -188,6 +241,8 @@ class Controller:
 
     def _stop(self) -> None:
         """Ask all to end; whoever does not is reported."""
+        if self._writable_at is not None:
+            self._allow_writing()
         for worker in self._workers.values():
             self._signal(worker, signal.SIGCONT)
             self._signal(worker, signal.SIGTERM)
@@ -213,28 +268,29 @@ class Controller:
                 text = "\n".join(telling)
                 self._violation(f"worker {path.name} wrote to standard error:\n{text[-4000:]}")
 
-    def _check_leaks(self, rendezvous: Path, descriptors: int, shared_memory: int) -> None:
-        for name in rendezvous.glob("tmp-*"):
+    def _check_leaks(self, descriptors: int, shared_memory: int) -> None:
+        for name in self._rendezvous.glob("tmp-*"):
             # Of a publisher killed before it was announced; it would be swept when it is older.
             os.utime(name, (time.time() - _ABANDONED, time.time() - _ABANDONED))
         byref.Publisher("torture/sweep").close()
-        if not leaks.settles(lambda: not os.listdir(rendezvous), 5):
-            self._leak(f"the rendezvous directory: {os.listdir(rendezvous)}")
+        if not leaks.settles(lambda: not os.listdir(self._rendezvous), 5):
+            self._violation(f"leaked: the rendezvous directory has {os.listdir(self._rendezvous)}")
         if not leaks.settles(lambda: leaks.descriptors() <= descriptors and not leaks.mappings(), 5):
-            self._leak(f"the controller: {leaks.descriptors() - descriptors} descriptors, {leaks.mappings()}")
+            held, maps = leaks.descriptors() - descriptors, leaks.mappings()
+            self.counts["leaked descriptors"] += max(0, held)
+            self.counts["leaked mappings"] += len(maps)
+            self._violation(f"leaked by the controller: {held} descriptors, {maps}")
         if not leaks.settles(lambda: leaks.shared_memory() <= shared_memory + _SHARED_MEMORY_SLACK, 5):
-            more = f"{leaks.shared_memory() - shared_memory:,} KiB of shared memory"
+            more = leaks.shared_memory() - shared_memory
             if others := leaks.holders():
-                print(f"not judged: {more}, because other programs here use byref: processes {others}")
+                print(f"not judged: {more:,} KiB of shared memory more, because processes {others} use byref, too")
             else:
-                self._leak(more)
-
-    def _leak(self, what: str) -> None:
-        self.counts["leaks"] += 1
-        self._violation(f"leaked: {what}")
+                self.counts["leaked KiB"] += more
+                self._violation(f"leaked: {more:,} KiB of shared memory")
 
     def _violation(self, what: str) -> None:
         self.violations.append(what)
+        print(f"{self._elapsed():6.0f} s  violation: {what}", flush=True)
         self._note(f"violation: {what}")
 
     def _note(self, event: str) -> None:

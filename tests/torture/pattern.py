@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
-import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .kinds import KINDS, Kind
+
 Bytes = NDArray[np.uint8]
 Headers = dict[str, str | bytes | int | float | bool]
 
-LARGEST = 4 << 20
+# The usual limit, and that of a few: hundreds of MiB.
+LARGEST, HUGE = 4 << 20, 300 << 20
 # So many messages in a row are alike, at the most.
 LONGEST_BLOCK = 32
 _SHIFTS = 1 << 16
+# A payload that is longer repeats itself.
 _NOISE: Bytes = np.random.default_rng(1).integers(0, 256, LARGEST + _SHIFTS, np.uint8)
 # Every payload begins with it, as far as it fits, so that a wrong one tells where it comes from.
 _HEAD = struct.Struct("<QQ")
-_DTYPES: list[np.dtype[Any]] = [
-    np.dtype(kind) for kind in ("u1", "<i2", "<f4", "<c16", "<M8[ns]", [("id", "<u4"), ("value", "<f8"), ("tag", "S3")])
-]
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """One message as it must be. `dtype` is None for plain bytes."""
+    """One message as it must be."""
 
     run: int
     sequence: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
-    headers: Headers
+    kind: Kind
     shift: int
+    headers: Headers = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        return math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 1)
+        return self.kind.size
 
     def goes_with(self, other: Payload) -> bool:
         """Whether both can be rows of one block."""
-        return 0 < self.size == other.size and (self.shape, self.dtype, self.headers) == (
-            other.shape, other.dtype, other.headers,
-        )  # fmt: skip
+        return self.size > 0 and (self.kind, self.headers) == (other.kind, other.headers)
 
     def fill(self, out: Bytes) -> None:
         """Write the content into `out`, which is as long as the payload."""
-        out[:] = _NOISE[self.shift : self.shift + len(out)]
+        for part, noise in self._parts(out):
+            part[:] = noise
         head = self._head()[: len(out)]
         out[: len(head)] = head
 
@@ -62,17 +61,31 @@ class Payload:
         """What is wrong with these bytes, if anything."""
         if len(got) != self.size:
             return f"{len(got)} bytes instead of {self.size}"
-        head = self._head()[: len(got)]
-        rest = _NOISE[self.shift + len(head) : self.shift + len(got)]
-        if np.array_equal(got[: len(head)], head) and np.array_equal(got[len(head) :], rest):
+        if self._is_content(got):
             return None
         wrong = np.flatnonzero(got != self.content())
         says = _HEAD.unpack(got[: _HEAD.size].tobytes()) if len(got) >= _HEAD.size else "nothing"
         text = f"{len(wrong)} of {len(got)} bytes are wrong, from {wrong[0]} to {wrong[-1]}"
         return f"{text}; its head (run, sequence) says {says}"
 
+    def _is_content(self, got: Bytes) -> bool:
+        head = self._head()[: len(got)]
+        if not np.array_equal(got[: len(head)], head):
+            return False
+        skip = len(head)
+        for part, noise in self._parts(got):
+            if not np.array_equal(part[skip:], noise[skip:]):
+                return False
+            skip = 0
+        return True
+
     def _head(self) -> Bytes:
         return np.frombuffer(_HEAD.pack(self.run, self.sequence), np.uint8)
+
+    def _parts(self, content: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
+        for start in range(0, len(content), LARGEST):
+            part = content[start : start + LARGEST]
+            yield part, _NOISE[self.shift : self.shift + len(part)]
 
 
 def payload(run: int, limit: int, sequence: int) -> Payload:
@@ -82,17 +95,14 @@ def payload(run: int, limit: int, sequence: int) -> Payload:
     number = stretch if _mix(~(run << 32 | stretch)) % 2 else sequence
     bits = _mix(run << 32 | number)
     bits, text = divmod(bits, 30)
-    bits, kind = divmod(bits, 2 * len(_DTYPES))
+    bits, which = divmod(bits, len(KINDS))
     bits, with_headers = divmod(bits, 4)
-    size = int((limit + 1) ** (bits % 4096 / 4095)) - 1
-    dtype = _DTYPES[kind] if kind < len(_DTYPES) else None
-    items = size // dtype.itemsize if dtype else size
-    shape = (items // 3, 3) if dtype and items % 2 else (items,)
+    bits, size = divmod(bits, 4096)
+    kind = KINDS[which](int((limit + 1) ** (size / 4095)) - 1, bits)
     headers: Headers = {}
     if with_headers == 0:
         headers = {"number": number, "half": number / 2, "text": "é" * text, "raw": b"\0", "yes": True}
-    shift = _mix(run << 32 | sequence) % _SHIFTS
-    return Payload(run, sequence, shape, dtype, headers, shift)
+    return Payload(run, sequence, kind, _mix(run << 32 | sequence) % _SHIFTS, headers)
 
 
 def as_bytes(view: Any) -> Bytes:

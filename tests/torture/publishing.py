@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
 
 import byref
-import numpy as np
 
 from .context import Context
-from .pattern import LARGEST, LONGEST_BLOCK, Payload, as_bytes, payload
+from .kinds import Plain
+from .names import Source
+from .pattern import HUGE, LARGEST, LONGEST_BLOCK, Payload, as_bytes, payload
 
 # A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for much less.
 _STALL_LIMIT = 15.0
 # A send that waits so long, and in the end for nobody who had not taken everything, has slept through its wake-up.
 _LONG_WAIT, _SLEPT = 0.4, 0.2
+# So many of the publishers send messages of up to hundreds of MiB now and then.
+_HUGE_SHARE = 0.01
 # So few bytes travel in the ring: no held memory can be in the way.
 _NO_POOL = 32
 
@@ -34,6 +36,8 @@ class Publishing:
         self._run = run
         self._limit = rng.choice((byref.INLINE_LIMIT + 8, 1 << 12, 1 << 16, LARGEST))
         max_memory = max(self._limit * rng.choice((4, 8)), 1 << 20)
+        if rng.random() < _HUGE_SHARE:
+            self._limit, max_memory = HUGE, HUGE * 3 // 2
         history = rng.choice((0, 0, 1, 10, 3000))
         self._timeouts: tuple[float | None, ...] = (None, _LONG_WAIT) if context.patient else (0, 0.001, 0.05)
         self._burst = rng.choice((1, 10, 100))
@@ -45,7 +49,9 @@ class Publishing:
         begin = time.monotonic() + rng.choice((0, 0.05, 0.2))
         self._begin, self._end = begin, begin + rng.choice((0.1, 1, 5))
         self._board.clear(run)
-        self._publisher = byref.Publisher(topic, max_memory=max_memory, history=history, name=f"{run}/{self._limit}")
+        self._publisher = byref.Publisher(
+            topic, max_memory=max_memory, history=history, name=str(Source(run, self._limit))
+        )
 
     def __repr__(self) -> str:
         return f"<{self._text}, at message {self._next}>"
@@ -58,7 +64,7 @@ class Publishing:
         if time.monotonic() < self._begin:
             return
         for _ in range(self._rng.randrange(1, self._burst + 1)):
-            if not self._send_next():
+            if not self._send_next() or self.is_over():
                 break
         time.sleep(self._rng.choice((0, 0, 0.0005, 0.005)))
 
@@ -86,7 +92,8 @@ class Publishing:
         message = messages[0]
         timeout = self._rng.choice(self._timeouts)
         send = self._rng.choice((self._send, self._send, self._lend))
-        needs_pool = len(messages) > 1 or send == self._lend or message.dtype is not None or message.size > _NO_POOL
+        in_ring = isinstance(message.kind, Plain) and message.size <= _NO_POOL
+        needs_pool = len(messages) > 1 or send == self._lend or not in_ring
         started = time.monotonic()
         self._board.begin(self._run, self._next + len(messages) - 1)
         try:
@@ -130,11 +137,14 @@ class Publishing:
         """The next message has been waiting for room since its first attempt."""
         if self._stalled_since is None:
             self._stalled_since = started
+        # What a stop from outside takes is nobody's fault.
+        self._stalled_since = max(self._stalled_since, self._signals.thawed)
         stalled = time.monotonic() - self._stalled_since
         self._report.longest_stall = max(self._report.longest_stall, stalled)
         if stalled > _STALL_LIMIT:
             subscribers, stats = self._publisher.subscribers, self._publisher.stats()
-            self._report.violation(f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}")
+            text = f"{self} could not send for {stalled:.1f} s: {subscribers}, {stats}"
+            self._report.violation(text, self._stalled_since)
             self._end = 0.0
 
     def _expect_somebody_lags(self) -> None:
@@ -149,42 +159,23 @@ class Publishing:
 
     def _send(self, message: Payload, timeout: float | None) -> int:
         """Send a copy."""
-        content = message.content()
-        if message.dtype is None:
-            data = self._rng.choice((bytes, bytearray, memoryview))(content)
-            return self._publisher.send(data, message.headers or None, timeout=timeout)
-        array = content.view(message.dtype).reshape(message.shape)
-        if self._rng.random() < 0.3:
-            array = np.repeat(array, 2, axis=0)[::2]  # In pieces.
-        return self._publisher.send(array, message.headers or None, timeout=timeout)
+        data = message.kind.to_send(message.content(), self._rng)
+        return self._publisher.send(data, message.headers or None, timeout=timeout)
 
     def _send_many(self, messages: list[Payload], timeout: float | None) -> int:
         """Send copies of messages that are alike as one block."""
-        shape, dtype, headers = messages[0].shape, messages[0].dtype, messages[0].headers
-        contents = [message.content() for message in messages]
-        rows: Any = contents
-        if dtype is None:
-            rows = [self._rng.choice((bytes, bytearray, memoryview))(content) for content in contents]
-        elif self._rng.random() < 0.7:
-            rows = np.stack(contents).view(dtype).reshape(len(messages), *shape)
-            if self._rng.random() < 0.3:
-                rows = np.repeat(rows, 2, axis=0)[::2]  # In pieces.
-        else:
-            rows = [content.view(dtype).reshape(shape) for content in contents]
-        sent = self._publisher.send_many(rows, headers or None, timeout=timeout)
+        rows = messages[0].kind.rows_to_send([message.content() for message in messages], self._rng)
+        sent = self._publisher.send_many(rows, messages[0].headers or None, timeout=timeout)
         if len(sent) != len(messages):
             self._report.violation(f"{self} sent {len(messages)} messages as numbers {sent}")
         return sent.start
 
     def _lend(self, message: Payload, timeout: float | None) -> int:
         """Fill a loan, sometimes too long a one, and sometimes keep its array."""
-        rows, *columns = message.shape
-        spare = self._rng.choice((0, 0, 1, 5))
-        shape = (rows + spare, *columns) if message.dtype else rows + spare
-        loan = self._publisher.loan(shape, message.dtype, timeout=timeout)
+        loan, items = message.kind.loan(self._publisher, self._rng.choice((0, 0, 1, 5)), timeout)
         try:
-            if spare:
-                loan.truncate(rows)
+            if len(loan.array) > items:
+                loan.truncate(items)
             message.fill(as_bytes(loan.array))
             loan.headers.update(message.headers)
             sequence = loan.send(timeout=timeout)

@@ -15,6 +15,7 @@ class Signals:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGCONT, self._thaw)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _stop(self, *_: object) -> None:
         self.stopping = True

@@ -7,23 +7,31 @@ import gc
 import os
 import random
 import signal
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
+
+import byref
 
 from . import leaks
 from .board import Board, Report
 from .context import Context
+from .hardship import Hardship
 from .keep import Keep
+from .names import TOPICS, any_of
 from .publishing import Publishing
+from .queueing import Queueing
+from .relaying import Relaying
 from .signals import Signals
 from .subscribing import Subscribing
 
-TOPICS = ("torture/a", "torture/b", "torture/a long name, longer than a socket's path may be, " + "x" * 100)
+_Life = Publishing | Subscribing | Queueing | Relaying
 # Endpoints that one worker makes, one after another, its children's among them.
 LIVES = 32
 
-_CHILD_LIMIT = 20.0
+_CHILD_LIMIT = 40.0
 
 
 class Worker:
@@ -35,7 +43,8 @@ class Worker:
         self._report = Report(pipe, number)
         self._signals = Signals()
         self._keep = Keep(self._rng, self._report)
-        self._lives: list[Publishing | Subscribing] = []
+        self._lives: list[_Life] = []
+        self._hardship = Hardship(self._rng, self._report)
         self._started = 0
         # One that does a single thing at a time may wait long; otherwise it could wait for itself.
         self._at_once = self._rng.choice((1, 1, 2, 4))
@@ -48,6 +57,7 @@ class Worker:
         before = leaks.descriptors()
         while not self._signals.stopping and (self._started < LIVES or self._lives):
             self._step()
+        self._hardship.end()
         while self._lives:
             self._lives.pop().close()
         self._keep.clear()
@@ -55,8 +65,14 @@ class Worker:
             self._report.violation(f"children {list(self._children)} hang")
         gc.collect()
         if not leaks.settles(lambda: leaks.descriptors() <= before and not leaks.mappings(), 5):
-            held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
-            self._report.violation(f"leaks: {before} descriptors before, now {held}; maps {leaks.mappings()}")
+            held, maps = (
+                [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]],
+                leaks.mappings(),
+            )
+            self._report.counts["leaked descriptors"] += max(0, len(held) - before)
+            self._report.counts["leaked mappings"] += len(maps)
+            self._report.violation(f"leaks: {before} descriptors before, now {held}; maps {maps}")
+        self._report.counts["workers that gave all back"] += 1
         self._report.beat(last=True)
 
     def _step(self) -> None:
@@ -64,25 +80,48 @@ class Worker:
             self._begin_life()
         if self._lives:
             life = self._rng.choice(self._lives)
-            life.step()
+            with self._forgiving("calls refused"):
+                life.step()
             if life.is_over():
                 self._lives.remove(life)
                 life.close()
         self._keep.step()
-        if self._rng.random() < self._forks and self._started < LIVES:
+        with self._forgiving("attempts refused"):
+            self._hardship.step()
+        if not self._hardship.is_on and self._rng.random() < self._forks and self._started < LIVES:
             self._fork()
         self._childless()
         self._report.beat()
 
+    @contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        """While the process is short of something, or the directory is gone, calls may be refused: they say why."""
+        began = time.monotonic()
+        try:
+            yield
+        except byref.Error:
+            if not (self._hardship.was_on(began) or self._board.was_troubled(began)):
+                raise
+            self._report.counts[f"{what} in times of shortage"] += 1
+
     def _begin_life(self) -> None:
-        topic, run = self._rng.choice(TOPICS), self._number * LIVES + self._started
+        run = self._number * LIVES + self._started
         patient = self._at_once == 1
         context = Context(self._rng, self._board, self._report, self._keep, self._signals, patient)
         self._started += 1
-        self._report.counts["endpoints"] += 1
-        publishes = self._rng.random() < 0.4
-        life = Publishing(context, topic, run) if publishes else Subscribing(context, topic)
-        self._lives.append(life)
+        with self._forgiving("endpoints refused"):
+            self._lives.append(self._make_life(context, run))
+            self._report.counts["endpoints"] += 1
+
+    def _make_life(self, context: Context, run: int) -> _Life:
+        which = self._rng.random()
+        if which < 0.35:
+            return Publishing(context, self._rng.choice(TOPICS), run)
+        if which < 0.45:
+            return Relaying(context, run)
+        if which < 0.6:
+            return Queueing(context)
+        return Subscribing(context, any_of(self._rng))
 
     def _fork(self) -> None:
         self._report.counts["forks"] += 1
@@ -104,12 +143,14 @@ class Worker:
         self._report = Report(self._pipe, self._number)
         self._keep = self._keep.inherited(self._rng, self._report)
         self._lives, self._children, self._forks = [], {}, 0
+        self._hardship = Hardship(self._rng, self._report)
         if self._rng.random() < 0.5:
             inherited.clear()  # Which must do nothing to the parent's.
         self._begin_life()
         self._at_once = 0
         while self._lives and not self._signals.stopping:
             self._step()
+        self._hardship.end()
         if self._rng.random() < 0.5:
             os.kill(os.getpid(), signal.SIGKILL)
         while self._lives:

@@ -98,6 +98,13 @@ mod _byref {
     #[pymodule_export]
     const INLINE_LIMIT: usize = byref::INLINE_LIMIT;
 
+    /// The fault points of this build, and how often this process has passed each of them.
+    #[cfg(feature = "faults")]
+    #[pyfunction]
+    fn faults() -> std::collections::HashMap<&'static str, u64> {
+        byref::faults().collect()
+    }
+
     #[pymodule_init]
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         if !in_main_interpreter() {

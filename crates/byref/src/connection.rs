@@ -158,6 +158,7 @@ impl Connection {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring has holes"));
         }
         let ring = MappedRing { map: ring.into_map(), capacity };
+        fault!("connect.ring_mapped");
         let link = Arc::new(Link::new(info, lease, socket));
         link.lease().set_cursor(welcome.start);
         let ended = matches!(process, Process::Dead);
@@ -209,6 +210,7 @@ impl Connection {
     #[inline(always)]
     pub fn take_inline(&mut self) -> Option<Head> {
         let head = self.find_inline()?;
+        fault!("receive.inline_copied");
         self.done();
         self.advance(self.cursor);
         Some(head)
@@ -230,6 +232,7 @@ impl Connection {
             Found::Held(head, hold) => (head, Some(hold)),
             Found::Block => return Ok(self.take_row(depth)),
         };
+        fault!("receive.found");
         self.done();
         self.advance(self.cursor);
         Ok(Taken { sequence: head.sequence, head, hold })
@@ -264,7 +267,9 @@ impl Connection {
                 }
             }
             self.done();
+            fault!("receive.batch_grown");
         }
+        fault!("receive.batch_full");
         self.advance(self.cursor);
         stop
     }
@@ -423,6 +428,7 @@ impl Connection {
         let block = self.block.as_ref().expect("the caller found it");
         let (head, sequence) = (block.head, self.expected);
         let hold = block.hold.part((sequence - head.sequence) as usize, 1, block.row_len());
+        fault!("receive.row_held");
         self.took_rows(depth, 1);
         Taken { sequence, head, hold: Some(hold) }
     }
@@ -433,6 +439,7 @@ impl Connection {
         let first = (self.expected - block.head.sequence) as usize;
         let rows = most.min((block.end() - self.expected) as usize);
         let hold = block.hold.part(first, rows, block.row_len());
+        fault!("receive.rows_held");
         batch.set_rows(self.expected, block.head.timestamp_ns, rows, hold);
         self.took_rows(depth, rows);
     }
@@ -441,6 +448,7 @@ impl Connection {
         self.expected += rows as u64;
         if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
             self.block = None;
+            fault!("receive.block_ended");
             self.advance(self.cursor + 1);
         } else if depth != LOSSLESS {
             // Who may lose messages keeps no memory for those that it has not taken.
@@ -464,10 +472,14 @@ impl Connection {
     #[inline]
     fn advance(&mut self, cursor: u64) {
         self.cursor = cursor;
+        fault!("receive.before_cursor");
         self.link.lease().set_cursor(cursor);
+        fault!("receive.after_cursor");
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
         if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
+            fault!("wake.publisher_before");
             let _ = socket::send(&self.link.socket, handshake::RING, None);
+            fault!("wake.publisher_after");
         }
     }
 
@@ -477,6 +489,7 @@ impl Connection {
             return Err(self.broke_the_rules("a record that is not where it should be"));
         }
         self.skipped = true;
+        fault!("receive.skipping");
         self.advance(position);
         // A message that was not taken is not released either: who waits for that hears it here.
         if self.skip_waiter.is_due(self.ring.get().skip_at(), position) {
@@ -513,6 +526,7 @@ impl Connection {
         if !self.link.lease().hold(self.ring.get(), position, at.slot) {
             return Ok(None);
         }
+        fault!("hold.taken");
         Ok(Some(Hold::of(segment, at)))
     }
 
@@ -525,6 +539,7 @@ impl Connection {
     /// the socket was full, or this process has no room for it: then the record has to wait.
     #[cold]
     fn fetch<T>(&mut self, position: u64, found: impl Fn(&Self) -> Option<T>) -> Result<Option<T>, Stop> {
+        fault!("segment.missing");
         // A socket's queue is shorter than that.
         for _ in 0..16 {
             if self.read_socket() {
@@ -563,7 +578,9 @@ impl Connection {
         let generation = self.ring.get().generation();
         if self.read_socket() {
             self.generation = generation;
+            fault!("retire.caught_up");
             self.link.lease().set_generation(generation);
+            fault!("retire.acknowledged");
         }
     }
 
@@ -616,6 +633,7 @@ impl Connection {
                 self.map_segment(id, fd)?;
             }
             (Some(ToSubscriber::Retire { id }), _) => {
+                fault!("retire.read");
                 self.segments.retain(|segment| segment.id != id);
                 self.unmapped.retain(|(unmapped, _)| *unmapped != id);
             }
@@ -627,6 +645,7 @@ impl Connection {
 
     /// A segment that cannot be mapped now is tried again when a record names it.
     fn map_segment(&mut self, id: u32, fd: OwnedFd) -> Result<(), &'static str> {
+        fault!("segment.received");
         match PeerSegment::new(fd, None) {
             Ok(memory) if id == GLOSSARY => self.link.glossary.set(memory),
             Ok(memory) => self.segments.push(Arc::new(Segment::new(id, memory, Arc::clone(&self.link)))),
@@ -649,7 +668,10 @@ impl Connection {
 
     /// Gives up the cursor. Messages keep the link.
     pub fn leave(&self) {
+        fault!("close.subscriber_begun");
         self.link.lease().set_cursor(CLOSED);
+        fault!("close.subscriber_left");
         let _ = socket::send(&self.link.socket, handshake::RING, None);
+        fault!("close.subscriber_rang");
     }
 }

@@ -72,9 +72,11 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn hold(self, ring: Ring<'_>, position: u64, slot: u32) -> bool {
         self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+        fault!("hold.raised");
         // Pairs with the fence in `Ring::set_reclaim` (invariant 2).
         fence(Ordering::SeqCst);
         if ring.is_reclaimed(position) {
+            fault!("hold.in_vain");
             self.release(slot);
             return false;
         }
@@ -85,12 +87,16 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn hold_again(self, slot: u32) {
         self.held[slot as usize].fetch_add(1, Ordering::Relaxed);
+        fault!("hold.again");
     }
 
     /// Gives one hold back; whether it was the last one. The caller reads the chunk no more.
     #[inline]
     pub fn release(self, slot: u32) -> bool {
-        self.held[slot as usize].fetch_sub(1, Ordering::Release) == 1
+        fault!("release.before");
+        let was_last = self.held[slot as usize].fetch_sub(1, Ordering::Release) == 1;
+        fault!("release.after");
+        was_last
     }
 
     #[inline]

@@ -33,6 +33,9 @@
 //! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
 //! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
 
+#[macro_use] // First: the other modules name its macro.
+mod faults;
+
 mod access;
 mod attributes;
 mod batch;
@@ -79,6 +82,8 @@ pub use claim::Policy;
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, Incoming};
+#[cfg(feature = "faults")]
+pub use faults::enabled::faults;
 pub use glossary::Entry;
 pub use loan::{Loan, LoanMemory};
 pub use message::{Message, PublisherInfo, Writable};

@@ -195,8 +195,10 @@ impl Loan {
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
         })?;
+        fault!("loan.filled");
         let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
         let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
+        fault!("loan.sent");
         self.chunk = None;
         Ok(sequence)
     }
@@ -206,6 +208,7 @@ impl Loan {
         if let Some(chunk) = self.chunk.take() {
             let slot = chunk.slot;
             drop(chunk); // The pool sees then whether arrays made from it still live.
+            fault!("loan.discarding");
             self.shared.discard(slot);
         }
     }

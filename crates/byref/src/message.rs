@@ -68,6 +68,7 @@ impl Drop for Link {
         if self.made_in.is_current() {
             // Not only closed: a forked child may have the descriptor, too.
             socket::hang_up(&self.socket);
+            fault!("close.link_hung_up");
         }
     }
 }
@@ -402,6 +403,7 @@ impl Message {
             // Out of mappings or address space: a copy serves as well.
             && let Ok((map, start)) = hold.segment.memory.map_private(hold.offset..hold.offset + hold.len)
         {
+            fault!("hold.mapped_privately");
             let start = map.as_ptr().wrapping_add(start);
             return Writable {
                 start,

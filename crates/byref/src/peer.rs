@@ -100,11 +100,13 @@ impl Peer {
     pub fn flush_outbox(&mut self) -> bool {
         while let Some((packet, segment)) = self.outbox.front() {
             let fd = segment.as_ref().map(|segment| segment.shared());
+            fault!("announce.before");
             match socket::send(&self.socket, &handshake::encode(packet), fd) {
                 Ok(true) => self.outbox.pop_front(),
                 Ok(false) => return false,
                 Err(_) => return true, // It hung up; the service thread will notice.
             };
+            fault!("announce.sent");
         }
         true
     }

@@ -314,6 +314,7 @@ impl Publisher {
             .map_err(Error::system(&topic, "cannot make the ring"))?;
         Ring::new(ring.map().words(), capacity).set_wake_at(NEVER);
         Ring::new(ring.map().words(), capacity).set_skip_at(NEVER);
+        fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
         let (socket, socket_name) = directory
@@ -472,6 +473,7 @@ impl Publisher {
     pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
         let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
         let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
+        fault!("loan.taken");
         Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
     }
 
@@ -662,6 +664,7 @@ impl Shared {
             let sent = Sent { position, sequence, count, len: at.len, at: now, tracked: tracked.cloned() };
             open.pool.set_sent(at.slot, sent);
             open.pending.push_back((position, at.slot));
+            fault!("publish.pending");
             open.copied_bytes += copied as u64;
             let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
             Attempt::Done(open.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, append))
@@ -733,6 +736,7 @@ impl Shared {
         while from < chunk.unpopulated.end {
             let to = chunk.unpopulated.end.min(from + POPULATE_STEP);
             let populated = chunk.pin.segment().populate(from..to);
+            fault!("grow.populated");
             from = to;
             let failed = match populated {
                 Err(error) => Error::system(&self.topic, "cannot take more payload memory")(error),
@@ -836,17 +840,20 @@ impl Shared {
                 armed = at;
                 open.ring().set_wake_at(at);
                 drop(guard);
+                fault!("sleep.publisher_announced");
                 heavy_fence(); // Pairs with the light fence after each cursor store.
                 continue;
             }
             drop(guard);
             let timeout = [left, until_eviction].into_iter().flatten().fold(poll.unwrap_or(LOST_RING), Duration::min);
             let mut ready = Vec::new();
+            fault!("sleep.publisher_before");
             match door.epoll.wait(Some(timeout), &mut ready) {
                 Ok(Woken::Ready | Woken::Interrupted) => {}
                 Ok(Woken::TimedOut) => hurry = true,
                 Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
             }
+            fault!("sleep.publisher_after");
             for peer in ready {
                 if peer == Door::BELL { door.bell.silence() } else { self.answer(peer) }
             }
@@ -893,6 +900,7 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         let Some(index) = open.peers.iter().position(|found| found.id == peer) else { return };
+        fault!("lose.noticed");
         open.peers[index].alive = false;
         let lost = hung_up.then(|| open.peers.remove(index));
         open.update_pairing();
@@ -904,6 +912,7 @@ impl Shared {
         let service = Arc::clone(&open.service);
         drop(guard);
         if let Some(lost) = lost {
+            fault!("lose.removed");
             door.epoll.remove(&lost.socket);
             for task in lost.tasks() {
                 service.cancel(task);
@@ -931,6 +940,7 @@ impl Shared {
     /// Takes a subscriber in.
     fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
+        fault!("accept.lease_mapped");
         let pid = socket::peer_pid(socket);
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
@@ -942,6 +952,7 @@ impl Shared {
         let first = open.sent.saturating_sub(late);
         let start = open.ring().find(earliest, open.tail, first);
         let first = if start == open.tail { open.sent } else { first.max(open.ring().sequence(start)) };
+        fault!("history.start_found");
         let welcome = Welcome {
             publisher: self.id,
             topic: self.topic.clone(),
@@ -955,6 +966,7 @@ impl Shared {
         if !socket::send(socket, &packet, Some(open.ring.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
+        fault!("accept.welcomed");
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
         let glossary = open.glossary.as_ref().map(|glossary| (GLOSSARY, glossary.memory()));
@@ -997,6 +1009,7 @@ impl Shared {
         }
         open.peers.push(peer);
         open.send_outboxes();
+        fault!("accept.counted");
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
@@ -1016,9 +1029,12 @@ impl Shared {
         };
         let Some(open) = copies::settle(Cause::Send, close, |open| open.copied_bytes) else { return };
         *self.final_stats.lock() = open.stats();
+        fault!("close.publisher_begun");
         open.ring().set_closed();
+        fault!("close.publisher_flagged");
         open.service.cancel(open.listener);
         open.directory.remove(&open.socket_name);
+        fault!("close.publisher_unlinked");
         socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
         for peer in &open.peers {
             for task in peer.tasks() {
@@ -1026,6 +1042,7 @@ impl Shared {
             }
             // Not only closed: a forked child may have the descriptor, too.
             socket::hang_up(&peer.socket);
+            fault!("close.publisher_hung_up");
         }
         open.door.bell.ring();
         self.changed.notify();
@@ -1083,7 +1100,9 @@ impl Open {
     ) -> u64 {
         let (position, sequence) = (self.tail, self.sent);
         let timestamp_ns = timestamp_ns.unwrap_or_else(|| self.clock.now());
+        fault!("publish.begun");
         write(self.ring(), Place { position, sequence, timestamp_ns });
+        fault!("publish.written");
         self.ring().prepare(position + PREPARED_AHEAD);
         self.tail += 1;
         self.sent += count as u64;
@@ -1093,7 +1112,9 @@ impl Open {
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             if peer.sleeper.is_due(lease) {
+                fault!("wake.subscriber_before");
                 woken &= peer.wake();
+                fault!("wake.subscriber_after");
             }
         }
         if !woken {
@@ -1216,6 +1237,7 @@ impl Open {
         match self.pool.allocate(bytes) {
             Ok((chunk, added)) => {
                 if added {
+                    fault!("grow.segment_made");
                     self.announce(chunk.segment, chunk.pin.segment());
                 }
                 Ok(Some(chunk))
@@ -1263,7 +1285,12 @@ impl Open {
     fn free_unless_held(&mut self, slot: u32) {
         if self.pool.is_pinned(slot) || self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
             self.held.push_back(slot);
-        } else if let Some(Sent { tracked: Some(tracked), .. }) = self.pool.free(slot) {
+            return;
+        }
+        fault!("reclaim.unheld");
+        let freed = self.pool.free(slot);
+        fault!("reclaim.freed");
+        if let Some(Sent { tracked: Some(tracked), .. }) = freed {
             tracked.release();
         }
     }
@@ -1274,6 +1301,7 @@ impl Open {
         if retired.is_empty() {
             return;
         }
+        fault!("retire.dropped");
         for id in retired {
             let is_unsent =
                 |packet: &ToSubscriber| matches!(packet, ToSubscriber::Segment { id: unsent } if *unsent == id);
@@ -1289,7 +1317,9 @@ impl Open {
         self.send_outboxes();
         // Subscribers read their sockets when this changes, also those that never sleep.
         self.generation = generation;
+        fault!("retire.announced");
         self.ring().set_generation(generation);
+        fault!("retire.generation_set");
         self.forget_unmapped();
     }
 
@@ -1340,6 +1370,7 @@ fn accept(
     doorstep: &Arc<Doorstep>,
 ) -> Next {
     for _ in 0..ACCEPTED_AT_ONCE {
+        fault!("accept.before");
         let socket = match directory.accept(listener) {
             Ok(Some(socket)) => Arc::new(socket),
             Ok(None) => return Next::Keep,
@@ -1350,6 +1381,7 @@ fn accept(
                 return Next::Keep;
             }
         };
+        fault!("accept.accepted");
         let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
         let mut peer_id = None;
         let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
@@ -1413,6 +1445,7 @@ pub(crate) fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) ->
         Received::HungUp => return Ok(Greeting::Over),
         Received::OutOfDescriptors => return Err(io::Error::other("this process is out of descriptors")),
     };
+    fault!("accept.hello_read");
     let hello: Hello = match handshake::decode_first(&packet[..len]) {
         Ok(hello) => hello,
         Err(NotUnderstood::Version(theirs)) => {

@@ -112,6 +112,7 @@ impl Directory {
     fn listen_as(&self, name: String, id: u128) -> io::Result<(OwnedFd, String)> {
         let temporary = format!("{TEMPORARY}{id:032x}");
         let listener = socket::listen(&self.socket_path(&temporary))?;
+        fault!("listen.bound");
         if self.access.is_shared() {
             // To connect one needs the permission to write; who has it was decided for the directory.
             rustix::fs::chmodat(&self.fd, &temporary, Mode::from_raw_mode(0o660), AtFlags::empty())?;
@@ -120,6 +121,7 @@ impl Directory {
             self.remove(&temporary);
             return Err(error.into());
         }
+        fault!("listen.announced");
         Ok((listener, name))
     }
 
@@ -150,6 +152,7 @@ impl Directory {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is not to be trusted: {why}")));
         }
         if matches!(outcome, Connect::Refused) {
+            fault!("connect.refused");
             self.remove(name);
         }
         Ok(outcome)

@@ -181,6 +181,7 @@ impl<'a> Ring<'a> {
         let data = &self.record(place.position)[DATA..];
         let used = write_bytes(data, payload);
         write_bytes(&data[used..], attributes);
+        fault!("publish.inline_words");
         let meta = payload.len() as u64 | (attributes.len() as u64) << 16;
         self.complete(place, meta);
     }
@@ -195,6 +196,7 @@ impl<'a> Ring<'a> {
         let flag = |set, flag| if set { flag } else { 0 };
         let flags = flag(at.tracked, TRACKED) | flag(at.refers, REFERS);
         data[3].store(at.attributes_len as u64 | flags, Ordering::Relaxed);
+        fault!("publish.pooled_words");
         self.complete(place, POOLED | count as u64);
     }
 
@@ -206,9 +208,12 @@ impl<'a> Ring<'a> {
         record[1].store(head.timestamp_ns, Ordering::Relaxed);
         record[2].store(head.meta, Ordering::Relaxed);
         record[3].store(head.sequence, Ordering::Relaxed);
+        fault!("publish.before_stamp");
         // Pairs with the acquire in `look`: whoever sees the stamp sees the words above, and the pool bytes they name.
         record[0].store(position + 1, Ordering::Release);
+        fault!("publish.after_stamp");
         self.words[TAIL].store(position + 1, Ordering::Release);
+        fault!("publish.after_tail");
         // After the tail (invariant 4).
         self.words[NEXT_SEQUENCE].store(head.sequence + head.count(), Ordering::Release);
     }
@@ -226,6 +231,7 @@ impl<'a> Ring<'a> {
     /// that no lease holds may be reused.
     pub fn set_reclaim(self, mark: u64) {
         self.words[RECLAIM].store(mark, Ordering::Relaxed);
+        fault!("reclaim.marked");
         // For `look`, the release fence of invariant 3; for `Lease::hold`, the store-load fence of its invariant 2.
         fence(Ordering::SeqCst);
     }

@@ -269,7 +269,9 @@ impl<T> Selector<T> {
             }
             let slice = wait.slice(left).into_iter().chain(self.rest()).min();
             let slept = Instant::now();
+            fault!("sleep.selector_before");
             let woken = self.look(slice)?;
+            fault!("sleep.selector_after");
             self.spin.slept(slept.elapsed());
             look_for_signals = woken != Woken::Ready;
             if self.find() {

@@ -271,6 +271,7 @@ impl Subscriber {
         let registered = lookout.register(&shared);
         registered.map_err(|error| Error::directory(directory.path(), format!("cannot list it: {error}")))?;
         copies::register(Cause::Receive, &shared);
+        fault!("connect.looking");
         Ok(Subscriber { shared })
     }
 
@@ -639,7 +640,9 @@ impl Shared {
             }
             let slept = Instant::now();
             let mut ready = Vec::new();
+            fault!("sleep.subscriber_before");
             let woken = door.epoll.wait(slice, &mut ready);
+            fault!("sleep.subscriber_after");
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
@@ -704,7 +707,9 @@ impl Shared {
 
     /// Sends the lease to a publisher, and takes the answer when it comes.
     fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+        fault!("connect.connected");
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
             policy: self.options.policy,
@@ -716,6 +721,7 @@ impl Shared {
         if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
+        fault!("connect.hello_sent");
         let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
         let mut lease = Some(lease.into_map());
         let mut slow = false;
@@ -753,6 +759,7 @@ impl Shared {
 
     /// Takes a publisher in.
     fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
+        fault!("connect.welcomed");
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
         let pattern = &self.options.topic;
@@ -791,12 +798,14 @@ impl Shared {
         if let Some(death) = &connection.death {
             open.door.epoll.add(death, id | DEATH, Interest::IN)?;
         }
+        fault!("connect.watched");
         if open.armed {
             connection.link.lease().set_sleeping(open.epoch);
             heavy_fence();
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
+        fault!("connect.joined");
         open.door.bell.ring();
         self.changed.notify();
         Ok(())
@@ -1057,6 +1066,7 @@ impl Open {
     }
 
     fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
+        fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
         self.happened(options, &over.link.info, kind);
         self.part_from(over);
@@ -1084,6 +1094,7 @@ impl Open {
         for connection in &self.connections {
             connection.link.lease().set_sleeping(self.epoch);
         }
+        fault!("sleep.subscriber_announced");
     }
 
     fn disarm(&mut self) {

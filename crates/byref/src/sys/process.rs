@@ -71,3 +71,23 @@ pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'st
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.map(drop)
 }
+
+/// What a fault point does to this process.
+#[cfg(feature = "faults")]
+#[derive(Clone, Copy)]
+pub(crate) enum Fate {
+    Kill,
+    Stop,
+}
+
+/// Raises the signal in the calling thread, which so goes no further: all of the process ends, or stops until SIGCONT.
+#[cfg(feature = "faults")]
+#[cold]
+pub(crate) fn meet(fate: Fate) {
+    let signal = match fate {
+        Fate::Kill => libc::SIGKILL,
+        Fate::Stop => libc::SIGSTOP,
+    };
+    // SAFETY: no handler can be installed for these signals, so raising one runs no code of this program.
+    unsafe { libc::raise(signal) };
+}
