@@ -67,7 +67,7 @@ torture: build ## random publishers, subscribers, relays, kills and shortages fo
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: hostile
-hostile: build ## strangers attack honest processes for SECONDS (default 60), SEED to repeat
+hostile: build ## strangers attack honest processes for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.hostile --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # ---- what looks for faults -------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ := target/fuzz/$(HOST)/release/byref-fuzz
 
 .PHONY: fuzz
-fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 60) for each; TARGET=ring for one
+fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for each; TARGET=ring for one
 	@if ! command -v c++ > /dev/null; then echo "fuzz: skipped, libFuzzer needs a C++ compiler"; exit 0; fi; \
 	set -e; \
 	RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release --manifest-path fuzz/Cargo.toml --target $(HOST) \

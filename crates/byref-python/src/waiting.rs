@@ -4,7 +4,23 @@ use crate::errors::to_python;
 use byref::{Error, Result, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use std::cell::Cell;
 use std::time::Duration;
+
+/// Whether this is the thread in which Python runs signal handlers.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    thread_local! {
+        static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+    if let Some(known) = IS_MAIN.get() {
+        return Ok(known);
+    }
+    let threading = py.import("threading")?;
+    let main = threading.call_method0("main_thread")?.getattr("ident")?;
+    let is_main = main.eq(threading.call_method0("get_ident")?)?;
+    IS_MAIN.set(Some(is_main));
+    Ok(is_main)
+}
 
 /// A checked `timeout` argument; `None` means without limit.
 #[derive(Clone, Copy)]
@@ -32,9 +48,13 @@ impl Timeout {
         self.0
     }
 
-    /// Runs `call` without the interpreter. Signal handlers run whenever it is about to sleep and after each signal; what
-    /// they raise ends the call.
+    /// Runs `call` without the interpreter. In the main thread, signal handlers run whenever it is about to sleep and after
+    /// each signal; what they raise ends the call. Other threads have none, and must not attach for them: a daemon thread
+    /// that attaches when the interpreter is gone crashes.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {
+        if !is_main_thread(py)? {
+            return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
+        }
         let mut raised = None;
         let result = py.detach(|| {
             let mut check = || {
