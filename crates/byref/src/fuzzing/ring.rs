@@ -76,7 +76,8 @@ impl Chunk {
     fn descriptor(self) -> Descriptor {
         let Chunk { segment, slot, offset, len, attributes } = self;
         let [slot, attributes_len] = [slot, attributes].map(|number| number.of(0) as u32);
-        Descriptor { segment: segment as u32, slot, offset: offset.of(0), len: len.of(64), attributes_len }
+        // Near the border between memory and a hole.
+        Descriptor { segment: segment as u32, slot, offset: offset.of(4096), len: len.of(64), attributes_len }
     }
 }
 
