@@ -93,7 +93,7 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for e
 	for target in $(or $(TARGET),$(notdir $(wildcard fuzz/corpus/*))); do \
 	  mkdir -p target/fuzz/corpus/$$target; \
 	  BYREF_FUZZ=$$target $(FUZZ) target/fuzz/corpus/$$target fuzz/corpus/$$target -max_total_time=$(SECONDS) \
-	    -timeout=60 -artifact_prefix=target/fuzz/$$target- > target/fuzz/$$target.log 2>&1 \
+	    -timeout=300 -artifact_prefix=target/fuzz/$$target- > target/fuzz/$$target.log 2>&1 \
 	    || { tail -n 50 target/fuzz/$$target.log; exit 1; }; \
 	  echo "fuzz $$target: $$(tail -n 1 target/fuzz/$$target.log)"; \
 	done

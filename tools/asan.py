@@ -25,7 +25,7 @@ def skip(why: str) -> None:
 
 
 def build_runtime() -> Path:
-    """The sanitizer's runtime as something to preload."""
+    """The sanitizer's runtime as something to preload; a name like its own would alarm it."""
     host = say("rustc", "--print", "host-tuple")
     archives = sorted(Path(say("rustc", "--print", "target-libdir")).glob("librustc-*_rt.asan.a"))
     if not archives:
@@ -33,7 +33,7 @@ def build_runtime() -> Path:
     if not shutil.which("cc") or not shutil.which("ar"):
         skip("there is no C compiler to link its runtime")
     TARGET.mkdir(parents=True, exist_ok=True)
-    archive, runtime = TARGET / "libasan.a", TARGET / "libasan.so"
+    archive, runtime = TARGET / "runtime.a", TARGET / "runtime.so"
     shutil.copy(archives[0], archive)
     say("ar", "d", archive, "asan_preinit.cpp.o")  # Only programs may have it.
     whole = ["-Wl,--whole-archive", archive, "-Wl,--no-whole-archive"]

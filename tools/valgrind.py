@@ -42,7 +42,8 @@ def main() -> None:
     settings = {"PYTHONMALLOC": "malloc", "BYREF_TEST_PATIENCE": "20"} | variables
     # Accesses only: an optimised interpreter compares bytes before it knows whether they mean anything.
     checks = ["--undef-value-errors=no", "--leak-check=no"]
-    options = [f"--error-exitcode={FAULT}", "--quiet", "--num-callers=30", *checks]
+    known = f"--suppressions={Path(__file__).with_suffix('.supp')}"
+    options = [f"--error-exitcode={FAULT}", "--quiet", "--num-callers=30", known, *checks]
     arguments = [program, *options, sys.executable, "-m", "pytest", "-q", *(sys.argv[1:] or TESTS)]
     sys.exit(subprocess.run(arguments, cwd=ROOT, env=os.environ | settings).returncode)
 

@@ -96,6 +96,7 @@ class Campaign:
                 self._watch(victims, attackers)
                 time.sleep(0.1)
             self.counts.update(attacker.hear())
+        for attacker in attackers:
             attacker.tell("the end")
             attacker.finish()
 

@@ -159,15 +159,16 @@ def floods_with_segments(stranger: Stranger) -> None:
 
 
 def floods(stranger: Stranger) -> None:
-    """Wake-ups without end, and packets that make no sense."""
+    """A packet that makes no sense for every second one; wake-ups without end for the others."""
+    met = itertools.count()
 
     def act(ring: Ring, end: socket.socket) -> None:
+        if next(met) % 2 == 0:
+            say(lambda: end.send(b"\xff" + stranger.rng.randbytes(stranger.rng.choice([0, 30, 4000]))))
+            return
         for _ in stranger.rounds():
             while say(lambda: end.send(b"\0")):
                 pass
-        for _ in stranger.rounds():  # Until there is room for it.
-            if say(lambda: end.send(b"\xff" + stranger.rng.randbytes(stranger.rng.randrange(5000)))):
-                break
 
     _with_each_visitor(stranger, act)
 

@@ -595,6 +595,11 @@ impl Connection {
                     self.short_of = Some(io::Error::from_raw_os_error(libc::EMFILE));
                     return false;
                 }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.broke_the_rules("a packet that is too long");
+                    self.ended = true;
+                    return true;
+                }
                 Ok(Received::HungUp) | Err(_) => {
                     self.ended = true;
                     return true;

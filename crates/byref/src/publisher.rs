@@ -1524,7 +1524,8 @@ mod tests {
             for _ in 0..16 {
                 publisher.send(b"").unwrap();
             }
-            let sender = scope.spawn(|| publisher.send(b"one more").unwrap());
+            let send = || publisher.send_with(b"one more", &Encoded::default(), None, &mut Wait::up_to(SOON)).unwrap();
+            let sender = scope.spawn(send);
             while publisher.stats().unwrap().waits == 0 {
                 std::thread::yield_now();
             }

@@ -79,7 +79,7 @@ impl Chunk {
         Descriptor {
             segment: segment as u32,
             slot,
-            offset: offset.of(0),
+            offset: offset.of(4096), // Near the border between memory and a hole.
             len: len.of(64),
             attributes_len: attributes as u32,
             refers: attributes >> 62 & 1 == 1,
