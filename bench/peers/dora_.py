@@ -14,18 +14,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice, repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from dora import Node
 
-from bench.peers import START_TIMEOUT, Address, BlockingPeer, Messages, Send, meet
+from bench.contents import CHUNKS
+from bench.peers import START_TIMEOUT, Address, BlockingPeer, Messages, ObjectPeer, Send, meet
 
 QUEUE_LENGTH = 100_000
 """Messages that may wait for a node: ten times as many are kept before any is dropped."""
 
 
-class Dora(BlockingPeer):
+class Dora(BlockingPeer, ObjectPeer):
     package = "dora-rs"
     configuration = f"two dynamic nodes and a daemon, queue policy backpressure, queue size {QUEUE_LENGTH}"
 
@@ -62,6 +66,23 @@ class Dora(BlockingPeer):
         meet(channel)
         yield partial(node.send_output, "out"), _inputs(node)
 
+    @contextmanager
+    def object_sender(self, address: Address, name: str) -> Iterator[Send]:
+        send = partial(_node("first").send_output, "out")
+        if name == "batch":
+            yield lambda batch: send(batch.to_struct_array())
+        else:
+            # A message is one array, and to make one of all chunks is a copy.
+            yield lambda table: [send(batch.to_struct_array()) for batch in table.to_batches()]
+
+    @contextmanager
+    def object_receiver(self, address: Address, name: str) -> Iterator[Iterator[Any]]:
+        batches = map(pa.RecordBatch.from_struct_array, _values(_node("second")))
+        if name == "batch":
+            yield batches
+        else:
+            yield (pa.Table.from_batches(islice(batches, CHUNKS)) for _ in repeat(None))
+
 
 def _describe(name: str, other: str) -> dict[str, object]:
     """A node as a flow's description has it (which is YAML, and so may be JSON)."""
@@ -83,9 +104,12 @@ def _node(name: str) -> Node:
 
 
 def _inputs(node: Node) -> Messages:
-    for event in node:
-        if event["type"] == "INPUT":
-            yield event["value"].to_numpy().tobytes()
+    for value in _values(node):
+        yield value.to_numpy().tobytes()
+
+
+def _values(node: Node) -> Iterator[pa.Array]:
+    return (event["value"] for event in node if event["type"] == "INPUT")
 
 
 PEER = Dora()
