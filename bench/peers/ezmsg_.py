@@ -50,9 +50,11 @@ class Ezmsg(AsyncPeer):
 
     @asynccontextmanager
     async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:
-        async with _context(address) as context:
-            async with aclosing(_receive(await context.subscriber(address.name))) as messages:
-                yield messages
+        async with (
+            _context(address) as context,
+            aclosing(_receive(await context.subscriber(address.name))) as messages,
+        ):
+            yield messages
 
 
 def _context(address: Address) -> GraphContext:
