@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from bench import rust
+from bench.contents import CONTENTS
 from bench.metrics import Case, Metric, Target, at_least, at_most
-from bench.peers import BATCH, Address, BlockingPeer, load
-from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, rows, streams, trips
+from bench.peers import BATCH, Address, BlockingPeer, ObjectPeer, load
+from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, streams, trips
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -20,6 +21,8 @@ BLOCKING = ("byref", "pyzmq", "pyomq", "zenoh", "iceoryx2", "multiprocessing")
 ALL = (*BLOCKING, "ezmsg", "dora")
 RUST_SUBSCRIBER = "Rust subscriber"
 CACHE_LINE = "cache line"
+MEMCPY = "memcpy"
+PYARROW = "pyarrow alone"
 
 RATES, TRIPS = "million messages per second (longer is better)", "round trip, median in µs (shorter is better)"
 """The panels of the chart."""
@@ -61,6 +64,30 @@ def _sized(system: str, length: int, size: int) -> Trial:
 def _awaited(system: str, length: int) -> Trial:
     sender = streams if isinstance(load(system), BlockingPeer) else coroutines
     return _stream(sender.send_stream, coroutines.receive_stream, system, length)
+
+
+def _objects(system: str, length: int, name: str, each: float = 1e-6) -> Trial:
+    roles = objects if isinstance(load(system), ObjectPeer) else coroutines
+    return _stream(roles.send_objects, roles.receive_objects, system, length, name, each=each)
+
+
+def _tables(system: str, length: int) -> Trial:
+    gigabytes = CONTENTS["table"].nbytes / 1e9
+    if system == MEMCPY:
+        return _alone(objects.copy_memory, length, gigabytes, CONTENTS["table"].nbytes)
+    return _objects(system, length, "table", gigabytes)
+
+
+def _alone(role: Role, length: int, each: float, *arguments: Any) -> Trial:
+    """What one process does `length` times; its rate, as of `_stream`."""
+    seconds = run_alone(role, length, *arguments)
+    return Trial(seconds, (each * length / seconds,))
+
+
+def _batches_of_arrow(system: str, length: int) -> Trial:
+    if system == PYARROW:
+        return _alone(objects.import_batches, length, 1e-3)
+    return _objects(system, length, "batch", 1e-3)
 
 
 def _called(system: str, length: int, kind: str = "function") -> Trial:
@@ -177,6 +204,18 @@ def _round_trips(size: int, systems: tuple[str, ...], *targets: Target) -> Case:
     return Case(f"round-trip-{size}", title, _times(*targets), trial, systems, length=200, chart=TRIPS)
 
 
+def _parts(name: str, way: str) -> Case:
+    return Case(
+        "parts" if name == "parts" else "parts-pickled",
+        f"dict of ten arrays of 1 MiB, {way}",
+        (Metric("rate", "msg/s", at_least(5, "multiprocessing", "ezmsg")),),
+        partial(_objects, name=name, each=1),
+        ("byref", "multiprocessing", "ezmsg"),
+        length=50,
+        note="multiprocessing: a pickle of one piece; ezmsg: a pickle with its buffers beside it, in shared memory",
+    )
+
+
 CASES = (
     Case(
         "rate",
@@ -249,6 +288,26 @@ CASES = (
     ),
     _sized_rate(4 * KIB),
     _sized_rate(MIB),
+    Case(
+        "arrow-table",
+        "Arrow table of 100 MB",
+        (Metric("rate", "GB/s", (*at_least(0.8, MEMCPY), *at_least(3, "pyzmq"), *at_least(3, "dora"))),),
+        _tables,
+        ("byref", "pyzmq", "dora", MEMCPY),
+        length=10,
+        note="pyzmq: Arrow's IPC stream; dora: a message for each of the table's 8 chunks",
+    ),
+    _parts("parts", "by send"),
+    _parts("pickle", "by send_pickle"),
+    Case(
+        "arrow-batch",
+        "Arrow record batch of 1 KiB",
+        (Metric("rate", "thousand msg/s", (*at_least(0.5, PYARROW), *at_least(20, "dora"))),),
+        _batches_of_arrow,
+        ("byref", "pyzmq", "dora", PYARROW),
+        length=5_000,
+        note="pyzmq: Arrow's IPC message, without the schema, which its receiver has to know",
+    ),
     Case(
         "send",
         f"send, in bursts of {BURST} while the receiver receives",

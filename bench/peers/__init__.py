@@ -133,6 +133,18 @@ class BlockingPeer(Peer):
             yield (np.frombuffer(b"".join(islice(messages, BATCH)), ROW) for _ in repeat(None))
 
 
+class ObjectPeer(Peer):
+    """A system by which more than bytes can be sent."""
+
+    @abstractmethod
+    def object_sender(self, address: Address, name: str) -> AbstractContextManager[Send]:
+        """As `BlockingPeer.sender`, for the object that `bench.contents` has by that name."""
+
+    @abstractmethod
+    def object_receiver(self, address: Address, name: str) -> AbstractContextManager[Iterator[Any]]:
+        """Be ready for senders; yields the objects."""
+
+
 class AsyncPeer(Peer):
     """A system that can be received from in a coroutine."""
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import byref
@@ -19,13 +20,14 @@ from bench.peers import (
     BlockingPeer,
     Buffer,
     Messages,
+    ObjectPeer,
     Run,
     Send,
     Stop,
 )
 
 
-class Byref(BlockingPeer, AsyncPeer):
+class Byref(BlockingPeer, ObjectPeer, AsyncPeer):
     package = "byref"
     configuration = "default settings"
 
@@ -57,6 +59,16 @@ class Byref(BlockingPeer, AsyncPeer):
     def row_receiver(self, address: Address) -> Iterator[Iterator[np.ndarray]]:
         with byref.Subscriber(address.name) as subscriber:
             yield (subscriber.recv_batch(BATCH).array(ROW) for _ in repeat(None))
+
+    @contextmanager
+    def object_sender(self, address: Address, name: str) -> Iterator[Send]:
+        with self._publisher(address) as publisher:
+            yield publisher.send_pickle if name == "pickle" else publisher.send
+
+    @contextmanager
+    def object_receiver(self, address: Address, name: str) -> Iterator[Iterator[Any]]:
+        with byref.Subscriber(address.name, allow_pickle=name == "pickle") as subscriber:
+            yield map(attrgetter("value"), subscriber)
 
     @asynccontextmanager
     async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:

@@ -15,7 +15,10 @@ from multiprocessing.connection import Connection
 from types import ModuleType
 from typing import Any
 
-from bench.peers import Address, AsyncMessages, AsyncPeer, BlockingPeer, Messages, Send, meet
+import pyarrow as pa
+
+from bench.contents import CONTENTS
+from bench.peers import Address, AsyncMessages, AsyncPeer, BlockingPeer, Messages, ObjectPeer, Send, meet
 
 LARGE = 64 << 10
 """Bytes from which `copy=False` is faster and sharing a core is slower."""
@@ -24,7 +27,7 @@ MOST_QUEUED = 256 << 20
 """Bytes of large messages that may be queued: without a limit, a fast sender takes all memory."""
 
 
-class ZeroMQ(BlockingPeer, AsyncPeer):
+class ZeroMQ(BlockingPeer, ObjectPeer, AsyncPeer):
     one_cpu_below = LARGE
 
     def __init__(
@@ -60,6 +63,24 @@ class ZeroMQ(BlockingPeer, AsyncPeer):
             meet(channel)
             yield _for_size(socket.send, size), starmap(_for_size(socket.recv, size), repeat(()))
 
+    @contextmanager
+    def object_sender(self, address: Address, name: str) -> Iterator[Send]:
+        with self.sender(address, CONTENTS[name].nbytes) as send:
+            if name == "batch":
+                yield lambda batch: send(batch.serialize())
+            else:
+                yield lambda table: send(_as_stream(table))
+
+    @contextmanager
+    def object_receiver(self, address: Address, name: str) -> Iterator[Iterator[Any]]:
+        with self.receiver(address, CONTENTS[name].nbytes) as messages:
+            buffers = map(pa.py_buffer, messages)
+            if name == "batch":
+                schema = CONTENTS[name].make().schema
+                yield (pa.ipc.read_record_batch(buffer, schema) for buffer in buffers)
+            else:
+                yield (pa.ipc.open_stream(buffer).read_all() for buffer in buffers)
+
     @asynccontextmanager
     async def async_receiver(self, address: Address, size: int) -> AsyncIterator[AsyncMessages]:
         with self._socket(self._asynchronous, self._zmq.PULL, size) as socket:
@@ -88,6 +109,13 @@ class _AsyncMessages:
 
     def __anext__(self) -> Any:
         return self._receive()
+
+
+def _as_stream(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
 
 
 def _for_size(call: Callable[..., Any], size: int) -> Callable[..., Any]:

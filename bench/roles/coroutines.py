@@ -3,10 +3,14 @@
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from multiprocessing.connection import Connection
+from typing import Any
 
+from bench.contents import CONTENTS, Content
 from bench.peers import Address, AsyncMessages, load, meet
 from bench.roles import SIZE, check, end_of, payload, warm_up
+from bench.roles.objects import objects_to_warm_up
 from bench.roles.trips import share_processor
 
 
@@ -42,6 +46,45 @@ def receive_stream(channel: Connection, system: str, address: Address, count: in
             await _receive_same(messages, message, count)
             end = time.perf_counter_ns()
             check(await anext(messages), end_of(message))
+            await _meet(channel)
+        return end
+
+    return asyncio.run(receive_all())
+
+
+def send_objects(channel: Connection, system: str, address: Address, count: int, name: str) -> int:
+    """As `objects.send_objects`."""
+
+    async def send_all() -> int:
+        content = CONTENTS[name]
+        value = content.make()
+        await _meet(channel)
+        async with load(system).async_sender(address, content.nbytes) as send:
+            for _ in range(objects_to_warm_up(content)):
+                await send(value)
+            await _meet(channel)
+            start = time.perf_counter_ns()
+            for _ in range(count):
+                await send(value)
+            await send(content.end_of(value))
+            await _meet(channel)
+        return start
+
+    return asyncio.run(send_all())
+
+
+def receive_objects(channel: Connection, system: str, address: Address, count: int, name: str) -> int:
+    """As `objects.receive_objects`, with `async for`."""
+
+    async def receive_all() -> int:
+        content = CONTENTS[name]
+        expected = content.make()
+        async with load(system).async_receiver(address, content.nbytes) as objects:
+            await _meet(channel)
+            await _receive_objects(objects, objects_to_warm_up(content), content, expected)
+            await _meet(channel)
+            end = await _receive_objects(objects, count, content, expected)
+            await _receive_objects(objects, 1, content, content.end_of(expected))
             await _meet(channel)
         return end
 
@@ -96,6 +139,19 @@ async def _receive_same(messages: AsyncMessages, expected: bytes, count: int) ->
         if not left:
             break
     check(message, expected)
+
+
+async def _receive_objects(objects: AsyncIterator[Any], count: int, content: Content, expected: Any) -> int:
+    total, left = 0, count
+    async for value in objects:
+        total += content.look(value)
+        left -= 1
+        if not left:
+            end = time.perf_counter_ns()
+            content.check(value, total, count, expected)
+            break
+        del value  # A peer may want its memory back before it gives the next.
+    return end
 
 
 async def _meet(channel: Connection) -> None:
