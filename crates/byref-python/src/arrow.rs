@@ -1,9 +1,10 @@
 //! Arrow data by reference, through the PyCapsule interface in both directions; no Arrow library is needed for it.
 
 use crate::capsule::{give, take};
+use crate::errors::{error, is_error};
 use crate::foreign::Foreign;
 use byref_parts::arrow::{Chunk, Class, Field, abi, export_schema, export_stream, show};
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyException, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -83,12 +84,10 @@ impl Arrow {
             let made_by = |name: &str| pyarrow.getattr(name).map(Bound::unbind);
             Ok(Some([made_by("array")?, made_by("record_batch")?, made_by("chunked_array")?, made_by("table")?]))
         })?;
-        let class = self.class;
+        let (class, topic) = (self.class, pyarrow.as_ref().map(|_| self.payload.topic().to_owned()));
         let shown = Bound::new(py, self)?.into_any();
-        match pyarrow {
-            Some(functions) => functions[class as usize].bind(py).call1((shown,)),
-            None => Ok(shown),
-        }
+        let (Some(functions), Some(topic)) = (pyarrow, topic) else { return Ok(shown) };
+        functions[class as usize].bind(py).call1((shown,)).map_err(|cause| pyarrow_refused(py, &topic, cause))
     }
 
     fn export(&self, index: usize) -> Result<abi::Array, String> {
@@ -98,7 +97,17 @@ impl Arrow {
 
 /// The receiver's error: a peer sent what is none.
 fn refused(py: Python<'_>, topic: &str, why: String) -> PyErr {
-    crate::errors::error(py, format!("topic '{topic}': the sender declared Arrow data that its payload is not: {why}"))
+    error(py, format!("topic '{topic}': the sender declared Arrow data that its payload is not: {why}"))
+}
+
+/// The receiver's error: what a peer sent is safe to read, but nothing that pyarrow knows.
+fn pyarrow_refused(py: Python<'_>, topic: &str, cause: PyErr) -> PyErr {
+    if is_error(py, &cause) || !cause.is_instance_of::<PyException>(py) {
+        return cause;
+    }
+    let refused = error(py, format!("topic '{topic}': pyarrow cannot take the Arrow data that were sent: {cause}"));
+    refused.set_cause(py, Some(cause));
+    refused
 }
 
 #[pymethods]

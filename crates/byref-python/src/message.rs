@@ -135,7 +135,11 @@ impl Message {
 
     /// The message itself, and how its payload is to be understood.
     pub fn whole(&self, py: Python<'_>) -> PyResult<(byref::Message, Option<Layout>)> {
-        self.with(py, |message| (message.clone(), layout_of(message)))
+        let (message, layout) = self.with(py, |message| (message.clone(), layout_of(message)))?;
+        if layout.as_ref().is_some_and(|layout| value::place(layout).is_none()) {
+            self.view(py)?; // The array has to be one.
+        }
+        Ok((message, layout))
     }
 
     /// The message itself if it has several parts, and where these are described.

@@ -1,7 +1,7 @@
 //! What Arrow data must be so that no consumer reads outside of them. Both sides ask: the sender before anybody gets the
 //! message, the receiver before a consumer gets the data.
 
-use super::kind::Kind;
+use super::schema::Field;
 
 /// Bits, from the one at `start` on.
 #[derive(Clone, Copy)]
@@ -92,8 +92,8 @@ pub fn text<const N: usize>(bytes: &[u8], data: &[u8], validity: Option<Bits<'_>
 
 /// A value among views.
 pub enum View {
-    /// The value itself lies in the view.
-    Short,
+    /// The value itself lies in the view: how long it is.
+    Short { len: usize },
     /// It lies in a buffer: which one, from where, how long.
     Long { buffer: usize, offset: usize, len: usize },
 }
@@ -109,7 +109,7 @@ pub fn view(bytes: &[u8]) -> Result<View, String> {
     let number = |value| usize::try_from(value).map_err(|_| "views with negative numbers");
     let len = number(len)?;
     if len <= SHORT {
-        Ok(View::Short)
+        Ok(View::Short { len })
     } else {
         Ok(View::Long { buffer: number(buffer)?, offset: number(offset)?, len })
     }
@@ -128,11 +128,21 @@ pub fn views(
             continue;
         }
         let value = match view(found)? {
-            View::Short => &found[4..4 + i32::from_ne_bytes(found[..4].try_into().expect("four bytes")) as usize],
+            View::Short { len } => {
+                let (value, padding) = found[4..].split_at(len);
+                if padding.iter().any(|byte| *byte != 0) {
+                    return Err("views whose padding is not zero".into());
+                }
+                value
+            }
             View::Long { buffer, offset, len } => {
                 let value = buffers.get(buffer).and_then(|bytes| bytes.get(offset..offset + len));
+                let value = value.ok_or("views of bytes that are not there")?;
+                if value[..4] != found[4..8] {
+                    return Err("views that do not begin as their values do".into());
+                }
                 each(buffer, offset, offset + len);
-                value.ok_or("views of bytes that are not there")?
+                value
             }
         };
         if text && std::str::from_utf8(value).is_err() {
@@ -206,9 +216,11 @@ pub fn runs<const N: usize>(bytes: &[u8], len: usize) -> Result<(), String> {
 }
 
 /// The width of run ends of that type.
-pub fn width_of_run_ends(kind: &Kind) -> Result<usize, String> {
-    match kind {
-        Kind::Fixed(width @ (2 | 4 | 8)) => Ok(*width),
+pub fn width_of_run_ends(field: &Field) -> Result<usize, String> {
+    match field.format() {
+        "s" => Ok(2),
+        "i" => Ok(4),
+        "l" => Ok(8),
         _ => Err("run ends that are no integers of 16, 32 or 64 bits".into()),
     }
 }

@@ -122,7 +122,7 @@ impl<'a> Shower<'a> {
                 check::union(types, offsets, ids, &lengths)?;
             }
             Kind::Runs => {
-                let width = check::width_of_run_ends(&field.children[0].kind)?;
+                let width = check::width_of_run_ends(&field.children[0])?;
                 let ends = self.next(&field.children[0], None)?;
                 let count = ends.length as usize;
                 if ends.null_count > 0 {
