@@ -320,7 +320,11 @@ fn children<'a>(field: &Field, array: &'a abi::Array) -> Result<Vec<&'a abi::Arr
 /// The pointers to the buffers, as many as the type has.
 fn pointers<'a>(field: &Field, array: &'a abi::Array) -> Result<&'a [*const std::ffi::c_void], String> {
     let (needed, count) = (field.kind.buffers(), usize::try_from(array.n_buffers).unwrap_or(0));
-    let fits = if matches!(field.kind, Kind::Views { .. }) { count >= needed } else { count == needed };
+    let fits = match field.kind {
+        Kind::Views { .. } => count >= needed,
+        Kind::Null => true, // Polars has one buffer here, which nobody needs.
+        _ => count == needed,
+    };
     // SAFETY: by the interface there are so many pointers, of the struct's own lifetime.
     let pointers = unsafe { abi::items(array.buffers, count) };
     if !fits || pointers.len() != count {
