@@ -69,8 +69,14 @@ def nested(below: st.SearchStrategy[pa.DataType]) -> st.SearchStrategy[pa.DataTy
         st.builds(pa.dictionary, indices, st.one_of(flat, below), st.booleans()),
         st.builds(pa.run_end_encoded, ends, flat),
         st.builds(union, several, modes, st.permutations(range(0, 120, 7))),
-        st.builds(Labelled, below, st.text(string.ascii_letters, max_size=5)),
+        st.builds(Labelled, below.filter(may_be_storage), st.text(string.ascii_letters, max_size=5)),
     )  # fmt: skip
+
+
+def may_be_storage(kind: pa.DataType) -> bool:
+    """Whether pyarrow validates, and exports, extension arrays over it."""
+    others = (pa.types.is_null, pa.types.is_union, pa.types.is_run_end_encoded)
+    return not isinstance(kind, pa.ExtensionType) and not any(is_kind(kind) for is_kind in others)
 
 
 def union(fields: list[pa.Field], mode: str, codes: list[int]) -> pa.DataType:

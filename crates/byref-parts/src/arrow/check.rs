@@ -152,19 +152,22 @@ pub fn views(
     Ok(())
 }
 
-/// Where the elements that list views name begin and end among those of a child.
-pub fn list_views<const N: usize>(offsets: &[u8], sizes: &[u8]) -> Result<(usize, usize), String> {
-    let (mut from, mut to) = (i64::MAX, 0);
+/// Where the elements that list views name begin and end among those of a child, and the furthest place that any view
+/// names, also one without elements.
+pub fn list_views<const N: usize>(offsets: &[u8], sizes: &[u8]) -> Result<(usize, usize, usize), String> {
+    let (mut from, mut to, mut furthest) = (i64::MAX, 0, 0);
     for (offset, size) in integers::<N>(offsets).zip(integers::<N>(sizes)) {
         if offset < 0 || size < 0 {
             return Err("list views with negative numbers".into());
         }
+        let end = offset.checked_add(size).ok_or("list views that are too long")?;
+        furthest = furthest.max(end as usize);
         if size > 0 {
             from = from.min(offset);
-            to = to.max(offset.checked_add(size).ok_or("list views that are too long")?);
+            to = to.max(end);
         }
     }
-    Ok(if from < to { (from as usize, to as usize) } else { (0, 0) })
+    Ok(if from < to { (from as usize, to as usize, furthest) } else { (0, 0, furthest) })
 }
 
 /// Indices of a dictionary that has `len` values. `format` says whether they are signed.

@@ -246,7 +246,7 @@ impl<'a, E> Gatherer<'_, 'a, E> {
         offsets: &'a [u8],
         sizes: &'a [u8],
     ) -> Result<(), String> {
-        let (from, to) = check::list_views::<N>(offsets, sizes)?;
+        let (from, to, _) = check::list_views::<N>(offsets, sizes)?;
         self.make(offsets.len(), move |out| {
             for ((out, offset), size) in out.chunks_exact_mut(N).zip(integers::<N>(offsets)).zip(integers::<N>(sizes)) {
                 store::<N>(out, if size == 0 { 0 } else { offset.wrapping_sub(from as i64) });

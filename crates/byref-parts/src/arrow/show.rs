@@ -96,7 +96,7 @@ impl<'a> Shower<'a> {
             Kind::ListView { wide } => {
                 let width = if *wide { 8 } else { 4 };
                 let [offsets, sizes] = [self.buffer(&mut node, sized(width)?)?, self.buffer(&mut node, sized(width)?)?];
-                let (_, end) = if *wide {
+                let (_, _, end) = if *wide {
                     check::list_views::<8>(offsets, sizes)?
                 } else {
                     check::list_views::<4>(offsets, sizes)?
