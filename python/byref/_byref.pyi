@@ -636,15 +636,14 @@ class Message:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
-@final
 class Arrow:
     """Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
 
-    What a library makes of it shares the message's memory and holds its lease.
+    What a library makes of it shares the message's memory and holds its lease. What is one array, or one record batch, also
+    has `__arrow_c_array__`.
     """
 
     def __arrow_c_schema__(self) -> Any: ...
-    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
