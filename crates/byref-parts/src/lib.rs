@@ -4,5 +4,8 @@
 //! and shows data through the Arrow C data interface. What a peer sent is checked here before anybody uses it.
 
 pub mod arrow;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod plan;
 pub mod tokens;

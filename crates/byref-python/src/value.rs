@@ -53,7 +53,11 @@ pub fn field(message: &byref::Message, words: Words) -> Result<Arc<Field>, Strin
             .explained(Entry { offset, len }, |bytes| Field::decode(&bytes))
             .ok_or("an Arrow type that it never described")?,
         // A copy, since its sender may change it meanwhile.
-        Words::Here(at) => Field::decode(&at.of(message).ok_or("an Arrow type outside of it")?.to_vec()).map(Arc::new),
+        Words::Here(at) => {
+            // A copy, since its sender may change it meanwhile.
+            let words = at.of(message).ok_or("an Arrow type outside of it")?.to_vec();
+            Field::decode(&words).map(Arc::new)
+        }
     }
 }
 

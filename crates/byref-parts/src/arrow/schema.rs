@@ -52,6 +52,12 @@ impl Field {
         })
     }
 
+    /// The same, as indices of a dictionary.
+    #[cfg(any(test, fuzzing))]
+    pub fn with_dictionary(self, dictionary: Field) -> Self {
+        Field { dictionary: Some(Box::new(dictionary)), ..self }
+    }
+
     /// Whether it is what a record batch or a table is: a struct that cannot be null itself.
     pub fn is_table(&self) -> bool {
         self.kind == Kind::Struct && self.flags & abi::NULLABLE == 0
