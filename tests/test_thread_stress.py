@@ -161,7 +161,7 @@ def test_one_publisher_and_one_subscriber(endpoints: Endpoints) -> None:
             if rng.random() < 0.01:
                 (pub if rng.random() < 0.5 else sub).close()
 
-        together(send, send_rows, take, take, ask, rounds=150)
+        together(send, send_rows, take, take, ask, rounds=60)
         assert len(received) == len(set(received)), "each message goes to one"
 
 
