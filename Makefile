@@ -102,7 +102,7 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for e
 test-fuzz: ## the same, briefly
 	$(MAKE) --no-print-directory fuzz SECONDS=8
 
-ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_batches.py tests/test_formats.py tests/test_thread_stress.py
+ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_thread_stress.py
 
 .PHONY: asan
 asan: build ## AddressSanitizer over the core's tests, and over the extension in the tests of lifetimes

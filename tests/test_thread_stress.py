@@ -24,9 +24,9 @@ EXPECTED = (byref.Closed, byref.Timeout, byref.PoolExhausted, BufferError, Value
 
 @pytest.fixture(autouse=True)
 def _restless_interpreter() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Threads take turns often, but not so often that they do nothing else."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-4)
     yield
     sys.setswitchinterval(before)
 
@@ -161,7 +161,7 @@ def test_one_publisher_and_one_subscriber(endpoints: Endpoints) -> None:
             if rng.random() < 0.01:
                 (pub if rng.random() < 0.5 else sub).close()
 
-        together(send, send_rows, take, take, ask, rounds=150)
+        together(send, send_rows, take, take, ask, rounds=60)
         assert len(received) == len(set(received)), "each message goes to one"
 
 
@@ -189,7 +189,7 @@ def test_one_queue(endpoints: Endpoints) -> None:
         def ask(_: random.Random) -> None:
             _ = queue.stats(), byref.monitors()
 
-        together(subscribe, send, send, send, ask, rounds=40)
+        together(subscribe, send, send, send, ask, rounds=20)
         queue.stop()
         thread.join(20)
         assert not thread.is_alive()
