@@ -48,7 +48,8 @@ LIES: dict[str, tuple[Callable[[], pa.Array], str]] = {
         "negative"),
     "list views that overflow": (
         lambda: pa.Array.from_buffers(
-            pa.large_list_view(TEN.type), 1, [None, numbers(2**63 - 1, kind="i8"), numbers(2, kind="i8")], children=[TEN]),
+            pa.large_list_view(TEN.type), 1, [None, numbers(2**63 - 1, kind="i8"), numbers(2, kind="i8")],
+            children=[TEN]),
         "too long"),
     "a dictionary's index is too large": (
         lambda: pa.DictionaryArray.from_arrays(pa.array([0, 10]), TEN, safe=False), "indices"),
@@ -77,6 +78,9 @@ LIES: dict[str, tuple[Callable[[], pa.Array], str]] = {
         lambda: pa.Array.from_buffers(DENSE, 1, [None, numbers(4, kind="i1"), numbers(0)], children=[TEN]), "union"),
     "a union's offset beyond the child": (
         lambda: pa.Array.from_buffers(DENSE, 1, [None, numbers(5, kind="i1"), numbers(10)], children=[TEN]), "union"),
+    "a union's offsets decrease": (
+        lambda: pa.Array.from_buffers(DENSE, 2, [None, numbers(5, 5, kind="i1"), numbers(3, 2)], children=[TEN]),
+        "decrease"),
     "a union's offset is negative": (
         lambda: pa.Array.from_buffers(DENSE, 1, [None, numbers(5, kind="i1"), numbers(-1)], children=[TEN]), "union"),
     "run ends that decrease": (
@@ -121,7 +125,8 @@ class CArray(ctypes.Structure):
 
 
 CArray._fields_ = [
-    ("length", ctypes.c_int64), ("null_count", ctypes.c_int64), ("offset", ctypes.c_int64), ("n_buffers", ctypes.c_int64),
+    ("length", ctypes.c_int64), ("null_count", ctypes.c_int64), ("offset", ctypes.c_int64),
+    ("n_buffers", ctypes.c_int64),
     ("n_children", ctypes.c_int64), ("buffers", ctypes.POINTER(ctypes.c_void_p)),
     ("children", ctypes.POINTER(ctypes.POINTER(CArray))), ("dictionary", ctypes.POINTER(CArray)),
     ("release", ctypes.c_void_p), ("private_data", ctypes.c_void_p),
@@ -146,7 +151,7 @@ Release = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class Altered:
-    """An array whose exported structs are changed before anybody gets them, and are as they were when they are released."""
+    """An array whose exported structs are changed before anybody gets them, and changed back when released."""
 
     def __init__(self, array: pa.Array, change: Callable[[CSchema, CArray], Any]) -> None:
         self.array, self.change = array, change
@@ -349,7 +354,8 @@ def honest_values() -> list[Any]:
         pa.int32(), pa.bool_(), pa.string(), pa.large_binary(), pa.string_view(), pa.binary(17), pa.list_(pa.int8()),
         pa.large_list_view(pa.string()), pa.list_(pa.float32(), 2), pa.struct([("a", pa.int8()), ("b", pa.string())]),
         pa.dictionary(pa.int8(), pa.string()), pa.run_end_encoded(pa.int16(), pa.string()),
-        pa.sparse_union([pa.field("a", pa.int8()), pa.field("b", pa.string())]), DENSE, pa.map_(pa.int32(), pa.string()), pa.null(),
+        pa.sparse_union([pa.field("a", pa.int8()), pa.field("b", pa.string())]), DENSE,
+        pa.map_(pa.int32(), pa.string()), pa.null(),
     ]  # fmt: skip
     arrays = [arrow_data.array(random, kind, 20) for kind in kinds]
     batch = pa.record_batch(arrays[:5], [str(index) for index in range(5)])
