@@ -130,9 +130,10 @@ class Publisher:
         """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
 
         `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
-        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. `ValueError`
-        when a column of the dict was replaced instead of filled, as in `columns["x"] = values`: that is not sent. Raises
-        as `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
+        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Fill the
+        arrays that are there, as in `columns["x"][:] = values`: a loan in which one was replaced is not sent but raises
+        `ValueError`. Otherwise raises as `send` does, `TypeError` for other columns, and `ValueError` for a number of
+        rows that cannot be.
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:

@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn values_and_what_is_none() {
         let (one, list) = (Token::None, |count| Token::List(count));
-        assert_eq!(levels(&[one.clone()]), Ok(0));
+        assert_eq!(levels(std::slice::from_ref(&one)), Ok(0));
         assert_eq!(levels(&[list(0)]), Ok(0));
         assert_eq!(levels(&[list(2), one.clone(), list(1), one.clone()]), Ok(2));
         assert_eq!(levels(&[Token::Dict(1), one.clone(), Token::Tuple(1), list(0)]), Ok(2));
