@@ -27,7 +27,7 @@ def receive(line: Line) -> None:
             found = shown.to_dict(as_series=False) if isinstance(shown, pl.DataFrame) else shown.to_list()
             read = nanoarrow.ArrayStream(value).read_all().to_pylist()
             assert read == (shown.to_dicts() if isinstance(shown, pl.DataFrame) else found)
-            line.tell([type(value).__name__, kind, type(shown).__name__, found])
+            line.tell([kind, type(shown).__name__, found])
             if number == 0:
                 pub.send(shown)
                 pub.flush(timeout=30)

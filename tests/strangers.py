@@ -149,28 +149,29 @@ class Stranger:
     _GLOSSARY = 16 << 20
     _RECORDS = 16
 
-    def __init__(self, rendezvous: Path) -> None:
-        """Takes the place of a publisher."""
+    def __init__(self, rendezvous: Path, glossary: bytes) -> None:
+        """Takes the place of a publisher whose glossary begins so."""
         self._listener = fake_publisher(rendezvous)
+        self._explained = glossary
         self._sent = 0
 
     def __enter__(self) -> "Stranger":
         self._end = accept_subscriber(self._listener)
         self._ring = self._share(welcome("t"), 8 * 64 + 256 * self._RECORDS)
         self._pool = self._share(segment(0), self._POOL)
-        self._glossary = self._share(b"\3" + b"\xff\xff\xff\xff\x0f", self._GLOSSARY)
+        glossary = self._share(b"\3" + b"\xff\xff\xff\xff\x0f", self._GLOSSARY)
+        glossary[: len(self._explained)] = self._explained
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self._end.close()
         self._listener.close()
 
-    def publish(self, payload: bytes, attributes: bytes, glossary: bytes) -> None:
-        """One more message, in place of the one before, and a glossary that begins with these bytes."""
+    def publish(self, payload: bytes, attributes: bytes) -> None:
+        """One more message, in place of the one before."""
         behind = (len(payload) + 7) // 8 * 8
         self._pool[: len(payload)] = payload
         self._pool[behind : behind + len(attributes)] = attributes
-        self._glossary[: len(glossary)] = glossary
         position = self._sent
         refers = 1 << 32
         words = (0, 1 << 63 | 1, position, 0, 0, len(payload), len(attributes) | refers)

@@ -47,10 +47,10 @@ def test_causes(endpoints: Endpoints) -> None:
     assert copied() == {"writable": 100}
     assert len(bytes(msg)) == 100
     assert copied() == {"copy": 100}
-    pub.send(bytes(100_000))
+    pub.send(bytes(1 << 20))
     msg = sub.recv(timeout=20)
     msg.writable()
-    assert copied() == {"send": 100_000}
+    assert copied() == {"send": 1 << 20}
     with pub.loan(50_000) as array:
         array[:] = 1
     sub.recv(timeout=20)

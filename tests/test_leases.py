@@ -49,7 +49,7 @@ def total(form: str, view: Any) -> int:
     if form == "frame":
         return int(view["n"].sum())
     if form == "relation":
-        return int(view.sum("n").fetchone()[0])
+        return int(view.sum("n").fetchall()[0][0])
     if form == "nanoarrow":
         return int(np.asarray(nanoarrow.c_array(view).view().child(0).buffer(1)).sum())
     if form == "parts":

@@ -75,7 +75,9 @@ def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(lists, lists.map(tuple), st.dictionaries(KEYS, parts, max_size=4))
 
 
-VALUES = containers(st.recursive(st.one_of(SCALARS, arrays(), BUFFERS, ARROW, NUMPY_SCALARS), containers, max_leaves=10))
+VALUES = containers(
+    st.recursive(st.one_of(SCALARS, arrays(), BUFFERS, ARROW, NUMPY_SCALARS), containers, max_leaves=10)
+)
 
 
 def assert_alike(found: Any, sent: Any) -> None:
@@ -241,7 +243,8 @@ def nothing_was_sent(pub: byref.Publisher, sub: byref.Subscriber) -> None:
     ("leaf", "named"),
     [(object(), "object"), ({1, 2}, "set"), (lambda: 0, "function"), (pa.scalar(1), "Int64Scalar"), (range(3), "range"),
      (np.array([{}], object), "pointers"), (np.array(["a"], np.dtypes.StringDType()), "pointers"),
-     (np.array([(1, {})], "i4,O")[0], "pointers"), ({(1, 2): 3}, "tuple"), ({b"k": 3}, "bytes"), (pa.int8(), "DataType")],
+     (np.array([(1, {})], "i4,O")[0], "pointers"), ({(1, 2): 3}, "tuple"), ({b"k": 3}, "bytes"),
+     (pa.int8(), "DataType")],
     ids=repr,
 )  # fmt: skip
 def test_parts_that_cannot_be_sent(leaf: Any, named: str, pair: Any) -> None:

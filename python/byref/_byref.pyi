@@ -168,8 +168,10 @@ class Publisher:
         """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
 
         `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
-        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Raises
-        as `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
+        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Fill the
+        arrays that are there, as in `columns["x"][:] = values`: a loan in which one was replaced is not sent but raises
+        `ValueError`. Otherwise raises as `send` does, `TypeError` for other columns, and `ValueError` for a number of
+        rows that cannot be.
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -639,8 +641,8 @@ class Message:
 class Arrow:
     """Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
 
-    What a library makes of it shares the message's memory and holds its lease. What is one array, or one record batch, also
-    has `__arrow_c_array__`.
+    What a library makes of it shares the message's memory and holds its lease. What is one array, or one record batch,
+    also has `__arrow_c_array__`.
     """
 
     def __arrow_c_schema__(self) -> Any: ...

@@ -52,10 +52,9 @@ pub fn field(message: &byref::Message, words: Words) -> Result<Arc<Field>, Strin
         Words::Explained(offset, len) => message
             .explained(Entry { offset, len }, |bytes| Field::decode(&bytes))
             .ok_or("an Arrow type that it never described")?,
-        // A copy, since its sender may change it meanwhile.
         Words::Here(at) => {
             // A copy, since its sender may change it meanwhile.
-            let words = at.of(message).ok_or("an Arrow type outside of it")?.to_vec();
+            let words: Box<[u8]> = at.of(message).ok_or("an Arrow type outside of it")?.into();
             Field::decode(&words).map(Arc::new)
         }
     }

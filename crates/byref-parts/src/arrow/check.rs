@@ -188,19 +188,23 @@ pub fn indices<const N: usize>(
     if all { Ok(()) } else { Err(format!("indices beyond the {len} values of their dictionary")) }
 }
 
-/// The numbers of a union's children, and where each value lies in its child.
+/// The numbers of a union's children, and where each value lies in its child: there, and none before an earlier one.
 pub fn union(types: &[u8], offsets: Option<&[u8]>, ids: &[i8], lengths: &[usize]) -> Result<(), String> {
     let mut child_of = [None; 256];
     for (child, id) in ids.iter().enumerate() {
         child_of[*id as u8 as usize] = Some(child);
     }
     let mut offsets = offsets.map(integers::<4>);
+    let mut reached = vec![0; ids.len()];
     for id in types {
         let child = child_of[*id as usize].ok_or("a union of a type that it does not have")?;
-        if let Some(offset) = offsets.as_mut().and_then(Iterator::next)
-            && usize::try_from(offset).is_ok_and(|offset| offset >= lengths[child]) | (offset < 0)
-        {
-            return Err("a union's offset beyond its child".into());
+        if let Some(offset) = offsets.as_mut().and_then(Iterator::next) {
+            let offset = usize::try_from(offset).ok().filter(|offset| *offset < lengths[child]);
+            let offset = offset.ok_or("a union's offset beyond its child")?;
+            if offset < reached[child] {
+                return Err("a union's offsets that decrease".into());
+            }
+            reached[child] = offset;
         }
     }
     Ok(())
