@@ -15,8 +15,8 @@ _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 # A part of a message: anything below that is no scalar travels by reference.
 _Part: TypeAlias = (
-    "Buffer | NDArray[Any] | np.generic | _ArrowArray | _ArrowStream | Message | str | int | float | complex | None"
-    " | dict[Any, Any] | list[Any] | tuple[Any, ...]"
+    "Buffer | NDArray[Any] | np.generic | _ArrowArray | _ArrowStream | Message | str | int | float | complex"
+    " | dict[Any, Any] | list[Any] | tuple[Any, ...] | None"
 )
 # What a loan lends: an array, or a dict of arrays.
 _Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
@@ -83,8 +83,8 @@ class Publisher:
     ) -> int:
         """Send a copy of `data`; return its sequence number.
 
-        `data`: a bytes-like object, a NumPy array, Arrow data of any library (through the PyCapsule interface), a received
-        message, or a dict, list or tuple of such parts, of scalars, and of further containers.
+        `data`: a bytes-like object, a NumPy array, Arrow data of any library (through the PyCapsule interface), a
+        received message, or a dict, list or tuple of such parts, of scalars, and of further containers.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -130,8 +130,10 @@ class Publisher:
         """Lend memory for an Arrow record batch, to be filled in place: `array` is a dict of arrays by column.
 
         `schema`: a `pyarrow.Schema`, or any other object with `__arrow_c_schema__`. Its columns have elements of fixed
-        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Raises as
-        `send` does, `TypeError` for other columns, and `ValueError` for a number of rows that cannot be.
+        size that NumPy can write (numbers, timestamps, durations, times, fixed-size binary); no value is null. Fill the
+        arrays that are there, as in `columns["x"][:] = values`: a loan in which one was replaced is not sent but raises
+        `ValueError`. Otherwise raises as `send` does, `TypeError` for other columns, and `ValueError` for a number of
+        rows that cannot be.
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -453,15 +455,14 @@ class Message:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
-@final
 class Arrow:
     """Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
 
-    What a library makes of it shares the message's memory and holds its lease.
+    What a library makes of it shares the message's memory and holds its lease. What is one array, or one record batch,
+    also has `__arrow_c_array__`.
     """
 
     def __arrow_c_schema__(self) -> Any: ...
-    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final

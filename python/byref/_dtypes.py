@@ -47,6 +47,7 @@ def _describe(dtype: np.dtype[Any]) -> _Words:
     fields = [dtype.fields[name] for name in dtype.names or ()]
     return {
         "names": list(dtype.names or ()),
+        "titles": [field[2] if len(field) > 2 and isinstance(field[2], str) else None for field in fields],
         "formats": [_describe(field[0]) for field in fields],
         "offsets": [field[1] for field in fields],
         "itemsize": dtype.itemsize,
@@ -63,6 +64,7 @@ def _build(words: _Words) -> np.dtype[Any]:
     formats = [_build(format) for format in words["formats"]]
     layout: Any = {
         "names": words["names"],
+        "titles": words["titles"],
         "formats": formats,
         "offsets": words["offsets"],
         "itemsize": words["itemsize"],

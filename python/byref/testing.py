@@ -88,8 +88,8 @@ def _held() -> Counter[str]:
 def no_leaks() -> Iterator[None]:
     """Fail the test if memory of publishers or subscribers that it made is still there at its end.
 
-    That is so as long as a publisher, a subscriber, a message, or any view of one is alive: in a list, in a traceback, in
-    another library.
+    That is so as long as a publisher, a subscriber, a message, or any view of one is alive: in a list, in a traceback,
+    in another library.
     """
     gc.collect()
     before = _held()

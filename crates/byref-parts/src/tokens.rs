@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// The deepest nesting of containers.
 pub const MOST_LEVELS: usize = 64;
+/// The most tokens of a message: a peer can write one in a byte, but not make its reader spend gigabytes on them.
+pub const MOST_TOKENS: usize = 1 << 20;
 
 /// One thing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,22 +73,22 @@ pub enum Words {
 }
 
 impl Token {
-    /// Moves the parts it names by `distance`.
-    pub fn relocate(&mut self, distance: u64) {
-        let shift = |part: &mut Part| part.at += distance;
+    /// Moves the parts of `payload` that it names by `distance`; `None` when one is none.
+    pub fn relocate(&mut self, payload: &[u8], distance: u64) -> Option<()> {
+        let shift = |part: &mut Part| part.of(payload).map(|_| part.at += distance);
         match self {
             Token::Bytes(at) | Token::Array { at, .. } => shift(at),
             Token::Arrow { schema, chunks, .. } => {
                 if let Words::Here(at) = schema {
-                    shift(at);
+                    shift(at)?;
                 }
-                chunks.iter_mut().flat_map(|chunk| &mut chunk.buffers).flatten().for_each(shift);
+                chunks.iter_mut().flat_map(|chunk| &mut chunk.buffers).flatten().try_for_each(shift)
             }
             Token::Pickle { stream, buffers } => {
-                shift(stream);
-                buffers.iter_mut().for_each(shift);
+                shift(stream)?;
+                buffers.iter_mut().try_for_each(shift)
             }
-            _ => {}
+            _ => Some(()),
         }
     }
 }
@@ -96,8 +98,84 @@ pub fn encode(tokens: &[Token]) -> Vec<u8> {
     postcard::to_stdvec(tokens).expect("plain data always encodes")
 }
 
-/// From what `encode` made; anything else, from a faulty peer, is an error.
+/// From what `encode` made of one value; anything else, from a faulty peer, is an error.
 pub fn decode(payload: &[u8], at: Part) -> Result<Vec<Token>, String> {
-    let bytes = at.of(payload).ok_or("its description lies outside of it")?;
-    postcard::from_bytes(bytes).map_err(|error| format!("its description cannot be read ({error})"))
+    // A copy, since its sender may change it meanwhile.
+    let bytes = at.of(payload).ok_or("its description lies outside of it")?.to_vec();
+    let unreadable = |error| format!("its description cannot be read ({error})");
+    let (count, _) = postcard::take_from_bytes::<u64>(&bytes).map_err(unreadable)?;
+    if count > MOST_TOKENS as u64 {
+        return Err(format!("{count} parts"));
+    }
+    let tokens: Vec<Token> = postcard::from_bytes(&bytes).map_err(unreadable)?;
+    levels(&tokens)?;
+    Ok(tokens)
+}
+
+/// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep.
+pub fn levels(tokens: &[Token]) -> Result<usize, String> {
+    // Of each container that is not complete: how many are missing.
+    let mut missing = vec![1u64];
+    let mut deepest = 0;
+    for token in tokens {
+        let left = missing.last_mut().ok_or("more parts than one value has")?;
+        *left -= 1;
+        deepest = deepest.max(missing.len() - 1);
+        match token {
+            Token::List(count) | Token::Tuple(count) => missing.push(*count),
+            Token::Dict(count) => missing.push(count.saturating_mul(2)),
+            _ => {}
+        }
+        while missing.last() == Some(&0) {
+            missing.pop();
+        }
+        if missing.len() > MOST_LEVELS + 1 {
+            return Err("containers nested too deep".into());
+        }
+    }
+    if missing.is_empty() { Ok(deepest) } else { Err("fewer parts than announced".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_and_what_is_none() {
+        let (one, list) = (Token::None, |count| Token::List(count));
+        assert_eq!(levels(std::slice::from_ref(&one)), Ok(0));
+        assert_eq!(levels(&[list(0)]), Ok(0));
+        assert_eq!(levels(&[list(2), one.clone(), list(1), one.clone()]), Ok(2));
+        assert_eq!(levels(&[Token::Dict(1), one.clone(), Token::Tuple(1), list(0)]), Ok(2));
+        for wrong in [vec![], vec![list(1)], vec![one.clone(), one.clone()], vec![Token::Dict(u64::MAX), one.clone()]] {
+            assert!(levels(&wrong).is_err(), "{wrong:?}");
+        }
+        let deep = |count| [vec![list(1); count], vec![Token::None]].concat();
+        assert_eq!(levels(&deep(MOST_LEVELS)), Ok(MOST_LEVELS));
+        assert!(levels(&deep(MOST_LEVELS + 1)).is_err());
+    }
+
+    #[test]
+    fn only_one_value_of_a_bearable_size_is_read() {
+        let read = |bytes: &[u8]| decode(bytes, Part { at: 0, len: bytes.len() as u64 });
+        let tokens = vec![Token::List(1), Token::Str("a".into())];
+        assert_eq!(read(&encode(&tokens)), Ok(tokens));
+        assert!(read(&encode(&[Token::List(2), Token::None])).is_err());
+        let zeros = vec![0; MOST_TOKENS + 10];
+        let many = [postcard::to_stdvec(&(MOST_TOKENS as u64 + 1)).unwrap(), zeros].concat();
+        assert!(read(&many).unwrap_err().contains("parts"));
+    }
+
+    #[test]
+    fn only_parts_of_the_payload_move() {
+        let payload = [0; 128];
+        let mut inside = Token::Bytes(Part { at: 64, len: 64 });
+        assert_eq!(inside.relocate(&payload, 192), Some(()));
+        assert_eq!(inside, Token::Bytes(Part { at: 256, len: 64 }));
+        for (at, len) in [(64, 65), (1, 1), (u64::MAX - 63, 64), (128, 1)] {
+            let stream = Part { at: 0, len: 128 };
+            let mut lying = Token::Pickle { stream, buffers: vec![Part { at, len }] };
+            assert_eq!(lying.relocate(&payload, 192), None);
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! Arrow data by reference, through the PyCapsule interface in both directions; no Arrow library is needed for it.
 
 use crate::capsule::{give, take};
+use crate::errors::{error, is_error};
 use crate::foreign::Foreign;
 use byref_parts::arrow::{Chunk, Class, Field, abi, export_schema, export_stream, show};
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyException, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -62,7 +63,7 @@ pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Field> {
 /// Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
 ///
 /// What a library makes of it shares the message's memory and holds its lease.
-#[pyclass(frozen, module = "byref")]
+#[pyclass(frozen, subclass, module = "byref")]
 pub struct Arrow {
     field: Arc<Field>,
     class: Class,
@@ -83,12 +84,26 @@ impl Arrow {
             let made_by = |name: &str| pyarrow.getattr(name).map(Bound::unbind);
             Ok(Some([made_by("array")?, made_by("record_batch")?, made_by("chunked_array")?, made_by("table")?]))
         })?;
-        let class = self.class;
-        let shown = Bound::new(py, self)?.into_any();
-        match pyarrow {
-            Some(functions) => functions[class as usize].bind(py).call1((shown,)),
-            None => Ok(shown),
+        let (class, topic) = (self.class, pyarrow.as_ref().map(|_| self.payload.topic().to_owned()));
+        let shown = match class {
+            Class::Array | Class::Batch => {
+                Bound::new(py, PyClassInitializer::from(self).add_subclass(ArrowArray))?.into_any()
+            }
+            Class::Chunked | Class::Table => Bound::new(py, self)?.into_any(),
+        };
+        let (Some(functions), Some(topic)) = (pyarrow, topic) else { return Ok(shown) };
+        functions[class as usize].bind(py).call1((shown,)).map_err(|cause| pyarrow_refused(py, &topic, cause))
+    }
+
+    /// The data, as capsules `arrow_schema` and `arrow_array`; a BufferError when they are in several chunks.
+    pub fn capsules<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        if self.chunks.len() != 1 {
+            let text =
+                format!("these Arrow data have {} chunks; take msg.value, or them as a stream", self.chunks.len());
+            return Err(PyBufferError::new_err(text));
         }
+        let array = self.export(0).map_err(|why| refused(py, self.payload.topic(), why))?;
+        PyTuple::new(py, [self.__arrow_c_schema__(py)?, give(py, array)?])
     }
 
     fn export(&self, index: usize) -> Result<abi::Array, String> {
@@ -98,7 +113,17 @@ impl Arrow {
 
 /// The receiver's error: a peer sent what is none.
 fn refused(py: Python<'_>, topic: &str, why: String) -> PyErr {
-    crate::errors::error(py, format!("topic '{topic}': the sender declared Arrow data that its payload is not: {why}"))
+    error(py, format!("topic '{topic}': the sender declared Arrow data that its payload is not: {why}"))
+}
+
+/// The receiver's error: what a peer sent is safe to read, but nothing that pyarrow knows.
+fn pyarrow_refused(py: Python<'_>, topic: &str, cause: PyErr) -> PyErr {
+    if is_error(py, &cause) || !cause.is_instance_of::<PyException>(py) {
+        return cause;
+    }
+    let refused = error(py, format!("topic '{topic}': pyarrow cannot take the Arrow data that were sent: {cause}"));
+    refused.set_cause(py, Some(cause));
+    refused
 }
 
 #[pymethods]
@@ -106,22 +131,6 @@ impl Arrow {
     /// The type, as an `arrow_schema` capsule.
     pub fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         give(py, export_schema(&self.field))
-    }
-
-    /// The data, as capsules `arrow_schema` and `arrow_array`; a BufferError when they are in several chunks.
-    #[pyo3(signature = (requested_schema=None))]
-    pub fn __arrow_c_array__<'py>(
-        &self,
-        py: Python<'py>,
-        requested_schema: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
-        let _ = requested_schema; // A best effort may be to keep the type.
-        if self.chunks.len() != 1 {
-            let text = format!("these Arrow data have {} chunks; take them as a stream or table", self.chunks.len());
-            return Err(PyBufferError::new_err(text));
-        }
-        let array = self.export(0).map_err(|why| refused(py, self.payload.topic(), why))?;
-        PyTuple::new(py, [self.__arrow_c_schema__(py)?, give(py, array)?])
     }
 
     /// The data, as an `arrow_array_stream` capsule.
@@ -139,5 +148,22 @@ impl Arrow {
 
     fn __repr__(&self) -> String {
         format!("<byref.Arrow, {:?} in a message on {:?}>", self.class, self.payload.topic())
+    }
+}
+
+/// Arrow data that are one array, or one record batch. (Consumers prefer what only these offer, so others must not.)
+#[pyclass(frozen, extends = Arrow, name = "_ArrowArray", module = "byref")]
+pub struct ArrowArray;
+
+#[pymethods]
+impl ArrowArray {
+    /// The data, as capsules `arrow_schema` and `arrow_array`.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_array__<'py>(
+        slf: &Bound<'py, Self>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let _ = requested_schema; // A best effort may be to keep the type.
+        slf.as_super().get().capsules(slf.py())
     }
 }

@@ -112,16 +112,6 @@ impl Columns {
         Ok(columns)
     }
 
-    /// The first `rows` rows of `arrays`, and of this.
-    pub fn truncate<'py>(&mut self, arrays: &Bound<'py, PyDict>, rows: u64) -> PyResult<Bound<'py, PyDict>> {
-        let shorter = PyDict::new(arrays.py());
-        for (name, array) in arrays {
-            shorter.set_item(name, array.get_item(PySlice::new(arrays.py(), 0, rows as isize, 1))?)?;
-        }
-        self.rows = rows;
-        Ok(shorter)
-    }
-
     /// Writes the description behind the columns; gives the attributes to send along.
     pub fn finish(&self, loan: &mut Loan, headers: Vec<(String, HeaderValue)>) -> byref::Result<Encoded> {
         let description = self.describe();
@@ -130,4 +120,13 @@ impl Columns {
         loan[at.at as usize..].copy_from_slice(&description);
         Ok(byref::Attributes { layout: Some(value::layout(at)), headers }.encode()?.with_glossary())
     }
+}
+
+/// The first `rows` rows of `arrays`.
+pub fn truncated<'py>(arrays: &Bound<'py, PyDict>, rows: usize) -> PyResult<Bound<'py, PyDict>> {
+    let shorter = PyDict::new(arrays.py());
+    for (name, array) in arrays {
+        shorter.set_item(name, array.get_item(PySlice::new(arrays.py(), 0, rows as isize, 1))?)?;
+    }
+    Ok(shorter)
 }

@@ -11,7 +11,7 @@ use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::{Field, gather};
 use byref_parts::plan::{self, Part, Source};
-use byref_parts::tokens::{self, MOST_LEVELS, Token, Words};
+use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -32,8 +32,8 @@ enum Item<'py> {
     /// A NumPy scalar, as an array.
     Scalar(Bound<'py, PyUntypedArray>),
     Arrow(Imported),
-    /// A received message, and how its payload is to be understood.
-    Message(byref::Message, Option<Layout>),
+    /// A received message, how its payload is to be understood, and how deep it lies.
+    Message(byref::Message, Option<Layout>, usize),
     Pickle {
         stream: Bound<'py, PyBytes>,
         buffers: Vec<Payload<'py>>,
@@ -56,7 +56,7 @@ impl<'py> Draft<'py> {
             collect(data, &mut items, 0)?;
         } else if let Ok(message) = data.cast::<Message>() {
             match message.get().parts(data.py())? {
-                Some((message, layout)) => items.push(Item::Message(message, Some(layout))),
+                Some((message, layout)) => items.push(Item::Message(message, Some(layout), 0)),
                 None => return Ok(None),
             }
         } else if has_own_payload(data) {
@@ -90,6 +90,9 @@ impl<'py> Draft<'py> {
     ) -> PyResult<Planned<'a>> {
         let mut planner = Planner { py, publisher, plan: Plan::default(), tokens: Vec::new(), refers: false };
         self.0.iter().try_for_each(|item| planner.add(item))?;
+        if planner.tokens.len() > MOST_TOKENS {
+            return Err(too_many());
+        }
         let Planner { mut plan, tokens, refers, .. } = planner;
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
@@ -129,13 +132,18 @@ fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
 /// Appends what `data` is.
 fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usize) -> PyResult<()> {
     let py = data.py();
-    if level >= MOST_LEVELS {
-        let text = format!("cannot send containers that are nested deeper than {MOST_LEVELS} levels");
-        return Err(PyValueError::new_err(text));
+    if level > MOST_LEVELS {
+        return Err(too_deep());
     }
+    if items.len() >= MOST_TOKENS {
+        return Err(too_many());
+    }
+    // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
+    // lets other threads run, all of which may change the container.
     if let Ok(dict) = data.cast::<PyDict>() {
-        items.push(Item::Token(Token::Dict(dict.len() as u64)));
-        for (key, value) in dict {
+        let entries: Vec<_> = dict.iter().collect();
+        items.push(Item::Token(Token::Dict(entries.len() as u64)));
+        for (key, value) in entries {
             match scalar(&key)? {
                 Some(key) => items.push(Item::Token(key)),
                 None => {
@@ -148,8 +156,9 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
             collect(&value, items, level + 1)?;
         }
     } else if let Ok(list) = data.cast::<PyList>() {
-        items.push(Item::Token(Token::List(list.len() as u64)));
-        list.iter().try_for_each(|value| collect(&value, items, level + 1))?;
+        let values: Vec<_> = list.iter().collect();
+        items.push(Item::Token(Token::List(values.len() as u64)));
+        values.iter().try_for_each(|value| collect(value, items, level + 1))?;
     } else if let Ok(tuple) = data.cast::<PyTuple>() {
         items.push(Item::Token(Token::Tuple(tuple.len() as u64)));
         tuple.iter().try_for_each(|value| collect(&value, items, level + 1))?;
@@ -160,7 +169,7 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
         items.push(Item::Token(token));
     } else if let Ok(message) = data.cast::<Message>() {
         let (message, layout) = message.get().whole(py)?;
-        items.push(Item::Message(message, layout));
+        items.push(Item::Message(message, layout, level));
     } else if has_own_payload(data) || data.is_exact_instance_of::<PyBytes>() {
         items.push(Item::Payload(Payload::of(data)?));
     } else if let Some(imported) = arrow::import(data)? {
@@ -169,6 +178,15 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
         items.push(Item::Payload(Payload::of(data)?));
     }
     Ok(())
+}
+
+fn too_deep() -> PyErr {
+    PyValueError::new_err(format!("cannot send containers that are nested deeper than {MOST_LEVELS} levels"))
+}
+
+fn too_many() -> PyErr {
+    let text = format!("cannot send a message of more than {MOST_TOKENS} parts and scalars; put numbers into arrays");
+    PyValueError::new_err(text)
 }
 
 /// A scalar of Python's own; `None` for anything else.
@@ -182,7 +200,11 @@ fn scalar(value: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
     } else if value.is_instance_of::<PyInt>() {
         match value.extract::<i64>() {
             Ok(number) => Token::Int(number),
-            Err(_) => Token::Long(value.call_method1(intern!(value.py(), "__format__"), ("x",))?.extract()?),
+            Err(_) => {
+                // By the class, since an instance may have a `__format__` of its own.
+                let class = value.py().get_type::<PyInt>();
+                Token::Long(class.call_method1(intern!(value.py(), "__format__"), (value, "x"))?.extract()?)
+            }
         }
     } else if let Ok(number) = value.cast::<PyFloat>() {
         Token::Float(number.value())
@@ -226,7 +248,7 @@ impl<'a> Planner<'_, 'a> {
                 let refused = |why| PyValueError::new_err(format!("cannot send this Arrow data: {why}"));
                 Token::Arrow { class: *class, schema: self.explain(field)?, chunks: chunks.map_err(refused)? }
             }
-            Item::Message(message, layout) => return self.message(message, layout.as_ref()),
+            Item::Message(message, layout, level) => return self.message(message, layout.as_ref(), *level),
             Item::Pickle { stream, buffers } => {
                 let stream = self.plan.copy(stream.as_bytes());
                 let buffers = buffers.iter().map(|buffer| self.part(buffer)).collect();
@@ -263,7 +285,7 @@ impl<'a> Planner<'_, 'a> {
     }
 
     /// A message as a part of another: its payload as it is, its description moved to where that will be.
-    fn message(&mut self, message: &'a byref::Message, layout: Option<&Layout>) -> PyResult<()> {
+    fn message(&mut self, message: &'a byref::Message, layout: Option<&Layout>, level: usize) -> PyResult<()> {
         let Some(layout) = layout else {
             let at = self.plan.copy(message);
             self.tokens.push(Token::Bytes(at));
@@ -275,23 +297,23 @@ impl<'a> Planner<'_, 'a> {
             self.tokens.push(Token::Array { kind, shape, at, scalar: false });
             return Ok(());
         };
-        let wrong = |why: String| value::wrong(self.py, message.topic(), &why);
+        let py = self.py;
+        let wrong = |why: String| value::wrong(py, message.topic(), &why);
         let inner = tokens::decode(message, description).map_err(wrong)?;
+        if level + tokens::levels(&inner).map_err(wrong)? > MOST_LEVELS {
+            return Err(too_deep());
+        }
         // Parts lie before the description.
         let payload = &message[..description.at as usize];
         let distance = self.plan.copy(payload).at;
         for mut token in inner {
+            token.relocate(payload, distance).ok_or_else(|| wrong("a part outside of it, or not aligned".into()))?;
             if let Token::Arrow { schema, .. } = &mut token
                 && let Words::Explained(..) = schema
             {
-                let field =
-                    value::field(message, *schema).map_err(|why| value::wrong(self.py, message.topic(), &why))?;
+                let field = value::field(message, *schema).map_err(wrong)?;
                 *schema = self.explain(&field)?;
-                if let Words::Here(at) = schema {
-                    at.at = at.at.wrapping_sub(distance); // It is in place already.
-                }
             }
-            token.relocate(distance);
             self.tokens.push(token);
         }
         Ok(())

@@ -37,6 +37,11 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
+/// Whether it is an error of this library's own.
+pub fn is_error(py: Python<'_>, error: &PyErr) -> bool {
+    exception!(py, "Error").is_ok_and(|class| error.is_instance(py, class))
+}
+
 /// A class of `byref._errors` with a text of the binding's own.
 macro_rules! own_text {
     ($(#[$doc:meta])* $function:ident, $name:literal) => {

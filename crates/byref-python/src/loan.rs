@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::array;
-use crate::columns::Columns;
+use crate::columns::{self, Columns};
 use crate::errors::{closed, to_python};
 use crate::headers;
 use crate::owner::{Memory, Owner};
@@ -92,18 +92,35 @@ impl Loan {
         closed(py, format!("this loan on topic '{}' was already sent or discarded", self.topic))
     }
 
-    fn truncate_batch(&self, py: Python<'_>, rows: usize) -> PyResult<()> {
-        let mut state = self.lock();
-        let State { array, handed_out, content: Content::Batch(columns), .. } = &mut *state else {
-            unreachable!("the caller saw a batch")
-        };
-        if rows as u64 > columns.rows {
-            let text = format!("cannot truncate a loan of {} rows to {rows}", columns.rows);
-            return Err(PyValueError::new_err(text));
+    fn truncate_batch(&self, py: Python<'_>, rows: usize, most: u64) -> PyResult<()> {
+        if rows as u64 > most {
+            return Err(PyValueError::new_err(format!("cannot truncate a loan of {most} rows to {rows}")));
         }
-        let shorter = columns.truncate(array.bind(py).cast()?, rows as u64)?;
-        handed_out.extend(shorter.values().iter().map(Bound::unbind));
-        *array = shorter.into_any().unbind();
+        self.check_columns(py)?;
+        let shorter = columns::truncated(self.array(py).bind(py).cast()?, rows)?;
+        let mut state = self.lock();
+        if let Content::Batch(columns) = &mut state.content {
+            columns.rows = rows as u64;
+        }
+        state.handed_out.extend(shorter.values().iter().map(Bound::unbind));
+        state.array = shorter.into_any().unbind();
+        Ok(())
+    }
+
+    /// Refuses a batch whose dict has other arrays than those in the pool: these alone are sent.
+    fn check_columns(&self, py: Python<'_>) -> PyResult<()> {
+        let state = self.lock();
+        let (Ok(arrays), true) = (state.array.bind(py).cast::<PyDict>(), state.loan.is_some()) else { return Ok(()) };
+        for (name, array) in arrays {
+            if !state.handed_out.iter().any(|own| own.is(&array)) {
+                let text = format!(
+                    "the column {name} of this loan on topic '{}' was replaced by another object, which would not be \
+                     sent; fill the array that is there, as in columns[name][:] = values",
+                    self.topic
+                );
+                return Err(PyValueError::new_err(text));
+            }
+        }
         Ok(())
     }
 
@@ -144,9 +161,10 @@ impl Loan {
         };
         let (layout, row) = match content {
             Content::Array { layout, row } => (layout, row),
-            Content::Batch(_) => {
+            Content::Batch(columns) => {
+                let most = columns.rows;
                 drop(state);
-                return self.truncate_batch(py, rows);
+                return self.truncate_batch(py, rows, most);
             }
         };
         if let Some(Layout { shape, .. }) = layout
@@ -172,6 +190,7 @@ impl Loan {
     fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?;
         let headers = headers::from_python(self.headers.bind(py))?;
+        self.check_columns(py)?;
         let taken = {
             let mut state = self.lock();
             let content = state.content.clone();

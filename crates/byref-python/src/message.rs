@@ -135,7 +135,11 @@ impl Message {
 
     /// The message itself, and how its payload is to be understood.
     pub fn whole(&self, py: Python<'_>) -> PyResult<(byref::Message, Option<Layout>)> {
-        self.with(py, |message| (message.clone(), layout_of(message)))
+        let (message, layout) = self.with(py, |message| (message.clone(), layout_of(message)))?;
+        if layout.as_ref().is_some_and(|layout| value::place(layout).is_none()) {
+            self.view(py)?; // The array has to be one.
+        }
+        Ok((message, layout))
     }
 
     /// The message itself if it has several parts, and where these are described.
@@ -173,13 +177,13 @@ impl Message {
         }
         let itemsize = self.view(py)?.element.map_or(1, |element| element.itemsize);
         let payload = self.open_foreign(py)?;
-        if !(payload.as_ptr() as usize).is_multiple_of(itemsize.max(1)) {
-            return Err(PyTypeError::new_err("this array is not aligned as Arrow data have to be; use msg.copy()"));
-        }
         let layout = layout_of(&payload);
         let layout = layout.unwrap_or_else(|| Layout { kind: b"|u1".to_vec(), shape: vec![payload.len() as u64] });
         let kind = String::from_utf8_lossy(&layout.kind);
         let (field, chunk) = plain(&kind, &layout.shape, payload.len()).map_err(PyTypeError::new_err)?;
+        if !(payload.as_ptr() as usize).is_multiple_of(itemsize.max(1)) {
+            return Err(PyTypeError::new_err("this array is not aligned as Arrow data have to be; use msg.copy()"));
+        }
         Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
     }
 
@@ -395,7 +399,8 @@ impl Message {
         py: Python<'py>,
         requested_schema: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        self.arrow(py)?.__arrow_c_array__(py, requested_schema)
+        let _ = requested_schema;
+        self.arrow(py)?.capsules(py)
     }
 
     /// The payload, Arrow data or an array of numbers, as an `arrow_array_stream` capsule.

@@ -8,10 +8,10 @@ use crate::foreign::Foreign;
 use byref::{Entry, Layout};
 use byref_parts::arrow::Field;
 use byref_parts::plan::Part;
-use byref_parts::tokens::{MOST_LEVELS, Token, Words};
+use byref_parts::tokens::{Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyComplex, PyDict, PyList, PyMemoryView, PyTuple};
+use pyo3::types::{PyComplex, PyDict, PyInt, PyList, PyMemoryView, PyTuple};
 use std::sync::Arc;
 
 /// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
@@ -52,37 +52,33 @@ pub fn field(message: &byref::Message, words: Words) -> Result<Arc<Field>, Strin
         Words::Explained(offset, len) => message
             .explained(Entry { offset, len }, |bytes| Field::decode(&bytes))
             .ok_or("an Arrow type that it never described")?,
-        Words::Here(at) => Field::decode(at.of(message).ok_or("an Arrow type outside of it")?).map(Arc::new),
+        Words::Here(at) => {
+            // A copy, since its sender may change it meanwhile.
+            let words: Box<[u8]> = at.of(message).ok_or("an Arrow type outside of it")?.into();
+            Field::decode(&words).map(Arc::new)
+        }
     }
 }
 
 impl<'py> Shown<'py> {
-    /// The object that the tokens describe.
+    /// The object that the tokens describe, which `tokens::decode` gave.
     pub fn value(&self, py: Python<'py>, tokens: Vec<Token>) -> PyResult<Bound<'py, PyAny>> {
-        let mut tokens = tokens.into_iter();
-        let value = self.next(py, &mut tokens, 0)?;
-        if tokens.next().is_some() { Err(self.wrong(py, "more parts than one value has")) } else { Ok(value) }
+        self.next(py, &mut tokens.into_iter())
     }
 
     fn wrong(&self, py: Python<'_>, why: &str) -> PyErr {
         wrong(py, self.payload.topic(), why)
     }
 
-    fn next(
-        &self,
-        py: Python<'py>,
-        tokens: &mut impl Iterator<Item = Token>,
-        level: usize,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        if level > MOST_LEVELS {
-            return Err(self.wrong(py, "containers nested too deep"));
-        }
-        let token = tokens.next().ok_or_else(|| self.wrong(py, "fewer parts than announced"))?;
-        Ok(match token {
+    fn next(&self, py: Python<'py>, tokens: &mut impl Iterator<Item = Token>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(match tokens.next().expect("decoding counted them") {
             Token::None => py.None().into_bound(py),
             Token::Bool(flag) => flag.into_pyobject(py)?.to_owned().into_any(),
             Token::Int(number) => number.into_pyobject(py)?.into_any(),
-            Token::Long(digits) => py.get_type::<pyo3::types::PyInt>().call1((digits, 16))?,
+            Token::Long(digits) => {
+                let number = py.get_type::<PyInt>().call1((digits, 16));
+                number.map_err(|_| self.wrong(py, "an integer that is none"))?
+            }
             Token::Float(number) => number.into_pyobject(py)?.into_any(),
             Token::Complex(real, imaginary) => PyComplex::from_doubles(py, real, imaginary).into_any(),
             Token::Str(text) => text.into_pyobject(py)?.into_any(),
@@ -107,18 +103,18 @@ impl<'py> Shown<'py> {
             }
             Token::List(count) => {
                 let list = PyList::empty(py);
-                (0..count).try_for_each(|_| list.append(self.next(py, tokens, level + 1)?))?;
+                (0..count).try_for_each(|_| list.append(self.next(py, tokens)?))?;
                 list.into_any()
             }
             Token::Tuple(count) => {
-                let values = (0..count).map(|_| self.next(py, tokens, level + 1)).collect::<PyResult<Vec<_>>>()?;
+                let values = (0..count).map(|_| self.next(py, tokens)).collect::<PyResult<Vec<_>>>()?;
                 PyTuple::new(py, values)?.into_any()
             }
             Token::Dict(count) => {
                 let dict = PyDict::new(py);
                 for _ in 0..count {
-                    let key = self.next(py, tokens, level + 1)?;
-                    let value = self.next(py, tokens, level + 1)?;
+                    let key = self.next(py, tokens)?;
+                    let value = self.next(py, tokens)?;
                     dict.set_item(key, value).map_err(|_| self.wrong(py, "a dict with a key that cannot be one"))?;
                 }
                 dict.into_any()

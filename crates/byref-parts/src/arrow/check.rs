@@ -1,7 +1,7 @@
 //! What Arrow data must be so that no consumer reads outside of them. Both sides ask: the sender before anybody gets the
 //! message, the receiver before a consumer gets the data.
 
-use super::kind::Kind;
+use super::schema::Field;
 
 /// Bits, from the one at `start` on.
 #[derive(Clone, Copy)]
@@ -92,8 +92,8 @@ pub fn text<const N: usize>(bytes: &[u8], data: &[u8], validity: Option<Bits<'_>
 
 /// A value among views.
 pub enum View {
-    /// The value itself lies in the view.
-    Short,
+    /// The value itself lies in the view: how long it is.
+    Short { len: usize },
     /// It lies in a buffer: which one, from where, how long.
     Long { buffer: usize, offset: usize, len: usize },
 }
@@ -109,7 +109,7 @@ pub fn view(bytes: &[u8]) -> Result<View, String> {
     let number = |value| usize::try_from(value).map_err(|_| "views with negative numbers");
     let len = number(len)?;
     if len <= SHORT {
-        Ok(View::Short)
+        Ok(View::Short { len })
     } else {
         Ok(View::Long { buffer: number(buffer)?, offset: number(offset)?, len })
     }
@@ -128,11 +128,21 @@ pub fn views(
             continue;
         }
         let value = match view(found)? {
-            View::Short => &found[4..4 + i32::from_ne_bytes(found[..4].try_into().expect("four bytes")) as usize],
+            View::Short { len } => {
+                let (value, padding) = found[4..].split_at(len);
+                if padding.iter().any(|byte| *byte != 0) {
+                    return Err("views whose padding is not zero".into());
+                }
+                value
+            }
             View::Long { buffer, offset, len } => {
                 let value = buffers.get(buffer).and_then(|bytes| bytes.get(offset..offset + len));
+                let value = value.ok_or("views of bytes that are not there")?;
+                if value[..4] != found[4..8] {
+                    return Err("views that do not begin as their values do".into());
+                }
                 each(buffer, offset, offset + len);
-                value.ok_or("views of bytes that are not there")?
+                value
             }
         };
         if text && std::str::from_utf8(value).is_err() {
@@ -142,19 +152,22 @@ pub fn views(
     Ok(())
 }
 
-/// Where the elements that list views name begin and end among those of a child.
-pub fn list_views<const N: usize>(offsets: &[u8], sizes: &[u8]) -> Result<(usize, usize), String> {
-    let (mut from, mut to) = (i64::MAX, 0);
+/// Where the elements that list views name begin and end among those of a child, and the furthest place that any view
+/// names, also one without elements.
+pub fn list_views<const N: usize>(offsets: &[u8], sizes: &[u8]) -> Result<(usize, usize, usize), String> {
+    let (mut from, mut to, mut furthest) = (i64::MAX, 0, 0);
     for (offset, size) in integers::<N>(offsets).zip(integers::<N>(sizes)) {
         if offset < 0 || size < 0 {
             return Err("list views with negative numbers".into());
         }
+        let end = offset.checked_add(size).ok_or("list views that are too long")?;
+        furthest = furthest.max(end as usize);
         if size > 0 {
             from = from.min(offset);
-            to = to.max(offset.checked_add(size).ok_or("list views that are too long")?);
+            to = to.max(end);
         }
     }
-    Ok(if from < to { (from as usize, to as usize) } else { (0, 0) })
+    Ok(if from < to { (from as usize, to as usize, furthest) } else { (0, 0, furthest) })
 }
 
 /// Indices of a dictionary that has `len` values. `format` says whether they are signed.
@@ -175,19 +188,23 @@ pub fn indices<const N: usize>(
     if all { Ok(()) } else { Err(format!("indices beyond the {len} values of their dictionary")) }
 }
 
-/// The numbers of a union's children, and where each value lies in its child.
+/// The numbers of a union's children, and where each value lies in its child: there, and none before an earlier one.
 pub fn union(types: &[u8], offsets: Option<&[u8]>, ids: &[i8], lengths: &[usize]) -> Result<(), String> {
     let mut child_of = [None; 256];
     for (child, id) in ids.iter().enumerate() {
         child_of[*id as u8 as usize] = Some(child);
     }
     let mut offsets = offsets.map(integers::<4>);
+    let mut reached = vec![0; ids.len()];
     for id in types {
         let child = child_of[*id as usize].ok_or("a union of a type that it does not have")?;
-        if let Some(offset) = offsets.as_mut().and_then(Iterator::next)
-            && usize::try_from(offset).is_ok_and(|offset| offset >= lengths[child]) | (offset < 0)
-        {
-            return Err("a union's offset beyond its child".into());
+        if let Some(offset) = offsets.as_mut().and_then(Iterator::next) {
+            let offset = usize::try_from(offset).ok().filter(|offset| *offset < lengths[child]);
+            let offset = offset.ok_or("a union's offset beyond its child")?;
+            if offset < reached[child] {
+                return Err("a union's offsets that decrease".into());
+            }
+            reached[child] = offset;
         }
     }
     Ok(())
@@ -206,9 +223,11 @@ pub fn runs<const N: usize>(bytes: &[u8], len: usize) -> Result<(), String> {
 }
 
 /// The width of run ends of that type.
-pub fn width_of_run_ends(kind: &Kind) -> Result<usize, String> {
-    match kind {
-        Kind::Fixed(width @ (2 | 4 | 8)) => Ok(*width),
+pub fn width_of_run_ends(field: &Field) -> Result<usize, String> {
+    match field.format() {
+        "s" => Ok(2),
+        "i" => Ok(4),
+        "l" => Ok(8),
         _ => Err("run ends that are no integers of 16, 32 or 64 bits".into()),
     }
 }

@@ -69,7 +69,16 @@ impl Field {
 
     /// Reads what a producer in this process exported.
     pub fn import(schema: &abi::Schema) -> Result<Self, String> {
-        Self::import_below(schema, 0)
+        let field = Self::import_below(schema, 0)?;
+        match field.count() {
+            count if count > MOST_FIELDS => Err(too_wide(count)),
+            _ => Ok(field),
+        }
+    }
+
+    /// How many fields it is, with those below.
+    fn count(&self) -> usize {
+        1 + self.children.iter().chain(self.dictionary.as_deref()).map(Field::count).sum::<usize>()
     }
 
     fn import_below(schema: &abi::Schema, level: usize) -> Result<Self, String> {
@@ -105,6 +114,9 @@ impl Field {
         if kind.children().is_some_and(|count| count != children.len()) {
             return Err(format!("the Arrow type '{format}' with {} children", children.len()));
         }
+        if format == "+m" && (children[0].kind != Kind::Struct || children[0].children.len() != 2) {
+            return Err("an Arrow map whose entries are no pairs".into());
+        }
         if dictionary.is_some() && !matches!(format.as_str(), "c" | "C" | "s" | "S" | "i" | "I" | "l" | "L") {
             return Err(format!("a dictionary whose indices are of the Arrow type '{format}'"));
         }
@@ -136,7 +148,7 @@ impl Field {
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let all: Vec<Words> = postcard::from_bytes(bytes).map_err(|error| format!("not an Arrow type: {error}"))?;
         if all.len() > MOST_FIELDS {
-            return Err(format!("an Arrow type with {} fields", all.len()));
+            return Err(too_wide(all.len()));
         }
         let mut words = all.into_iter();
         let field = Self::decode_next(&mut words, 0)?;
@@ -158,6 +170,10 @@ impl Field {
         let dictionary = next.dictionary.then(|| Self::decode_next(words, level + 1)).transpose()?;
         Self::of(next, children, dictionary)
     }
+}
+
+fn too_wide(count: usize) -> String {
+    format!("an Arrow type with {count} fields; {MOST_FIELDS} is the most")
 }
 
 fn c_string(text: &str) -> Result<CString, String> {

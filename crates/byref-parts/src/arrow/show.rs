@@ -96,7 +96,7 @@ impl<'a> Shower<'a> {
             Kind::ListView { wide } => {
                 let width = if *wide { 8 } else { 4 };
                 let [offsets, sizes] = [self.buffer(&mut node, sized(width)?)?, self.buffer(&mut node, sized(width)?)?];
-                let (_, end) = if *wide {
+                let (_, _, end) = if *wide {
                     check::list_views::<8>(offsets, sizes)?
                 } else {
                     check::list_views::<4>(offsets, sizes)?
@@ -122,7 +122,7 @@ impl<'a> Shower<'a> {
                 check::union(types, offsets, ids, &lengths)?;
             }
             Kind::Runs => {
-                let width = check::width_of_run_ends(&field.children[0].kind)?;
+                let width = check::width_of_run_ends(&field.children[0])?;
                 let ends = self.next(&field.children[0], None)?;
                 let count = ends.length as usize;
                 if ends.null_count > 0 {
