@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import byref
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.processes import Child, Role
 
@@ -77,6 +78,12 @@ def spawn(rendezvous: Path) -> Iterator[Callable[..., Child]]:
         child.end()
 
 
+def examples(count: int) -> settings:
+    """So many examples of a property, the same in each run; the test's fixtures serve them all."""
+    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(max_examples=count, derandomize=True, deadline=None, database=None, suppress_health_check=health)
+
+
 @pytest.fixture
 def endpoints(rendezvous: Path) -> Iterator["Endpoints"]:
     """Makes publishers and subscribers that are closed at the test's end."""
@@ -84,6 +91,12 @@ def endpoints(rendezvous: Path) -> Iterator["Endpoints"]:
     yield made
     made.close()
     gc.collect()
+
+
+@pytest.fixture
+def pair(endpoints: "Endpoints") -> tuple[byref.Publisher, byref.Subscriber]:
+    """A publisher and a subscriber, connected."""
+    return endpoints.pair()
 
 
 class Endpoints:

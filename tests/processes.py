@@ -200,12 +200,11 @@ def maps(pid: int | str = "self") -> list[tuple[int, int, str, str]]:
     return found
 
 
-def mapping_at(address: int) -> tuple[str, str]:
-    """Permissions and name of the mapping that contains an address of this process."""
-    return next((perms, name) for start, end, perms, name in maps() if start <= address < end)
-
-
 def is_in_pool(address: int) -> bool:
     """Whether an address of this process lies in a publisher's payload memory, mapped for reading only."""
-    perms, name = mapping_at(address)
-    return "memfd:byref-pool" in name and perms == "r--s"
+    return any(start <= address < end for start, end in pool_ranges())
+
+
+def pool_ranges() -> list[tuple[int, int]]:
+    """Where this process maps publishers' payload memory for reading only: starts and ends."""
+    return [(start, end) for start, end, perms, name in maps() if "memfd:byref-pool" in name and perms == "r--s"]

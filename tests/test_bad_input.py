@@ -86,9 +86,7 @@ class Stubborn:
         raise RuntimeError("no")
 
 
-@pytest.mark.parametrize(
-    "data", [None, 5, 1.5, "text", [1, 2], {"a": 1}, object(), int, range(3), Stubborn()], ids=repr
-)
+@pytest.mark.parametrize("data", [None, 5, 1.5, "text", object(), int, range(3), Stubborn()], ids=repr)
 def test_objects_that_cannot_be_sent(data: Any, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     with pytest.raises(TypeError) as refused:
