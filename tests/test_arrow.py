@@ -38,7 +38,7 @@ def schemas() -> st.SearchStrategy[pa.Schema]:
     return st.builds(pa.schema, st.lists(field, max_size=3), metadata=arrow_data.metadata())
 
 
-@examples(200)
+@examples(120)
 @given(kind=arrow_data.types(), seed=SEEDS, length=st.integers(0, 9))
 def test_arrays_of_any_type(kind: pa.DataType, seed: int, length: int, pair: Any) -> None:
     pub, sub = pair
@@ -49,7 +49,7 @@ def test_arrays_of_any_type(kind: pa.DataType, seed: int, length: int, pair: Any
     assert_by_reference(found)
 
 
-@examples(70)
+@examples(50)
 @given(schema=schemas(), seed=SEEDS, rows=st.lists(st.integers(0, 5), max_size=3))
 def test_batches_tables_and_readers(schema: pa.Schema, seed: int, rows: list[int], pair: Any) -> None:
     pub, sub = pair
