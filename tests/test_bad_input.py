@@ -100,6 +100,17 @@ def test_objects_that_cannot_be_sent(data: Any, endpoints: Endpoints) -> None:
     nothing_was_sent(pub, sub)
 
 
+def test_masked_arrays_cannot_be_sent(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+    masked = np.ma.masked_array([1, 2], mask=[True, False])
+    for data in (masked, {"a": masked}):
+        with pytest.raises(TypeError, match="mask"):
+            pub.send(data)
+    nothing_was_sent(pub, sub)
+    pub.send({"data": masked.data, "mask": masked.mask})
+    assert sub.recv(timeout=10).value["mask"].tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     "array", [np.array([{}], object), np.empty((2, 0), object), np.zeros(3, [("n", "i4"), ("o", "O")])]
 )

@@ -73,6 +73,9 @@ impl<'py> Payload<'py> {
         }
         if let Ok(array) = data.cast::<PyUntypedArray>() {
             refuse_objects(&array.dtype())?;
+            if !data.is_exact_instance_of::<PyUntypedArray>() {
+                refuse_masked(data)?;
+            }
             return Ok(Payload::Array(array.clone()));
         }
         match RawBuffer::acquire(data) {
@@ -129,6 +132,18 @@ impl<'py> Payload<'py> {
 /// The layout of an array.
 pub fn layout_of(dtype: &Bound<'_, PyArrayDescr>, shape: impl Iterator<Item = u64>) -> PyResult<Layout> {
     Ok(Layout { kind: describe_type(dtype)?, shape: shape.collect() })
+}
+
+/// Refuses arrays of which a part would get lost.
+#[cold]
+fn refuse_masked(array: &Bound<'_, PyAny>) -> PyResult<()> {
+    let masked = array.py().import("numpy.ma")?.getattr("MaskedArray")?;
+    if array.is_instance(&masked)? {
+        let text =
+            "cannot send a masked array: its mask would be lost; send {'data': a.data, 'mask': a.mask}, or a.filled()";
+        return Err(PyTypeError::new_err(text));
+    }
+    Ok(())
 }
 
 fn as_array<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
