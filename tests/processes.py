@@ -202,6 +202,12 @@ def maps(pid: int | str = "self") -> list[tuple[int, int, str, str]]:
     return found
 
 
+def mapping_at(address: int) -> tuple[str, str]:
+    """Permissions and name of the mapping of this process in which an address lies; empty where none is."""
+    found = (entry[2:] for entry in maps() if entry[0] <= address < entry[1])
+    return next(found, ("", ""))
+
+
 def is_in_pool(address: int) -> bool:
     """Whether an address of this process lies in a publisher's payload memory, mapped for reading only."""
     return any(start <= address < end for start, end in pool_ranges())

@@ -65,7 +65,9 @@ impl Access {
         }
         // The bits of a group are also those of an access control list, which a directory for single users needs.
         let open_to_group = group_is_allowed || !self.users.is_empty();
-        if mode & 0o007 != 0 || mode & 0o700 != 0o700 || (mode & 0o070 != 0 && !open_to_group) {
+        // Without the sticky bit, who may write could remove what belongs to others.
+        let is_safe = mode & 0o020 == 0 || mode & 0o1000 != 0;
+        if mode & 0o007 != 0 || mode & 0o700 != 0o700 || (mode & 0o070 != 0 && !open_to_group) || !is_safe {
             let (wanted, command) = if self.is_shared() { ("3770", "3770") } else { ("0700", "700") };
             return Err(format!(
                 "its mode is {mode:04o}, owner user {}; it must be {wanted}: run `chmod {command}` on it",
@@ -113,11 +115,15 @@ mod tests {
         };
         assert!(check("", 7, 1, 0o40700));
         assert!(!check("", 8, 1, 0o40700) && !check("", 7, 1, 0o40750) && !check("", 7, 1, 0o40701));
-        assert!(check("group:12", 7, 12, 0o43770) && check("group:12", 8, 12, 0o42770));
-        assert!(!check("group:12", 7, 13, 0o43770) && !check("group:12", 8, 13, 0o40700));
-        assert!(check("user:8", 8, 1, 0o40770) && check("user:8", 7, 1, 0o40770));
         assert!(
-            !check("user:8", 9, 1, 0o40770) && !check("user:8", 8, 1, 0o40775) && !check("group:12", 7, 12, 0o40774)
+            check("group:12", 7, 12, 0o43770)
+                && check("group:12", 8, 12, 0o43770)
+                && !check("group:12", 8, 12, 0o42770)
+        );
+        assert!(!check("group:12", 7, 13, 0o43770) && !check("group:12", 8, 13, 0o40700));
+        assert!(check("user:8", 8, 1, 0o41770) && check("user:8", 7, 1, 0o41770));
+        assert!(
+            !check("user:8", 9, 1, 0o41770) && !check("user:8", 8, 1, 0o41775) && !check("group:12", 7, 12, 0o41774)
         );
     }
 }

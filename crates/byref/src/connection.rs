@@ -1,7 +1,7 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
 use crate::batch::Batch;
-use crate::glossary::GLOSSARY;
+use crate::glossary::{self, GLOSSARY};
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
 use crate::message::{Hold, Link, PublisherInfo, Segment, Taken};
@@ -219,7 +219,7 @@ impl Connection {
     #[inline(always)]
     fn find_inline(&mut self) -> Option<Head> {
         let ring = self.ring.get();
-        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty {
+        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty || self.evicted.is_some() {
             return None;
         }
         ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
@@ -446,6 +446,7 @@ impl Connection {
 
     fn took_rows(&mut self, depth: u64, rows: usize) {
         self.expected += rows as u64;
+        self.link.lease().set_row(self.expected);
         if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
             self.block = None;
             fault!("receive.block_ended");
@@ -524,6 +525,8 @@ impl Connection {
             return Err(self.broke_the_rules(how));
         }
         if !self.link.lease().hold(self.ring.get(), position, at.slot) {
+            // A look of the publisher's at a tracked message may have met the hold that was given back.
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
             return Ok(None);
         }
         fault!("hold.taken");
@@ -551,6 +554,9 @@ impl Connection {
         }
         if self.is_faulty {
             return Err(Stop::Over);
+        }
+        if let Some(why) = self.evicted.take() {
+            return Err(Stop::Evicted(why));
         }
         if let Some(found) = found(self) {
             return Ok(Some(found));
@@ -651,7 +657,7 @@ impl Connection {
     /// A segment that cannot be mapped now is tried again when a record names it.
     fn map_segment(&mut self, id: u32, fd: OwnedFd) -> Result<(), &'static str> {
         fault!("segment.received");
-        match PeerSegment::new(fd, None) {
+        match PeerSegment::new(fd, (id == GLOSSARY).then_some(glossary::LEN)) {
             Ok(memory) if id == GLOSSARY => self.link.glossary.set(memory),
             Ok(memory) => self.segments.push(Arc::new(Segment::new(id, memory, Arc::clone(&self.link)))),
             Err((error, _)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -664,6 +670,11 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Has the eviction told again: what was taken before it comes first.
+    pub fn postpone_eviction(&mut self, why: String) {
+        self.evicted = Some(why);
     }
 
     /// The publisher's process died (a forked child may still keep the socket open). What it sent stays readable.

@@ -4,6 +4,7 @@
 
 use parking_lot::Mutex;
 use std::ops::Index;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Why payload bytes were copied.
@@ -50,12 +51,18 @@ struct Counted {
 
 static COUNTED: Mutex<Counted> = Mutex::new(Counted { settled: Copied([0; Cause::ALL.len()]), live: Vec::new() });
 
+/// What is counted without a lock: a forked child would find one taken for ever.
+static PLAIN: [AtomicU64; Cause::ALL.len()] = [const { AtomicU64::new(0) }; _];
+
 /// What this process has copied since it began to use this library.
 pub fn copied_bytes() -> Copied {
     // The endpoints are dropped after the lock, which their ends take.
     let mut alive = Vec::new();
     let counted = COUNTED.lock();
     let mut sum = counted.settled;
+    for (sum, plain) in sum.0.iter_mut().zip(&PLAIN) {
+        *sum += plain.load(Ordering::Relaxed);
+    }
     for (cause, endpoint) in &counted.live {
         if let Some(endpoint) = endpoint.upgrade() {
             sum.0[*cause as usize] += endpoint.copied();
@@ -68,7 +75,7 @@ pub fn copied_bytes() -> Copied {
 
 /// Counts bytes that no endpoint counts.
 pub fn count(cause: Cause, bytes: usize) {
-    COUNTED.lock().settled.0[cause as usize] += bytes as u64;
+    PLAIN[cause as usize].fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 /// Asks this endpoint, too, from now on.

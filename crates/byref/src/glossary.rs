@@ -15,13 +15,15 @@ use std::sync::{Arc, OnceLock};
 /// The number of the glossary among a publisher's segments.
 pub(crate) const GLOSSARY: u32 = u32::MAX;
 /// The length of its segment in bytes; sparse.
-const LEN: u64 = 16 << 20;
+pub(crate) const LEN: u64 = 16 << 20;
+/// The longest entry.
+const MOST_OF_ONE: u64 = 1 << 20;
 /// Memory is taken from the system in steps of this size.
 const STEP: u64 = 64 << 10;
 /// Entries start at multiples of this.
 const ALIGNMENT: u64 = 8;
 /// The most entries of one publisher whose meaning is remembered.
-const MOST_REMEMBERED: usize = 1 << 16;
+const MOST_REMEMBERED: usize = 1 << 14;
 
 /// Where a glossary explains something: see [`Publisher::explain`](crate::Publisher::explain). To be sent within a message,
 /// as its two numbers.
@@ -58,7 +60,7 @@ impl Glossary {
         }
         let entry = Entry { offset: self.used, len: bytes.len() as u64 };
         let end = entry.offset + entry.len;
-        if end > LEN {
+        if end > LEN || entry.len > MOST_OF_ONE {
             return Ok(None);
         }
         if end > self.populated {
@@ -101,6 +103,9 @@ impl PeerGlossary {
         {
             return Some(Ok(found));
         }
+        if entry.len > MOST_OF_ONE {
+            return None;
+        }
         let range = entry.offset..entry.offset.checked_add(entry.len)?;
         let understood = match understand(self.memory.get()?.read(range)?) {
             Ok(understood) => Arc::new(understood),
@@ -126,8 +131,10 @@ mod tests {
         let second = glossary.explain(b"another").unwrap().unwrap();
         assert!(second.offset >= first.offset + first.len && second.offset.is_multiple_of(ALIGNMENT));
         assert_eq!(glossary.explain(&vec![1; LEN as usize]).unwrap(), None);
-        let rest = vec![2; (LEN - glossary.used) as usize];
-        assert!(glossary.explain(&rest).unwrap().is_some());
+        for number in 0..LEN / MOST_OF_ONE {
+            let long = vec![number as u8; MOST_OF_ONE.min(LEN - glossary.used) as usize];
+            assert!(glossary.explain(&long).unwrap().is_some());
+        }
         assert_eq!(glossary.explain(b"too late").unwrap(), None);
         assert_eq!(glossary.explain(b"schema").unwrap(), Some(first));
     }

@@ -7,6 +7,7 @@
 //! | word 16 | `cursor`: every position below it has been taken; [`CLOSED`] after `close()` |
 //! | word 17 | `generation`: the ring's generation up to which the socket was read, so retired segments unmapped |
 //! | word 18 | `notes`: 1 once this subscriber has noted where it received a message |
+//! | word 19 | `row`: the number of the message to take next, while rows are taken from the block at the cursor |
 //! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep (see [`wake`](crate::wake)) |
 //! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
 //! | byte 4096 + 2^22 + 64 s | where it received the message in slot `s`, if it notes that (see [`note`](crate::note)) |
@@ -45,6 +46,7 @@ pub(crate) const AWAKE: u64 = 0;
 const CURSOR: usize = 16;
 const GENERATION: usize = 17;
 const NOTES: usize = 18;
+const ROW: usize = 19;
 const SLEEPING: usize = 32;
 /// Where the counts start, in bytes: a page of their own keeps `cursor` and `sleeping` apart from them.
 pub(crate) const COUNTS: usize = 4096;
@@ -104,6 +106,11 @@ impl<'a> Lease<'a> {
         self.head[CURSOR].store(cursor, Ordering::Release);
     }
 
+    /// Tells of progress that the cursor does not show.
+    pub fn set_row(self, sequence: u64) {
+        self.head[ROW].store(sequence, Ordering::Relaxed);
+    }
+
     pub fn set_generation(self, generation: u64) {
         self.head[GENERATION].store(generation, Ordering::Release);
     }
@@ -124,6 +131,10 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn cursor(self) -> u64 {
         self.head[CURSOR].load(Ordering::Acquire)
+    }
+
+    pub fn row(self) -> u64 {
+        self.head[ROW].load(Ordering::Relaxed)
     }
 
     pub fn generation(self) -> u64 {

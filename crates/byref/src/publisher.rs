@@ -227,6 +227,8 @@ struct Open {
     uncollected: u64,
     /// And since holds were last compared with their limit.
     unchecked: u64,
+    /// Up to when waits were counted against those who stall.
+    counted: Option<Instant>,
     generation: u64,
     /// Messages; so the number of the next one.
     sent: u64,
@@ -367,6 +369,7 @@ impl Publisher {
             warned: None,
             uncollected: 0,
             unchecked: 0,
+            counted: None,
             generation: 0,
             sent: 0,
             sent_bytes: 0,
@@ -535,7 +538,7 @@ impl Publisher {
         Ok(connected
             .map(|peer| SubscriberInfo {
                 id: peer.id,
-                stalled: peer.stall.map_or(Duration::ZERO, |stall| stall.waited),
+                stalled: open.stalled(peer),
                 pid: peer.pid,
                 name: peer.name.clone(),
                 policy: peer.policy,
@@ -695,26 +698,40 @@ impl Shared {
                 "the payload is larger than the whole pool; create the publisher with a larger max_memory".into(),
             ));
         }
-        let chunk = self.until(wait, "send", |shared, open| match shared.allocate_within_limits(open, bytes) {
-            Ok(chunk) => Attempt::Done(chunk),
-            Err(NoChunk::System(error)) => {
-                Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
-            }
-            Err(NoChunk::Full) if open.waiting_may_help(bytes, shared.max_memory) => {
-                if !open.reading_may_help(bytes, shared.max_memory) {
-                    open.warn_of_blocked_send(&shared.topic);
+        let mut theirs = 0;
+        let chunk =
+            self.until(wait, "send", |shared, open| match shared.allocate_or_tell(open, bytes, &mut theirs) {
+                Ok(chunk) => Attempt::Done(chunk),
+                Err(NoChunk::System(error)) => {
+                    Attempt::Fail(Error::system(&shared.topic, "cannot take more payload memory")(error))
                 }
-                Attempt::Wait { at: open.next_progress(), poll: Some(LEASE_POLL) }
-            }
-            Err(NoChunk::Full) => {
-                open.warn_of_blocked_send(&shared.topic);
-                let holders = open.describe_holders();
-                Attempt::Fail(exhausted(format!(
-                    "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
-                )))
-            }
-        })?;
+                Err(NoChunk::Full) if open.waiting_may_help(bytes, shared.max_memory, theirs) => {
+                    if !open.reading_may_help(bytes, shared.max_memory) {
+                        open.warn_of_blocked_send(&shared.topic);
+                    }
+                    Attempt::Wait { at: open.next_progress(), poll: Some(LEASE_POLL) }
+                }
+                Err(NoChunk::Full) => {
+                    open.warn_of_blocked_send(&shared.topic);
+                    let holders = open.describe_holders();
+                    Attempt::Fail(exhausted(format!(
+                        "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
+                    )))
+                }
+            })?;
         self.populate(chunk, wait)
+    }
+
+    /// Takes a chunk. If there is none, `theirs` is what lossless subscribers could have given back before that was found: they
+    /// take and release meanwhile, so that what is seen afterwards is no reason to give up.
+    fn allocate_or_tell(&self, open: &mut Open, bytes: u64, theirs: &mut u64) -> Result<Chunk, NoChunk> {
+        match self.allocate_within_limits(open, bytes) {
+            Err(NoChunk::Full) => {
+                *theirs = open.theirs();
+                self.allocate_within_limits(open, bytes)
+            }
+            outcome => outcome,
+        }
     }
 
     fn allocate_within_limits(&self, open: &mut Open, bytes: u64) -> Result<Chunk, NoChunk> {
@@ -810,9 +827,15 @@ impl Shared {
         let mut leader = None;
         let mut armed = NEVER;
         let mut hurry = false;
-        let mut looked = Instant::now();
+        let (began, mut wanted) = (Instant::now(), NEVER);
+        let limit = self.limits.stall.filter(|_| what == "send");
         let outcome = loop {
-            let Some(left) = wait.remaining() else { break Err(self.timed_out(wait, what)) };
+            let Some(left) = wait.remaining() else {
+                if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
+                    open.limit_stalls(&self.topic, most, wanted, began);
+                }
+                break Err(self.timed_out(wait, what));
+            };
             if wait.is_interrupted() {
                 break Err(Error::Interrupted { topic: self.topic.clone() });
             }
@@ -826,14 +849,11 @@ impl Shared {
                 Attempt::Fail(error) => break Err(error),
                 Attempt::Wait { at, poll } => (at, poll),
             };
+            wanted = at;
+            let until_eviction = limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
             if leader.is_none() {
                 continue;
             }
-            let now = Instant::now();
-            let limit = self.limits.stall.filter(|_| what == "send");
-            let until_eviction =
-                limit.and_then(|most| open.limit_stalls(&self.topic, most, at, now.duration_since(looked)));
-            looked = now;
             // Wait for a quarter of the queue to drain, but not for long: the reader may be waiting for this very message.
             let (at, poll) = if hurry || at == NEVER { (at, poll) } else { open.batched(at) };
             if at != armed {
@@ -1323,17 +1343,21 @@ impl Open {
         self.forget_unmapped();
     }
 
-    /// Whether waiting can make room: what lossless subscribers have yet to take or to release is enough.
-    fn waiting_may_help(&self, bytes: u64, max_memory: u64) -> bool {
+    /// Bytes that lossless subscribers have yet to take or to release.
+    fn theirs(&self) -> u64 {
         let held = self.held.iter().copied().filter(|slot| self.lossless().any(|peer| peer.lease().is_held(*slot)));
-        let theirs = self.unread() + held.map(|slot| self.pool.bytes(slot)).sum::<u64>();
-        theirs > 0 && self.pool.used() - theirs + bytes <= max_memory
+        self.unread() + held.map(|slot| self.pool.bytes(slot)).sum::<u64>()
+    }
+
+    /// Whether waiting can make room: what lossless subscribers had yet to take or to release is enough.
+    fn waiting_may_help(&self, bytes: u64, max_memory: u64, theirs: u64) -> bool {
+        theirs > 0 && self.pool.used().saturating_sub(theirs) + bytes <= max_memory
     }
 
     /// Whether room can come without a release, by lossless subscribers that take what they have yet to take. (Each of them holds
     /// the message that it works on: that is no reason for a warning.)
     fn reading_may_help(&self, bytes: u64, max_memory: u64) -> bool {
-        self.pool.used() - self.unread() + bytes <= max_memory
+        self.pool.used().saturating_sub(self.unread()) + bytes <= max_memory
     }
 
     fn lossless(&self) -> impl Iterator<Item = &Peer> {

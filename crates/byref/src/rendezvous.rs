@@ -115,7 +115,7 @@ impl Directory {
         fault!("listen.bound");
         if self.access.is_shared() {
             // To connect one needs the permission to write; who has it was decided for the directory.
-            rustix::fs::chmodat(&self.fd, &temporary, Mode::from_raw_mode(0o660), AtFlags::empty())?;
+            self.open_to_others(&temporary)?;
         }
         if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
             self.remove(&temporary);
@@ -123,6 +123,17 @@ impl Directory {
         }
         fault!("listen.announced");
         Ok((listener, name))
+    }
+
+    /// Lets others of the directory connect to a socket in it. They may put something else in its place meanwhile.
+    fn open_to_others(&self, name: &str) -> io::Result<()> {
+        let socket =
+            rustix::fs::openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode) != FileType::Socket {
+            return Err(io::Error::other("somebody replaced the socket"));
+        }
+        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+        Ok(rustix::fs::chmod(path, Mode::from_raw_mode(0o660))?)
     }
 
     /// The next who connects and may; `None`: nobody waits, or so many in a row may not.

@@ -957,6 +957,10 @@ impl Open {
             match outcome {
                 Ok(()) => self.next_turn(),
                 Err(Stop::Refused(_)) if !batch.is_empty() => break, // It will be refused again.
+                Err(Stop::Evicted(why)) if !batch.is_empty() => {
+                    self.at_turn().postpone_eviction(why);
+                    break;
+                }
                 Err(stop) => {
                     if self.is_event_due_after(options, stop)? {
                         break;

@@ -10,7 +10,9 @@ use super::{Open, Shared};
 use crate::claim::Policy;
 use crate::error::Result;
 use crate::handshake::ToSubscriber;
-use std::time::Duration;
+use crate::peer::Peer;
+use crate::ring::NEVER;
+use std::time::{Duration, Instant};
 
 /// What a publisher puts up with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,9 +26,9 @@ pub(super) struct Limits {
 /// How far a subscriber was when senders began to wait for it, and how long they have waited since.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Stall {
-    cursor: u64,
-    held: u64,
-    pub waited: Duration,
+    /// Its cursor, the row within the block there, and the bytes that it holds.
+    at: (u64, u64, u64),
+    waited: Duration,
 }
 
 impl Open {
@@ -41,6 +43,7 @@ impl Open {
         self.call_readers();
         self.update_pairing();
         self.limit = self.tail; // Look at the cursors again.
+        self.look_at_awaited();
         self.door.bell.ring();
     }
 
@@ -66,28 +69,54 @@ impl Open {
         }
     }
 
-    /// Counts `waited` against each lossless subscriber that keeps a send waiting and has done nothing since, and evicts those
-    /// for whom it is too much. Gives the time until the next one is. `at`: the cursor that the send waits for.
-    pub(super) fn limit_stalls(&mut self, topic: &str, most: Duration, at: u64, waited: Duration) -> Option<Duration> {
+    /// How far a subscriber is. It has done something when this changes.
+    fn progress(&self, peer: &Peer) -> (u64, u64, u64) {
+        (peer.cursor(self.tail), peer.lease().row(), self.held_bytes(peer))
+    }
+
+    /// How long senders have waited for it since it last did something.
+    pub(super) fn stalled(&self, peer: &Peer) -> Duration {
+        let stall = peer.stall.filter(|stall| stall.at == self.progress(peer));
+        stall.map_or(Duration::ZERO, |stall| stall.waited)
+    }
+
+    /// For whom a send waits that waits for a cursor to reach `at`. At [`NEVER`] it waits for who does not read its socket, or,
+    /// if all do, for memory: who holds the most of it is to blame. (A reader that waits for a message usually holds the last.)
+    fn awaited(&self, at: u64) -> Vec<usize> {
+        let lossless =
+            || self.peers.iter().enumerate().filter(|(_, peer)| peer.policy == Policy::Block && peer.is_connected());
+        let indices = |chosen: &dyn Fn(&Peer) -> bool| {
+            lossless().filter(|(_, peer)| chosen(peer)).map(|(index, _)| index).collect()
+        };
+        if at != NEVER {
+            return indices(&|peer| peer.cursor(self.tail) < at);
+        }
+        let deaf: Vec<_> = indices(&|peer| !peer.outbox.is_empty());
+        if !deaf.is_empty() {
+            return deaf;
+        }
+        let most = lossless().map(|(index, peer)| (self.held_bytes(peer), index)).max();
+        most.filter(|(held, _)| *held > 0).map(|(_, index)| index).into_iter().collect()
+    }
+
+    /// Counts the time since the last count, but not before `began`, against those for whom a send waits and who have done
+    /// nothing since, and evicts the first for whom it is too much. Gives the time until the next one is.
+    pub(super) fn limit_stalls(&mut self, topic: &str, most: Duration, at: u64, began: Instant) -> Option<Duration> {
+        let now = Instant::now();
+        let since = self.counted.replace(now).map_or(began, |counted| counted.max(began));
         let mut left = None;
-        for index in 0..self.peers.len() {
+        for index in self.awaited(at) {
             let peer = &self.peers[index];
-            if peer.policy != Policy::Block || !peer.is_connected() {
-                continue;
-            }
-            let (cursor, held) = (peer.cursor(self.tail), self.held_bytes(peer));
-            if cursor >= at || (cursor == self.tail && held == 0) {
-                continue;
-            }
-            let before = peer.stall.filter(|stall| (stall.cursor, stall.held) == (cursor, held));
-            let waited = before.map_or(Duration::ZERO, |stall| stall.waited + waited);
-            self.peers[index].stall = Some(Stall { cursor, held, waited });
+            let progress = self.progress(peer);
+            let before = peer.stall.filter(|stall| stall.at == progress);
+            let waited = before.map_or(Duration::ZERO, |stall| stall.waited + now.duration_since(since));
+            self.peers[index].stall = Some(Stall { at: progress, waited });
             if waited >= most {
                 let why = format!("kept the others waiting for more than max_stall={} s", most.as_secs_f64());
                 self.evict(topic, index, &why);
-            } else {
-                left = Some((most - waited).min(left.unwrap_or(most)));
+                return Some(Duration::ZERO);
             }
+            left = Some((most - waited).min(left.unwrap_or(most)));
         }
         left
     }

@@ -35,7 +35,7 @@
 //!
 //! Models: `no_lost_release`, `no_lost_release_of_what_is_skipped`.
 
-use super::{Open, Shared};
+use super::{LOST_RING, Open, Shared};
 use crate::claim::Policy;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
@@ -183,7 +183,9 @@ impl Ticket {
             if wait.is_interrupted() {
                 return Err(Error::Interrupted { topic: self.topic().to_owned() });
             }
-            releases.bell.wait(wait.slice(left)).map_err(self.failed())?;
+            // A ring may get lost for want of memory.
+            let slice = wait.slice(left).map_or(LOST_RING, |slice| slice.min(LOST_RING));
+            releases.bell.wait(Some(slice)).map_err(self.failed())?;
         }
         Ok(())
     }
@@ -371,6 +373,15 @@ impl Open {
             let (service, shared) = (&self.service, &self.shared);
             self.peers.iter_mut().try_for_each(|peer| listen_to(service, shared, peer))?;
             self.is_listening = true;
+            let shared = shared.clone();
+            // Rings may get lost for want of memory.
+            service.after(LOST_RING, move |_, _, _| {
+                let Some(shared) = shared.upgrade() else { return Next::Done };
+                let mut guard = shared.open.lock();
+                let Some(open) = guard.as_mut().filter(|open| open.is_listening) else { return Next::Done };
+                open.look_at_awaited();
+                Next::After(LOST_RING)
+            });
         }
         Ok(())
     }
@@ -394,7 +405,8 @@ impl Open {
     /// Why a message is not released, for error texts.
     fn describe_obstacle(&self, tracked: &Tracked) -> String {
         let (position, slot) = tracked.place();
-        if let Some(holder) = self.peers.iter().find(|peer| peer.lease().is_held(slot)) {
+        let is_there = self.pool.sent(slot).is_some_and(|sent| sent.position == position);
+        if let Some(holder) = self.peers.iter().find(|peer| is_there && peer.lease().is_held(slot)) {
             return format!("is held by {}", self.describe_hold(holder, slot));
         }
         let mut late = self.peers.iter().filter(|peer| peer.has_yet_to_pass(position, self.tail, self.reclaim));

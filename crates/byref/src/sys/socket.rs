@@ -208,5 +208,10 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Resul
     if seen.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet longer than the protocol knows"));
     }
-    taken.map(|_| Received::Packet(seen.bytes, passed)).map_err(Into::into)
+    match taken {
+        Ok(_) => Ok(Received::Packet(seen.bytes, passed)),
+        // Another thread that reads this socket, too, was faster.
+        Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Empty),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -9,7 +9,7 @@ const MOST_ROOM: usize = 1 << 20;
 
 /// The number of a user, given by name or number.
 pub(crate) fn user(name: &str) -> Option<u32> {
-    name.parse().ok().or_else(|| {
+    number(name).or_else(|| {
         look_up(name, |name, entry: *mut libc::passwd, texts, found| {
             // SAFETY: all pointers are valid for the call, and `texts` is as long as it says.
             unsafe { libc::getpwnam_r(name, entry, texts.as_mut_ptr(), texts.len(), found) }
@@ -20,13 +20,18 @@ pub(crate) fn user(name: &str) -> Option<u32> {
 
 /// The number of a group, given by name or number.
 pub(crate) fn group(name: &str) -> Option<u32> {
-    name.parse().ok().or_else(|| {
+    number(name).or_else(|| {
         look_up(name, |name, entry: *mut libc::group, texts, found| {
             // SAFETY: as above.
             unsafe { libc::getgrnam_r(name, entry, texts.as_mut_ptr(), texts.len(), found) }
         })
         .map(|entry| entry.gr_gid)
     })
+}
+
+/// A number that is one: the last of all means "none" to the system.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 /// The entry of that name; its texts are not kept.
@@ -56,6 +61,9 @@ mod tests {
     #[test]
     fn names_and_numbers() {
         assert_eq!((user("root"), group("root"), user("1234"), group("99")), (Some(0), Some(0), Some(1234), Some(99)));
-        assert_eq!((user("no such user"), group("no\0group"), user("-1")), (None, None, None));
+        assert_eq!(
+            (user("no such user"), group("no\0group"), user("-1"), group("4294967295")),
+            (None, None, None, None)
+        );
     }
 }
