@@ -130,7 +130,7 @@ def test_many_segments_end_a_connection_before_the_descriptors_do(
             return False
 
         with left_alone(sub, end), contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for number in range(1, few_descriptors // 2 + 2):
+            for number in range(1, few_descriptors // 4 + 2):
                 eventually(lambda number=number: was_sent(number), "there is room for a packet")
         os.close(memory)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 _Words = Any  # str | dict | list, as JSON has it
 _BY_NAME = "ml_dtypes."
+_MOST_PADDING = 4096
 
 
 @lru_cache(maxsize=256)
@@ -33,7 +34,19 @@ def decode(kind: bytes) -> tuple[np.dtype[Any], str | None]:
     return dtype, _buffer_format(dtype)
 
 
+def _padding(dtype: np.dtype[Any]) -> int:
+    """Bytes of an element that belong to no field."""
+    if dtype.subdtype is not None:
+        return _padding(dtype.subdtype[0])
+    if dtype.fields is None:
+        return 0
+    fields = [dtype.fields[name][0] for name in dtype.names or ()]
+    return max(0, dtype.itemsize - sum(field.itemsize for field in fields)) + sum(map(_padding, fields))
+
+
 def _buffer_format(dtype: np.dtype[Any]) -> str | None:
+    if _padding(dtype) > _MOST_PADDING:
+        return None  # The protocol has a letter for each byte of it, which NumPy reads back one by one.
     try:
         view = memoryview(np.empty(1, dtype))
         return view.format if np.asarray(view).dtype == dtype else None

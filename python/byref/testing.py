@@ -70,7 +70,7 @@ def no_copies() -> Iterator[Copies]:
 def _held() -> Counter[str]:
     """Mappings and descriptors of byref's memory, by name."""
     held: Counter[str] = Counter()
-    with open("/proc/self/maps") as maps:
+    with open("/proc/self/maps", errors="replace") as maps:
         for line in maps:
             if "memfd:byref-" in line:
                 held["mapping of " + line.split("memfd:", 1)[1].split(" ", 1)[0].strip()] += 1

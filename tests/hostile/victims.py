@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 from collections import Counter, deque
 from typing import Any
 
@@ -26,8 +27,15 @@ def size_of(number: int) -> int:
     return SIZES[number % len(SIZES)] if number % 3 else number % 200
 
 
+def limit_descriptors() -> None:
+    """To the usual number, on a machine that allows more, too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+
+
 def publish(line: Line) -> None:
     """Sends until it is told something; tells how many were sent and delayed."""
+    limit_descriptors()
     told: Counter[str] = Counter()
     with byref.Publisher(TOPIC, max_memory=32 << 20, name="honest") as pub:
         line.tell("ready")
@@ -50,6 +58,7 @@ def publish(line: Line) -> None:
 
 def subscribe(line: Line, publisher: int, policy: Any, seed: int) -> None:
     """Receives what process `publisher` sends, checks it, and looks at everything that others send."""
+    limit_descriptors()
     told: Counter[str] = Counter()
     rng = random.Random(seed)
     kept: deque[tuple[Any, int]] = deque()

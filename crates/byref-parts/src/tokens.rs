@@ -4,6 +4,8 @@ use crate::arrow::{Chunk, Class};
 use crate::plan::Part;
 use serde::{Deserialize, Serialize};
 
+/// The longest description, in bytes.
+const MOST_DESCRIPTION: usize = 64 << 20;
 /// The deepest nesting of containers.
 pub const MOST_LEVELS: usize = 64;
 /// The most tokens of a message: a peer can write one in a byte, but not make its reader spend gigabytes on them.
@@ -73,6 +75,23 @@ pub enum Words {
 }
 
 impl Token {
+    fn each_part(&self, each: &mut impl FnMut(&Part)) {
+        match self {
+            Token::Bytes(at) | Token::Array { at, .. } => each(at),
+            Token::Arrow { schema, chunks, .. } => {
+                if let Words::Here(at) = schema {
+                    each(at);
+                }
+                chunks.iter().flat_map(|chunk| &chunk.buffers).flatten().for_each(each);
+            }
+            Token::Pickle { stream, buffers } => {
+                each(stream);
+                buffers.iter().for_each(each);
+            }
+            _ => {}
+        }
+    }
+
     /// Moves the parts of `payload` that it names by `distance`; `None` when one is none.
     pub fn relocate(&mut self, payload: &[u8], distance: u64) -> Option<()> {
         let shift = |part: &mut Part| part.of(payload).map(|_| part.at += distance);
@@ -101,15 +120,27 @@ pub fn encode(tokens: &[Token]) -> Vec<u8> {
 /// From what `encode` made of one value; anything else, from a faulty peer, is an error.
 pub fn decode(payload: &[u8], at: Part) -> Result<Vec<Token>, String> {
     // A copy, since its sender may change it meanwhile.
-    let bytes = at.of(payload).ok_or("its description lies outside of it")?.to_vec();
+    let bytes = at.of(payload).ok_or("its description lies outside of it")?;
+    if bytes.len() > MOST_DESCRIPTION {
+        return Err(format!("its description has {} bytes", bytes.len()));
+    }
+    let bytes = bytes.to_vec();
     let unreadable = |error| format!("its description cannot be read ({error})");
     let (count, _) = postcard::take_from_bytes::<u64>(&bytes).map_err(unreadable)?;
     if count > MOST_TOKENS as u64 {
         return Err(format!("{count} parts"));
     }
-    let tokens: Vec<Token> = postcard::from_bytes(&bytes).map_err(unreadable)?;
+    let (tokens, rest) = postcard::take_from_bytes::<Vec<Token>>(&bytes).map_err(unreadable)?;
+    if !rest.is_empty() {
+        return Err("more than its description".into());
+    }
     levels(&tokens)?;
-    Ok(tokens)
+    // Honest parts do not overlap. If they could, a small message would be much work.
+    let mut named = 0u64;
+    for token in &tokens {
+        token.each_part(&mut |part| named = named.saturating_add(part.len));
+    }
+    if named > payload.len() as u64 { Err("parts that overlap".into()) } else { Ok(tokens) }
 }
 
 /// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep.

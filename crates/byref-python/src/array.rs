@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex};
 
 /// The most element types remembered; a peer that invents more of them makes the memory start anew.
 const MOST_TYPES: usize = 1024;
+/// The longest description of an element type, and the longest that is remembered, in bytes.
+const MOST_WORDS: usize = 1 << 20;
+const REMEMBERED_WORDS: usize = 4 << 10;
 /// The most dimensions of an array, NumPy's own limit.
 const MOST_DIMENSIONS: usize = 64;
 
@@ -45,6 +48,9 @@ fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
     if let Some(found) = known().as_ref().and_then(|known| known.get(kind)) {
         return Ok(Arc::clone(found));
     }
+    if kind.len() > MOST_WORDS {
+        return Err(PyValueError::new_err(format!("a description of an element type with {} bytes", kind.len())));
+    }
     let decoded = helper(py, &DECODE, "decode")?.call1((kind,))?;
     let (dtype, format): (Bound<'_, PyArrayDescr>, Option<String>) = decoded.extract()?;
     if dtype.has_object() {
@@ -57,7 +63,9 @@ fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
     if known.len() >= MOST_TYPES {
         known.clear();
     }
-    known.insert(kind.to_vec(), Arc::clone(&found));
+    if kind.len() <= REMEMBERED_WORDS {
+        known.insert(kind.to_vec(), Arc::clone(&found));
+    }
     Ok(found)
 }
 
@@ -69,10 +77,12 @@ pub fn size_of_shape(shape: &[u64], itemsize: usize) -> PyResult<usize> {
         return Err(PyValueError::new_err(format!("an array can have at most {MOST_DIMENSIONS} dimensions")));
     }
     // As NumPy does: the extents without the empty ones must be countable, too.
-    let all =
-        shape.iter().filter(|extent| **extent > 0).try_fold(itemsize as u64, |size, extent| size.checked_mul(*extent));
+    let all = shape
+        .iter()
+        .filter(|extent| **extent > 0)
+        .try_fold(itemsize.max(1) as u64, |size, extent| size.checked_mul(*extent));
     let all = all.filter(|size| *size <= isize::MAX as u64).ok_or_else(overflow)?;
-    Ok(if shape.contains(&0) { 0 } else { all as usize })
+    Ok(if shape.contains(&0) || itemsize == 0 { 0 } else { all as usize })
 }
 
 /// The element type of a payload of `len` bytes that its sender declared as an array; an error if it is not that.

@@ -35,7 +35,7 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
                 return Ok(Some(Imported { field, class, arrays: vec![array] }));
             }
             // It has several chunks, perhaps.
-            Err(_) if as_stream.is_some() => {}
+            Err(error) if as_stream.is_some() && error.is_instance_of::<PyException>(py) => {}
             Err(error) => return Err(error),
         }
     }

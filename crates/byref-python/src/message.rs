@@ -182,12 +182,15 @@ impl Message {
                 _ => Err(PyTypeError::new_err("this message is no Arrow data; take its parts with msg.value")),
             };
         }
-        let itemsize = self.view(py)?.element.map_or(1, |element| element.itemsize);
+        // What was checked is what is used: the attributes are not decoded again.
+        let View { element, shape } = self.view(py)?;
+        let itemsize = element.as_ref().map_or(1, |element| element.itemsize);
+        let kind: String = match &element {
+            Some(element) => element.dtype.bind(py).getattr("str")?.extract()?,
+            None => "|u1".to_owned(),
+        };
         let payload = self.open_foreign(py)?;
-        let layout = layout_of(&payload);
-        let layout = layout.unwrap_or_else(|| Layout { kind: b"|u1".to_vec(), shape: vec![payload.len() as u64] });
-        let kind = String::from_utf8_lossy(&layout.kind);
-        let (field, chunk) = plain(&kind, &layout.shape, payload.len()).map_err(PyTypeError::new_err)?;
+        let (field, chunk) = plain(&kind, &shape, payload.len()).map_err(PyTypeError::new_err)?;
         if !(payload.as_ptr() as usize).is_multiple_of(itemsize.max(1)) {
             return Err(PyTypeError::new_err("this array is not aligned as Arrow data have to be; use msg.copy()"));
         }

@@ -124,7 +124,7 @@ const LEAD: u32 = 40;
 const EXPECTED_AHEAD: u64 = 6;
 /// The most packets read at once; a flood has to wait.
 const AT_ONCE: usize = 64;
-/// The most segments of one publisher, as far as half of this process's descriptors suffice for them.
+/// The most segments of one publisher, as far as a quarter of this process's descriptors suffices for them.
 const MOST_SEGMENTS: u64 = 4096;
 /// The most bytes of all its segments: twice what it may have, with those that it retired, and some for rounding.
 const MOST_MAPPED_OF_ALL: u64 = 4 * MOST_MAPPED;
@@ -634,8 +634,8 @@ impl Connection {
                 if id < self.next_segment {
                     return Err("a segment twice");
                 }
-                if (self.segments.len() + self.unmapped.len()) as u64 >= MOST_SEGMENTS.min(most_descriptors() / 2) {
-                    return Err("more segments than half of this process's descriptors (see `ulimit -n`)");
+                if (self.segments.len() + self.unmapped.len()) as u64 >= MOST_SEGMENTS.min(most_descriptors() / 4) {
+                    return Err("more segments than a quarter of this process's descriptors (see `ulimit -n`)");
                 }
                 if self.segments.iter().map(|segment| segment.len()).sum::<u64>() > MOST_MAPPED_OF_ALL {
                     return Err("more memory than any publisher may have");

@@ -112,7 +112,8 @@ impl PeerGlossary {
             Err(error) => return Some(Err(error)),
         };
         let mut known = self.understood.lock();
-        if known.len() < MOST_REMEMBERED {
+        // Honest entries do not overlap.
+        if known.len() < MOST_REMEMBERED && known.keys().map(|entry| entry.len).sum::<u64>() + entry.len <= LEN {
             known.insert(entry, Arc::clone(&understood) as _);
         }
         Some(Ok(understood))

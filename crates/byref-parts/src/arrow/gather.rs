@@ -45,6 +45,9 @@ impl<'a, E> Gatherer<'_, 'a, E> {
         self.chunk.lengths.push(len as u64);
         let validity = self.validity(field, array, start, len)?;
         let items = |index, width: usize| -> Result<&'a [u8], String> {
+            if len == 0 {
+                return Ok(&[]);
+            }
             let bytes = end.checked_mul(width).ok_or_else(outside)?;
             Ok(&buffer(field, array, index, bytes)?[start * width..])
         };
@@ -56,7 +59,14 @@ impl<'a, E> Gatherer<'_, 'a, E> {
             }
             Kind::Fixed(width) => {
                 let values = items(1, *width)?;
-                self.copy(values);
+                match (&field.dictionary, validity) {
+                    // What is under a null may be anything, and some consumers look at it.
+                    (Some(_), Some(bits)) => self.make(values.len(), {
+                        let width = *width;
+                        move |to| copy_valid(to, values, width, bits)
+                    }),
+                    _ => self.copy(values),
+                }
                 if let Some(dictionary) = &field.dictionary {
                     let of = child(array.dictionary)?;
                     let count = length(of.length)?;
@@ -72,6 +82,9 @@ impl<'a, E> Gatherer<'_, 'a, E> {
                     false => self.offsets::<4>(field, array, start, len)?.1,
                     true => self.offsets::<8>(field, array, start, len)?.1,
                 };
+                if field.format() == "+m" {
+                    refuse_null_keys(&field.children[0], children[0], first, last - first)?;
+                }
                 self.slice(&field.children[0], children[0], first, last - first)?;
             }
             Kind::ListView { wide: false } => self.list_view::<4>(field, children[0], items(1, 4)?, items(2, 4)?)?,
@@ -188,10 +201,18 @@ impl<'a, E> Gatherer<'_, 'a, E> {
     ) -> Result<(), String> {
         let (offsets, (first, last)) = self.offsets::<N>(field, array, range.start, range.len())?;
         let data = &buffer(field, array, 2, last)?[first..];
-        if text {
-            check::text::<N>(offsets, data, validity)?;
+        match validity {
+            _ if !text => self.copy(data),
+            // What is under a null may be anything, and some consumers look at it.
+            Some(bits) if check::text::<N>(offsets, data, None).is_err() => {
+                check::text::<N>(offsets, data, validity)?;
+                self.make(data.len(), move |to| copy_valid_text::<N>(to, data, offsets, first, bits));
+            }
+            _ => {
+                check::text::<N>(offsets, data, validity)?;
+                self.copy(data);
+            }
         }
-        self.copy(data);
         Ok(())
     }
 
@@ -289,10 +310,52 @@ impl<'a, E> Gatherer<'_, 'a, E> {
 
 use check::indices as check_indices;
 
+/// Copies values of `width` bytes, with zeros for those that are null.
+fn copy_valid(to: &mut [u8], values: &[u8], width: usize, validity: Bits<'_>) {
+    to.copy_from_slice(values);
+    for (index, value) in to.chunks_exact_mut(width).enumerate() {
+        if !validity.get(index) {
+            value.fill(0);
+        }
+    }
+}
+
+/// Copies texts, with zeros for those that are null. (Nobody changes offsets meanwhile but by breaking the interface's rules.)
+fn copy_valid_text<const N: usize>(to: &mut [u8], data: &[u8], offsets: &[u8], first: usize, validity: Bits<'_>) {
+    to.copy_from_slice(data);
+    let ends = integers::<N>(offsets).skip(1);
+    for (index, (start, end)) in integers::<N>(offsets).zip(ends).enumerate() {
+        let place = (start as usize).wrapping_sub(first)..(end as usize).wrapping_sub(first);
+        if !validity.get(index)
+            && let Some(text) = to.get_mut(place)
+        {
+            text.fill(0);
+        }
+    }
+}
+
 fn rebase<const N: usize>(to: &mut [u8], offsets: &[u8], first: usize) {
     for (to, offset) in to.chunks_exact_mut(N).zip(integers::<N>(offsets)) {
         store::<N>(to, offset.wrapping_sub(first as i64));
     }
+}
+
+/// Looks at the entries of a map: pyarrow ends the process that meets one with a null among the keys.
+fn refuse_null_keys(field: &Field, entries: &abi::Array, from: usize, len: usize) -> Result<(), String> {
+    let start = length(entries.offset)?.checked_add(from).ok_or("an Arrow array that is too long")?;
+    let keys = children(field, entries)?[0];
+    let key_start = length(keys.offset)?.checked_add(start).ok_or("an Arrow array that is too long")?;
+    for (field, array, start) in [(field, entries, start), (&field.children[0], keys, key_start)] {
+        if !field.kind.has_validity() || array.null_count == 0 || pointers(field, array)?[0].is_null() {
+            continue;
+        }
+        let end = start.checked_add(len).ok_or("an Arrow array that is too long")?;
+        let bits = Bits { bytes: buffer(field, array, 0, end.div_ceil(8))?, start };
+        if (0..len).any(|index| !bits.get(index)) {
+            return Err("a map with keys that are null".into());
+        }
+    }
+    Ok(())
 }
 
 /// A length, offset or count of a struct.

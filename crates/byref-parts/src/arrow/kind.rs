@@ -45,11 +45,22 @@ impl Kind {
             ("tDs" | "tDm" | "tDu" | "tDn", None) => Kind::Fixed(8),
             ("tss" | "tsm" | "tsu" | "tsn", Some(_)) => Kind::Fixed(8),
             ("tin", None) => Kind::Fixed(16),
-            ("d", Some(parameters)) => match parameters.split(',').nth(2) {
-                None => Kind::Fixed(16),
-                Some(bits @ ("32" | "64" | "128" | "256")) => Kind::Fixed(number(bits)? / 8),
-                Some(_) => return Err(unknown()),
-            },
+            ("d", Some(parameters)) => {
+                let mut parameters = parameters.split(',');
+                let precision = number(parameters.next().unwrap_or(""))?;
+                let _scale = parameters.next().and_then(|scale| i32::from_str(scale).ok()).ok_or_else(unknown)?;
+                let (width, most) = match parameters.next() {
+                    None | Some("128") => (16, 38),
+                    Some("32") => (4, 9),
+                    Some("64") => (8, 18),
+                    Some("256") => (32, 76),
+                    Some(_) => return Err(unknown()),
+                };
+                if !(1..=most).contains(&precision) || parameters.next().is_some() {
+                    return Err(unknown());
+                }
+                Kind::Fixed(width)
+            }
             ("w", Some(width)) => Kind::Fixed(number(width)?),
             ("z", None) => Kind::Bytes { wide: false, text: false },
             ("Z", None) => Kind::Bytes { wide: true, text: false },
@@ -120,7 +131,21 @@ mod tests {
         for (format, kind) in cases {
             assert_eq!(Kind::of(format), Ok(kind));
         }
-        for unknown in ["", "x", "l:", "w", "w:-1", "w:99999999999999999999", "+ud:500", "d:1,2,3", "tss", "+s:"] {
+        for unknown in [
+            "",
+            "x",
+            "l:",
+            "w",
+            "w:-1",
+            "w:99999999999999999999",
+            "+ud:500",
+            "d:1,2,3",
+            "d:39,0",
+            "d:10,0,32",
+            "d:1,2,128,3",
+            "tss",
+            "+s:",
+        ] {
             assert!(Kind::of(unknown).is_err(), "{unknown}");
         }
     }

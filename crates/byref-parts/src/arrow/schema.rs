@@ -12,6 +12,9 @@ use std::sync::Arc;
 const MOST_LEVELS: usize = 64;
 const MOST_FIELDS: usize = 1 << 16;
 
+/// Extension types that make their consumers follow pointers, or unpickle.
+const UNSAFE_EXTENSIONS: [&str; 2] = ["POLARS_EXTENSION_TYPE", "arrow.py_extension_type"];
+
 /// A field as it travels; its children, then its dictionary, follow it.
 #[derive(Serialize, Deserialize)]
 struct Words {
@@ -123,6 +126,11 @@ impl Field {
         if format == "+m" && (children[0].kind != Kind::Struct || children[0].children.len() != 2) {
             return Err("an Arrow map whose entries are no pairs".into());
         }
+        let says =
+            |name: &[u8]| metadata.as_deref().is_some_and(|all| all.windows(name.len()).any(|part| part == name));
+        if let Some(name) = UNSAFE_EXTENSIONS.iter().find(|name| says(name.as_bytes())) {
+            return Err(format!("an extension type ('{name}') that means nothing, or worse, in another process"));
+        }
         if dictionary.is_some() && !matches!(format.as_str(), "c" | "C" | "s" | "S" | "i" | "I" | "l" | "L") {
             return Err(format!("a dictionary whose indices are of the Arrow type '{format}'"));
         }
@@ -152,9 +160,14 @@ impl Field {
 
     /// From what `encode` made; anything else, from a faulty peer, is an error.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let all: Vec<Words> = postcard::from_bytes(bytes).map_err(|error| format!("not an Arrow type: {error}"))?;
-        if all.len() > MOST_FIELDS {
-            return Err(too_wide(all.len()));
+        let unreadable = |error| format!("not an Arrow type: {error}");
+        let (count, _) = postcard::take_from_bytes::<u64>(bytes).map_err(unreadable)?;
+        if count > MOST_FIELDS as u64 {
+            return Err(too_wide(count as usize));
+        }
+        let (all, rest) = postcard::take_from_bytes::<Vec<Words>>(bytes).map_err(unreadable)?;
+        if !rest.is_empty() {
+            return Err("more than an Arrow type".into());
         }
         let mut words = all.into_iter();
         let field = Self::decode_next(&mut words, 0)?;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::abi;
-use super::check::{self, Bits, by_width};
+use super::check::{self, by_width};
 use super::gather::Chunk;
 use super::kind::Kind;
 use super::schema::Field;
@@ -62,7 +62,9 @@ impl<'a> Shower<'a> {
             return Err(short());
         }
         let mut node = Node::default();
-        let validity = if field.kind.has_validity() { self.validity(&mut node, len)? } else { None };
+        if field.kind.has_validity() {
+            self.validity(&mut node, len)?;
+        }
         let sized = |width: usize| len.checked_mul(width).ok_or_else(short);
         match &field.kind {
             Kind::Null => node.null_count = len,
@@ -72,12 +74,17 @@ impl<'a> Shower<'a> {
                 if let Some(of) = &field.dictionary {
                     let dictionary = self.next(of, None)?;
                     let count = dictionary.length as usize;
-                    by_width!(*width, check_indices(values, validity, field.format(), count))?;
+                    // Also those under nulls: some consumers look at all of them. The sender makes them 0.
+                    if count > 0 {
+                        by_width!(*width, check_indices(values, None, field.format(), count))?;
+                    } else if values.iter().any(|byte| *byte != 0) || node.null_count < len {
+                        return Err("indices of an empty dictionary".into());
+                    }
                     node.dictionary = Some(dictionary);
                 }
             }
-            Kind::Bytes { wide: false, text } => self.bytes::<4>(&mut node, len, validity, *text)?,
-            Kind::Bytes { wide: true, text } => self.bytes::<8>(&mut node, len, validity, *text)?,
+            Kind::Bytes { wide: false, text } => self.bytes::<4>(&mut node, len, *text)?,
+            Kind::Bytes { wide: true, text } => self.bytes::<8>(&mut node, len, *text)?,
             Kind::Views { text } => {
                 let views = self.buffer(&mut node, sized(16)?)?;
                 let mut named = Vec::new();
@@ -85,13 +92,24 @@ impl<'a> Shower<'a> {
                 for _ in 0..self.count()? {
                     named.push(self.any_buffer(&mut node)?);
                 }
-                check::views(views, validity, *text, &named, |_, _, _| {})?;
+                check::views(views, None, *text, &named, |_, _, _| {})?; // As above.
                 node.lengths = named.iter().map(|bytes| bytes.len() as i64).collect();
                 node.buffers.push(node.lengths.as_ptr().cast());
             }
             Kind::List { wide } => {
                 let last = if *wide { self.offsets::<8>(&mut node, len) } else { self.offsets::<4>(&mut node, len) }?.1;
-                node.children.push(self.next(&field.children[0], Some(last))?);
+                let child = self.next(&field.children[0], Some(last))?;
+                if field.format() == "+m" {
+                    // pyarrow ends the process that meets such a map.
+                    // SAFETY: `next` has made a struct of two children.
+                    let keys = unsafe { *child.children };
+                    // SAFETY: `next` has made the first, too, and `child` owns it.
+                    let null_keys = unsafe { (*keys).null_count };
+                    if child.null_count > 0 || null_keys > 0 {
+                        return Err("a map with keys that are null".into());
+                    }
+                }
+                node.children.push(child);
             }
             Kind::ListView { wide } => {
                 let width = if *wide { 8 } else { 4 };
@@ -182,15 +200,15 @@ impl<'a> Shower<'a> {
         self.any_buffer(node)?.get(..len).ok_or_else(|| "Arrow data in a buffer that is too short".to_owned())
     }
 
-    fn validity(&mut self, node: &mut Node, len: usize) -> Result<Option<Bits<'a>>, String> {
+    fn validity(&mut self, node: &mut Node, len: usize) -> Result<(), String> {
         let Some(bytes) = self.part()? else {
             node.buffers.push(ptr::null());
-            return Ok(None);
+            return Ok(());
         };
         let bytes = bytes.get(..len.div_ceil(8)).ok_or("Arrow data in a buffer that is too short")?;
         node.buffers.push(bytes.as_ptr().cast());
         node.null_count = check::count_zeros(bytes, len);
-        Ok(Some(Bits { bytes, start: 0 }))
+        Ok(())
     }
 
     /// Offsets for `len` elements, as they are, and the first and the last.
@@ -203,16 +221,11 @@ impl<'a> Shower<'a> {
         }
     }
 
-    fn bytes<const N: usize>(
-        &mut self,
-        node: &mut Node,
-        len: usize,
-        validity: Option<Bits<'_>>,
-        text: bool,
-    ) -> Result<(), String> {
+    fn bytes<const N: usize>(&mut self, node: &mut Node, len: usize, text: bool) -> Result<(), String> {
         let (offsets, last) = self.offsets::<N>(node, len)?;
         let data = self.buffer(node, last)?;
-        if text { check::text::<N>(offsets, data, validity) } else { Ok(()) }
+        // Also what lies under nulls: some consumers look at it.
+        if text { check::text::<N>(offsets, data, None) } else { Ok(()) }
     }
 
     /// How many buffers of bytes follow views.
