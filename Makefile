@@ -41,11 +41,11 @@ demo: build $(VENV)/.installed-demo ## real video by reference through four proc
 	$(BIN)/python -m examples.video
 
 .PHONY: test
-test: test-rust test-models test-python test-fuzz asan deny ## build and run every test
+test: test-rust test-models test-python deny ## build and run every test (`make check` has the fuzzers and sanitizers)
 
 .PHONY: test-rust
 test-rust: ## the core's own tests, and its documentation's examples
-	$(CARGO) test --quiet --package byref
+	$(CARGO) test --quiet --package byref --package byref-parts
 	$(CARGO) test --quiet --package byref --features faults --lib faults
 
 .PHONY: test-models
@@ -98,9 +98,6 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for e
 	  echo "fuzz $$target: $$(tail -n 1 target/fuzz/$$target.log)"; \
 	done
 
-.PHONY: test-fuzz
-test-fuzz: ## the same, briefly
-	$(MAKE) --no-print-directory fuzz SECONDS=8
 
 ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_thread_stress.py
 
