@@ -98,7 +98,6 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for e
 	  echo "fuzz $$target: $$(tail -n 1 target/fuzz/$$target.log)"; \
 	done
 
-
 ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_thread_stress.py
 
 .PHONY: asan
