@@ -316,7 +316,8 @@ impl Shared {
                 return Ok(Pause::Empty);
             };
             let slot = Arc::clone(turn.value());
-            let Some(callable) = self.begin_turn(py, &slot) else { continue };
+            // Whoever is closing it waits for the interpreter, perhaps, before this queue hears of it.
+            let Some(callable) = self.begin_turn(py, &slot) else { return Ok(Pause::Slice) };
             let outcome = self.take_turn(callable.bind(py), &slot, &mut turn, limits, slice_ends, awaits);
             drop(callable);
             if !matches!(outcome, Ok(Some(Pause::Await(_)))) {
