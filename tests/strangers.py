@@ -19,7 +19,7 @@ WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"
 SEALED = 0x17
 
 
-LEASE_SIZE = (4 << 20) + 4096
+LEASE_SIZE = 4096 + (4 + 64) * 2**20
 
 
 def memfd(size: int, seals: int | None = None, *, holes: bool = False, flags: int = 0) -> int:

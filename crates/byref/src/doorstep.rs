@@ -5,9 +5,9 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 
 /// The most connections that are accepted at once: the service thread has other tasks, too.
-pub(crate) const ACCEPTED_AT_ONCE: usize = 64;
+pub(crate) const ACCEPTED_AT_ONCE: usize = MOST / 2;
 /// The most that wait at a time. A subscriber says its hello with its first breath: it is soon gone from here.
-const MOST: usize = 2 * ACCEPTED_AT_ONCE;
+const MOST: usize = 64;
 
 /// Who stands there, by the task that listens to each; the oldest first.
 pub(crate) struct Doorstep {
