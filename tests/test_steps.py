@@ -1,20 +1,27 @@
 """A process dies, or stops, at a step of a protocol: a sample of `make steps`."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import byref
 import pytest
+
+from tests.processes import Child, Line, eventually, state_of
 
 ROOT = Path(__file__).parent.parent
 # The package with fault points.
 FAULTS = ROOT / "target/faults/python"
 
 
+needs_faults = pytest.mark.skipif(not FAULTS.exists(), reason="needs `make build-faults`")
+
+
+@needs_faults
 def test_the_others_survive_whatever_step_it_was() -> None:
-    if not FAULTS.exists():
-        pytest.skip("needs `make build-faults`")
     command = [sys.executable, "-m", "tests.torture.steps", "--sample", "25"]
     environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
     run = subprocess.run(
@@ -27,3 +34,29 @@ def test_the_others_survive_whatever_step_it_was() -> None:
 def test_an_ordinary_build_has_no_fault_points() -> None:
     command = [sys.executable, "-c", "import byref; print(hasattr(byref._byref, 'faults'))"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def send_into_a_full_pool(line: Line) -> None:
+    os.environ["BYREF_FAULT"] = "publish.pool_full:1:stop"
+    with byref.Publisher("t", max_memory=1 << 20) as pub:
+        pub.wait_for_subscribers(timeout=30)
+        line.tell([pub.send(bytes(200 << 10), timeout=30) for _ in range(6)])
+
+
+@needs_faults
+def test_a_pool_that_empties_while_it_is_found_full(
+    spawn: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is released between two looks of a publisher: that is no reason to give up."""
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    with byref.Subscriber("t") as sub:
+        publisher = spawn(send_into_a_full_pool)
+        eventually(lambda: state_of(publisher.pid) == "T", "it has found its pool full")
+        received = 0
+        while (msg := sub.try_recv()) is not None:
+            received += msg.nbytes > 0
+        publisher.signal(signal.SIGCONT)
+        while received < 6:
+            received += sub.recv(timeout=30).nbytes > 0
+        assert publisher.hear() == list(range(6))
+        publisher.finish()

@@ -18,9 +18,10 @@ from .board import Report
 _SHORT = 0.2
 # What was refused in the background is told to a call that comes later, within this time (s).
 _AFTERMATH = 1.0
-# What is left of the address space: enough for small things, too little for a pool.
+# What is left of the address space: little; more as soon as other mappings go (a lease has 68 MiB).
 _ROOM = 24 << 20
-_BIG = 64 << 20
+# Too large for all that.
+_BIG = 1 << 30
 
 
 class Hardship:
@@ -67,7 +68,7 @@ class Hardship:
         with byref.Publisher(topic, max_memory=_BIG) as publisher, byref.Subscriber(topic) as subscriber:
             with _address_space(_ROOM):
                 try:
-                    publisher.send(bytes(1 << 20), timeout=1)
+                    publisher.loan(_BIG, timeout=1)
                     self._report.violation("a pool was made where there was no room for it")
                 except byref.Error as refused:
                     if "memory" not in str(refused).lower():

@@ -100,7 +100,8 @@ impl EventQueue {
         if timeout == Some(Duration::ZERO) {
             // What waits now; not what comes while that is handled.
             shared.admit(py, selector, false)?;
-            limits.most = selector.backlog();
+            // Events are not counted there: they are told also when no message waits.
+            limits.most = selector.backlog().max(1);
         } else if let Some(timeout) = timeout {
             limits.deadline = after(timeout);
         }

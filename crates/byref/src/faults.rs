@@ -50,6 +50,7 @@ pub(crate) mod enabled {
         "connect.welcomed",
         "connect.watched",
         "connect.joined",
+        "publish.pool_full",
         "publish.pending",
         "publish.begun",
         "publish.written",

@@ -727,6 +727,7 @@ impl Shared {
     fn allocate_or_tell(&self, open: &mut Open, bytes: u64, theirs: &mut u64) -> Result<Chunk, NoChunk> {
         match self.allocate_within_limits(open, bytes) {
             Err(NoChunk::Full) => {
+                fault!("publish.pool_full");
                 *theirs = open.theirs();
                 self.allocate_within_limits(open, bytes)
             }

@@ -583,3 +583,38 @@ fn the_glossary_explains_to_early_and_late_subscribers() {
         assert_eq!(understood, 2);
     }
 }
+
+/// The service thread reads what a subscriber sends while somebody waits for a ticket, and so does a sender that waits for
+/// room: a byte that one of them peeks at and the other takes is not the end of the connection.
+#[test]
+fn two_readers_of_a_subscribers_socket_lose_nobody() {
+    const TRACKED: u32 = 30_000;
+    const UNTRACKED: u32 = 200_000;
+    let topic = topic();
+    let publisher = Publisher::builder(&topic).max_memory(256 << 10).capacity(16).build().unwrap();
+    let subscriber = Subscriber::builder(&topic).events(true).build().unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..TRACKED {
+                publisher.send_tracked(b"tracked").unwrap().wait_released(SOON).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..UNTRACKED {
+                publisher.send(&[2; 2000]).unwrap();
+            }
+        });
+        let mut received = 0;
+        while received < TRACKED + UNTRACKED {
+            match subscriber.next_with(&mut Wait::up_to(SOON)).unwrap() {
+                Incoming::Message(_) => received += 1,
+                Incoming::Event(Event { kind: EventKind::Joined, .. }) => {}
+                Incoming::Event(event) => panic!("{event:?} after {received} messages"),
+            }
+            if received % 64 == 0 {
+                std::thread::yield_now(); // The senders wait for room.
+            }
+        }
+    });
+}
