@@ -363,12 +363,11 @@ fn fill(
         }
     }
     loan.count_copied(loan.len());
-    let bytes: &mut [u8] = loan;
     let copy = || {
         for (range, source) in copies {
             match source {
-                Ok(from) => bytes[range].copy_from_slice(from),
-                Err(write) => write(&mut bytes[range]),
+                Ok(from) => loan.write(range.start, from),
+                Err(write) => write(&mut loan[range]),
             }
         }
     };

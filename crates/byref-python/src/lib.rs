@@ -106,7 +106,7 @@ mod _byref {
     }
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         if !in_main_interpreter() {
             let text = "byref does not work in sub-interpreters; import it in the main one, or use another process";
             return Err(PyImportError::new_err(text));
@@ -115,6 +115,9 @@ mod _byref {
         // Another logger may be set already; then that one serves.
         let _ = env_logger::Builder::from_env(filter).try_init();
         receipt::from_environment();
+        // What is otherwise made at first use would be missing for ever in a child that is forked at that moment.
+        byref::prepare();
+        message::prepare(module.py());
         Ok(())
     }
 }

@@ -68,6 +68,11 @@ pub struct Message {
     extents: OnceLock<Box<Extents>>,
 }
 
+/// Makes the free list.
+pub fn prepare(py: Python<'_>) {
+    <Message as pyo3::impl_::pyclass::PyClassWithFreeList>::get_free_list(py);
+}
+
 /// How a subscriber wants its messages.
 #[derive(Clone, Copy, Default)]
 pub struct Manner {

@@ -2,6 +2,7 @@
 //!
 //! Publishers and subscribers count under their own locks; whoever asks adds them up.
 
+use crate::sys::fork::PerProcess;
 use parking_lot::Mutex;
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,23 +45,24 @@ pub(crate) trait Endpoint: Send + Sync {
 }
 
 /// What is counted here, and who counts for itself.
+#[derive(Default)]
 struct Counted {
     settled: Copied,
     live: Vec<(Cause, Weak<dyn Endpoint>)>,
 }
 
-static COUNTED: Mutex<Counted> = Mutex::new(Counted { settled: Copied([0; Cause::ALL.len()]), live: Vec::new() });
+static COUNTED: PerProcess<Mutex<Counted>> = PerProcess::new(Mutex::default);
 
-/// What is counted without a lock: a forked child would find one taken for ever.
-static PLAIN: [AtomicU64; Cause::ALL.len()] = [const { AtomicU64::new(0) }; _];
+/// What no endpoint counts.
+static PLAIN: PerProcess<[AtomicU64; Cause::ALL.len()]> = PerProcess::new(Default::default);
 
 /// What this process has copied since it began to use this library.
 pub fn copied_bytes() -> Copied {
     // The endpoints are dropped after the lock, which their ends take.
     let mut alive = Vec::new();
-    let counted = COUNTED.lock();
+    let counted = COUNTED.get().lock();
     let mut sum = counted.settled;
-    for (sum, plain) in sum.0.iter_mut().zip(&PLAIN) {
+    for (sum, plain) in sum.0.iter_mut().zip(PLAIN.get()) {
         *sum += plain.load(Ordering::Relaxed);
     }
     for (cause, endpoint) in &counted.live {
@@ -75,12 +77,12 @@ pub fn copied_bytes() -> Copied {
 
 /// Counts bytes that no endpoint counts.
 pub fn count(cause: Cause, bytes: usize) {
-    PLAIN[cause as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+    PLAIN.get()[cause as usize].fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 /// Asks this endpoint, too, from now on.
 pub(crate) fn register(cause: Cause, endpoint: &Arc<impl Endpoint + 'static>) {
-    let mut counted = COUNTED.lock();
+    let mut counted = COUNTED.get().lock();
     counted.live.retain(|(_, endpoint)| endpoint.strong_count() > 0);
     let endpoint: Arc<dyn Endpoint> = Arc::clone(endpoint) as _;
     counted.live.push((cause, Arc::downgrade(&endpoint)));
@@ -88,7 +90,7 @@ pub(crate) fn register(cause: Cause, endpoint: &Arc<impl Endpoint + 'static>) {
 
 /// Closes an endpoint in such a way that its count is at no moment lost, nor there twice.
 pub(crate) fn settle<T>(cause: Cause, close: impl FnOnce() -> Option<T>, copied: impl FnOnce(&T) -> u64) -> Option<T> {
-    let mut counted = COUNTED.lock();
+    let mut counted = COUNTED.get().lock();
     let closed = close()?;
     counted.settled.0[cause as usize] += copied(&closed);
     Some(closed)

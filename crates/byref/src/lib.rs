@@ -96,3 +96,9 @@ pub use selector::{Ended, Item, Selector, Turn, Waker};
 pub use subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
 pub use topic::MAX_TOPIC;
 pub use wait::Wait;
+
+/// Looks at the machine, which the first endpoint does otherwise. For programs in which a thread may fork while another one
+/// makes that first endpoint: call it before there are threads.
+pub fn prepare() {
+    sys::prepare();
+}

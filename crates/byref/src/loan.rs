@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::pool::{Chunk, Pin};
 use crate::publisher::ticket::Tracked;
 use crate::publisher::{Filled, Shared, Ticket};
+use crate::sys::transfer;
 use crate::wait::Wait;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -55,6 +56,17 @@ impl Loan {
     /// Counts `bytes` of the payload as copied to here, for libraries that fill loans with what their callers give them.
     pub fn count_copied(&mut self, bytes: usize) {
         self.copied += bytes;
+    }
+
+    /// Copies `bytes` to the payload's bytes from `at` on, as fast as the machine can: a payload larger than the processor's
+    /// caches does not go through them.
+    ///
+    /// # Panics
+    /// When they reach beyond the payload's end.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        let is_large = transfer::is_large(self.len);
+        let to = &mut self[at..at + bytes.len()];
+        if is_large { transfer::stream(to, bytes) } else { to.copy_from_slice(bytes) }
     }
 
     /// Whether it was neither sent nor discarded.
@@ -168,7 +180,7 @@ impl Loan {
         // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
         let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
         let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
-        larger.copy_from_slice(self);
+        larger.write(0, self);
         larger.tracked = self.tracked.clone();
         let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
         self.discard();

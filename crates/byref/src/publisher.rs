@@ -411,7 +411,7 @@ impl Publisher {
             return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.copy_from_slice(payload);
+        loan.write(0, payload);
         loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 
@@ -442,7 +442,7 @@ impl Publisher {
             return Ok(first..first + count as u64);
         }
         let mut loan = self.loan_with(rows.len(), attributes.len(), wait)?;
-        loan.copy_from_slice(rows);
+        loan.write(0, rows);
         let first = loan.send_rows(count, attributes, timestamp_ns, rows.len(), wait)?;
         Ok(first..first + count as u64)
     }
@@ -463,7 +463,7 @@ impl Publisher {
         wait: &mut Wait<'_>,
     ) -> Result<Ticket> {
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.copy_from_slice(payload);
+        loan.write(0, payload);
         loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 

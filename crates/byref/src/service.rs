@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::lookout::Lookout;
 use crate::rendezvous::Directory;
 use crate::sys::epoll::{Bell, Epoll, Interest};
-use crate::sys::fork::ForkId;
+use crate::sys::fork::{ForkId, PerProcess};
 use crate::sys::process::spawn_without_signals;
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
@@ -70,22 +70,19 @@ pub(crate) struct Handle {
     pub lookouts: Mutex<Vec<Weak<Lookout>>>,
 }
 
-/// The running service of this process, if any. A forked child finds its parent's and makes its own.
-static RUNNING: Mutex<Weak<Handle>> = Mutex::new(Weak::new());
+/// The running service of this process, if any.
+static RUNNING: PerProcess<Mutex<Weak<Handle>>> = PerProcess::new(Mutex::default);
 
 impl Handle {
     /// The service of this process, started when there is none. The first start also clears `directory` of what dead
     /// publishers left there.
     pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
-        let mut running = RUNNING.lock();
-        let here = ForkId::current();
-        if let Some(handle) = running.upgrade()
-            && handle.service.made_in == here
-        {
+        let mut running = RUNNING.get().lock();
+        if let Some(handle) = running.upgrade() {
             return Ok(handle);
         }
-        let service =
-            Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in: here });
+        let made_in = ForkId::current();
+        let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in });
         service.epoll.add(&service.bell, BELL, Interest::IN)?;
         let thread = Arc::clone(&service);
         spawn_without_signals("byref", move || thread.run())?;

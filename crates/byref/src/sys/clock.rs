@@ -98,6 +98,11 @@ fn ask(kernels: fn() -> u64) -> Option<(u64, u64)> {
     })
 }
 
+/// Finds out which clock serves.
+pub(super) fn prepare() {
+    counter::is_the_kernels();
+}
+
 #[cfg(target_arch = "x86_64")]
 mod counter {
     use std::sync::OnceLock;

@@ -7,7 +7,7 @@
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// The identity of one process between two forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,5 +49,40 @@ impl ForkId {
     #[inline]
     pub fn is_current(self) -> bool {
         word().load(Ordering::Relaxed) == self.0
+    }
+}
+
+/// A value of which each process has its own. A forked child begins with a new one: its parent's may be locked by a thread
+/// that the child does not have. What it was is forgotten, and its memory never given back.
+pub(crate) struct PerProcess<T> {
+    current: AtomicPtr<Of<T>>,
+    make: fn() -> T,
+}
+
+struct Of<T> {
+    process: ForkId,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> PerProcess<T> {
+    pub const fn new(make: fn() -> T) -> Self {
+        PerProcess { current: AtomicPtr::new(std::ptr::null_mut()), make }
+    }
+
+    /// The running process's own.
+    pub fn get(&self) -> &'static T {
+        let before = self.current.load(Ordering::Acquire);
+        // SAFETY: it is null, or a box that was leaked below, which lives for ever and is never changed.
+        if let Some(of) = unsafe { before.as_ref() }
+            && of.process.is_current()
+        {
+            return &of.value;
+        }
+        let mine = Box::leak(Box::new(Of { process: ForkId::current(), value: (self.make)() }));
+        match self.current.compare_exchange(before, mine, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => &mine.value,
+            // SAFETY: as above; another thread of this process was faster.
+            Err(other) => unsafe { &(*other).value },
+        }
     }
 }

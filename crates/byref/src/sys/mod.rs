@@ -10,4 +10,14 @@ pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod processor;
 pub(crate) mod socket;
+pub(crate) mod transfer;
 pub(crate) mod users;
+
+/// Finds out, once, what is otherwise found out when it is first needed. A process that forks at that very moment leaves its
+/// child with an answer that never comes.
+pub(crate) fn prepare() {
+    fork::ForkId::current();
+    membarrier::available();
+    clock::prepare();
+    transfer::is_large(usize::MAX);
+}
