@@ -40,6 +40,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of one record: four cache lines.
 pub(crate) const RECORD_WORDS: usize = 32;
+const LINE_WORDS: usize = 8;
 const DATA: usize = 4;
 pub(crate) const DATA_WORDS: usize = RECORD_WORDS - DATA;
 /// The most bytes of payload and attributes together that travel inside a record.
@@ -179,8 +180,12 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8]) {
         let data = &self.record(place.position)[DATA..];
-        let used = write_bytes(data, payload);
+        // The first cache line last, and at one go: a reader may be waiting for it, and takes it from under the pen.
+        let (first, rest) = payload.split_at(payload.len().min((LINE_WORDS - DATA) * 8));
+        let used = first.len().div_ceil(8);
+        let used = used + write_bytes(&data[used..], rest);
         write_bytes(&data[used..], attributes);
+        write_bytes(data, first);
         fault!("publish.inline_words");
         let meta = payload.len() as u64 | (attributes.len() as u64) << 16;
         self.complete(place, meta);
@@ -272,6 +277,8 @@ impl<'a> Ring<'a> {
     pub fn look_inline(self, position: u64, data: &InlineData) -> Option<Head> {
         let record = self.record(position);
         if stamp(record) != position + 1 {
+            // Of two lines, which then come together.
+            crate::sys::prefetch::for_reading(&record[LINE_WORDS]);
             return None;
         }
         let head = head(record);

@@ -10,11 +10,14 @@ use std::sync::OnceLock;
 
 /// The last cache's size where the system does not tell it.
 const USUAL_CACHE: usize = 32 << 20;
+/// Never large.
+const SMALL: usize = 1 << 20;
 
-/// Whether a copy of so many bytes and its source are more than the last cache holds.
+/// Whether so many bytes are better copied past the caches: more than a quarter of the last one, which has to hold the source
+/// as well, and the copies that readers still have.
 pub(crate) fn is_large(len: usize) -> bool {
     static LARGE: OnceLock<usize> = OnceLock::new();
-    len >= 1 << 20 && len > *LARGE.get_or_init(|| last_cache().unwrap_or(USUAL_CACHE) / 2)
+    len > SMALL && len > *LARGE.get_or_init(|| last_cache().unwrap_or(USUAL_CACHE) / 4)
 }
 
 /// The size of the last cache in bytes.
