@@ -23,7 +23,7 @@ _LARGE_WORDS = (1 << 20) // 8
 # The number is written into each page of a large message.
 _STAMPED = slice(None, None, 512)
 # Little, so that all of it is taken, and mapped, soon.
-_MAX_MEMORY = 16 << 20
+MAX_MEMORY = 16 << 20
 # Whole machines are stopped for minutes now and then.
 PATIENCE = 600.0
 
@@ -36,7 +36,7 @@ def _rows(first: int, count: int) -> Words:
 
 def send(line: Line, small: int, large: int) -> None:
     """The sender."""
-    with byref.Publisher(_SMALL, _MAX_MEMORY) as publisher:
+    with byref.Publisher(_SMALL, MAX_MEMORY) as publisher:
         publisher.wait_for_subscribers(timeout=PATIENCE)
         for first in range(0, small, _BLOCK):
             rows = _rows(first, min(_BLOCK, small - first))
@@ -46,7 +46,7 @@ def send(line: Line, small: int, large: int) -> None:
             else:
                 publisher.send_many(rows, timeout=PATIENCE)
         publisher.flush(PATIENCE)
-    with byref.Publisher(_LARGE, _MAX_MEMORY) as publisher:
+    with byref.Publisher(_LARGE, MAX_MEMORY) as publisher:
         publisher.wait_for_subscribers(timeout=PATIENCE)
         buffer = _rows(0, _LARGE_WORDS // _WORDS).reshape(-1)
         for sequence in range(large):

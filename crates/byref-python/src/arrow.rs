@@ -9,13 +9,47 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyTuple;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// What a producer in this process exported.
 pub struct Imported {
-    pub field: Field,
+    pub kind: Arc<Known>,
     pub class: Class,
     pub arrays: Vec<abi::Array>,
+}
+
+/// A type, and the form in which it travels.
+pub struct Known {
+    pub field: Field,
+    pub encoded: Vec<u8>,
+}
+
+/// How many types a thread remembers, of at most how many bytes each.
+const REMEMBERED: usize = 8;
+const MOST_REMEMBERED: usize = 16 << 10;
+
+thread_local! {
+    /// What was imported last, the latest first: most senders send one type again and again.
+    static RECENT: RefCell<Vec<Arc<Known>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Known {
+    fn import(schema: &abi::Schema) -> Result<Arc<Self>, String> {
+        RECENT.with_borrow_mut(|recent| {
+            if let Some(index) = recent.iter().position(|known| known.field.is(schema)) {
+                recent[..=index].rotate_right(1);
+                return Ok(Arc::clone(&recent[0]));
+            }
+            let field = Field::import(schema)?;
+            let known = Arc::new(Known { encoded: field.encode(), field });
+            if known.encoded.len() <= MOST_REMEMBERED {
+                recent.truncate(REMEMBERED - 1);
+                recent.insert(0, Arc::clone(&known));
+            }
+            Ok(known)
+        })
+    }
 }
 
 /// Takes the Arrow data of an object that offers any. (A stream is read to its end.)
@@ -30,9 +64,9 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
                 let (schema, array): (Bound<'_, PyAny>, Bound<'_, PyAny>) = capsules.extract()?;
                 let schema: abi::Schema = take(&schema)?;
                 let array: abi::Array = take(&array)?;
-                let field = Field::import(&schema).map_err(refused)?;
-                let class = if field.is_table() { Class::Batch } else { Class::Array };
-                return Ok(Some(Imported { field, class, arrays: vec![array] }));
+                let kind = Known::import(&schema).map_err(refused)?;
+                let class = if kind.field.is_table() { Class::Batch } else { Class::Array };
+                return Ok(Some(Imported { kind, class, arrays: vec![array] }));
             }
             // It has several chunks, perhaps.
             Err(error) if as_stream.is_some() && error.is_instance_of::<PyException>(py) => {}
@@ -41,13 +75,13 @@ pub fn import(data: &Bound<'_, PyAny>) -> PyResult<Option<Imported>> {
     }
     let Some(as_stream) = as_stream else { return Ok(None) };
     let mut stream: abi::Stream = take(&as_stream.call0()?)?;
-    let field = Field::import(&stream.schema().map_err(refused)?).map_err(refused)?;
+    let kind = Known::import(&stream.schema().map_err(refused)?).map_err(refused)?;
     let mut arrays = Vec::new();
     while let Some(array) = stream.next_array().map_err(refused)? {
         arrays.push(array);
     }
-    let class = if field.is_table() { Class::Table } else { Class::Chunked };
-    Ok(Some(Imported { field, class, arrays }))
+    let class = if kind.field.is_table() { Class::Table } else { Class::Chunked };
+    Ok(Some(Imported { kind, class, arrays }))
 }
 
 /// The type of an object that offers one.

@@ -76,7 +76,7 @@ impl Columns {
             places.push((width, at));
         }
         let end = end.checked_next_multiple_of(ALIGNMENT).ok_or_else(too_large)?;
-        let entry = explain(py, publisher, field)?.ok_or_else(|| {
+        let entry = explain(py, publisher, &field.encode())?.ok_or_else(|| {
             PyValueError::new_err("there is no room for one more schema in this publisher; build the batch and send it")
         })?;
         let columns = Columns { schema: Words::Explained(entry.offset, entry.len), places, rows, end };

@@ -9,7 +9,7 @@ use crate::owner::{Memory, Owner};
 use crate::payload::Payload;
 use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
-use byref_parts::arrow::{Field, gather};
+use byref_parts::arrow::gather;
 use byref_parts::plan::{self, Part, Source};
 use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
@@ -242,11 +242,12 @@ impl<'a> Planner<'_, 'a> {
             Item::Token(token) => token.clone(),
             Item::Payload(payload) => self.payload(payload)?,
             Item::Scalar(array) => self.array(array, true)?,
-            Item::Arrow(Imported { field, class, arrays }) => {
+            Item::Arrow(Imported { kind, class, arrays }) => {
                 let plan = &mut self.plan;
-                let chunks = arrays.iter().map(|array| gather(field, array, plan)).collect::<Result<_, _>>();
+                let chunks = arrays.iter().map(|array| gather(&kind.field, array, plan)).collect::<Result<_, _>>();
                 let refused = |why| PyValueError::new_err(format!("cannot send this Arrow data: {why}"));
-                Token::Arrow { class: *class, schema: self.explain(field)?, chunks: chunks.map_err(refused)? }
+                let schema = self.explain(&kind.encoded)?;
+                Token::Arrow { class: *class, schema, chunks: chunks.map_err(refused)? }
             }
             Item::Message(message, layout, level) => return self.message(message, layout.as_ref(), *level),
             Item::Pickle { stream, buffers } => {
@@ -312,7 +313,7 @@ impl<'a> Planner<'_, 'a> {
                 && let Words::Explained(..) = schema
             {
                 let field = value::field(message, *schema).map_err(wrong)?;
-                *schema = self.explain(&field)?;
+                *schema = self.explain(&field.encode())?;
             }
             self.tokens.push(token);
         }
@@ -320,19 +321,19 @@ impl<'a> Planner<'_, 'a> {
     }
 
     /// Where an Arrow type is described for all messages; in this one, if there is no room for that.
-    fn explain(&mut self, field: &Field) -> PyResult<Words> {
-        if let Some(entry) = explain(self.py, self.publisher, field)? {
+    fn explain(&mut self, encoded: &[u8]) -> PyResult<Words> {
+        if let Some(entry) = explain(self.py, self.publisher, encoded)? {
             self.refers = true;
             return Ok(Words::Explained(entry.offset, entry.len));
         }
-        let words = field.encode();
+        let words = encoded.to_vec();
         Ok(Words::Here(self.plan.make(words.len(), move |to| to.copy_from_slice(&words))))
     }
 }
 
 /// Describes an Arrow type in the publisher's glossary, if there is room for it.
-pub fn explain(py: Python<'_>, publisher: &byref::Publisher, field: &Field) -> PyResult<Option<byref::Entry>> {
-    publisher.explain(&field.encode()).map_err(|error| to_python(py, error))
+pub fn explain(py: Python<'_>, publisher: &byref::Publisher, encoded: &[u8]) -> PyResult<Option<byref::Entry>> {
+    publisher.explain(encoded).map_err(|error| to_python(py, error))
 }
 
 /// From this size on, the interpreter is released while parts are copied, in bytes.

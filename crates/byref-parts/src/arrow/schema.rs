@@ -85,6 +85,26 @@ impl Field {
         }
     }
 
+    /// Whether `import` would read the very same.
+    pub fn is(&self, schema: &abi::Schema) -> bool {
+        let below = |field: &Field, schema: *mut abi::Schema| {
+            // SAFETY: by the interface a child is a valid struct as long as its parent is.
+            unsafe { schema.as_ref() }.is_some_and(|schema| field.is(schema))
+        };
+        // SAFETY: by the interface there are so many pointers, of the struct's own lifetime.
+        let children = unsafe { abi::items(schema.children, usize::try_from(schema.n_children).unwrap_or(0)) };
+        self.flags == schema.flags
+            && c_text(schema.format) == Some(&self.format)
+            && c_text(schema.name) == self.name.as_deref()
+            && packed(schema.metadata) == Ok(self.metadata.as_deref())
+            && self.children.len() == children.len()
+            && self.children.iter().zip(children).all(|(field, child)| below(field, *child))
+            && match &self.dictionary {
+                Some(dictionary) => below(dictionary, schema.dictionary),
+                None => schema.dictionary.is_null(),
+            }
+    }
+
     /// How many fields it is, with those below.
     fn count(&self) -> usize {
         1 + self.children.iter().chain(self.dictionary.as_deref()).map(Field::count).sum::<usize>()
@@ -108,7 +128,7 @@ impl Field {
         let dictionary = (!schema.dictionary.is_null()).then(|| below(schema.dictionary)).transpose()?;
         let words = Words {
             name: text(schema.name)?,
-            metadata: metadata(schema.metadata)?,
+            metadata: packed(schema.metadata)?.map(<[u8]>::to_vec),
             flags: schema.flags,
             children: children.len() as u32,
             dictionary: dictionary.is_some(),
@@ -199,18 +219,20 @@ fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("a NUL in {text:?}"))
 }
 
-/// A C string that a producer exported, if there is one.
-fn text(pointer: *const c_char) -> Result<Option<String>, String> {
-    if pointer.is_null() {
-        return Ok(None);
-    }
+/// A C string that a producer exported, if there is one. For no longer than its struct lives.
+fn c_text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
     // SAFETY: by the interface it is a C string that lives as long as its struct.
-    let text = unsafe { CStr::from_ptr(pointer) };
-    text.to_str().map(|text| Some(text.to_owned())).map_err(|_| format!("a name that is not UTF-8: {text:?}"))
+    (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) })
 }
 
-/// A copy of packed metadata that a producer exported, if there are any.
-fn metadata(pointer: *const c_char) -> Result<Option<Vec<u8>>, String> {
+fn text(pointer: *const c_char) -> Result<Option<String>, String> {
+    let text =
+        |text: &CStr| text.to_str().map(str::to_owned).map_err(|_| format!("a name that is not UTF-8: {text:?}"));
+    c_text(pointer).map(text).transpose()
+}
+
+/// Packed metadata that a producer exported, if there are any. For no longer than their struct lives.
+fn packed<'a>(pointer: *const c_char) -> Result<Option<&'a [u8]>, String> {
     if pointer.is_null() {
         return Ok(None);
     }
@@ -220,7 +242,7 @@ fn metadata(pointer: *const c_char) -> Result<Option<Vec<u8>>, String> {
     };
     let len = packed_len(number).ok_or("metadata with negative lengths")?;
     // SAFETY: by the interface there are as many bytes as its numbers say.
-    Ok(Some(unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), len) }.to_vec()))
+    Ok(Some(unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), len) }))
 }
 
 /// How long packed metadata are: a count, then the lengths and bytes of so many keys and values. `number` gives the four
@@ -306,10 +328,41 @@ mod tests {
     }
 
     #[test]
+    fn a_type_is_known_by_all_that_belongs_to_it() {
+        let plain = || Field::new("i", vec![]).unwrap();
+        let named = |name: &CStr| Field { name: Some(name.to_owned()), ..plain() };
+        let with = |metadata: &[u8]| Field { metadata: Some(metadata.to_vec()), ..plain() };
+        let of = |child| Field::new("+l", vec![child]).unwrap();
+        let all = [
+            plain(),
+            Field::new("I", vec![]).unwrap(),
+            named(c"another"),
+            Field { name: None, ..plain() },
+            Field { flags: 0, ..plain() },
+            with(&[0, 0, 0, 0]),
+            with(&[1, 0, 0, 0, 1, 0, 0, 0, b'k', 0, 0, 0, 0]),
+            plain().with_dictionary(plain()),
+            plain().with_dictionary(named(c"another")),
+            of(plain()),
+            of(named(c"another")),
+            Field::new("+s", vec![]).unwrap(),
+            Field::new("+s", vec![plain()]).unwrap(),
+        ]
+        .map(Arc::new);
+        for (index, field) in all.iter().enumerate() {
+            let exported = export(field);
+            for (other, candidate) in all.iter().enumerate() {
+                assert_eq!(candidate.is(&exported), index == other, "{} and {}", index, other);
+            }
+        }
+    }
+
+    #[test]
     fn an_export_reads_back_and_is_released_once() {
         let field = Arc::new(Field::new("+l", vec![Field::new("tsu:UTC", vec![]).unwrap()]).unwrap());
         let mut exported = export(&field);
         assert_eq!(Field::import(&exported).unwrap().encode(), field.encode());
+        assert!(field.is(&exported));
         assert_eq!(Arc::strong_count(&field), 3);
         // SAFETY: `children` has one pointer.
         let child = unsafe { *exported.children };
