@@ -341,7 +341,7 @@ def test_a_subscriber_without_descriptors(spawn: Spawn, endpoints: Endpoints) ->
     subscriber.hear()
     pub.wait_for_subscribers(timeout=30)
     for seed in range(3):
-        pub.send(payload(seed, LARGE if seed else 10))
+        pub.send(payload(seed, LARGE if seed else 10).tobytes())  # Arrays need a module, so a file.
     for _ in range(2):
         text, most = subscriber.hear()
         assert text.startswith("Error: topic 't': cannot map a publisher's memory: ")
