@@ -474,15 +474,9 @@ pub struct Writable {
 /// What the bytes lie in.
 enum Keep {
     /// Untouched pages still show the chunk, so the mapping holds it.
-    Mapped {
-        _map: Mapping,
-        _hold: Hold,
-        _place: Place,
-    },
+    Mapped { _map: Mapping, _hold: Hold, _place: Place },
     /// It counts no elements: the bytes behind the payload were never written.
-    Copied {
-        _words: Vec<u128>,
-    },
+    Copied { _words: Vec<u128> },
 }
 
 // SAFETY: `start` points into memory that `keep` owns; nothing is tied to a thread.

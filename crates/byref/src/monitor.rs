@@ -372,9 +372,9 @@ impl Monitor {
 
     /// Answers whoever connects with the segment, brought up to date.
     fn listen(self: &Arc<Self>, directory: &Arc<Directory>, service: &Service) -> Result<(Token, String)> {
-        let (socket, name) = directory
-            .listen_for_onlookers(rendezvous::new_id())
-            .map_err(Error::meeting(&self.label(), directory.path(), CANNOT_LISTEN))?;
+        let label = self.label();
+        let listening = directory.listen_for_onlookers(rendezvous::new_id());
+        let (socket, name) = listening.map_err(Error::meeting(&label, directory.path(), CANNOT_LISTEN))?;
         let socket = Arc::new(socket);
         let (listening, monitor, door) = (Arc::clone(&socket), Arc::downgrade(self), Arc::clone(directory));
         let task = service.watch(socket, Interest::IN, None, move |_, _, _| {

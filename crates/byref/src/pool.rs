@@ -248,7 +248,8 @@ impl Pool {
         let chunks = size.clamp(16, MOST_CHUNKS);
         let memory = OwnedSegment::new("byref-pool", size as u64 * ALIGNMENT)?;
         // The allocator takes its own memory without asking; whoever cannot have that ends.
-        Vec::<[u8; BOOKKEEPING]>::new().try_reserve_exact(chunks as usize).map_err(|_| Errno::NOMEM).map_err(io::Error::from)?;
+        let bookkeeping = Vec::<[u8; BOOKKEEPING]>::new().try_reserve_exact(chunks as usize);
+        bookkeeping.map_err(|_| io::Error::from(Errno::NOMEM))?;
         let id = self.next_segment;
         self.next_segment += 1;
         self.segments.push(Segment {

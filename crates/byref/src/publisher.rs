@@ -326,9 +326,8 @@ impl Publisher {
         fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
-        let (socket, socket_name) = directory
-            .listen(&topic, id)
-            .map_err(Error::meeting(&topic, directory.path(), CANNOT_LISTEN))?;
+        let (socket, socket_name) =
+            directory.listen(&topic, id).map_err(Error::meeting(&topic, directory.path(), CANNOT_LISTEN))?;
         let socket = Arc::new(socket);
         let shared = Arc::new(Shared {
             topic,
@@ -515,7 +514,8 @@ impl Publisher {
             Ended::Done => Ok(()),
             Ended::TimedOut => {
                 let short_of = shared.short_of.lock().clone();
-                let hint = short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
+                let hint =
+                    short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
                 let (what, topic) = ("waiting for subscribers", shared.topic.clone());
                 Err(Error::Timeout { what, topic, waited: wait.given(), hint })
             }

@@ -55,9 +55,11 @@ impl Directory {
             ));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | links;
-        let fd = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(io::Error::from)
-            .map_err(Error::meeting(topic, &path, "cannot open it as a directory"))?;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from).map_err(Error::meeting(
+            topic,
+            &path,
+            "cannot open it as a directory",
+        ))?;
         let directory = Directory { path, fd, access };
         if let (Some(group), false) = (directory.access.group(), was_there) {
             directory.share_with(group)?;

@@ -236,7 +236,8 @@ impl Subscriber {
         let (directory, service) = service::connect(&topic)?;
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let lookout = Lookout::over(&directory, &service);
-        let lookout = lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
+        let lookout =
+            lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
         let open = Open {
             connections: Vec::new(),
             turn: 0,

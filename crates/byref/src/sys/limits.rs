@@ -18,23 +18,30 @@ pub(crate) fn behind(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(libc::EMFILE) => {
             let most = most_descriptors();
-            format!("the descriptors of this process, `ulimit -n`: {most}; to watch a directory, fs.inotify.max_user_instances")
-        },
+            format!(
+                "the descriptors of this process, `ulimit -n`: {most}; to watch a directory, fs.inotify.max_user_instances"
+            )
+        }
         Some(libc::ENFILE) => "the descriptors of the system, fs.file-max".into(),
         Some(libc::ENOMEM | libc::ENOBUFS) => {
             let space = getrlimit(Resource::As).current;
-            let space = space.map(|most| format!("the address space of this process, `ulimit -v`: {} KiB; ", most >> 10));
+            let space =
+                space.map(|most| format!("the address space of this process, `ulimit -v`: {} KiB; ", most >> 10));
             let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
             let mappings = mappings.trim_end();
             let space = space.unwrap_or_default();
             format!("{space}its mappings, vm.max_map_count: {mappings}; or the system's memory")
         }
-        Some(libc::ENOSPC) => "the system's memory, or fs.epoll.max_user_watches and fs.inotify.max_user_watches".into(),
+        Some(libc::ENOSPC) => {
+            "the system's memory, or fs.epoll.max_user_watches and fs.inotify.max_user_watches".into()
+        }
         Some(libc::EFBIG) => {
             let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
             format!("the size of files and of shared memory, `ulimit -f`: {} KiB", most >> 10)
         }
-        Some(libc::EAGAIN) => "the threads of this user, `ulimit -u`, or of its control group, pids.max; or memory".into(),
+        Some(libc::EAGAIN) => {
+            "the threads of this user, `ulimit -u`, or of its control group, pids.max; or memory".into()
+        }
         _ => return String::new(),
     };
     format!(" (a limit was reached: {text}; raise it, or use less)")
