@@ -77,7 +77,6 @@ impl Handle {
     /// The service of this process, started when there is none. The first start also clears `directory` of what dead
     /// publishers left there.
     pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
-        ForkId::prepare()?;
         let mut running = RUNNING.lock();
         let here = ForkId::current();
         if let Some(handle) = running.upgrade()
@@ -222,7 +221,8 @@ impl Service {
 /// The rendezvous directory and the service, as an endpoint on `topic` needs them.
 pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
     let directory = Arc::new(Directory::open(topic)?);
-    let handle = Handle::get(&directory).map_err(Error::system(topic, "cannot start the service thread"))?;
+    let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
+    let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
     Ok((directory, handle))
 }
 
