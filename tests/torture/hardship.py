@@ -17,7 +17,7 @@ from .board import Report
 # So long (s) descriptors are short.
 _SHORT = 0.2
 # What was refused in the background is told to a call that comes later, within this time (s).
-_AFTERMATH = 1.0
+_AFTERMATH = 2.0
 # What is left of the address space: little; more as soon as other mappings go (a lease has 68 MiB).
 _ROOM = 24 << 20
 # Too large for all that.
@@ -41,7 +41,7 @@ class Hardship:
         elif self._rng.random() < self._share:
             if self._rng.random() < 0.7:
                 highest = max(map(int, os.listdir("/proc/self/fd")))
-                _limit(resource.RLIMIT_NOFILE, highest + self._rng.choice((1, 2, 4, 9)))
+                limit(resource.RLIMIT_NOFILE, highest + self._rng.choice((1, 2, 4, 9)))
                 self._until = now + _SHORT
                 self._report.counts["shortages of descriptors"] += 1
             else:
@@ -50,7 +50,7 @@ class Hardship:
     def end(self) -> None:
         """Everything is allowed again."""
         if self._until:
-            _limit(resource.RLIMIT_NOFILE, None)
+            limit(resource.RLIMIT_NOFILE, None)
             self._until, self._ended = 0.0, time.monotonic()
 
     @property
@@ -66,31 +66,39 @@ class Hardship:
         self._report.counts["shortages of memory"] += 1
         topic = f"scarce/{os.getpid()}"
         with byref.Publisher(topic, max_memory=_BIG) as publisher, byref.Subscriber(topic) as subscriber:
-            with _address_space(_ROOM):
+            with address_space(_ROOM):
                 try:
                     publisher.loan(_BIG, timeout=1)
                     self._report.violation("a pool was made where there was no room for it")
                 except byref.Error as refused:
                     if "memory" not in str(refused).lower():
                         self._report.violation(f"no room for a pool: {refused!r}")
-            # In this order: a subscriber without room for the ring has gone again, and comes back.
-            subscriber.wait_for_publishers(timeout=10)
+            # In this order: a subscriber without room for the ring has gone again, and comes back. What it was refused
+            # meanwhile is told to this call.
+            while True:
+                try:
+                    subscriber.wait_for_publishers(timeout=10)
+                    break
+                except byref.Error as refused:
+                    if "a limit was reached" not in str(refused):
+                        raise
             sequence = publisher.send(bytes(1 << 20), timeout=10)
             if subscriber.recv(timeout=10).sequence != sequence:
                 self._report.violation("a message is missing after a shortage of memory")
 
 
 @contextmanager
-def _address_space(room: int) -> Iterator[None]:
+def address_space(room: int) -> Iterator[None]:
+    """This process may map so many bytes more."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + room)
+    limit(resource.RLIMIT_AS, pages * resource.getpagesize() + room)
     try:
         yield
     finally:
-        _limit(resource.RLIMIT_AS, None)
+        limit(resource.RLIMIT_AS, None)
 
 
-def _limit(what: int, soft: int | None) -> None:
+def limit(what: int, soft: int | None) -> None:
     """Set the soft limit; None: as high as is allowed."""
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (hard if soft is None else soft, hard))

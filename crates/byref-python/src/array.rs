@@ -4,7 +4,7 @@
 use crate::errors::error;
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyImportError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyImportError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::{MutexExt, PyOnceLock};
 use std::collections::HashMap;
@@ -88,9 +88,11 @@ pub fn size_of_shape(shape: &[u64], itemsize: usize) -> PyResult<usize> {
 /// The element type of a payload of `len` bytes that its sender declared as an array; an error if it is not that.
 pub fn declared_type(py: Python<'_>, kind: &[u8], shape: &[u64], len: usize) -> PyResult<Arc<ElementType>> {
     let wrong = |why: String| error(py, format!("the sender declared an array that its payload is not: {why}"));
-    let element = element_type(py, kind).map_err(|cause| match cause.is_instance_of::<PyImportError>(py) {
-        true => cause,
-        false => wrong(cause.to_string()),
+    let element = element_type(py, kind).map_err(|cause| {
+        let is_ours = cause.is_instance_of::<PyImportError>(py)
+            || cause.is_instance_of::<PyOSError>(py) // Out of descriptors, say.
+            || cause.is_instance_of::<PyMemoryError>(py);
+        if is_ours { cause } else { wrong(cause.to_string()) }
     })?;
     let size = size_of_shape(shape, element.itemsize).map_err(|cause| wrong(cause.to_string()))?;
     if size != len {

@@ -7,10 +7,11 @@
 #![allow(unsafe_code)]
 
 use crate::array::contiguous_strides;
+use crate::errors::to_python;
 use crate::foreign::Foreign;
 use byref::Writable;
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
-use pyo3::exceptions::PyBufferError;
+use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
@@ -178,8 +179,10 @@ pub fn export<'py>(
     let element = data_type(dtype)?;
     let message = open()?;
     let memory = match request.copy {
-        Some(true) => Memory::Copied(py.detach(|| copy(&message))),
-        None if writable || !knows_flags => Memory::Private(message.writable(), message),
+        Some(true) => Memory::Copied(py.detach(|| copy(&message))?),
+        None if writable || !knows_flags => {
+            Memory::Private(message.writable().map_err(|error| to_python(py, error))?, message)
+        }
         _ => Memory::Shared(message),
     };
     if knows_flags {
@@ -190,11 +193,13 @@ pub fn export<'py>(
 }
 
 /// A copy, in memory that is allocated and never initialised otherwise: the vector counts no elements.
-fn copy(bytes: &[u8]) -> Vec<Line> {
-    let mut lines = Vec::<Line>::with_capacity(bytes.len().div_ceil(size_of::<Line>()));
+fn copy(bytes: &[u8]) -> PyResult<Vec<Line>> {
+    let mut lines = Vec::<Line>::new();
+    let reserved = lines.try_reserve_exact(bytes.len().div_ceil(size_of::<Line>()));
+    reserved.map_err(|_| PyMemoryError::new_err(format!("no memory for a copy of {} bytes", bytes.len())))?;
     // SAFETY: the new allocation has room for so many bytes, and nobody else knows it.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), lines.as_mut_ptr().cast(), bytes.len()) };
-    lines
+    Ok(lines)
 }
 
 fn capsule<'py, M: Managed>(

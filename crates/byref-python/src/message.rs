@@ -4,7 +4,7 @@
 use crate::array::{self, ElementType, contiguous_strides};
 use crate::arrow::Arrow;
 use crate::dlpack;
-use crate::errors::closed;
+use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
@@ -207,7 +207,7 @@ impl Message {
         let (py, this) = (slf.py(), slf.get());
         let payload = Arc::new(this.open_foreign(py)?);
         let (data, memory) = if writable {
-            let private = payload.writable();
+            let private = payload.writable().map_err(|error| to_python(py, error))?;
             (private.as_ptr(), Memory::Private(private))
         } else {
             (this.open_view(py)?.0, Memory::Message(slf.clone().unbind()))
@@ -352,7 +352,7 @@ impl Message {
             return Self::value_of(slf, tokens, true);
         }
         let view = slf.get().view(py)?;
-        let private = slf.get().with(py, byref::Message::writable)?;
+        let private = slf.get().with(py, byref::Message::writable)?.map_err(|error| to_python(py, error))?;
         let data = private.as_ptr();
         let owner = Owner::wrap(py, Memory::Private(private))?;
         // SAFETY: `Message::view` checked type and shape against the payload's length, which is the private view's, too; the

@@ -1,5 +1,6 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
+use crate::sys::limits;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -106,8 +107,8 @@ pub enum Error {
         /// The topic.
         topic: String,
     },
-    /// The system refused something: descriptors, memory, address space.
-    #[error("topic '{topic}': {what}: {source}{}", remedy(source))]
+    /// The system refused something: descriptors, memory, address space. The text names the limits that can be behind it.
+    #[error("topic '{topic}': {what}: {source}{}", limits::behind(source))]
     System {
         /// The topic.
         topic: String,
@@ -127,17 +128,18 @@ impl Error {
         move |source| Error::System { topic, what, source }
     }
 
+    /// Something could not be done in the directory: for want of something that a program on `topic` may have more of
+    /// later, or because of the directory.
+    pub(crate) fn meeting(topic: &str, path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |error| {
+            if limits::is_shortage(&error) {
+                return Error::system(topic, what)(error);
+            }
+            Error::directory(path, format!("{what}: {error}"))
+        }
+    }
+
     pub(crate) fn directory(path: &Path, reason: impl Into<String>) -> Error {
         Error::Directory { path: path.display().to_string(), reason: reason.into() }
-    }
-}
-
-/// What to do about a system error that has a usual cure.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => " (this process's limit of open descriptors: `ulimit -n`)",
-        Some(libc::ENFILE) => " (the system's limit of open descriptors: fs.file-max)",
-        Some(libc::ENOMEM) => " (memory, `ulimit -v`, or the number of mappings: vm.max_map_count)",
-        _ => "",
     }
 }

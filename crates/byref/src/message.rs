@@ -3,6 +3,7 @@
 
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::copies::{self, Cause};
+use crate::error::{Error, Result};
 use crate::glossary::{Entry, PeerGlossary};
 use crate::handshake;
 use crate::lease::{COUNTS, Lease};
@@ -12,6 +13,7 @@ use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::socket;
 use rustix::fd::OwnedFd;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -394,8 +396,9 @@ impl Message {
     }
 
     /// A private writable view: changes stay with it. A large payload is mapped copy-on-write, so that only the pages that
-    /// are written cost memory and time; a small one is copied.
-    pub fn writable(&self) -> Writable {
+    /// are written cost memory and time; a small one is copied. [`Error::System`] when there is neither address space for the
+    /// one nor memory for the other.
+    pub fn writable(&self) -> Result<Writable> {
         if let Body::Held(held) = &self.0
             && let hold = &held.hold
             && self.len() >= MAP_FROM
@@ -405,18 +408,22 @@ impl Message {
         {
             fault!("hold.mapped_privately");
             let start = map.as_ptr().wrapping_add(start);
-            return Writable {
+            return Ok(Writable {
                 start,
                 len: self.len(),
                 keep: Keep::Mapped { _map: map, _hold: hold.clone(), _place: place },
-            };
+            });
         }
-        let mut words = vec![0u128; self.len().div_ceil(16)].into_boxed_slice();
-        let mut copy =
-            Writable { start: words.as_mut_ptr().cast(), len: self.len(), keep: Keep::Copied { _words: words } };
-        copy.copy_from_slice(self);
+        let mut words = Vec::<u128>::new();
+        let Ok(()) = words.try_reserve_exact(self.len().div_ceil(16)) else {
+            let error = io::Error::from_raw_os_error(libc::ENOMEM);
+            return Err(Error::system(self.topic(), "cannot make a private view")(error));
+        };
+        let start = words.as_mut_ptr().cast::<u8>();
+        // SAFETY: the new allocation has room for so many bytes, and nobody else knows it.
+        unsafe { std::ptr::copy_nonoverlapping(self.as_ptr(), start, self.len()) };
         copies::count(Cause::Private, self.len());
-        copy
+        Ok(Writable { start, len: self.len(), keep: Keep::Copied { _words: words } })
     }
 }
 
@@ -467,14 +474,9 @@ pub struct Writable {
 /// What the bytes lie in.
 enum Keep {
     /// Untouched pages still show the chunk, so the mapping holds it.
-    Mapped {
-        _map: Mapping,
-        _hold: Hold,
-        _place: Place,
-    },
-    Copied {
-        _words: Box<[u128]>,
-    },
+    Mapped { _map: Mapping, _hold: Hold, _place: Place },
+    /// It counts no elements: the bytes behind the payload were never written.
+    Copied { _words: Vec<u128> },
 }
 
 // SAFETY: `start` points into memory that `keep` owns; nothing is tied to a thread.

@@ -21,7 +21,7 @@
 use crate::doorstep::ACCEPTED_AT_ONCE;
 use crate::error::{Error, Result};
 use crate::handshake;
-use crate::rendezvous::{self, Directory};
+use crate::rendezvous::{self, CANNOT_LIST, CANNOT_LISTEN, Directory};
 use crate::service::{self, Handle, Next, Service, Token};
 use crate::subscriber::Subscriber;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -35,7 +35,6 @@ use crate::topic::MAX_TOPIC;
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
-use std::io;
 use std::ops::Range;
 
 use std::sync::{Arc, Weak};
@@ -222,6 +221,7 @@ impl Monitor {
             return Err(Error::InvalidArgument("the name of an event queue has 1 to 1024 bytes".into()));
         }
         let label = name.clone().unwrap_or_default();
+        ForkId::prepare().map_err(Error::system(&label, "cannot make an event queue"))?;
         let shared = match &name {
             None => None,
             Some(_) => {
@@ -372,9 +372,9 @@ impl Monitor {
 
     /// Answers whoever connects with the segment, brought up to date.
     fn listen(self: &Arc<Self>, directory: &Arc<Directory>, service: &Service) -> Result<(Token, String)> {
-        let (socket, name) = directory
-            .listen_for_onlookers(rendezvous::new_id())
-            .map_err(|error| Error::directory(directory.path(), format!("cannot make a socket in it: {error}")))?;
+        let label = self.label();
+        let listening = directory.listen_for_onlookers(rendezvous::new_id());
+        let (socket, name) = listening.map_err(Error::meeting(&label, directory.path(), CANNOT_LISTEN))?;
         let socket = Arc::new(socket);
         let (listening, monitor, door) = (Arc::clone(&socket), Arc::downgrade(self), Arc::clone(directory));
         let task = service.watch(socket, Interest::IN, None, move |_, _, _| {
@@ -520,8 +520,8 @@ pub(crate) struct QueueHello {
 /// What the named event queues of this user tell at this moment, those of this process, too. Queues whose process does not
 /// answer soon are left out.
 pub fn monitors() -> Result<Vec<QueueReport>> {
-    let directory = Directory::open()?;
-    let unreadable = |error: io::Error| Error::directory(directory.path(), format!("cannot list it: {error}"));
+    let directory = Directory::open("*")?;
+    let unreadable = Error::meeting("*", directory.path(), CANNOT_LIST);
     let unusable = || Error::system("*", "cannot wait for event queues");
     let epoll = Epoll::new().map_err(unusable())?;
     let mut asked = Vec::new();

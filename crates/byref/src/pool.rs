@@ -8,6 +8,7 @@ use crate::lease::MAX_SLOTS;
 use crate::publisher::ticket::Tracked;
 use crate::sys::memory::{OwnedSegment, page_ceil};
 use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
+use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,11 @@ pub(crate) const ALIGNMENT: u64 = 64;
 const SEGMENT_LEN: u64 = 64 << 20;
 /// Memory is taken from the system in steps of this size.
 const STEP: u64 = 1 << 20;
+
+/// The most chunks of a segment.
+const MOST_CHUNKS: u32 = 1 << 17;
+/// Bytes that an allocator needs for each of them, and some more for other threads.
+const BOOKKEEPING: usize = 64;
 
 /// Why there is no chunk.
 #[derive(Debug)]
@@ -93,11 +99,18 @@ struct Segment {
     chunks: u32,
     /// Bytes from the start that have memory, or are to be given some.
     populated: u64,
+    /// No chunk was there at the last look for unused segments, nor was one taken since.
+    unused: bool,
 }
 
 impl Segment {
     fn len(&self) -> u64 {
         self.memory.map().len() as u64
+    }
+
+    /// Whether it was made for a payload that no usual segment can take.
+    fn is_huge(&self) -> bool {
+        self.len() > 2 * SEGMENT_LEN
     }
 }
 
@@ -207,6 +220,7 @@ impl Pool {
             _ => ready..ready,
         };
         segment.chunks += 1;
+        segment.unused = false;
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
         let pin = Arc::new(Pin { segment: Arc::clone(&segment.memory), offset });
@@ -231,15 +245,20 @@ impl Pool {
         let wanted = SEGMENT_LEN.min(self.max_memory).max(units as u64 * ALIGNMENT) / ALIGNMENT;
         // The allocator's size classes are coarse: this is the smallest one that serves the request.
         let size = min_allocator_size(wanted as u32);
+        let chunks = size.clamp(16, MOST_CHUNKS);
         let memory = OwnedSegment::new("byref-pool", size as u64 * ALIGNMENT)?;
+        // The allocator takes its own memory without asking; whoever cannot have that ends.
+        let bookkeeping = Vec::<[u8; BOOKKEEPING]>::new().try_reserve_exact(chunks as usize);
+        bookkeeping.map_err(|_| io::Error::from(Errno::NOMEM))?;
         let id = self.next_segment;
         self.next_segment += 1;
         self.segments.push(Segment {
             id,
             memory: Arc::new(memory),
-            allocator: Allocator::with_max_allocs(size, size.clamp(16, 1 << 17)),
+            allocator: Allocator::with_max_allocs(size, chunks),
             chunks: 0,
             populated: 0,
+            unused: false,
         });
         Ok(self.segments.len() - 1)
     }
@@ -277,13 +296,31 @@ impl Pool {
     /// Drops segments without a chunk; returns their numbers. Their memory counts until `forget_retired` hears that all
     /// subscribers have read up to `generation`.
     pub fn retire_empty(&mut self, generation: u64) -> Vec<u32> {
+        self.retire(generation, |segment| segment.chunks == 0)
+    }
+
+    /// The same for segments that nobody has used since the last call. One stays: its memory is warm.
+    pub fn retire_unused(&mut self, generation: u64) -> Vec<u32> {
+        let kept = self.segments.iter().find(|segment| !segment.is_huge()).map(|segment| segment.id);
+        self.retire(generation, |segment| {
+            let unused = std::mem::replace(&mut segment.unused, segment.chunks == 0);
+            unused && Some(segment.id) != kept
+        })
+    }
+
+    fn retire(&mut self, generation: u64, is_due: impl FnMut(&mut Segment) -> bool) -> Vec<u32> {
         let mut retired = Vec::new();
-        for segment in self.segments.extract_if(.., |segment| segment.chunks == 0) {
+        for segment in self.segments.extract_if(.., is_due) {
             self.populated -= segment.populated;
             self.retired.push((generation, segment.populated));
             retired.push(segment.id);
         }
         retired
+    }
+
+    /// Whether `retire_unused` may have something to do, now or later.
+    pub fn is_large(&self) -> bool {
+        self.segments.len() > 1 || self.segments.iter().any(Segment::is_huge)
     }
 
     /// Whether retired memory is still mapped somewhere.
@@ -374,5 +411,23 @@ mod tests {
         assert_eq!(pool.populated(), 80 << 20);
         pool.forget_retired(1);
         assert_eq!(pool.populated(), 40 << 20);
+    }
+
+    #[test]
+    fn what_is_not_used_goes_and_one_segment_stays() {
+        let mut pool = Pool::new(1 << 30);
+        let slots = [40 << 20, 40 << 20, 40 << 20, 200 << 20].map(|bytes| pool.allocate(bytes).ok().unwrap().0.slot);
+        assert!(pool.is_large());
+        pool.free(slots[1]);
+        assert!(pool.retire_unused(1).is_empty(), "it was in use a moment ago");
+        assert_eq!(pool.retire_unused(1).len(), 1);
+        slots[2..].iter().for_each(|slot| drop(pool.free(*slot)));
+        assert!(pool.retire_unused(2).is_empty());
+        let again = pool.allocate(40 << 20).ok().unwrap().0.slot;
+        pool.free(again);
+        pool.free(slots[0]);
+        assert_eq!(pool.retire_unused(2).len(), 1, "the huge one; the others were used meanwhile");
+        assert_eq!(pool.retire_unused(3).len(), 1);
+        assert!(pool.retire_unused(3).is_empty() && !pool.is_large(), "the last one is warm");
     }
 }

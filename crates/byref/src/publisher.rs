@@ -21,13 +21,14 @@ use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
 use crate::peer::Peer;
 use crate::pool::{Chunk, NoChunk, Pool, Sent};
-use crate::rendezvous::{self, Directory};
+use crate::rendezvous::{self, CANNOT_LISTEN, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
 use crate::sys::clock::Clock;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
+use crate::sys::limits;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
 use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
@@ -59,6 +60,8 @@ const COLLECT_EVERY: u64 = 256 << 10;
 const RECHECKS: usize = 64;
 /// What a full socket did not take is tried again after this time.
 const LATER: Duration = Duration::from_millis(10);
+/// Segments without a message are looked for so often, and given back when they were not used between two looks.
+const UNUSED: Duration = Duration::from_secs(5);
 /// Memory is taken from the system in steps of this size, between which signals are noticed.
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
@@ -194,6 +197,8 @@ pub(crate) struct Shared {
     final_stats: Mutex<PublisherStats>,
     /// Subscribers came or went.
     changed: Changes,
+    /// What this process is short of, so that the last subscriber to come could not be taken in.
+    short_of: Mutex<Option<String>>,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
     sleeping: Mutex<()>,
 }
@@ -237,6 +242,8 @@ struct Open {
     waits: u64,
     /// A task of the service thread sends what full sockets did not take.
     flushing: bool,
+    /// Another one gives unused segments back.
+    shrinking: bool,
     shared: Weak<Shared>,
     door: Arc<Door>,
     directory: Arc<Directory>,
@@ -319,9 +326,8 @@ impl Publisher {
         fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
-        let (socket, socket_name) = directory
-            .listen(&topic, id)
-            .map_err(|error| Error::directory(directory.path(), format!("cannot make a socket in it: {error}")))?;
+        let (socket, socket_name) =
+            directory.listen(&topic, id).map_err(Error::meeting(&topic, directory.path(), CANNOT_LISTEN))?;
         let socket = Arc::new(socket);
         let shared = Arc::new(Shared {
             topic,
@@ -334,6 +340,7 @@ impl Publisher {
             open: Biased::new(None),
             final_stats: Mutex::default(),
             changed: Changes::default(),
+            short_of: Mutex::default(),
             sleeping: Mutex::new(()),
         });
         let mut open = shared.open.lock();
@@ -376,6 +383,7 @@ impl Publisher {
             copied_bytes: 0,
             waits: 0,
             flushing: false,
+            shrinking: false,
             shared: Arc::downgrade(&shared),
             door,
             directory,
@@ -504,7 +512,13 @@ impl Publisher {
         });
         match ended? {
             Ended::Done => Ok(()),
-            Ended::TimedOut => Err(shared.timed_out(wait, "waiting for subscribers")),
+            Ended::TimedOut => {
+                let short_of = shared.short_of.lock().clone();
+                let hint =
+                    short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
+                let (what, topic) = ("waiting for subscribers", shared.topic.clone());
+                Err(Error::Timeout { what, topic, waited: wait.given(), hint })
+            }
             Ended::Interrupted => Err(Error::Interrupted { topic: shared.topic.clone() }),
         }
     }
@@ -958,11 +972,32 @@ impl Shared {
         all
     }
 
+    /// A subscriber could not be taken in for want of something. It, or the socket's backlog, will try again and again; that is
+    /// worth one line in the log.
+    fn is_short_of(&self, error: &io::Error) {
+        let what = format!("{error}{}", limits::behind(error));
+        let before = self.short_of.lock().replace(what.clone());
+        if before.is_none() {
+            log::warn!("byref: topic '{}': a subscriber cannot be taken in, trying again: {what}", self.topic);
+        }
+    }
+
+    /// Gives segments back that are not used any more; `true`: there may be more later.
+    fn shrink(&self) -> bool {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return false };
+        open.collect(self.history, usize::MAX);
+        open.retire(Pool::retire_unused);
+        open.shrinking = open.pool.is_large() || open.pool.awaits_unmapping();
+        open.shrinking
+    }
+
     /// Takes a subscriber in.
     fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("accept.lease_mapped");
         let pid = socket::peer_pid(socket);
+        let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
@@ -983,19 +1018,14 @@ impl Shared {
             capacity: open.capacity,
             membarrier: membarrier::available(),
         };
-        let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
-        if !socket::send(socket, &packet, Some(open.ring.shared()))? {
-            return Err(io::Error::other("its socket is full"));
-        }
-        fault!("accept.welcomed");
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
         let glossary = open.glossary.as_ref().map(|glossary| (GLOSSARY, glossary.memory()));
         let outbox = open.pool.segments().chain(glossary).map(announce).collect();
         open.last_peer += 1;
         let id = open.last_peer;
-        let process = Process::find(pid);
         let alive = !matches!(process, Process::Dead);
+        // What may fail comes first: whoever is welcome counts on it.
         let mut tasks = vec![task];
         if let Process::Alive(death) = process {
             let shared = Arc::downgrade(self);
@@ -1006,7 +1036,6 @@ impl Shared {
                 Next::Done
             })?);
         }
-        open.door.epoll.add(socket, id, Interest::IN | Interest::RDHUP)?;
         let mut peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
@@ -1025,15 +1054,19 @@ impl Shared {
             tasks,
             listening: None,
         };
-        if open.is_listening {
-            ticket::listen_to(&open.service, &open.shared, &mut peer)?;
+        if let Err(error) = open.welcome(&mut peer, welcome) {
+            open.door.epoll.remove(socket);
+            peer.tasks().for_each(|task| open.service.cancel(task));
+            return Err(error);
         }
+        fault!("accept.welcomed");
         open.peers.push(peer);
         open.send_outboxes();
         fault!("accept.counted");
         open.update_pairing();
         open.limit = open.tail;
         open.door.bell.ring();
+        *self.short_of.lock() = None;
         self.changed.notify();
         Ok(id)
     }
@@ -1102,6 +1135,19 @@ impl Open {
             self.announce(GLOSSARY, &memory);
         }
         self.glossary.as_mut().expect("made above").explain(bytes)
+    }
+
+    /// Watches a subscriber's socket and answers its hello.
+    fn welcome(&self, peer: &mut Peer, welcome: Welcome) -> io::Result<()> {
+        self.door.epoll.add(&peer.socket, peer.id, Interest::IN | Interest::RDHUP)?;
+        if self.is_listening {
+            ticket::listen_to(&self.service, &self.shared, peer)?;
+        }
+        let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
+        match socket::send(&peer.socket, &packet, Some(self.ring.shared()))? {
+            true => Ok(()),
+            false => Err(io::Error::other("its socket is full")),
+        }
     }
 
     /// How many messages in the ring a subscriber has not taken.
@@ -1223,18 +1269,19 @@ impl Open {
         }
     }
 
-    /// Takes a chunk; when there is none, the cheaper remedies come first.
+    /// Takes a chunk; when there is none, because of `max_memory` or because the system refuses more, the cheaper remedies
+    /// come first.
     fn allocate(&mut self, bytes: u64, history: u64) -> Result<Chunk, NoChunk> {
         self.uncollected += bytes;
         if self.uncollected >= COLLECT_EVERY {
             self.uncollected = 0;
             self.collect(history, RECHECKS);
         }
-        if let Some(chunk) = self.try_allocate(bytes)? {
+        if let Ok(chunk) = self.try_allocate(bytes) {
             return Ok(chunk);
         }
         self.collect(history, usize::MAX);
-        if let Some(chunk) = self.try_allocate(bytes)? {
+        if let Ok(chunk) = self.try_allocate(bytes) {
             return Ok(chunk);
         }
         // What only lossy subscribers and late joiners could still want is given up, the oldest first, and no more of it
@@ -1245,26 +1292,33 @@ impl Open {
         {
             self.move_mark(position + 1);
             self.free_reclaimed();
-            if let Some(chunk) = self.try_allocate(bytes)? {
+            if let Ok(chunk) = self.try_allocate(bytes) {
                 return Ok(chunk);
             }
         }
         // Empty segments may have the wrong size.
-        self.retire_empty();
-        self.try_allocate(bytes)?.ok_or(NoChunk::Full)
+        self.retire(Pool::retire_empty);
+        self.try_allocate(bytes)
     }
 
-    fn try_allocate(&mut self, bytes: u64) -> Result<Option<Chunk>, NoChunk> {
-        match self.pool.allocate(bytes) {
-            Ok((chunk, added)) => {
-                if added {
-                    fault!("grow.segment_made");
-                    self.announce(chunk.segment, chunk.pin.segment());
-                }
-                Ok(Some(chunk))
-            }
-            Err(NoChunk::Full) => Ok(None),
-            Err(error) => Err(error),
+    fn try_allocate(&mut self, bytes: u64) -> Result<Chunk, NoChunk> {
+        let (chunk, added) = self.pool.allocate(bytes)?;
+        if added {
+            fault!("grow.segment_made");
+            self.announce(chunk.segment, chunk.pin.segment());
+            self.shrink_later();
+        }
+        Ok(chunk)
+    }
+
+    /// Has the service thread give back what a burst leaves unused.
+    fn shrink_later(&mut self) {
+        if self.pool.is_large() && !std::mem::replace(&mut self.shrinking, true) {
+            let shared = self.shared.clone();
+            self.service.after(UNUSED, move |_, _, _| match shared.upgrade() {
+                Some(shared) if shared.shrink() => Next::After(UNUSED),
+                _ => Next::Done,
+            });
         }
     }
 
@@ -1316,9 +1370,9 @@ impl Open {
         }
     }
 
-    fn retire_empty(&mut self) {
+    fn retire(&mut self, which: impl FnOnce(&mut Pool, u64) -> Vec<u32>) {
         let generation = self.generation + 1;
-        let retired = self.pool.retire_empty(generation);
+        let retired = which(&mut self.pool, generation);
         if retired.is_empty() {
             return;
         }
@@ -1401,7 +1455,9 @@ fn accept(
             Ok(None) => return Next::Keep,
             Err(error) => {
                 // Most likely out of descriptors. The connection stays in the backlog; do not spin on it.
-                log::warn!("byref: cannot accept a subscriber: {error}");
+                if let Some(shared) = shared.upgrade() {
+                    shared.is_short_of(&error);
+                }
                 std::thread::sleep(Duration::from_millis(10));
                 return Next::Keep;
             }
@@ -1432,6 +1488,10 @@ fn accept(
                 Ok(Greeting::Over) => Next::Done,
                 // It went away in the middle of it.
                 Err(why) if matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                    Next::Done
+                }
+                Err(why) if limits::is_shortage(&why) => {
+                    shared.is_short_of(&why);
                     Next::Done
                 }
                 Err(why) => {
@@ -1468,7 +1528,7 @@ pub(crate) fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) ->
         Received::Packet(len, lease) => (len, lease),
         Received::Empty => return Ok(Greeting::NotYet),
         Received::HungUp => return Ok(Greeting::Over),
-        Received::OutOfDescriptors => return Err(io::Error::other("this process is out of descriptors")),
+        Received::OutOfDescriptors => return Err(io::Error::from_raw_os_error(libc::EMFILE)),
     };
     fault!("accept.hello_read");
     let hello: Hello = match handshake::decode_first(&packet[..len]) {
@@ -1532,9 +1592,9 @@ mod tests {
         let mut guard = publisher.shared.open.lock();
         let open = guard.as_mut().unwrap();
         for _ in 0..1000 {
-            let chunk = open.try_allocate(64).unwrap().unwrap();
+            let chunk = open.try_allocate(64).unwrap();
             open.pool.free(chunk.slot);
-            open.retire_empty();
+            open.retire(Pool::retire_empty);
             open.pool.forget_retired(u64::MAX);
         }
         let [peer] = &open.peers[..] else { panic!("one subscriber") };

@@ -28,6 +28,9 @@ const MAX_SOCKET_PATH: usize = 107;
 const REFUSED_AT_ONCE: usize = 64;
 const TEMPORARY: &str = "tmp-";
 const QUEUE: &str = "queue-";
+/// What could not be done with the directory.
+pub(crate) const CANNOT_LISTEN: &str = "cannot make a socket in the rendezvous directory";
+pub(crate) const CANNOT_LIST: &str = "cannot list the rendezvous directory";
 
 /// The rendezvous directory, checked.
 pub(crate) struct Directory {
@@ -37,8 +40,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens the directory that the environment names, making it when it is missing.
-    pub fn open() -> Result<Self> {
+    /// Opens the directory that the environment names, making it when it is missing. `topic`: of whoever needs it.
+    pub fn open(topic: &str) -> Result<Self> {
         let (path, links) = choose();
         let access = Access::from_environment()?;
         let was_there = path.is_dir();
@@ -52,9 +55,11 @@ impl Directory {
             ));
         }
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | links;
-        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| {
-            Error::directory(&path, format!("it cannot be opened as a directory: {}", io::Error::from(error)))
-        })?;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from).map_err(Error::meeting(
+            topic,
+            &path,
+            "cannot open it as a directory",
+        ))?;
         let directory = Directory { path, fd, access };
         if let (Some(group), false) = (directory.access.group(), was_there) {
             directory.share_with(group)?;
@@ -153,7 +158,7 @@ impl Directory {
     pub fn connect(&self, name: &str) -> io::Result<Connect> {
         let mut outcome = socket::connect(&self.socket_path(name))?;
         if let Connect::Connected(socket) = &outcome
-            && matches!(Process::find(socket::peer_pid(socket)), Process::Dead)
+            && let Process::Dead = Process::find(socket::peer_pid(socket))?
         {
             outcome = Connect::Refused;
         }

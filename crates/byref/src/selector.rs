@@ -159,6 +159,7 @@ impl Waker {
 impl<T> Selector<T> {
     /// A selector without subscribers.
     pub fn new() -> Result<Self> {
+        ForkId::prepare().map_err(Error::system(LABEL, "cannot tell processes apart"))?;
         let door = Door::new().map_err(Error::system(LABEL, "cannot make an epoll descriptor"))?;
         Ok(Selector {
             entries: Vec::new(),

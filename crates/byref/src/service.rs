@@ -217,8 +217,9 @@ impl Service {
 
 /// The rendezvous directory and the service, as an endpoint on `topic` needs them.
 pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
-    let directory = Arc::new(Directory::open()?);
-    let handle = Handle::get(&directory).map_err(Error::system(topic, "cannot start the service thread"))?;
+    let directory = Arc::new(Directory::open(topic)?);
+    let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
+    let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
     Ok((directory, handle))
 }
 

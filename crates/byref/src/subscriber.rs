@@ -14,13 +14,14 @@ use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcom
 use crate::lease::LEASE_LEN;
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
-use crate::rendezvous::{self, Directory};
+use crate::rendezvous::{self, CANNOT_LIST, Directory};
 use crate::selector::Item;
 use crate::service::{self, Handle, Next};
 use crate::spin::{DEFAULT_MOST, Sight, Spin};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
+use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::process::Process;
@@ -236,7 +237,7 @@ impl Subscriber {
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let lookout = Lookout::over(&directory, &service);
         let lookout =
-            lookout.map_err(|error| Error::directory(directory.path(), format!("cannot watch it: {error}")))?;
+            lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
         let open = Open {
             connections: Vec::new(),
             turn: 0,
@@ -269,7 +270,7 @@ impl Subscriber {
             sleeping: Mutex::new(()),
         });
         let registered = lookout.register(&shared);
-        registered.map_err(|error| Error::directory(directory.path(), format!("cannot list it: {error}")))?;
+        registered.map_err(Error::meeting(&topic, directory.path(), CANNOT_LIST))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
         Ok(Subscriber { shared })
@@ -673,6 +674,7 @@ impl Shared {
                 Connect::Refused | Connect::Absent => Ok(false),
             });
             let waits_for_answer = asked.unwrap_or_else(|error| {
+                self.is_short_of(&error);
                 if candidate.pause == FIRST_PAUSE {
                     let topic = &self.options.topic;
                     log::warn!("byref: topic '{topic}': cannot connect to a publisher, trying again: {error}");
@@ -683,6 +685,20 @@ impl Shared {
             if !waits_for_answer {
                 self.update(|open| open.candidates.finished());
             }
+        }
+    }
+
+    /// If this process lacks what a connection takes, the next call that finds no message says so; a publisher is asked again
+    /// meanwhile.
+    fn is_short_of(&self, error: &io::Error) {
+        if let Some(errno) = error.raw_os_error().filter(|_| limits::is_shortage(error)) {
+            let error = io::Error::from_raw_os_error(errno);
+            let trouble = Error::system(&self.options.topic, "cannot connect to a publisher, trying again")(error);
+            self.update(|open| {
+                open.trouble = Some(trouble);
+                open.door.bell.ring();
+            });
+            self.changed.notify();
         }
     }
 
@@ -741,13 +757,18 @@ impl Shared {
                     let lease = lease.take().expect("the first packet is handled once");
                     if let Err(error) = shared.welcome(&packet[..len], ring, lease, &answering) {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
+                        shared.is_short_of(&error);
                         if error.raw_os_error().is_some() {
                             shared.ask_again(candidate.clone());
                         }
                     }
                 }
-                // It may be busy, or out of descriptors, as this process may be; one that is gone refuses next time.
-                Ok(Received::OutOfDescriptors | Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+                Ok(Received::OutOfDescriptors) => {
+                    shared.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
+                    shared.ask_again(candidate.clone());
+                }
+                // It may be busy, or short of something; one that is gone refuses next time.
+                Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
             }
             if !slow {
                 shared.ask_next();
@@ -787,7 +808,7 @@ impl Shared {
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
         let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
-        let process = Process::find(pid);
+        let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
         open.last_id += 1;
@@ -805,6 +826,7 @@ impl Shared {
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
+        open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
         fault!("connect.joined");
         open.door.bell.ring();
         self.changed.notify();

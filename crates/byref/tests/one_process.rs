@@ -214,8 +214,8 @@ fn a_writable_view_is_private() {
     for len in [100, 10_000, 1 << 20] {
         publisher.send(&vec![5; len]).unwrap();
         let (a, b) = (a.recv_timeout(SOON.unwrap()).unwrap(), b.recv_timeout(SOON.unwrap()).unwrap());
-        let mut mine = a.writable();
-        let other = a.writable();
+        let mut mine = a.writable().unwrap();
+        let other = a.writable().unwrap();
         mine[len / 2] = 6;
         assert!(a.iter().chain(b.iter()).chain(other.iter()).all(|byte| *byte == 5));
         drop((a, b));

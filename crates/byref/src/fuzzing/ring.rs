@@ -359,7 +359,7 @@ impl<'a> Stage<'a> {
         }
         if let Some(message) = self.messages.get(which % self.messages.len().max(1)) {
             check(message);
-            assert_eq!(message.writable().len(), message.len());
+            assert_eq!(message.writable().unwrap().len(), message.len());
         }
     }
 }

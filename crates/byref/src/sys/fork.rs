@@ -5,7 +5,8 @@
 //! parent's.
 #![allow(unsafe_code)]
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -15,22 +16,37 @@ pub(crate) struct ForkId(u64);
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+static WORD: OnceLock<&AtomicU64> = OnceLock::new();
+
+#[inline]
 fn word() -> &'static AtomicU64 {
-    static WORD: OnceLock<&'static AtomicU64> = OnceLock::new();
-    WORD.get_or_init(|| {
-        let len = rustix::param::page_size();
-        // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice overlaps nothing.
-        let page =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) }
-                .expect("one page of memory for the fork guard");
-        // SAFETY: the range is the mapping made above; the advice changes only what a forked child sees.
-        unsafe { madvise(page, len, Advice::LinuxWipeOnFork) }.expect("MADV_WIPEONFORK (Linux 4.14)");
-        // SAFETY: the page is readable, writable, aligned, zeroed (a valid AtomicU64) and never unmapped.
-        unsafe { &*page.cast::<AtomicU64>() }
-    })
+    WORD.get_or_init(|| make_word().expect("whoever asks first has called `ForkId::prepare`"))
+}
+
+fn make_word() -> io::Result<&'static AtomicU64> {
+    let len = rustix::param::page_size();
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh private anonymous mapping at an address of the kernel's choice overlaps nothing.
+    let page = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
+    // SAFETY: the range is the mapping made above; the advice (Linux 4.14) changes only what a forked child sees.
+    if let Err(refused) = unsafe { madvise(page, len, Advice::LinuxWipeOnFork) } {
+        // SAFETY: nobody has seen the mapping made above.
+        let _ = unsafe { munmap(page, len) };
+        return Err(refused.into());
+    }
+    // SAFETY: the page is readable, writable, aligned, zeroed (a valid AtomicU64) and never unmapped.
+    Ok(unsafe { &*page.cast::<AtomicU64>() })
 }
 
 impl ForkId {
+    /// Makes sure that there is a page to look at, before anything that has an identity is made: the system may refuse it.
+    pub fn prepare() -> io::Result<()> {
+        if WORD.get().is_none() {
+            let _ = WORD.set(make_word()?); // Of two threads, one leaves a page unused.
+        }
+        Ok(())
+    }
+
     /// The identity of the running process.
     pub fn current() -> Self {
         let word = word();

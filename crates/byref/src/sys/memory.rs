@@ -102,6 +102,7 @@ pub(crate) struct OwnedSegment {
 impl OwnedSegment {
     /// Makes a sealed segment of `len` bytes (rounded up to pages), sparse until `populate`.
     pub fn new(name: &str, len: u64) -> io::Result<Self> {
+        ForkId::prepare()?;
         let len = page_ceil(len);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let writable = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {

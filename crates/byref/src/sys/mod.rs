@@ -4,6 +4,7 @@ pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod fork;
+pub(crate) mod limits;
 pub(crate) mod membarrier;
 pub(crate) mod memory;
 pub(crate) mod prefetch;

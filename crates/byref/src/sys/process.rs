@@ -3,8 +3,9 @@
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Resource, getrlimit, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
+use std::io;
 
 /// Nanoseconds of `CLOCK_REALTIME` since the epoch.
 #[inline]
@@ -31,19 +32,16 @@ pub(crate) enum Process {
 }
 
 impl Process {
-    pub fn find(pid: Option<Pid>) -> Self {
-        let Some(pid) = pid else { return Process::Unknown };
+    /// An error says that this process is short of something: the question has to be asked again.
+    pub fn find(pid: Option<Pid>) -> io::Result<Self> {
+        let Some(pid) = pid else { return Ok(Process::Unknown) };
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => Process::Alive(fd),
-            Err(Errno::SRCH) => Process::Dead,
-            Err(_) => Process::Unknown,
+            Ok(fd) => Ok(Process::Alive(fd)),
+            Err(Errno::SRCH) => Ok(Process::Dead),
+            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
+            Err(_) => Ok(Process::Unknown),
         }
     }
-}
-
-/// How many descriptors this process may have at a time.
-pub(crate) fn most_descriptors() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// A random identity, never used twice.

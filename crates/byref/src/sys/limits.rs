@@ -1,0 +1,63 @@
+//! The limits of this process and of the system, for those who ran into one.
+
+use rustix::process::{Resource, getrlimit};
+use std::io;
+
+/// How many descriptors this process may have at a time.
+pub(crate) fn most_descriptors() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Whether the system refused something of which there may be more later.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    !behind(error).is_empty()
+}
+
+/// Which limits can be behind an error, as the end of a sentence. Empty: it is no shortage.
+pub(crate) fn behind(error: &io::Error) -> String {
+    let text = match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            let most = most_descriptors();
+            format!(
+                "the descriptors of this process, `ulimit -n`: {most}; to watch a directory, fs.inotify.max_user_instances"
+            )
+        }
+        Some(libc::ENFILE) => "the descriptors of the system, fs.file-max".into(),
+        Some(libc::ENOMEM | libc::ENOBUFS) => {
+            let space = getrlimit(Resource::As).current;
+            let space =
+                space.map(|most| format!("the address space of this process, `ulimit -v`: {} KiB; ", most >> 10));
+            let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+            let mappings = mappings.trim_end();
+            let space = space.unwrap_or_default();
+            format!("{space}its mappings, vm.max_map_count: {mappings}; or the system's memory")
+        }
+        Some(libc::ENOSPC) => {
+            "the system's memory, or fs.epoll.max_user_watches and fs.inotify.max_user_watches".into()
+        }
+        Some(libc::EFBIG) => {
+            let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+            format!("the size of files and of shared memory, `ulimit -f`: {} KiB", most >> 10)
+        }
+        Some(libc::EAGAIN) => {
+            "the threads of this user, `ulimit -u`, or of its control group, pids.max; or memory".into()
+        }
+        _ => return String::new(),
+    };
+    format!(" (a limit was reached: {text}; raise it, or use less)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_named_with_their_values() {
+        let text = |errno| behind(&io::Error::from_raw_os_error(errno));
+        assert!(text(libc::EMFILE).contains(&format!("`ulimit -n`: {}", most_descriptors())));
+        let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
+        assert!(text(libc::ENOMEM).contains(&format!("vm.max_map_count: {};", mappings.trim())));
+        assert!(is_shortage(&io::Error::from_raw_os_error(libc::ENOSPC)));
+        assert!(!is_shortage(&io::Error::from_raw_os_error(libc::EACCES)) && !is_shortage(&io::Error::other("else")));
+    }
+}
