@@ -17,7 +17,7 @@ pub(crate) mod users;
 /// Finds out, once, what is otherwise found out when it is first needed. A process that forks at that very moment leaves its
 /// child with an answer that never comes.
 pub(crate) fn prepare() {
-    fork::ForkId::current();
+    let _ = fork::ForkId::prepare(); // If it is refused, the first endpoint says so.
     membarrier::available();
     clock::prepare();
     transfer::is_large(usize::MAX);
