@@ -652,9 +652,23 @@ fn read_text(words: &[AtomicU64]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_of_a_queue_has_memory() {
+        for is_populated in [false, true] {
+            let segment = OwnedSegment::new("test", SEGMENT_LEN).unwrap();
+            if is_populated {
+                segment.populate(0..segment.map().len() as u64).unwrap();
+            }
+            let (ours, theirs) = socket::pair().unwrap();
+            let hello = handshake::encode_first(&QueueHello { name: "q".into() });
+            assert!(socket::send(&theirs, &hello, Some(segment.shared())).unwrap());
+            assert_eq!(read_answer(&ours).is_some(), is_populated);
+        }
+    }
 
     #[test]
     fn texts_are_cut_between_characters() {

@@ -301,9 +301,28 @@ pub(crate) fn new_id() -> u128 {
     process::random_id()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_old_temporary_sockets_are_swept() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let directory = Directory::open().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");
+        drop([young, old].map(|name| socket::listen(&path(name)).unwrap()));
+        let _listener = socket::listen(&path(alive)).unwrap();
+        std::fs::write(path(file), "").unwrap();
+        let then = rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: then, last_modification: then };
+        for name in [old, alive, file] {
+            rustix::fs::utimensat(&directory.fd, name, &times, AtFlags::empty()).unwrap();
+        }
+        directory.sweep();
+        assert!(!path(old).exists());
+        assert!([young, alive, file].iter().all(|name| path(name).exists()));
+    }
 
     #[test]
     fn which_names_may_match() {
