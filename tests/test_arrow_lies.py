@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 
 from tests import arrow_data
+from tests.conftest import Endpoints
 from tests.processes import Child, Line, maps
-from tests.strangers import Stranger
+from tests.strangers import Stranger, varint
 
 Spawn = Callable[..., Child]
 
@@ -336,6 +337,37 @@ def glossary() -> bytes:
     return next(
         ctypes.string_at(start, end - start) for start, end, _, name in maps() if "memfd:byref-glossary" in name
     )
+
+
+FITS = [(b"<i8", [8]), (b"<i8", [2, 4]), (b"|u1", [64]), (b"<i8", [8, 1])]
+LYING_ARRAYS: list[tuple[bytes, list[int], str]] = [
+    (b"<i8", [9], "72 bytes declared, 64 there"),
+    (b"<i8", [7], "56 bytes declared, 64 there"),
+    (b"<i8", [0], "0 bytes declared, 64 there"),
+    (b"<i8", [2**62, 4], "too large"),
+    (b"|u1", [1] * 65, "at most 64 dimensions"),
+    (b"|O", [8], "objects"),
+    (b'{"names":["a"],"titles":[null],"formats":["|O"],"offsets":[0],"itemsize":8,"aligned":false}', [8], "objects"),
+]
+
+
+def layout(kind: bytes, shape: list[int]) -> bytes:
+    """The attributes of an array."""
+    return b"\1" + varint(len(kind)) + kind + varint(len(shape)) + b"".join(map(varint, shape)) + b"\0"
+
+
+def test_arrays_that_lie_are_refused(rendezvous: Path, endpoints: Endpoints) -> None:
+    sub = endpoints.subscriber()
+    with Stranger(rendezvous, b"") as stranger:
+        for kind, shape in FITS:
+            stranger.publish(bytes(64), layout(kind, shape))
+            assert sub.recv(timeout=20).value.shape == tuple(shape)
+        for kind, shape, why in LYING_ARRAYS:
+            stranger.publish(bytes(64), layout(kind, shape))
+            msg = sub.recv(timeout=20)
+            for look in (lambda msg=msg: msg.value, lambda msg=msg: np.asarray(msg), msg.writable):
+                with pytest.raises(byref.Error, match=why):
+                    look()
 
 
 def read_all(value: Any) -> None:

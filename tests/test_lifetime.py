@@ -53,6 +53,17 @@ def test_a_view_outlives_message_subscriber_and_publisher(spawn: Spawn) -> None:
     assert eventually(lambda: not mapped_pools(), "the memory goes with the last view")
 
 
+def test_a_typed_buffer_outlives_its_message(endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair(max_memory=8 * MIB)
+    pub.send(payload(0, MIB).view("<i4"))
+    buffer = memoryview(sub.recv(timeout=10))
+    assert buffer.format == "i"
+    for seed in range(1, 40):
+        pub.send(payload(seed, MIB))
+        assert is_payload(sub.recv(timeout=10), seed, MIB)
+    assert is_payload(buffer, 0, MIB)
+
+
 def test_a_view_outlives_the_subscriber_while_traffic_goes_on(spawn: Spawn, endpoints: Endpoints) -> None:
     sub, other = byref.Subscriber("t"), endpoints.subscriber()
     publisher = spawn(publish, MIB, 8 * MIB)

@@ -1,4 +1,4 @@
-"""What weaken.py and remove.py share: a copy of the sources, changes to it that are taken back, and the round over a list."""
+"""What weaken.py and remove.py share: a copy of the sources, changes that are taken back, and the round over a list."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Takes away each seal, check and hold, one at a time, and sees that a test fails then.
 
-Run it with `make remove`, or for some only with words of theirs (the name of a test, say) as arguments. It works on a copy of
-the sources in target/remove, and writes docs/removals.md from remove.toml when all removals are caught.
+Run it with `make remove`, or for some only with words of theirs (the name of a test, say) as ARGS. It works on a copy
+of the sources in target/remove, and writes docs/removals.md from remove.toml when all removals are caught.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 from mutants import ROOT, Copy, Entry, Trouble, find, go_round, select, table
 
@@ -29,12 +28,12 @@ HEAD = """\
 
 <!-- Written by tools/remove.py from tools/remove.toml. -->
 
-Every seal, check, hold and fork guard that [SAFETY.md](../SAFETY.md) names. `make remove` takes each away, alone, in a copy of
-the sources, and runs the test that has to fail then; it writes this file when all of them do. The orderings and fences of the
-lock-free protocols are in [orderings.md](orderings.md), with the models that fail without them.
+Every seal, check, hold and fork guard that [SAFETY.md](../SAFETY.md) names. `make remove` takes each away, alone, in a
+copy of the sources, and runs the test that has to fail then; it writes this file when all of them do. The orderings and
+fences of the lock-free protocols are in [orderings.md](orderings.md), with the models that fail without them.
 
-Where two things each suffice, the row says so, and both are taken away together: what is tested is the promise. Tests are
-Rust's (`crate::test`) or pytest's (`file.py::test`); one about other users needs root.
+Tests are Rust's (`crate::test`, or `file::test` of `crates/byref/tests`) or pytest's (`file.py::test`). Those about
+other users need root.
 """
 
 COLUMNS = {

@@ -1,6 +1,6 @@
 """Takes away each ordering of the lock-free protocols, one at a time, and checks that its loom model notices.
 
-Run it with `make weaken`, or for some only with words of theirs (the name of a model, say) as arguments. It works on a copy
+Run it with `make weaken`, or for some only with words of theirs (the name of a model, say) as ARGS. It works on a copy
 of the crates in target/weaken, and writes docs/orderings.md from weaken.toml when all weakenings are caught.
 """
 

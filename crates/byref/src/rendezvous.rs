@@ -40,6 +40,11 @@ impl Directory {
     /// Opens the directory that the environment names, making it when it is missing.
     pub fn open() -> Result<Self> {
         let (path, links) = choose();
+        Self::open_at(path, links)
+    }
+
+    /// `links`: whether a link in its place is followed.
+    fn open_at(path: PathBuf, links: OFlags) -> Result<Self> {
         let access = Access::from_environment()?;
         let was_there = path.is_dir();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
@@ -304,6 +309,16 @@ pub(crate) fn new_id() -> u128 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_followed_only_where_the_user_has_named_it() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let directory = Directory::open().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        assert!(Directory::open_at(link.clone(), OFlags::empty()).unwrap().is(&directory));
+        assert!(Directory::open_at(link, OFlags::NOFOLLOW).is_err());
+    }
 
     #[test]
     fn only_old_temporary_sockets_are_swept() {
