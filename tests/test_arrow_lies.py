@@ -383,6 +383,23 @@ def read_all(value: Any) -> None:
         bytes(value)
 
 
+def test_parts_that_are_not_aligned_are_refused(rendezvous: Path, endpoints: Endpoints) -> None:
+    pub, own = endpoints.publisher("honest"), endpoints.subscriber("honest")
+    pub.wait_for_subscribers(timeout=20)
+    pub.send([np.arange(8), b"x" * 100])
+    payload, _, attributes = recorded(own.recv(timeout=20))
+    sub = endpoints.subscriber()
+    with Stranger(rendezvous, b"") as stranger:
+        for offset in (0, 64):
+            stranger.publish(payload, attributes, offset)
+            read_all(sub.recv(timeout=20).value)
+        for offset in (1, 8, 32):
+            stranger.publish(payload, attributes, offset)
+            msg = sub.recv(timeout=20)
+            with pytest.raises(byref.Error, match="not aligned"):
+                read_all(msg.value)
+
+
 def honest_values() -> list[Any]:
     """Lists that begin with an array."""
     random = np.random.default_rng(1)

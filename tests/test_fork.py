@@ -149,11 +149,11 @@ def fork_with_a_message(line: Line) -> None:
     child = os.fork()
     if not child:
         line.tell(own_memory())
-        views: list[Any] = [msg.value, np.asarray(msg), np.from_dlpack(msg), msg.writable()]
-        line.tell([is_payload(view, 0, MIB) for view in views])
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
         for start, end in written:
             assert LIBC.mmap(start, end - start, mmap.PROT_READ, flags, -1, 0) == start
+        views: list[Any] = [msg.value, np.asarray(msg), np.from_dlpack(msg), msg.writable()]
+        line.tell([is_payload(view, 0, MIB) for view in views])
         del msg, views, sub
         pub.close()
         del pub

@@ -301,6 +301,7 @@ def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.
     assert bytes(sub.recv(timeout=10)) == b"hello"
     pub.flush(timeout=10)
     for end in silent:
+        assert end.recv(1) == b"", "it is sent away after ten seconds"
         end.close()
 
 

@@ -657,16 +657,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_of_a_queue_has_memory() {
-        for is_populated in [false, true] {
-            let segment = OwnedSegment::new("test", SEGMENT_LEN).unwrap();
-            if is_populated {
-                segment.populate(0..segment.map().len() as u64).unwrap();
+    fn the_answer_of_a_queue_is_a_whole_table_with_memory() {
+        for (len, populated, is_read) in
+            [(SEGMENT_LEN, SEGMENT_LEN, true), (SEGMENT_LEN, 0, false), (SEGMENT_LEN / 2, SEGMENT_LEN / 2, false)]
+        {
+            let segment = OwnedSegment::new("test", len).unwrap();
+            if populated > 0 {
+                segment.populate(0..populated).unwrap();
             }
             let (ours, theirs) = socket::pair().unwrap();
             let hello = handshake::encode_first(&QueueHello { name: "q".into() });
             assert!(socket::send(&theirs, &hello, Some(segment.shared())).unwrap());
-            assert_eq!(read_answer(&ours).is_some(), is_populated);
+            assert_eq!(read_answer(&ours).is_some(), is_read);
         }
     }
 
