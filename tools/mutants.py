@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -83,18 +85,32 @@ def find(program: Path, name: str) -> str:
     return found[0]
 
 
-def select(entries: list[Entry], words: list[str]) -> list[Entry]:
-    """Those about one of the words; without words all."""
-    return [entry for entry in entries if not words or any(word in str(entry) for word in words)]
+def table(head: str, groups: list[Entry], columns: dict[str, Callable[[Entry], str]], foot: str = "") -> str:
+    """A document with a table for each group, which has a title and entries."""
+    lines = [head]
+    for group in groups:
+        lines += [f"\n## {group['title']}\n", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+        lines += [f"| {' | '.join(show(entry) for show in columns.values())} |" for entry in group["entry"]]
+    return "\n".join(lines) + "\n" + foot
 
 
-def go_round(entries: list[Entry], describe: Callable[[Entry], str], is_caught: Callable[[Entry], bool]) -> bool:
+class Tests(Protocol):
+    """Runs the tests of a list over a copy."""
+
+    def fails(self, test: str) -> bool:
+        """Whether a test does, on the copy as it is now."""
+
+    def notices(self, entry: Entry) -> bool:
+        """Whether the test of an entry fails with its change."""
+
+
+def go_round(entries: list[Entry], describe: Callable[[Entry], str], tests: Tests) -> bool:
     """Tries all of them, one at a time, and says what became of each; whether all were caught."""
     missed = 0
     begun = time.monotonic()
     for entry in entries:
         before = time.monotonic()
-        caught = is_caught(entry)
+        caught = tests.notices(entry)
         missed += not caught
         verdict = "caught by" if caught else "NOT CAUGHT by"
         print(f"{describe(entry)}: {verdict} {entry['test']} ({time.monotonic() - before:.0f} s)", flush=True)
@@ -103,10 +119,28 @@ def go_round(entries: list[Entry], describe: Callable[[Entry], str], is_caught: 
     return not missed
 
 
-def table(head: str, groups: list[Entry], columns: dict[str, Callable[[Entry], str]], foot: str = "") -> str:
-    """A document with a table for each group, which has a title and entries."""
-    lines = [head]
-    for group in groups:
-        lines += [f"\n## {group['title']}\n", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-        lines += [f"| {' | '.join(show(entry) for show in columns.values())} |" for entry in group["entry"]]
-    return "\n".join(lines) + "\n" + foot
+def run(
+    file: str,
+    make_tests: Callable[[], Tests],
+    describe: Callable[[Entry], str],
+    document: Path,
+    write: Callable[[list[Entry]], str],
+) -> None:
+    """The program: tries the entries of a list that are about one of its arguments; all, if there are none."""
+    words = sys.argv[1:]
+    groups = tomllib.loads((ROOT / "tools" / file).read_text())["group"]
+    entries = [entry for group in groups for entry in group["entry"]]
+    entries = [entry for entry in entries if not words or any(word in str(entry) for word in words)]
+    # Tests of one kind come one after the other: less has to be built anew.
+    entries.sort(key=lambda entry: ".py::" in entry["test"])
+    try:
+        tests = make_tests()
+        for test in dict.fromkeys(entry["test"] for entry in entries):
+            if tests.fails(test):
+                raise Trouble(f"{test} fails on the sources as they are")
+        if not go_round(entries, describe, tests):
+            sys.exit(1)
+    except Trouble as trouble:
+        sys.exit(str(trouble))
+    if not words:
+        document.write_text(write(groups))

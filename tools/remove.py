@@ -10,11 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 
-from mutants import ROOT, Copy, Entry, Trouble, find, go_round, select, table
+from mutants import ROOT, Copy, Entry, Trouble, find, run, table
 
-LIST = ROOT / "tools" / "remove.toml"
 TABLE = ROOT / "docs" / "removals.md"
 # A test that hangs fails; Python's have a limit of their own.
 MOST_SECONDS = 180
@@ -45,21 +43,17 @@ COLUMNS = {
 }
 
 
-def is_python(test: str) -> bool:
-    return ".py::" in test
-
-
-class Tests:
-    """The tests over a copy of the crates and of the package."""
+class Ordinary:
+    """Rust's and Python's tests over a copy of the crates and of the package."""
 
     def __init__(self) -> None:
         self.copy = Copy("remove", "python", "fuzz/corpus")
         self.package = self.copy.root / "python"
 
     def fails(self, test: str) -> bool:
-        """Whether a test does, after it was built anew."""
+        """Whether a test does, on the copy as it is now."""
         try:
-            return self._fails_in_python(test) if is_python(test) else self._fails_in_rust(test)
+            return self._fails_in_python(test) if ".py::" in test else self._fails_in_rust(test)
         except subprocess.TimeoutExpired:
             return True
 
@@ -77,43 +71,23 @@ class Tests:
         shutil.copy(self.copy.target / "debug" / "lib_byref.so", self.package / "byref" / "_byref.so")
         environment = os.environ | {"PYTHONPATH": str(self.package), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test]
-        run = subprocess.run(
+        done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=MOST_SECONDS
         )
         # Whoever is killed by a signal has failed, too.
-        if run.returncode > FAILED or "no tests ran" in run.stdout or " skipped" in run.stdout:
-            raise Trouble(f"{test} did not run:\n{run.stdout}{run.stderr}")
-        return run.returncode != PASSED
+        if done.returncode > FAILED or " skipped" in done.stdout:
+            raise Trouble(f"{test} did not run:\n{done.stdout}{done.stderr}")
+        return done.returncode != PASSED
 
-    def notice(self, removal: Entry) -> bool:
+    def notices(self, entry: Entry) -> bool:
         """Whether the test that is to catch the removal does."""
-        with self.copy.changed(removal["edits"], "."):
-            return self.fails(removal["test"])
+        with self.copy.changed(entry["edits"], "."):
+            return self.fails(entry["test"])
 
 
-def describe(removal: Entry) -> str:
-    return f"{removal['where']}: without {removal['removed']}"
-
-
-def main() -> int:
-    words = sys.argv[1:]
-    groups = tomllib.loads(LIST.read_text())["group"]
-    removals = select([removal for group in groups for removal in group["entry"]], words)
-    tests = Tests()
-    for test in sorted({removal["test"] for removal in removals}):
-        if tests.fails(test):
-            raise Trouble(f"{test} fails on the sources as they are")
-    # The extension takes longer to build: its tests come one after the other.
-    removals.sort(key=lambda removal: is_python(removal["test"]))
-    if not go_round(removals, describe, tests.notice):
-        return 1
-    if not words:
-        TABLE.write_text(table(HEAD, groups, COLUMNS))
-    return 0
+def describe(entry: Entry) -> str:
+    return f"{entry['where']}: without {entry['removed']}"
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Trouble as trouble:
-        sys.exit(str(trouble))
+    run("remove.toml", Ordinary, describe, TABLE, lambda groups: table(HEAD, groups, COLUMNS))

@@ -7,13 +7,9 @@ of the crates in target/weaken, and writes docs/orderings.md from weaken.toml wh
 from __future__ import annotations
 
 import subprocess
-import sys
-import tomllib
-from pathlib import Path
 
-from mutants import ROOT, Copy, Entry, Trouble, find, go_round, select, source, table
+from mutants import ROOT, Copy, Entry, Trouble, find, run, source, table
 
-LIST = ROOT / "tools" / "weaken.toml"
 TABLE = ROOT / "docs" / "orderings.md"
 SOURCES = "crates/byref/src"
 MOST_SECONDS = 300
@@ -52,48 +48,25 @@ class Models:
     def __init__(self) -> None:
         self.copy = Copy("weaken")
 
-    def build(self) -> Path:
-        """The test program."""
-        (program,) = self.copy.cargo("test", "--package=byref", "--lib", "--no-run", RUSTFLAGS="--cfg loom")
-        return program
-
-    def fails(self, program: Path, model: str) -> bool:
+    def fails(self, test: str) -> bool:
         """Whether the model finds something."""
-        command = [program, "--exact", find(program, model)]
+        (program,) = self.copy.cargo("test", "--package=byref", "--lib", "--no-run", RUSTFLAGS="--cfg loom")
+        command = [program, "--exact", find(program, test)]
         return subprocess.run(command, capture_output=True, check=False, timeout=MOST_SECONDS).returncode != 0
 
-    def notice(self, weakening: Entry) -> bool:
+    def notices(self, entry: Entry) -> bool:
         """Whether the model that is to catch the weakening does."""
-        if original := weakening.get("repeats"):
+        if original := entry.get("repeats"):
             file, text = original["file"], original["text"]
             if text not in source(self.copy.root / SOURCES / file):
                 raise Trouble(f"{file} has changed; does models/parties.rs still repeat it?\n{text}")
-        with self.copy.changed(weakening["edits"], SOURCES):
-            return self.fails(self.build(), weakening["test"])
+        with self.copy.changed(entry["edits"], SOURCES):
+            return self.fails(entry["test"])
 
 
-def describe(weakening: Entry) -> str:
-    return f"{weakening['where']}: {weakening['ordering']} -> {weakening['weakened']}"
-
-
-def main() -> int:
-    words = sys.argv[1:]
-    protocols = tomllib.loads(LIST.read_text())["group"]
-    weakenings = select([weakening for protocol in protocols for weakening in protocol["entry"]], words)
-    models = Models()
-    sound = models.build()
-    for model in sorted({weakening["test"] for weakening in weakenings}):
-        if models.fails(sound, model):
-            raise Trouble(f"{model} fails on the sources as they are")
-    if not go_round(weakenings, describe, models.notice):
-        return 1
-    if not words:
-        TABLE.write_text(table(HEAD, protocols, COLUMNS, FOOT))
-    return 0
+def describe(entry: Entry) -> str:
+    return f"{entry['where']}: {entry['ordering']} -> {entry['weakened']}"
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Trouble as trouble:
-        sys.exit(str(trouble))
+    run("weaken.toml", Models, describe, TABLE, lambda groups: table(HEAD, groups, COLUMNS, FOOT))

@@ -415,7 +415,6 @@ mod tests {
             let which = Step::Counter { which: RECLAIM, value: Number::Any(mark) };
             vec![record(0, 17, 16, chunk(0, 64), one), which]
         };
-        let backwards = vec![record(0, 1, 0, chunk(0, 64), one), record(1, 2, 0, chunk(0, 64), one)];
         let cases = [
             ("a slot beyond the lease", first(0, chunk(MAX_SLOTS as u64, 64), one)),
             ("no messages", first(1, chunk(0, 64), POOLED)),
@@ -423,22 +422,19 @@ mod tests {
             ("rows of different lengths", first(0, chunk(0, 64), POOLED | 3)),
             ("empty rows", first(0, chunk(0, 0), POOLED | 2)),
             ("a number that nobody counts to", first(FAR, chunk(0, 64), one)),
-            ("the same number again", backwards),
             ("an inline record that is too long", first(0, chunk(0, 0), 0xffff)),
             ("a later stamp, and no mark", lapped(0)),
             ("a mark that nobody counts to", lapped(FAR)),
         ];
+        let again = vec![record(0, 1, 0, chunk(0, 64), one), Step::Take, record(1, 2, 0, chunk(0, 64), one)];
         let memory = Memory::new();
-        for (case, steps) in cases {
+        for (case, steps) in cases.into_iter().chain([("the same number again", again)]) {
             let mut stage = stage(&memory);
-            let honest = steps.len() as u64 - 1;
             for step in steps {
-                stage.play(step);
+                assert!(stage.play(step), "{case}: not yet");
             }
             stage.ring.set_closed();
-            while stage.play(Step::Take) {
-                assert!(stage.received <= honest, "{case}");
-            }
+            assert!(!stage.play(Step::Take), "{case}");
             assert!(!stage.connection.was_closed(), "{case}: it is the publisher's fault");
             assert_eq!(stage.lost, 0, "{case}");
         }
