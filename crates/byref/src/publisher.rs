@@ -1534,8 +1534,12 @@ mod tests {
 
         /// Says hello; gives its number, if it was taken in.
         fn greet(&self, publisher: &Publisher, topic: &str) -> Option<u64> {
-            let (topic, policy) = (topic.to_owned(), Policy::Latest);
-            let hello = Hello { topic, policy, depth: None, history: 0, name: None, membarrier: false };
+            self.greet_as(publisher, topic, Policy::Latest, None)
+        }
+
+        fn greet_as(&self, publisher: &Publisher, topic: &str, policy: Policy, depth: Option<u64>) -> Option<u64> {
+            let topic = topic.to_owned();
+            let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
             assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
             match greet(&publisher.shared, &self.theirs, 0).unwrap() {
                 Greeting::Taken(peer) => Some(peer),
@@ -1572,6 +1576,24 @@ mod tests {
         for (said, taken_for) in [(0, 5), (4, 5), (5, 5), (7, 7), (8, 8), (9, 8), (u64::MAX - 1, 8)] {
             lease.set_cursor(said);
             assert_eq!(open.peers[0].cursor(open.tail), taken_for);
+        }
+    }
+
+    #[test]
+    fn a_depth_is_one_that_the_ring_has() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        for (policy, said, taken_for) in [
+            (Policy::Block, Some(0), 1),
+            (Policy::Block, Some(u64::MAX), 16),
+            (Policy::Block, None, 16),
+            (Policy::DropOldest, Some(0), 1),
+            (Policy::DropOldest, Some(100), 8),
+            (Policy::Latest, Some(100), 1),
+        ] {
+            Puppet::new().greet_as(&publisher, "t", policy, said).unwrap();
+            let guard = publisher.shared.open.lock();
+            assert_eq!(guard.as_ref().unwrap().peers.last().unwrap().depth, taken_for, "{policy:?} {said:?}");
         }
     }
 
