@@ -1541,21 +1541,23 @@ mod tests {
             let topic = topic.to_owned();
             let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
             assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
-            match greet(&publisher.shared, &self.theirs, 0).unwrap() {
-                Greeting::Taken(peer) => Some(peer),
+            match greet(&publisher.shared, &self.theirs, 0) {
+                Ok(Greeting::Taken(peer)) => Some(peer),
                 _ => None,
             }
         }
     }
 
     #[test]
-    fn only_hellos_for_the_topic_are_welcome() {
+    fn only_hellos_for_the_topic_with_a_lease_are_welcome() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("a/b").capacity(16).build().unwrap();
         for (topic, is_taken) in [("a/b", true), ("a/*", true), ("a/c", false), ("b/*", false), ("", false)] {
             let puppet = Puppet::new();
             assert_eq!(puppet.greet(&publisher, topic).is_some(), is_taken, "{topic}");
         }
+        let short = Puppet { lease: OwnedSegment::new("test", LEASE_LEN / 2).unwrap(), ..Puppet::new() };
+        assert_eq!(short.greet(&publisher, "a/b"), None, "its lease is too short");
     }
 
     #[test]
