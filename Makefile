@@ -54,7 +54,11 @@ test-models: ## loom: every interleaving of the lock-free protocols
 
 .PHONY: weaken
 weaken: $(BIN)/python ## take each memory ordering away, and see its model fail; writes docs/orderings.md (half an hour)
-	$(BIN)/python tools/weaken.py
+	$(BIN)/python tools/weaken.py $(ARGS)
+
+.PHONY: remove
+remove: build ## take each seal, check and hold away, and see a test fail; writes docs/removals.md (half an hour)
+	$(BIN)/python tools/remove.py $(ARGS)
 
 .PHONY: test-python
 test-python: build build-faults ## across real processes, with real libraries

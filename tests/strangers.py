@@ -167,14 +167,14 @@ class Stranger:
         self._end.close()
         self._listener.close()
 
-    def publish(self, payload: bytes, attributes: bytes) -> None:
+    def publish(self, payload: bytes, attributes: bytes, offset: int = 0) -> None:
         """One more message, in place of the one before."""
-        behind = (len(payload) + 7) // 8 * 8
-        self._pool[: len(payload)] = payload
+        behind = offset + (len(payload) + 7) // 8 * 8
+        self._pool[offset : offset + len(payload)] = payload
         self._pool[behind : behind + len(attributes)] = attributes
         position = self._sent
         refers = 1 << 32
-        words = (0, 1 << 63 | 1, position, 0, 0, len(payload), len(attributes) | refers)
+        words = (0, 1 << 63 | 1, position, 0, offset, len(payload), len(attributes) | refers)
         at = 512 + 256 * (position % self._RECORDS)
         self._ring[at + 8 : at + 64] = struct.pack("<7Q", *words)
         self._put(32, max(position - 8, 0))

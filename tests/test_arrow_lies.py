@@ -14,8 +14,9 @@ import pyarrow as pa
 import pytest
 
 from tests import arrow_data
+from tests.conftest import Endpoints
 from tests.processes import Child, Line, maps
-from tests.strangers import Stranger
+from tests.strangers import Stranger, varint
 
 Spawn = Callable[..., Child]
 
@@ -338,6 +339,37 @@ def glossary() -> bytes:
     )
 
 
+FITS = [(b"<i8", [8]), (b"<i8", [2, 4]), (b"|u1", [64]), (b"<i8", [8, 1])]
+LYING_ARRAYS: list[tuple[bytes, list[int], str]] = [
+    (b"<i8", [9], "72 bytes declared, 64 there"),
+    (b"<i8", [7], "56 bytes declared, 64 there"),
+    (b"<i8", [0], "0 bytes declared, 64 there"),
+    (b"<i8", [2**62, 4], "too large"),
+    (b"|u1", [1] * 65, "at most 64 dimensions"),
+    (b"|O", [8], "objects"),
+    (b'{"names":["a"],"titles":[null],"formats":["|O"],"offsets":[0],"itemsize":8,"aligned":false}', [8], "objects"),
+]
+
+
+def layout(kind: bytes, shape: list[int]) -> bytes:
+    """The attributes of an array."""
+    return b"\1" + varint(len(kind)) + kind + varint(len(shape)) + b"".join(map(varint, shape)) + b"\0"
+
+
+def test_arrays_that_lie_are_refused(rendezvous: Path, endpoints: Endpoints) -> None:
+    sub = endpoints.subscriber()
+    with Stranger(rendezvous, b"") as stranger:
+        for kind, shape in FITS:
+            stranger.publish(bytes(64), layout(kind, shape))
+            assert sub.recv(timeout=20).value.shape == tuple(shape)
+        for kind, shape, why in LYING_ARRAYS:
+            stranger.publish(bytes(64), layout(kind, shape))
+            msg = sub.recv(timeout=20)
+            for look in (lambda msg=msg: msg.value, lambda msg=msg: np.asarray(msg), msg.writable):
+                with pytest.raises(byref.Error, match=why):
+                    look()
+
+
 def read_all(value: Any) -> None:
     """Reads every byte of a value; fails if it is not what it says."""
     if isinstance(value, dict | list | tuple):
@@ -349,6 +381,23 @@ def read_all(value: Any) -> None:
         value.tobytes()
     elif isinstance(value, memoryview):
         bytes(value)
+
+
+def test_parts_that_are_not_aligned_are_refused(rendezvous: Path, endpoints: Endpoints) -> None:
+    pub, own = endpoints.publisher("honest"), endpoints.subscriber("honest")
+    pub.wait_for_subscribers(timeout=20)
+    pub.send([np.arange(8), b"x" * 100])
+    payload, _, attributes = recorded(own.recv(timeout=20))
+    sub = endpoints.subscriber()
+    with Stranger(rendezvous, b"") as stranger:
+        for offset in (0, 64):
+            stranger.publish(payload, attributes, offset)
+            read_all(sub.recv(timeout=20).value)
+        for offset in (1, 8, 32):
+            stranger.publish(payload, attributes, offset)
+            msg = sub.recv(timeout=20)
+            with pytest.raises(byref.Error, match="not aligned"):
+                read_all(msg.value)
 
 
 def honest_values() -> list[Any]:

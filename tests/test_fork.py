@@ -1,5 +1,8 @@
 """After os.fork(): the parent's endpoints say so, the child can make its own, and the parent feels nothing."""
 
+import ctypes
+import gc
+import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -9,9 +12,15 @@ import byref
 import numpy as np
 
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line
+from tests.processes import Child, Line, maps
 
 Spawn = Callable[..., Child]
+
+MIB = 1 << 20
+LIBC = ctypes.CDLL(None)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+MAP_FIXED_NOREPLACE = 0x100000
 
 
 def inherited_calls(pub: byref.Publisher, sub: byref.Subscriber, loan: byref.Loan) -> dict[str, Callable[[], object]]:
@@ -121,6 +130,56 @@ def test_a_forked_child_deletes_what_it_inherited(spawn: Spawn) -> None:
 
 def test_a_forked_child_exits_with_what_it_inherited(spawn: Spawn) -> None:
     check_fork(spawn, "keep")
+
+
+def own_memory() -> list[tuple[int, int]]:
+    """Where this process may write what others read."""
+    return [(start, end) for start, end, perms, name in maps() if "memfd:byref" in name and perms == "rw-s"]
+
+
+def fork_with_a_message(line: Line) -> None:
+    """A forked child looks at a message in every way, puts something where its parent writes, and lets go of all."""
+    pub = byref.Publisher("t", max_memory=8 * MIB)
+    with byref.Subscriber("t") as sub:
+        pub.wait_for_subscribers(timeout=30)
+        pub.send(payload(0, MIB))
+        msg = sub.recv(timeout=30)
+    # From here on nothing but the message keeps that connection.
+    other = byref.Subscriber("t", policy="latest")
+    pub.wait_for_subscribers(timeout=30)
+    other.wait_for_publishers(timeout=30)
+    written = own_memory()
+    child = os.fork()
+    if not child:
+        line.tell(own_memory())
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+        for start, end in written:
+            assert LIBC.mmap(start, end - start, mmap.PROT_READ, flags, -1, 0) == start
+        views: list[Any] = [msg.value, np.asarray(msg), np.from_dlpack(msg), msg.writable()]
+        line.tell([is_payload(view, 0, MIB) for view in views])
+        other.close()
+        pub.close()
+        del msg, views, sub, other, pub
+        gc.collect()
+        mapped = [(start, end) for start, end, _, _ in maps()]
+        line.tell([any(low <= start and end <= high for low, high in mapped) for start, end in written])
+        os._exit(0)
+    line.tell([len(written), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
+    for seed in range(1, 40):
+        pub.send(payload(seed, MIB), timeout=10)
+    line.tell([is_payload(msg, 0, MIB), is_payload(other.recv(timeout=10), 39, MIB)])
+
+
+def test_a_forked_child_looks_at_a_message_and_lets_go(spawn: Spawn) -> None:
+    parent = spawn(fork_with_a_message)
+    assert parent.hear() == [], "nothing that its parent writes is mapped in the child"
+    assert parent.hear() == [True] * 4
+    stays = parent.hear()
+    assert stays == [True] * len(stays), "the child unmaps nothing that is its own"
+    assert parent.hear() == [len(stays), 0]
+    assert len(stays) >= 4, "ring, pool and leases"
+    assert parent.hear() == [True, True], "the parent's message has stayed, and new ones come"
+    parent.finish()
 
 
 def fork_from_a_busy_process(line: Line) -> None:

@@ -32,11 +32,13 @@ TABLE = pa.table({"n": NUMBERS})
 SENT: dict[str, Any] = {
     "array": pa.array(NUMBERS), "table": TABLE, "frame": TABLE, "relation": TABLE, "nanoarrow": TABLE,
     "pickle": {"n": NUMBERS}, "parts": {"n": NUMBERS, "raw": NUMBERS.tobytes()}, "buffer": [NUMBERS.tobytes()],
+    "element": [NUMBERS],
 }  # fmt: skip
 TAKES: dict[str, Callable[[byref.Message], Any]] = {
     "array": pa.array, "table": lambda msg: msg.value, "frame": lambda msg: pl.DataFrame(msg.value),
     "relation": lambda msg: duckdb.from_arrow(msg.value), "nanoarrow": lambda msg: nanoarrow.Array(msg),
     "pickle": lambda msg: msg.value["n"], "parts": lambda msg: msg.value, "buffer": lambda msg: msg.value[0][8:],
+    "element": lambda msg: msg.value[0],
 }  # fmt: skip
 
 

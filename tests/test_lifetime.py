@@ -53,6 +53,19 @@ def test_a_view_outlives_message_subscriber_and_publisher(spawn: Spawn) -> None:
     assert eventually(lambda: not mapped_pools(), "the memory goes with the last view")
 
 
+@pytest.mark.parametrize("kind", ["bytes", "numbers"])
+def test_a_buffer_alone_holds_its_message(kind: str, endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair(max_memory=8 * MIB)
+    sent = payload(0, MIB)
+    pub.send(sent.tobytes() if kind == "bytes" else sent.view("<i4"))
+    buffer = memoryview(sub.recv(timeout=10))
+    assert buffer.format == ("B" if kind == "bytes" else "i")
+    for seed in range(1, 40):
+        pub.send(payload(seed, MIB))
+        assert is_payload(sub.recv(timeout=10), seed, MIB)
+    assert is_payload(buffer, 0, MIB)
+
+
 def test_a_view_outlives_the_subscriber_while_traffic_goes_on(spawn: Spawn, endpoints: Endpoints) -> None:
     sub, other = byref.Subscriber("t"), endpoints.subscriber()
     publisher = spawn(publish, MIB, 8 * MIB)

@@ -103,6 +103,32 @@ def test_a_stale_socket_goes_and_a_new_publisher_is_found(spawn: Spawn, endpoint
     assert int(bytes(sub.recv(timeout=30))) == alive.pid
 
 
+def listen_and_fork(line: Line) -> None:
+    """Announces itself, and has a forked child that keeps its sockets."""
+    pub = byref.Publisher("t")
+    if not os.fork():
+        line.hear(90)
+        line.tell("still here")
+        os._exit(0)
+    line.tell("listening")
+    line.hear(90)
+    pub.close()
+
+
+def test_a_stale_socket_goes_though_a_forked_child_keeps_it(
+    spawn: Spawn, endpoints: Endpoints, rendezvous: Path
+) -> None:
+    parent = spawn(listen_and_fork)
+    assert parent.hear() == "listening"
+    parent.kill()
+    (stale,) = os.listdir(rendezvous)
+    sub = endpoints.subscriber()
+    eventually(lambda: stale not in os.listdir(rendezvous), "the stale socket is removed")
+    assert sub.publishers == []
+    parent.tell()
+    assert parent.hear() == "still here"
+
+
 def test_a_live_socket_stays_though_its_publisher_answers_nobody(
     spawn: Spawn, endpoints: Endpoints, rendezvous: Path
 ) -> None:
@@ -275,6 +301,7 @@ def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.
     assert bytes(sub.recv(timeout=10)) == b"hello"
     pub.flush(timeout=10)
     for end in silent:
+        assert end.recv(1) == b"", "it is sent away after ten seconds"
         end.close()
 
 

@@ -192,17 +192,33 @@ mod tests {
         let tokens = vec![Token::List(1), Token::Str("a".into())];
         assert_eq!(read(&encode(&tokens)), Ok(tokens));
         assert!(read(&encode(&[Token::List(2), Token::None])).is_err());
+        assert!(read(&[encode(&[Token::None]), vec![0]].concat()).unwrap_err().contains("more than"));
         let zeros = vec![0; MOST_TOKENS + 10];
         let many = [postcard::to_stdvec(&(MOST_TOKENS as u64 + 1)).unwrap(), zeros].concat();
         assert!(read(&many).unwrap_err().contains("parts"));
     }
 
     #[test]
+    fn parts_that_overlap_are_refused() {
+        let said = |count| encode(&[vec![Token::List(count)], vec![bytes(0, 128); count as usize]].concat());
+        for (count, is_possible) in [(1, true), (2, true), (3, false)] {
+            let mut payload = said(count);
+            let at = Part { at: 0, len: payload.len() as u64 };
+            payload.resize(256, 0);
+            assert_eq!(decode(&payload, at).is_ok(), is_possible, "{count} of half a payload");
+        }
+    }
+
+    fn bytes(at: u64, len: u64) -> Token {
+        Token::Bytes(Part { at, len })
+    }
+
+    #[test]
     fn only_parts_of_the_payload_move() {
         let payload = [0; 128];
-        let mut inside = Token::Bytes(Part { at: 64, len: 64 });
+        let mut inside = bytes(64, 64);
         assert_eq!(inside.relocate(&payload, 192), Some(()));
-        assert_eq!(inside, Token::Bytes(Part { at: 256, len: 64 }));
+        assert_eq!(inside, bytes(256, 64));
         for (at, len) in [(64, 65), (1, 1), (u64::MAX - 63, 64), (128, 1)] {
             let stream = Part { at: 0, len: 128 };
             let mut lying = Token::Pickle { stream, buffers: vec![Part { at, len }] };

@@ -91,7 +91,7 @@ impl Access {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
@@ -104,6 +104,18 @@ mod tests {
             let refused = Access::parse(7, wrong).unwrap_err().to_string();
             assert!(refused.contains("BYREF_ALLOW") && refused.contains("user:NAME"), "{refused}");
         }
+    }
+
+    #[test]
+    fn whom_to_talk_to() {
+        let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let (end, _other) = socket::pair().unwrap(); // Both are this process's.
+        let check = |user, allowed: &str| Access::parse(user, allowed).unwrap().check_peer(&end);
+        let another = own + 1;
+        assert!(check(own, "").is_ok());
+        assert!(check(another, "").unwrap_err().contains("BYREF_ALLOW"));
+        assert!(check(another, &format!("user:{own}")).is_ok() && check(another, &format!("group:{group}")).is_ok());
+        assert!(check(another, "user:4000000000,group:4000000000").is_err());
     }
 
     #[test]

@@ -120,9 +120,48 @@ impl PeerGlossary {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    fn as_read(glossary: &Glossary) -> PeerGlossary {
+        let shared = glossary.memory().shared().try_clone_to_owned().unwrap();
+        let read = PeerGlossary::default();
+        read.set(PeerSegment::new(shared, Some(LEN)).map_err(|(error, _)| error).unwrap());
+        read
+    }
+
+    fn look_up(glossary: &PeerGlossary, offset: u64, len: u64) -> Option<Vec<u8>> {
+        let found = glossary.look_up(Entry { offset, len }, Ok::<_, ()>)?;
+        Some(found.unwrap().to_vec())
+    }
+
+    #[test]
+    fn only_entries_that_can_be_are_read() {
+        let mut glossary = Glossary::new().unwrap();
+        glossary.explain(b"schema").unwrap();
+        glossary.memory().populate(0..2 * MOST_OF_ONE).unwrap();
+        assert_eq!(look_up(&PeerGlossary::default(), 0, 6), None, "no glossary was sent");
+        let read = as_read(&glossary);
+        assert_eq!(look_up(&read, 0, 6).as_deref(), Some(&b"schema"[..]));
+        assert!(look_up(&read, 8, MOST_OF_ONE).is_some());
+        for (offset, len) in [(0, MOST_OF_ONE + 1), (2 * MOST_OF_ONE, 1), (LEN - 1, 2), (u64::MAX, 2)] {
+            assert_eq!(look_up(&read, offset, len), None, "too long, a hole, and outside");
+        }
+    }
+
+    #[test]
+    fn a_peers_entries_are_remembered_up_to_a_number_and_a_length() {
+        let glossary = Glossary::new().unwrap();
+        glossary.memory().populate(0..2 * MOST_OF_ONE).unwrap();
+        for (len, most) in [(1, MOST_REMEMBERED), (MOST_OF_ONE, (LEN / MOST_OF_ONE) as usize)] {
+            let read = as_read(&glossary);
+            for offset in 0..most as u64 + 10 {
+                assert!(look_up(&read, offset, len).is_some());
+            }
+            assert_eq!(read.understood.lock().len(), most);
+        }
+    }
 
     #[test]
     fn what_is_known_is_not_told_again_and_room_ends() {

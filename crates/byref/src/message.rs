@@ -511,3 +511,38 @@ impl DerefMut for Writable {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::lease::LEASE_LEN;
+    use crate::sys::memory::OwnedSegment;
+
+    #[test]
+    fn a_record_names_memory_that_is_there() {
+        let page = rustix::param::page_size() as u64;
+        let most = MAX_ATTRIBUTES as u64;
+        let owned = OwnedSegment::new("test", 4 * most).unwrap();
+        owned.populate(0..2 * most).unwrap();
+        let shared = owned.shared().try_clone_to_owned().unwrap();
+        let memory = PeerSegment::new(shared, None).map_err(|(error, _)| error).unwrap();
+        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+        let lease = OwnedSegment::new("test", LEASE_LEN).unwrap().into_map();
+        let link = Link::new(info, lease, Arc::new(socket::pair().unwrap().0));
+        let segment = Segment::new(0, memory, Arc::new(link));
+        let end = segment.len();
+        let check = |offset, len, attributes_len| {
+            let at = Descriptor { segment: 0, slot: 0, offset, len, attributes_len, refers: false, tracked: false };
+            segment.check(&at)
+        };
+        assert_eq!(check(64, page, 0), Ok(()));
+        assert_eq!(check(page, most - page, MAX_ATTRIBUTES as u32), Ok(()));
+        assert!(check(0, 64, MAX_ATTRIBUTES as u32 + 1).unwrap_err().contains("attributes"));
+        assert!(check(2 * most - 64, 65, 0).unwrap_err().contains("hole"));
+        let outside = [(end, 1, 0), (end - 8, 1, 1), (u64::MAX - 63, 64, 0), (u64::MAX, 2, 0), (0, u64::MAX, 0)];
+        for (offset, len, attributes_len) in outside.into_iter().chain([(64, u64::MAX - 7, 64)]) {
+            let found = check(offset, len, attributes_len);
+            assert!(found.unwrap_err().contains("outside"), "{offset} {len} {attributes_len}");
+        }
+    }
+}

@@ -652,9 +652,25 @@ fn read_text(words: &[AtomicU64]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_of_a_queue_is_a_whole_table_with_memory() {
+        for (len, populated, is_read) in
+            [(SEGMENT_LEN, SEGMENT_LEN, true), (SEGMENT_LEN, 0, false), (SEGMENT_LEN / 2, SEGMENT_LEN / 2, false)]
+        {
+            let segment = OwnedSegment::new("test", len).unwrap();
+            if populated > 0 {
+                segment.populate(0..populated).unwrap();
+            }
+            let (ours, theirs) = socket::pair().unwrap();
+            let hello = handshake::encode_first(&QueueHello { name: "q".into() });
+            assert!(socket::send(&theirs, &hello, Some(segment.shared())).unwrap());
+            assert_eq!(read_answer(&ours).is_some(), is_read);
+        }
+    }
 
     #[test]
     fn texts_are_cut_between_characters() {

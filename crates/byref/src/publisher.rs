@@ -1579,16 +1579,109 @@ mod tests {
         });
     }
 
+    /// A subscriber that does nothing by itself.
+    struct Puppet {
+        socket: OwnedFd,
+        theirs: Arc<OwnedFd>,
+        lease: OwnedSegment,
+    }
+
+    impl Puppet {
+        fn new() -> Self {
+            let (socket, theirs) = socket::pair().unwrap();
+            Puppet { socket, theirs: Arc::new(theirs), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
+        }
+
+        /// Says hello; gives its number, if it was taken in.
+        fn greet(&self, publisher: &Publisher, topic: &str) -> Option<u64> {
+            self.greet_as(publisher, topic, Policy::Latest, None)
+        }
+
+        fn greet_as(&self, publisher: &Publisher, topic: &str, policy: Policy, depth: Option<u64>) -> Option<u64> {
+            let topic = topic.to_owned();
+            let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
+            assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
+            match greet(&publisher.shared, &self.theirs, 0) {
+                Ok(Greeting::Taken(peer)) => Some(peer),
+                _ => None,
+            }
+        }
+    }
+
+    #[test]
+    fn only_hellos_for_the_topic_with_a_lease_are_welcome() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("a/b").capacity(16).build().unwrap();
+        for (topic, is_taken) in [("a/b", true), ("a/*", true), ("a/c", false), ("b/*", false), ("", false)] {
+            let puppet = Puppet::new();
+            assert_eq!(puppet.greet(&publisher, topic).is_some(), is_taken, "{topic}");
+        }
+        let short = Puppet { lease: OwnedSegment::new("test", LEASE_LEN / 2).unwrap(), ..Puppet::new() };
+        assert_eq!(short.greet(&publisher, "a/b"), None, "its lease is too short");
+    }
+
+    #[test]
+    fn a_cursor_stays_within_what_the_subscriber_may_read() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        for _ in 0..5 {
+            publisher.send(b"").unwrap();
+        }
+        let puppet = Puppet::new();
+        puppet.greet(&publisher, "t").unwrap();
+        for _ in 0..3 {
+            publisher.send(b"").unwrap();
+        }
+        let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
+        let guard = publisher.shared.open.lock();
+        let open = guard.as_ref().unwrap();
+        for (said, taken_for) in [(0, 5), (4, 5), (5, 5), (7, 7), (8, 8), (9, 8), (u64::MAX - 1, 8)] {
+            lease.set_cursor(said);
+            assert_eq!(open.peers[0].cursor(open.tail), taken_for);
+        }
+    }
+
+    #[test]
+    fn a_depth_is_one_that_the_ring_has() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        for (policy, said, taken_for) in [
+            (Policy::Block, Some(0), 1),
+            (Policy::Block, Some(u64::MAX), 16),
+            (Policy::Block, None, 16),
+            (Policy::DropOldest, Some(0), 1),
+            (Policy::DropOldest, Some(100), 8),
+            (Policy::Latest, Some(100), 1),
+        ] {
+            Puppet::new().greet_as(&publisher, "t", policy, said).unwrap();
+            let guard = publisher.shared.open.lock();
+            assert_eq!(guard.as_ref().unwrap().peers.last().unwrap().depth, taken_for, "{policy:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_rings_has_to_wait() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        let puppet = Puppet::new();
+        let peer = puppet.greet(&publisher, "t").unwrap();
+        for _ in 0..40 {
+            assert!(socket::send(&puppet.socket, handshake::RING, None).unwrap());
+        }
+        let mut packet = [0; MAX_PACKET];
+        for is_more in [true, true, false] {
+            publisher.shared.answer(peer);
+            let found = socket::receive(&puppet.theirs, &mut packet).unwrap();
+            assert_eq!(matches!(found, Received::Packet(..)), is_more);
+        }
+    }
+
     #[test]
     fn a_subscriber_that_never_reads_costs_no_more_and_more() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let (lazy, theirs) = socket::pair().unwrap();
-        let topic = publisher.topic().to_owned();
-        let hello = Hello { topic, policy: Policy::Latest, depth: None, history: 0, name: None, membarrier: false };
-        let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
-        assert!(socket::send(&lazy, &handshake::encode_first(&hello), Some(lease.shared())).unwrap());
-        assert!(matches!(greet(&publisher.shared, &Arc::new(theirs), 0), Ok(Greeting::Taken(_))));
+        let lazy = Puppet::new();
+        lazy.greet(&publisher, "t").unwrap();
         let mut guard = publisher.shared.open.lock();
         let open = guard.as_mut().unwrap();
         for _ in 0..1000 {

@@ -43,6 +43,11 @@ impl Directory {
     /// Opens the directory that the environment names, making it when it is missing. `topic`: of whoever needs it.
     pub fn open(topic: &str) -> Result<Self> {
         let (path, links) = choose();
+        Self::open_at(path, links)
+    }
+
+    /// `links`: whether a link in its place is followed.
+    fn open_at(path: PathBuf, links: OFlags) -> Result<Self> {
         let access = Access::from_environment()?;
         let was_there = path.is_dir();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
@@ -306,9 +311,38 @@ pub(crate) fn new_id() -> u128 {
     process::random_id()
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_followed_only_where_the_user_has_named_it() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let directory = Directory::open().unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        assert!(Directory::open_at(link.clone(), OFlags::empty()).unwrap().is(&directory));
+        assert!(Directory::open_at(link, OFlags::NOFOLLOW).is_err());
+    }
+
+    #[test]
+    fn only_old_temporary_sockets_are_swept() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let directory = Directory::open().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");
+        drop([young, old].map(|name| socket::listen(&path(name)).unwrap()));
+        let _listener = socket::listen(&path(alive)).unwrap();
+        std::fs::write(path(file), "").unwrap();
+        let then = rustix::fs::Timespec { tv_sec: 1, tv_nsec: 0 };
+        let times = rustix::fs::Timestamps { last_access: then, last_modification: then };
+        for name in [old, alive, file] {
+            rustix::fs::utimensat(&directory.fd, name, &times, AtFlags::empty()).unwrap();
+        }
+        directory.sweep();
+        assert!(!path(old).exists());
+        assert!([young, alive, file].iter().all(|name| path(name).exists()));
+    }
 
     #[test]
     fn which_names_may_match() {

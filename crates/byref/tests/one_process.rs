@@ -452,6 +452,35 @@ fn rows_are_messages_and_batches() {
 }
 
 #[test]
+fn each_row_holds_its_block() {
+    let topic = topic();
+    let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    subscriber.wait_for_publishers(1, SOON).unwrap();
+    send_rows(&publisher, &[7; 60], 12).unwrap();
+    let mut rows: Vec<_> = std::iter::from_fn(|| subscriber.try_recv().unwrap()).collect();
+    let last = rows.swap_remove(2);
+    assert_eq!(rows.len(), 4);
+    drop(rows);
+    assert_eq!(publisher.outstanding().unwrap().messages, 5);
+    drop(last);
+    assert_eq!(publisher.outstanding().unwrap().messages, 0);
+}
+
+#[test]
+fn the_newest_rows_of_a_block_are_kept() {
+    let topic = topic();
+    let publisher = publisher(&topic);
+    let lossy = Subscriber::builder(&topic).policy(Policy::DropOldest).depth(3).build().unwrap();
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    lossy.wait_for_publishers(1, SOON).unwrap();
+    send_rows(&publisher, &[7; 60], 6).unwrap();
+    let rows = std::iter::from_fn(|| lossy.try_recv().unwrap());
+    assert_eq!(rows.map(|row| row.sequence()).collect::<Vec<_>>(), [7, 8, 9]);
+    assert_eq!(lossy.stats().unwrap().lost, 7);
+}
+
+#[test]
 fn a_loan_is_sent_as_rows() {
     let topic = topic();
     let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));

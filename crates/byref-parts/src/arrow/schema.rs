@@ -315,15 +315,40 @@ mod tests {
         for len in 0..encoded.len() {
             assert!(Field::decode(&encoded[..len]).is_err());
         }
-        let words =
-            |children| Words { format: "+l".into(), name: None, metadata: None, flags: 0, children, dictionary: false };
-        let deep: Vec<_> = (0..1000).map(|_| words(1)).collect();
-        assert!(Field::decode(&postcard::to_stdvec(&deep).unwrap()).is_err());
-        assert!(Field::decode(&postcard::to_stdvec(&[words(0)]).unwrap()).is_err());
-        assert!(Field::decode(&postcard::to_stdvec(&[words(u32::MAX)]).unwrap()).is_err());
+        assert!(refusal(&(0..1000).map(|_| words("+l", 1)).collect::<Vec<_>>()).contains("nested deeper"));
+        let wide = MOST_FIELDS as u32;
+        let leaves = (0..wide).map(|_| words("c", 0));
+        assert!(refusal(&std::iter::once(words("+s", wide)).chain(leaves).collect::<Vec<_>>()).contains("is the most"));
+        assert!(refusal(&[words("+l", 0)]).contains("0 children"));
+        assert!(refusal(&[words("+s", u32::MAX)]).contains("half"));
+        assert!(refusal(&[words("c", 0), words("c", 0)]).contains("more than one"));
         for packed in [vec![], vec![1, 0, 0, 0], vec![0xff; 4], vec![1, 0, 0, 0, 9, 0, 0, 0], vec![0; 5]] {
-            let lying = Words { format: "u".into(), metadata: Some(packed), ..words(0) };
-            assert!(Field::decode(&postcard::to_stdvec(&[lying]).unwrap()).is_err());
+            assert!(refusal(&[Words { metadata: Some(packed), ..words("u", 0) }]).contains("metadata"));
+        }
+    }
+
+    fn words(format: &str, children: u32) -> Words {
+        Words { format: format.into(), name: None, metadata: None, flags: 0, children, dictionary: false }
+    }
+
+    fn refusal(said: &[Words]) -> String {
+        Field::decode(&postcard::to_stdvec(said).unwrap()).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn extension_types_that_run_code_are_refused() {
+        let key = b"ARROW:extension:name";
+        let of = |name: &str| {
+            let mut packed = 1i32.to_ne_bytes().to_vec();
+            for text in [&key[..], name.as_bytes()] {
+                packed.extend((text.len() as i32).to_ne_bytes());
+                packed.extend(text);
+            }
+            refusal(&[Words { metadata: Some(packed), ..words("w:16", 0) }])
+        };
+        assert_eq!(of("arrow.uuid"), "");
+        for name in UNSAFE_EXTENSIONS {
+            assert!(of(name).contains(name));
         }
     }
 

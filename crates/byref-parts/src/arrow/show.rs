@@ -247,3 +247,119 @@ unsafe extern "C" fn release(array: *mut abi::Array) {
         drop(unsafe { Box::from_raw(*below) });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Plan, Source};
+
+    /// What becomes of a chunk with these buffers.
+    fn shown(field: &Field, lengths: &[u64], buffers: &[Option<&[u8]>]) -> Result<abi::Array, String> {
+        let mut plan: Plan<'_, ()> = Plan::default();
+        let buffers = buffers.iter().map(|buffer| buffer.map(|bytes| plan.copy(bytes))).collect();
+        let mut payload = vec![0; plan.size as usize];
+        for (part, source) in plan.parts {
+            let Source::Copy(bytes) = source else { unreachable!("nothing else was planned") };
+            payload[part.at as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+        show(field, &Chunk { lengths: lengths.to_vec(), buffers }, &Arc::new(payload))
+    }
+
+    fn field(format: &str, children: Vec<Field>) -> Field {
+        Field::new(format, children).unwrap()
+    }
+
+    fn numbers(values: &[i32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_ne_bytes()).collect()
+    }
+
+    fn view(len: i32, begin: [u8; 4], buffer: i32, offset: i32) -> Vec<u8> {
+        [&len.to_ne_bytes()[..], &begin, &buffer.to_ne_bytes(), &offset.to_ne_bytes()].concat()
+    }
+
+    /// A field, lengths, the buffers behind the validity, and what is said of a lie.
+    type Case = (Field, Vec<u64>, Vec<Option<Vec<u8>>>, Option<&'static str>);
+
+    fn check(cases: Vec<Case>) {
+        for (number, (field, lengths, buffers, lie)) in cases.into_iter().enumerate() {
+            let all: Vec<_> = buffers.iter().map(Option::as_deref).collect();
+            let found = shown(&field, &lengths, &all).map(|_| ()).err();
+            let is_as_expected =
+                found.as_deref().map_or(lie.is_none(), |found| lie.is_some_and(|lie| found.contains(lie)));
+            assert!(is_as_expected, "case {number}, '{}': {found:?} is not {lie:?}", field.format());
+        }
+    }
+
+    #[test]
+    fn lies_about_values_are_refused() {
+        let text = || field("u", vec![]);
+        let long = b"a text of more than twelve bytes".to_vec();
+        let views = |found| vec![None, Some(found), Some(b"a text of more than twelve bytes".to_vec())];
+        let words = || field("i", vec![]).with_dictionary(field("c", vec![]));
+        let indices = |index| vec![None, Some(numbers(&[index])), None, Some(vec![7, 8])];
+        check(vec![
+            (field("i", vec![]), vec![2], vec![None, Some(numbers(&[1, 2]))], None),
+            (field("i", vec![]), vec![3], vec![None, Some(numbers(&[1, 2]))], Some("too short")),
+            (field("i", vec![]), vec![9], vec![Some(vec![0]), Some(numbers(&[0; 9]))], Some("too short")),
+            (field("i", vec![]), vec![1], vec![None, Some(numbers(&[1])), None], Some("more Arrow data")),
+            (text(), vec![2], vec![None, Some(numbers(&[0, 1, 2])), Some(b"ab".to_vec())], None),
+            (text(), vec![2], vec![None, Some(numbers(&[0, 2, 1])), Some(b"ab".to_vec())], Some("decrease")),
+            (text(), vec![1], vec![None, Some(numbers(&[0, 3])), Some(b"ab".to_vec())], Some("too short")),
+            (text(), vec![1], vec![None, Some(numbers(&[0, 1])), Some(vec![0xff])], Some("UTF-8")),
+            (field("vu", vec![]), vec![1, 1], views(view(32, *b"a te", 0, 0)), None),
+            (field("vu", vec![]), vec![1, 1], views(view(32, *b"a te", 1, 0)), Some("not there")),
+            (field("vu", vec![]), vec![1, 1], views(view(32, *b"text", 0, 2)), Some("not there")),
+            (field("vu", vec![]), vec![1, 1], views(view(32, *b"text", 0, 0)), Some("begin")),
+            (field("vu", vec![]), vec![1, 0], vec![None, Some(view(1, *b"ab\0\0", 0, 0))], Some("padding")),
+            (field("vu", vec![]), vec![1, 1], vec![None, Some(view(-1, *b"a te", 0, 0)), Some(long)], Some("negative")),
+            (words(), vec![1, 2], indices(1), None),
+            (words(), vec![1, 2], indices(2), Some("indices beyond")),
+            (words(), vec![1, 2], indices(-1), Some("indices beyond")),
+        ]);
+    }
+
+    #[test]
+    fn lies_about_children_are_refused() {
+        let bytes = |len: u8| Some((0..len).collect::<Vec<u8>>());
+        let child = || vec![field("c", vec![])];
+        let table = || field("+s", vec![field("c", vec![]), field("c", vec![])]);
+        let map = || field("+m", vec![field("+s", vec![field("c", vec![]), field("c", vec![])])]);
+        let entries =
+            |nulls: Option<Vec<u8>>| vec![None, Some(numbers(&[0, 1])), None, nulls, bytes(1), None, bytes(1)];
+        let union = || field("+ud:5", child());
+        let runs = || field("+r", vec![field("i", vec![]), field("c", vec![])]);
+        let ends = |ends: &[i32]| vec![None, Some(numbers(ends)), None, bytes(2)];
+        check(vec![
+            (field("+l", child()), vec![1, 3], vec![None, Some(numbers(&[0, 3])), None, bytes(3)], None),
+            (field("+l", child()), vec![1, 2], vec![None, Some(numbers(&[0, 3])), None, bytes(2)], Some("shorter")),
+            (table(), vec![2, 2, 2], vec![None, None, bytes(2), None, bytes(2)], None),
+            (table(), vec![2, 2, 1], vec![None, None, bytes(2), None, bytes(1)], Some("shorter")),
+            (lists(), vec![1, 3], list_view(1, 2), None),
+            (lists(), vec![1, 3], list_view(2, 2), Some("shorter")),
+            (lists(), vec![1, 3], list_view(2, -1), Some("negative")),
+            (map(), vec![1, 1, 1, 1], entries(None), None),
+            (map(), vec![1, 1, 1, 1], entries(Some(vec![0])), Some("null")),
+            (union(), vec![1, 2], vec![Some(vec![5]), Some(numbers(&[1])), None, bytes(2)], None),
+            (union(), vec![1, 2], vec![Some(vec![4]), Some(numbers(&[1])), None, bytes(2)], Some("type")),
+            (union(), vec![1, 2], vec![Some(vec![5]), Some(numbers(&[2])), None, bytes(2)], Some("beyond")),
+            (union(), vec![1, 2], vec![Some(vec![5]), Some(numbers(&[-1])), None, bytes(2)], Some("beyond")),
+            (runs(), vec![4, 2, 2], ends(&[2, 4]), None),
+            (runs(), vec![4, 2, 2], ends(&[2, 2]), Some("grow")),
+            (runs(), vec![4, 2, 2], ends(&[2, 3]), Some("too early")),
+        ]);
+    }
+
+    fn lists() -> Field {
+        field("+vl", vec![field("c", vec![])])
+    }
+
+    fn list_view(offset: i32, size: i32) -> Vec<Option<Vec<u8>>> {
+        vec![None, Some(numbers(&[offset])), Some(numbers(&[size])), None, Some(vec![1, 2, 3])]
+    }
+
+    #[test]
+    fn nulls_are_counted() {
+        let array = shown(&field("c", vec![]), &[3], &[Some(&[0b101]), Some(&[1, 2, 3])]).unwrap();
+        assert_eq!(array.null_count, 1);
+    }
+}

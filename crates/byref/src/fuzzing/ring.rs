@@ -374,3 +374,155 @@ fn check(message: &Message) {
 fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
     fd.try_clone_to_owned().expect("a descriptor more")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::glossary::{self, GLOSSARY};
+    use crate::sys::memory::MOST_MAPPED;
+    use crate::sys::socket::{MAX_PACKET, Received};
+
+    const POOLED: u64 = 1 << 63;
+    const FAR: u64 = (1 << 62) + 1;
+    /// The number of the counter that says how far records are reclaimed.
+    const RECLAIM: u8 = 2;
+
+    /// A subscriber's first look at a publisher, whose segment 0 has memory all over.
+    fn stage(memory: &Memory) -> Stage<'_> {
+        memory.ring.map().words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let zero = Number::Small(0);
+        let beginning = Beginning { records: 4, start: zero, first: zero, depth: 0, tell_gaps: false };
+        let (mut stage, _) = Stage::set(memory, &beginning).expect("an honest welcome");
+        stage.play(Step::Announce { segment: 0 });
+        stage
+    }
+
+    fn chunk(slot: u64, len: u64) -> Chunk {
+        let number = Number::Any;
+        Chunk { segment: 0, slot: number(slot), offset: number(64), len: number(len), attributes: number(0) }
+    }
+
+    fn record<'a>(position: u64, stamp: u64, sequence: u64, at: Chunk, meta: u64) -> Step<'a> {
+        let number = Number::Any;
+        Step::Record { position: number(position), stamp: number(stamp), sequence: number(sequence), at, meta }
+    }
+
+    #[test]
+    fn records_that_end_a_connection() {
+        let one = POOLED | 1;
+        let first = |sequence, at, meta| vec![record(0, 1, sequence, at, meta)];
+        let lapped = |mark| {
+            let which = Step::Counter { which: RECLAIM, value: Number::Any(mark) };
+            vec![record(0, 17, 16, chunk(0, 64), one), which]
+        };
+        let cases = [
+            ("a slot beyond the lease", first(0, chunk(MAX_SLOTS as u64, 64), one)),
+            ("no messages", first(1, chunk(0, 64), POOLED)),
+            ("no messages and no bytes", first(1, chunk(0, 0), POOLED)),
+            ("rows of different lengths", first(0, chunk(0, 64), POOLED | 3)),
+            ("empty rows", first(0, chunk(0, 0), POOLED | 2)),
+            ("a number that nobody counts to", first(FAR, chunk(0, 64), one)),
+            ("an inline record that is too long", first(0, chunk(0, 0), 0xffff)),
+            ("a later stamp, and no mark", lapped(0)),
+            ("a mark that nobody counts to", lapped(FAR)),
+        ];
+        let again = vec![record(0, 1, 0, chunk(0, 64), one), Step::Take, record(1, 2, 0, chunk(0, 64), one)];
+        let memory = Memory::new();
+        for (case, steps) in cases.into_iter().chain([("the same number again", again)]) {
+            let mut stage = stage(&memory);
+            for step in steps {
+                assert!(stage.play(step), "{case}: not yet");
+            }
+            stage.ring.set_closed();
+            assert!(!stage.play(Step::Take), "{case}");
+            assert!(!stage.connection.was_closed(), "{case}: it is the publisher's fault");
+            assert_eq!(stage.lost, 0, "{case}");
+        }
+    }
+
+    #[test]
+    fn packets_that_end_a_connection() {
+        let segment = |id| Step::SegmentOfAnyKind { id: Number::Any(id), passed: 0 };
+        let cases = [
+            ("no packet at all", vec![Step::Packet { content: &[0xff; 20], passed: u8::MAX }]),
+            ("a segment again", vec![segment(0)]),
+            ("a retired segment again", vec![Step::Retire { id: Number::Any(0) }, segment(0)]),
+            ("a lower number", vec![segment(7), segment(6)]),
+        ];
+        let memory = Memory::new();
+        for (case, steps) in cases {
+            let mut stage = stage(&memory);
+            for step in steps {
+                stage.play(step);
+            }
+            stage.connection.read_socket();
+            assert!(!stage.play(Step::Take), "{case}");
+        }
+        let explained = OwnedSegment::new("test", glossary::LEN).unwrap();
+        let vast = OwnedSegment::new("test", MOST_MAPPED).unwrap();
+        for (case, memories) in [
+            ("two glossaries", vec![(GLOSSARY, &explained); 2]),
+            ("a whole address space", { (1..10).map(|id| (id, &vast)).collect() }),
+        ] {
+            let mut stage = stage(&memory);
+            stage.connection.read_socket();
+            for (id, segment) in memories {
+                assert!(stage.play(Step::Take), "{case}: not yet");
+                let packet = encode(&ToSubscriber::Segment { id });
+                assert!(socket::send(&stage.socket, &packet, Some(segment.shared())).unwrap());
+                stage.connection.read_socket();
+                if !stage.connection.is_live() {
+                    break;
+                }
+            }
+            assert!(!stage.play(Step::Take), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_flood_of_packets_has_to_wait() {
+        let memory = Memory::new();
+        let mut stage = stage(&memory);
+        for _ in 0..100 {
+            assert!(socket::send(&stage.socket, &encode(&ToSubscriber::Wake), None).unwrap());
+        }
+        assert!(!stage.connection.read_socket(), "there is more");
+        assert!(stage.connection.read_socket());
+    }
+
+    #[test]
+    fn the_last_hold_of_a_tracked_message_rings() {
+        let memory = Memory::new();
+        let mut stage = stage(&memory);
+        let tracked = Descriptor { tracked: true, ..chunk(3, 64).descriptor() };
+        stage.append(1, |ring, place| ring.append_pooled(place, tracked, 1));
+        assert!(stage.play(Step::Take) && stage.play(Step::Clone { which: 0 }));
+        let mut packet = [0; MAX_PACKET];
+        for is_rung in [false, true] {
+            assert!(stage.play(Step::Drop { which: 0 }));
+            let found = socket::receive(&stage.socket, &mut packet).unwrap();
+            assert_eq!(matches!(found, Received::Packet(1, None)), is_rung);
+        }
+    }
+
+    #[test]
+    fn rings_that_cannot_be_are_refused() {
+        let memory = Memory::new();
+        let holes = OwnedSegment::new("test", Ring::words_needed(16) * 8).unwrap();
+        let connect = |ring: &OwnedSegment, capacity, start, first| {
+            let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+            let topic = info.topic.clone();
+            let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
+            let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
+            let (_, theirs) = socket::pair().unwrap();
+            let (ring, theirs) = (copy(ring.shared()), Arc::new(theirs));
+            Connection::new(1, info, &welcome, ring, lease, theirs, Process::Unknown, false).map(drop)
+        };
+        assert!(connect(&memory.ring, 16, 5, 5).is_ok());
+        let capacities = [0, 3, 15, 32, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));
+        for (capacity, start, first) in capacities.into_iter().chain([(16, FAR, 0), (16, 0, FAR)]) {
+            assert!(connect(&memory.ring, capacity, start, first).is_err(), "{capacity} {start} {first}");
+        }
+        assert!(connect(&holes, 16, 0, 0).unwrap_err().to_string().contains("holes"));
+    }
+}

@@ -16,6 +16,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64 as Count, Ordering};
 
+/// What every segment is sealed with, once its owner has mapped it. A reader asks for all of it: what it maps cannot go away.
+const SEALS: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
+
 /// Rounds up to whole pages.
 pub(crate) fn page_ceil(bytes: u64) -> u64 {
     bytes.next_multiple_of(rustix::param::page_size() as u64)
@@ -116,8 +119,7 @@ impl OwnedSegment {
         map.advise(0..size, Advice::LinuxDontFork)?;
         map.only_in = Some(ForkId::current());
         // From here on `map` is the only writable mapping that will ever exist.
-        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&writable, seals)?;
+        rustix::fs::fcntl_add_seals(&writable, SEALS)?;
         let path = format!("/proc/self/fd/{}", writable.as_raw_fd());
         let shared = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(OwnedSegment { map, writable, shared, populated: Count::new(0) })
@@ -273,9 +275,8 @@ fn checked_len(fd: &OwnedFd, len: Option<u64>) -> io::Result<usize> {
     if rustix::fs::fstatfs(fd)?.f_type as u64 != TMPFS_MAGIC {
         return Err(refuse("not of ordinary pages"));
     }
-    let needed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
     match rustix::fs::fcntl_get_seals(fd) {
-        Ok(seals) if seals.contains(needed) => {}
+        Ok(seals) if seals.contains(SEALS) => {}
         Ok(_) => return Err(refuse("not sealed")),
         Err(_) => return Err(refuse("not a memfd")),
     }
@@ -330,18 +331,93 @@ mod tests {
         let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
         let Ok(fd) = rustix::fs::memfd_create("test", flags) else { return }; // A kernel without them.
         rustix::fs::ftruncate(&fd, 2 << 20).unwrap();
-        let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, SEALS).unwrap();
         assert!(refusal(fd).contains("ordinary pages"));
+    }
+
+    fn sealed(len: u64, seals: SealFlags) -> OwnedFd {
+        let fd = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, len).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        fd
+    }
+
+    #[test]
+    fn every_seal_is_asked_for() {
+        for missing in [SealFlags::FUTURE_WRITE, SealFlags::SHRINK, SealFlags::GROW, SealFlags::SEAL] {
+            assert!(refusal(sealed(4096, SEALS - missing)).contains("not sealed"), "{missing:?}");
+        }
+        assert!(PeerSegment::new(sealed(4096, SEALS), None).is_ok());
+    }
+
+    #[test]
+    fn impossible_lengths_are_refused() {
+        assert!(refusal(sealed(0, SEALS)).contains("too short"));
+        assert!(refusal(sealed(MOST_MAPPED + 4096, SEALS)).contains("too long"));
+        let Err((error, _)) = PeerSegment::new(sealed(4096, SEALS), Some(8192)) else { panic!("a segment") };
+        assert!(error.to_string().contains("too short"));
+    }
+
+    /// Through any descriptor: the one that peers get, and one that is opened for writing by somebody of the same user.
+    #[test]
+    fn the_kernel_refuses_to_change_a_segment() {
+        let page = rustix::param::page_size() as u64;
+        let segment = OwnedSegment::new("test", 4 * page).unwrap();
+        segment.populate(0..4 * page).unwrap();
+        let path = format!("/proc/self/fd/{}", segment.shared().as_raw_fd());
+        let opened = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let both = ProtFlags::READ | ProtFlags::WRITE;
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        for fd in [segment.shared(), opened.as_fd()] {
+            assert!(Mapping::new(fd, 0, page as usize, both, MapFlags::SHARED).is_err(), "a writable mapping");
+            assert!(rustix::io::pwrite(fd, b"x", 0).is_err(), "a write");
+            assert!(rustix::fs::fallocate(fd, punch, 0, page).is_err(), "a hole");
+            assert!(rustix::fs::ftruncate(fd, page).is_err(), "a shorter one");
+            assert!(rustix::fs::ftruncate(fd, 8 * page).is_err(), "a longer one");
+            assert!(rustix::fs::fcntl_add_seals(fd, SealFlags::GROW).is_err(), "other seals");
+            assert!(
+                Mapping::new(fd, 0, page as usize, both, MapFlags::PRIVATE).is_ok(),
+                "a private mapping is harmless"
+            );
+        }
+    }
+
+    /// So who may not open the memory anew, being another user, cannot even have the owner's holes filled.
+    #[test]
+    fn peers_get_a_descriptor_for_reading_only() {
+        let segment = OwnedSegment::new("test", 4096).unwrap();
+        assert_eq!(rustix::fs::fallocate(segment.shared(), FallocateFlags::empty(), 0, 4096), Err(Errno::BADF));
+        assert_eq!(rustix::fs::fstat(segment.shared()).unwrap().st_mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_forked_child_does_not_get_the_owners_mapping() {
+        let segment = OwnedSegment::new("test", 4096).unwrap();
+        let start = format!("{:x}-", segment.map().as_ptr() as usize);
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+        assert!(flags.split(' ').any(|flag| flag == "dc"), "do not copy: {flags}");
+    }
+
+    #[test]
+    fn only_memory_that_is_there_is_copied() {
+        let page = rustix::param::page_size() as u64;
+        let segment = OwnedSegment::new("test", 4 * page).unwrap();
+        segment.populate(0..2 * page).unwrap();
+        segment.write(5, b"hello");
+        let peer = reader(&segment);
+        assert_eq!(peer.read(5..10).as_deref(), Some(&b"hello"[..]));
+        assert_eq!(peer.read(page..3 * page), None, "a hole");
+        segment.populate(2 * page..4 * page).unwrap();
+        assert!(peer.read(page..4 * page).is_some());
+        for (start, end) in [(0, 4 * page + 1), (5 * page, 5 * page), (10, 5)] {
+            assert_eq!(peer.read(start..end), None);
+        }
     }
 
     #[test]
     fn other_files_are_refused() {
-        let unsealed = || rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
-        assert!(refusal(unsealed()).contains("not sealed"));
-        let growing = unsealed();
-        rustix::fs::fcntl_add_seals(&growing, SealFlags::SHRINK | SealFlags::SEAL).unwrap();
-        assert!(refusal(growing).contains("not sealed"));
         assert!(refusal(std::fs::File::open("/dev/null").unwrap().into()).contains("not memory"));
         assert!(refusal(std::fs::File::open("/").unwrap().into()).contains("not memory"));
         assert!(refusal(std::io::pipe().unwrap().0.into()).contains("not memory"));
