@@ -43,11 +43,11 @@ impl Directory {
     /// Opens the directory that the environment names, making it when it is missing. `topic`: of whoever needs it.
     pub fn open(topic: &str) -> Result<Self> {
         let (path, links) = choose();
-        Self::open_at(path, links)
+        Self::open_at(topic, path, links)
     }
 
     /// `links`: whether a link in its place is followed.
-    fn open_at(path: PathBuf, links: OFlags) -> Result<Self> {
+    fn open_at(topic: &str, path: PathBuf, links: OFlags) -> Result<Self> {
         let access = Access::from_environment()?;
         let was_there = path.is_dir();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
@@ -318,17 +318,17 @@ mod tests {
     #[test]
     fn a_link_is_followed_only_where_the_user_has_named_it() {
         let _meeting = crate::fuzzing::meet_in_private();
-        let directory = Directory::open().unwrap();
+        let directory = Directory::open("t").unwrap();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(directory.path(), &link).unwrap();
-        assert!(Directory::open_at(link.clone(), OFlags::empty()).unwrap().is(&directory));
-        assert!(Directory::open_at(link, OFlags::NOFOLLOW).is_err());
+        assert!(Directory::open_at("t", link.clone(), OFlags::empty()).unwrap().is(&directory));
+        assert!(Directory::open_at("t", link, OFlags::NOFOLLOW).is_err());
     }
 
     #[test]
     fn only_old_temporary_sockets_are_swept() {
         let _meeting = crate::fuzzing::meet_in_private();
-        let directory = Directory::open().unwrap();
+        let directory = Directory::open("t").unwrap();
         let path = |name: &str| directory.path().join(name);
         let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");
         drop([young, old].map(|name| socket::listen(&path(name)).unwrap()));
