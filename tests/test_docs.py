@@ -1,6 +1,7 @@
-"""The examples in the documents run as they stand there; and SAFETY.md names tests and modules that there are."""
+"""The examples in the documents run as they stand there; what SAFETY.md and the lists of removals name is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,21 @@ def test_safety_lists_the_modules_with_unsafe_code() -> None:
             if "[allow(unsafe_code)]" in file.read_text()
         }
         assert set(re.findall(r"`([\w/]+)`", said)) - {"unsafe"} == found, crate
+
+
+@pytest.mark.parametrize(("name", "base"), [("weaken.toml", "crates/byref/src"), ("remove.toml", ".")])
+def test_what_is_to_be_removed_is_there(name: str, base: str) -> None:
+    """`make weaken` and `make remove` take too long to run with each change; that they can run is checked here."""
+    groups = tomllib.loads((ROOT / "tools" / name).read_text())["group"]
+    unfit = [
+        (entry["where"], edit["file"])
+        for group in groups
+        for entry in group["entry"]
+        for edit in entry["edits"]
+        if _without_faults(ROOT / base / edit["file"]).count(edit["old"]) != 1
+    ]
+    assert not unfit
+
+
+def _without_faults(path: Path) -> str:
+    return re.sub(r'^ *fault!\("[^"]*"\);\n', "", path.read_text(), flags=re.MULTILINE)
