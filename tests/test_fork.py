@@ -205,7 +205,8 @@ def fork_from_a_busy_process(line: Line) -> None:
             pub.close()
             sub.close()
             ok = outcome(lambda: pub.send(b"")).startswith("Forked") and outcome(sub.recv).startswith("Forked")
-            with byref.Publisher("own") as own, byref.Subscriber("own") as reader:
+            topic = f"own/{os.getpid()}"  # Other parents have children at the same time.
+            with byref.Publisher(topic) as own, byref.Subscriber(topic) as reader:
                 own.wait_for_subscribers(timeout=30)
                 own.send(b"mine")
                 ok = ok and bytes(reader.recv(timeout=30)) == b"mine"

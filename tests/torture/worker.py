@@ -15,6 +15,11 @@ from typing import NoReturn
 
 import byref
 
+# What is imported at first use cannot be when descriptors are short.
+import byref._dtypes
+import byref._pickles
+import byref._tensors  # noqa: F401
+
 from . import leaks
 from .board import Board, Report
 from .context import Context
