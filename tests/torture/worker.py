@@ -18,7 +18,7 @@ import byref
 # What is imported at first use cannot be when descriptors are short.
 import byref._dtypes
 import byref._pickles
-import byref._tensors  # noqa: F401
+import byref._tensors
 
 from . import leaks
 from .board import Board, Report
