@@ -369,7 +369,8 @@ def be_out_of(line: Line, what: str) -> None:
             yield
             limit(resource.RLIMIT_FSIZE, None)
 
-        large = payload(0, LARGE)
+        # Not as arrays: the first one needs a module, for which Python itself would want memory.
+        large, small = payload(0, LARGE).tobytes(), payload(0, 10).tobytes()
         with no_mappings() if what == "mappings" else short_files():
             refused = [
                 refusal(lambda: byref.Publisher("t")),
@@ -377,7 +378,7 @@ def be_out_of(line: Line, what: str) -> None:
             ]
             line.tell()
             refused.append(refusal(lambda: late.recv(timeout=PATIENCE)))
-            assert pub.send(payload(0, 10), timeout=30) == 0
+            assert pub.send(small, timeout=30) == 0
             assert is_payload(sub.recv(timeout=30), 0, 10)
         line.tell(refused)
         once_there_is_room(lambda: late.wait_for_publishers(timeout=30))
