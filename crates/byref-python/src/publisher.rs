@@ -18,7 +18,7 @@ use byref::{Attributes, Encoded, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyRange, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
 use std::time::Duration;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
@@ -83,11 +83,15 @@ impl Publisher {
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
         timeout: Option<f64>,
-        mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = data.py();
         let timeout = Timeout::new(timeout)?;
+        if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
+            // Most messages, before anything larger than registers is passed around.
+            return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
+        }
         if let Some(draft) = Draft::of(data)? {
             return self.send_draft(py, &draft, headers, timeout, send_loan);
         }
@@ -100,10 +104,7 @@ impl Publisher {
             Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
         };
         match (payload.bytes(), &payload) {
-            (Some(bytes), _) if bytes.len() < COPY_DETACHED => {
-                timeout.wait_if_needed(py, |wait| send(bytes, &attributes, wait))
-            }
-            (Some(bytes), _) => timeout.wait(py, |wait| send(bytes, &attributes, wait)),
+            (Some(bytes), _) => send_bytes(py, bytes, &attributes, timeout, send),
             (None, Payload::Array(array)) => {
                 let send = |loan: &mut byref::Loan, wait: &mut Wait<'_>| send_loan(loan, &attributes, wait);
                 self.send_array(array, attributes.len(), timeout, send)
@@ -141,6 +142,19 @@ impl Publisher {
         let attributes = planned.fill(py, &mut loan)?;
         timeout.wait_if_needed(py, |wait| send(&mut loan, &attributes, wait))
     }
+}
+
+/// Sends bytes in one piece; large ones are copied without the interpreter.
+#[inline]
+fn send_bytes<T: Send>(
+    py: Python<'_>,
+    bytes: &[u8],
+    attributes: &Encoded,
+    timeout: Timeout,
+    mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+) -> PyResult<T> {
+    let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
+    if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send) } else { timeout.wait(py, send) }
 }
 
 /// Copies an array's elements in order into a loan of its size.

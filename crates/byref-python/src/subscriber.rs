@@ -53,17 +53,6 @@ impl Subscriber {
     }
 }
 
-impl Subscriber {
-    /// What is there now.
-    #[inline]
-    fn take<'py>(&self, py: Python<'py>) -> byref::Result<Option<PyResult<Bound<'py, PyAny>>>> {
-        if self.events {
-            return Ok(self.core.try_next()?.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)));
-        }
-        Ok(self.core.try_recv()?.map(|message| self.wrap(py, message)))
-    }
-}
-
 /// A subscriber's settings, from Python's arguments.
 pub fn options(
     topic: &str,
@@ -151,7 +140,15 @@ impl Subscriber {
 
     /// The next message (or event), or None when none is there.
     fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.take(py).map_err(|error| to_python(py, error))?.transpose()
+        if self.events {
+            let incoming = self.core.try_next().map_err(|error| to_python(py, error))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        match self.core.try_recv() {
+            Ok(Some(message)) => Ok(Some(self.wrap(py, message)?)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(to_python(py, error)),
+        }
     }
 
     /// Up to `n` messages that are there, as one Batch (or an event); waits for the first only. Rows that were sent together
@@ -172,16 +169,18 @@ impl Subscriber {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self.take(py) {
-            Ok(Some(message)) => return message.map(Some),
-            Ok(None) => {}
-            Err(Error::Closed { .. }) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
         let timeout = Timeout::new(None)?;
         if self.events {
-            let incoming = timeout.wait(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
         }
         let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
         message.map(|message| self.wrap(py, message)).transpose()

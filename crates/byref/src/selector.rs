@@ -419,19 +419,19 @@ impl<T> Turn<'_, T> {
     #[expect(clippy::should_implement_trait, reason = "`value` is asked between two messages")]
     pub fn next(&mut self) -> Option<Result<Item>> {
         let found = match self.selector.caught.take() {
-            Some((_, first)) => Some(first), // It made this turn.
-            None if self.left == 0 => None,
-            None => self.entry().poll().transpose(),
+            Some((_, first)) => first.map(Some), // It made this turn.
+            None if self.left == 0 => Ok(None),
+            None => self.entry().poll(),
         };
         self.left = self.left.saturating_sub(1);
         match found {
-            Some(Err(Error::Closed { .. })) => None,
-            Some(Err(error)) => {
+            Ok(Some(item)) => Some(Ok(item)),
+            Ok(None) | Err(Error::Closed { .. }) => None,
+            Err(error) => {
                 self.left = 0;
                 self.entry().resting = Some(Instant::now() + REST);
                 Some(Err(error))
             }
-            found => found,
         }
     }
 }
