@@ -11,6 +11,7 @@ mod draft;
 mod errors;
 mod event;
 mod foreign;
+mod freelist;
 mod headers;
 mod loan;
 mod message;
@@ -117,7 +118,7 @@ mod _byref {
         receipt::from_environment();
         // What is otherwise made at first use would be missing for ever in a child that is forked at that moment.
         byref::prepare();
-        message::prepare(module.py());
+        freelist::install(module.py());
         Ok(())
     }
 }

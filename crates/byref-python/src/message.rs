@@ -60,17 +60,12 @@ impl PublisherInfo {
 }
 
 /// A received message, and the lease on its memory.
-#[pyclass(frozen, weakref, freelist = 256, module = "byref")]
+#[pyclass(frozen, weakref, module = "byref")]
 pub struct Message {
     state: Mutex<State>,
     manner: Manner,
     /// Made with the first typed buffer.
     extents: OnceLock<Box<Extents>>,
-}
-
-/// Makes the free list.
-pub fn prepare(py: Python<'_>) {
-    <Message as pyo3::impl_::pyclass::PyClassWithFreeList>::get_free_list(py);
 }
 
 /// How a subscriber wants its messages.
