@@ -302,7 +302,7 @@ impl Each {
             None => {
                 let start = if index == 0 { 0 } else { self.ends[index - 1] };
                 let payload = &self.bytes[start..self.ends[index]];
-                Message::copied(publisher, sequence, timestamp_ns, payload, self.encoded_attributes(index))
+                Message::copied(&publisher, sequence, timestamp_ns, payload, self.encoded_attributes(index))
             }
         }
     }

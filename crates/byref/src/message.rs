@@ -13,8 +13,9 @@ use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, PeerSegment};
 use crate::sys::socket;
 use rustix::fd::OwnedFd;
+use std::cell::Cell;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -212,9 +213,9 @@ struct About {
     timestamp_ns: u64,
 }
 
-/// A message whose payload was copied out of the ring.
+/// A payload that was copied out of the ring.
 #[derive(Clone)]
-struct Inline {
+struct Copied {
     about: About,
     len: u16,
     attributes_len: u16,
@@ -222,27 +223,71 @@ struct Inline {
     words: [MaybeUninit<u64>; DATA_WORDS],
 }
 
+/// A message with such a payload. Its memory outlives it: the next one of this thread is made there, without an allocation,
+/// and, if it is the same publisher's, without counting one more reference to that.
+struct Inline(ManuallyDrop<Box<Copied>>);
+
+thread_local! {
+    /// What the last message of this thread that went left behind.
+    static SPARE: Cell<Option<Box<Copied>>> = const { Cell::new(None) };
+}
+
 impl Inline {
     /// `words` are the payload's and the attributes'.
     #[inline(always)]
-    fn new(about: About, len: usize, attributes_len: usize, words: impl Iterator<Item = u64>) -> Box<Self> {
+    fn new(
+        publisher: &Arc<PublisherInfo>,
+        (sequence, timestamp_ns): (u64, u64),
+        len: usize,
+        attributes_len: usize,
+        words: impl Iterator<Item = u64>,
+    ) -> Self {
         let used = len.div_ceil(8) + attributes_len.div_ceil(8);
-        let (len, attributes_len) = (len as u16, attributes_len as u16);
-        let mut inline = Box::new(Inline { about, len, attributes_len, words: [MaybeUninit::uninit(); _] });
+        // A thread that is ending has no spare any more.
+        let mut copied = SPARE.try_with(Cell::take).ok().flatten().unwrap_or_else(|| Copied::of(publisher));
+        if !Arc::ptr_eq(&copied.about.publisher, publisher) {
+            copied.about.publisher = Arc::clone(publisher);
+        }
+        (copied.about.sequence, copied.about.timestamp_ns) = (sequence, timestamp_ns);
+        (copied.len, copied.attributes_len) = (len as u16, attributes_len as u16);
         let mut written = 0;
-        for (to, word) in inline.words.iter_mut().take(used).zip(words) {
+        for (to, word) in copied.words.iter_mut().take(used).zip(words) {
             to.write(word);
             written += 1;
         }
         assert!(written == used, "a record that is shorter than it says");
-        inline
+        Inline(ManuallyDrop::new(copied))
+    }
+}
+
+impl Drop for Inline {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: it is not used again.
+        let copied = unsafe { ManuallyDrop::take(&mut self.0) };
+        let _ = SPARE.try_with(|spare| spare.set(Some(copied)));
+    }
+}
+
+impl Clone for Inline {
+    fn clone(&self) -> Self {
+        Inline(self.0.clone())
+    }
+}
+
+impl Copied {
+    /// Nothing yet.
+    #[cold]
+    fn of(publisher: &Arc<PublisherInfo>) -> Box<Self> {
+        let about = About { publisher: Arc::clone(publisher), sequence: 0, timestamp_ns: 0 };
+        Box::new(Copied { about, len: 0, attributes_len: 0, words: [MaybeUninit::uninit(); _] })
     }
 
     #[inline]
     fn bytes(&self, from: usize, len: u16) -> &[u8] {
         debug_assert!(from + len as usize <= size_of_val(&self.words));
         let start = self.words.as_ptr().cast::<u8>().wrapping_add(from);
-        // SAFETY: `from` and `len` are those of the two methods below, which lie in the words that `new` has written.
+        // SAFETY: `from` and `len` are those of the two methods below, which lie in the words that `Inline::new` has written.
         unsafe { std::slice::from_raw_parts(start, len as usize) }
     }
 
@@ -271,22 +316,22 @@ pub struct Message(Body);
 /// Boxed: a message is filled where it stays, and passed on in registers.
 #[derive(Clone)]
 enum Body {
-    Inline(Box<Inline>),
+    Inline(Inline),
     Held(Box<Held>),
 }
 
 impl Message {
-    pub(crate) fn new(publisher: Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
+    pub(crate) fn new(publisher: &Arc<PublisherInfo>, taken: Taken, data: &InlineData) -> Self {
         match taken.hold {
-            Some(hold) => Self::held(publisher, taken.sequence, taken.head.timestamp_ns, hold),
+            Some(hold) => Self::held(Arc::clone(publisher), taken.sequence, taken.head.timestamp_ns, hold),
             None => Self::inline(publisher, taken.head, data),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn inline(publisher: Arc<PublisherInfo>, head: Head, data: &InlineData) -> Self {
-        let about = About { publisher, sequence: head.sequence, timestamp_ns: head.timestamp_ns };
-        Message(Body::Inline(Inline::new(about, head.payload_len(), head.attributes_len(), data.words())))
+    pub(crate) fn inline(publisher: &Arc<PublisherInfo>, head: Head, data: &InlineData) -> Self {
+        let place = (head.sequence, head.timestamp_ns);
+        Message(Body::Inline(Inline::new(publisher, place, head.payload_len(), head.attributes_len(), data.words())))
     }
 
     pub(crate) fn held(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, hold: Hold) -> Self {
@@ -295,7 +340,7 @@ impl Message {
 
     /// A message whose payload and encoded attributes were copied; they fit into a record.
     pub(crate) fn copied(
-        publisher: Arc<PublisherInfo>,
+        publisher: &Arc<PublisherInfo>,
         sequence: u64,
         timestamp_ns: u64,
         payload: &[u8],
@@ -306,14 +351,14 @@ impl Message {
             word[..chunk.len()].copy_from_slice(chunk);
             u64::from_ne_bytes(word)
         });
-        let about = About { publisher, sequence, timestamp_ns };
-        Message(Body::Inline(Inline::new(about, payload.len(), attributes.len(), words)))
+        let place = (sequence, timestamp_ns);
+        Message(Body::Inline(Inline::new(publisher, place, payload.len(), attributes.len(), words)))
     }
 
     #[inline]
     fn about(&self) -> &About {
         match &self.0 {
-            Body::Inline(inline) => &inline.about,
+            Body::Inline(inline) => &inline.0.about,
             Body::Held(held) => &held.about,
         }
     }
@@ -341,7 +386,7 @@ impl Message {
     /// Layout and headers, decoded anew on each call.
     pub fn attributes(&self) -> Attributes {
         match &self.0 {
-            Body::Inline(inline) => Attributes::decode(inline.attributes()),
+            Body::Inline(inline) => Attributes::decode(inline.0.attributes()),
             Body::Held(held) => held.hold.decode_attributes(),
         }
     }
@@ -350,7 +395,7 @@ impl Message {
     #[inline]
     pub fn has_attributes(&self) -> bool {
         match &self.0 {
-            Body::Inline(inline) => inline.attributes_len > 0,
+            Body::Inline(inline) => inline.0.attributes_len > 0,
             Body::Held(held) => held.hold.attributes_len > 0,
         }
     }
@@ -433,7 +478,7 @@ impl Deref for Message {
     #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Body::Inline(inline) => inline.payload(),
+            Body::Inline(inline) => inline.0.payload(),
             Body::Held(held) => held.hold.payload(),
         }
     }
@@ -517,6 +562,34 @@ mod tests {
     use super::*;
     use crate::lease::LEASE_LEN;
     use crate::sys::memory::OwnedSegment;
+
+    #[test]
+    fn messages_that_follow_each_other_in_the_same_memory_have_nothing_in_common() {
+        let info = |id| Arc::new(PublisherInfo { id, pid: 0, name: None, topic: "t".into() });
+        let publishers = [info(0), info(1)];
+        let mut kept = Vec::new();
+        for round in 0..64 {
+            let publisher = &publishers[round % 3 % 2];
+            let (payload, attributes) = (vec![round as u8; round], vec![!round as u8; round / 2]);
+            let message = Message::copied(publisher, round as u64, !round as u64, &payload, &attributes);
+            if round % 5 == 0 {
+                kept.push((message.clone(), round));
+            }
+            let Body::Inline(inline) = &message.0 else { panic!("it is inline") };
+            assert_eq!((&message[..], inline.0.attributes()), (&payload[..], &attributes[..]));
+            assert_eq!((message.sequence(), message.timestamp_ns()), (round as u64, !round as u64));
+            assert_eq!(message.publisher().id, publisher.id);
+        }
+        for (message, round) in kept {
+            assert_eq!((&message[..], message.sequence()), (&vec![round as u8; round][..], round as u64));
+        }
+        let weak = publishers.each_ref().map(Arc::downgrade);
+        drop(publishers);
+        // One that outlives its thread, and that thread's spare.
+        drop(std::thread::spawn(move || Message::copied(&info(2), 0, 0, b"", b"")).join());
+        let left = weak.iter().filter(|publisher| publisher.strong_count() > 0).count();
+        assert!(left <= 1, "the spare refers to one publisher at most");
+    }
 
     #[test]
     fn a_record_names_memory_that_is_there() {

@@ -292,10 +292,10 @@ impl Subscriber {
         // Not through `try_receive`: passing `take` on costs a call and a move of the message.
         let mut guard = self.shared.lock()?;
         let open = self.shared.opened(&mut guard)?;
-        match open.take(&self.shared.options) {
-            Ok(None) => open.found_nothing(&self.shared.options, Open::take),
-            result => result,
+        if let Some(message) = open.take(&self.shared.options)? {
+            return Ok(Some(message));
         }
+        open.found_nothing(&self.shared.options, Open::take)
     }
 
     /// The next message, with an interruptible wait.
@@ -871,7 +871,7 @@ impl Open {
             && let Some(connection) = self.connections.get_mut(self.turn)
             && let Some(head) = connection.take_inline()
         {
-            let message = Message::inline(Arc::clone(&connection.link.info), head, &connection.scratch);
+            let message = Message::inline(&connection.link.info, head, &connection.scratch);
             let len = head.payload_len() as u64;
             self.stats.copied_bytes += len;
             self.took(options, len, head.timestamp_ns);
@@ -884,7 +884,7 @@ impl Open {
     fn take_unusual(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
         let Some(taken) = self.take_record(options)? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
-        Ok(Some(Message::new(Arc::clone(&connection.link.info), taken, &connection.scratch)))
+        Ok(Some(Message::new(&connection.link.info, taken, &connection.scratch)))
     }
 
     #[cold]

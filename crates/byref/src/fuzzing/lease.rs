@@ -218,7 +218,7 @@ impl Stage {
     fn take(&mut self) {
         let Some(len) = self.sent.pop_front() else { return };
         let Ok(taken) = self.honest.take(LOSSLESS, &mut self.lost) else { panic!("a message is missing") };
-        let message = Message::new(Arc::clone(&self.honest.link.info), taken, &self.honest.scratch);
+        let message = Message::new(&self.honest.link.info, taken, &self.honest.scratch);
         assert_eq!((message.sequence(), message.len(), self.lost), (self.taken, len, 0));
         assert!(is_content(self.taken, &message), "wrong bytes");
         self.kept.push_back((self.taken, message));

@@ -299,14 +299,13 @@ impl<'a> Stage<'a> {
         if self.depth == LOSSLESS
             && let Some(head) = self.connection.take_inline()
         {
-            let message = Message::inline(Arc::clone(&self.connection.link.info), head, &self.connection.scratch);
+            let message = Message::inline(&self.connection.link.info, head, &self.connection.scratch);
             self.took(message);
             return true;
         }
         match self.connection.take(self.depth, &mut self.lost) {
             Ok(taken) => {
-                let info = Arc::clone(&self.connection.link.info);
-                let message = Message::new(info, taken, &self.connection.scratch);
+                let message = Message::new(&self.connection.link.info, taken, &self.connection.scratch);
                 self.took(message);
                 true
             }
