@@ -806,9 +806,9 @@ impl Shared {
         match attempt(self, self.opened(&mut guard)?) {
             Attempt::Done(value) => Ok(value),
             Attempt::Fail(error) => Err(error),
-            Attempt::Wait { .. } => {
+            Attempt::Wait { at, poll } => {
                 drop(guard);
-                self.until_slowly(wait, what, &mut attempt)
+                self.until_slowly(wait, what, (at, poll), &mut attempt)
             }
         }
     }
@@ -818,22 +818,30 @@ impl Shared {
         &self,
         wait: &mut Wait<'_>,
         what: &'static str,
+        (at, poll): (u64, Option<Duration>),
         attempt: &mut dyn FnMut(&Self, &mut Open) -> Attempt<T>,
     ) -> Result<T> {
         if !wait.is_allowed() {
             return Err(Error::WouldBlock { topic: self.topic.clone() });
         }
-        let door = {
+        let (door, batch) = {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.waits += 1;
-            Arc::clone(&open.door)
+            // A look costs the reader the lines it writes and reads for every record: not for one record's room each.
+            let batch = if poll.is_none() { open.batch(at) } else { 0 };
+            (Arc::clone(&open.door), batch)
         };
         for _ in 0..SPINS {
             for _ in 0..32 {
                 std::hint::spin_loop();
             }
-            match attempt(self, self.opened(&mut self.lock()?)?) {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            if batch > 0 && !open.has_room(self.history, batch) {
+                continue;
+            }
+            match attempt(self, open) {
                 Attempt::Done(value) => return Ok(value),
                 Attempt::Fail(error) => return Err(error),
                 Attempt::Wait { .. } => {}
@@ -1221,10 +1229,19 @@ impl Open {
         }
     }
 
+    /// How many more records than one are worth waiting for while the subscriber at `needed` has this many to read: a quarter.
+    fn batch(&self, needed: u64) -> u64 {
+        self.tail.saturating_sub(needed) / 4
+    }
+
     /// From where on to wake a publisher that waits for the cursor `needed`, and when to look without being woken.
     fn batched(&self, needed: u64) -> (u64, Option<Duration>) {
-        let lag = self.tail.saturating_sub(needed);
-        (needed + lag / 4, Some(Duration::from_millis(1)))
+        (needed + self.batch(needed), Some(Duration::from_millis(1)))
+    }
+
+    /// Whether there is room for more than so many records; the mark stays where it is.
+    fn has_room(&self, history: u64, records: u64) -> bool {
+        self.horizon(history, true).limit > self.tail + records
     }
 
     /// Whether every lossless subscriber has been sent all descriptors.
