@@ -45,6 +45,12 @@ def refusal(call: Callable[[], object]) -> str:
     raise AssertionError(f"nothing was refused: {found!r}")
 
 
+def is_shortage(text: str, what: str, option: str, most: int) -> bool:
+    """Whether an error says what failed for lack of something, and how much of it `ulimit` allows."""
+    unit = {"-v": " KiB", "-n": ";"}[option]
+    return text.startswith(f"Error: topic 't': {what}") and f"`ulimit {option}`: {most}{unit}" in text
+
+
 def once_there_is_room(call: Callable[[], object]) -> None:
     """What was refused in the background may be told once more. Nothing else may go wrong."""
 
@@ -136,14 +142,11 @@ def test_a_publisher_without_address_space(spawn: Spawn, endpoints: Endpoints) -
     sub = endpoints.subscriber()
     publisher = spawn(publish_in_little_space)
     text, most = publisher.hear()
-    assert text.startswith("Error: topic 't': cannot make the ring: ")
-    assert f"`ulimit -v`: {most} KiB" in text
+    assert is_shortage(text, "cannot make the ring", "-v", most)
     text, most = publisher.hear()
-    assert text.startswith("Error: topic 't': cannot take more payload memory: ")
-    assert f"`ulimit -v`: {most} KiB" in text
+    assert is_shortage(text, "cannot take more payload memory", "-v", most)
     text, most, sent = publisher.hear()
-    assert text.startswith("Error: topic 't': cannot take more payload memory: ")
-    assert f"`ulimit -v`: {most} KiB" in text
+    assert is_shortage(text, "cannot take more payload memory", "-v", most)
     assert sent > 2000
     held = [sub.recv(timeout=20) for _ in range(sent)]
     # The oldest stay: whoever looks at those only finds nothing.
@@ -187,16 +190,14 @@ def test_a_subscriber_without_address_space(spawn: Spawn, endpoints: Endpoints) 
     subscriber = spawn(receive_in_little_space)
     for _ in range(2):
         text, most = subscriber.hear()
-        assert text.startswith("Error: topic 't': cannot connect to a publisher, trying again: ")
-        assert f"`ulimit -v`: {most} KiB" in text
+        assert is_shortage(text, "cannot connect to a publisher, trying again", "-v", most)
     subscriber.hear()
     eventually(lambda: len(pub.subscribers) == 1, "the first one has left")
     for seed in range(3):
         pub.send(payload(seed, LARGE if seed else 10))
     for _ in range(2):
         text, most = subscriber.hear()
-        assert text.startswith("Error: topic 't': cannot map a publisher's memory: ")
-        assert f"`ulimit -v`: {most} KiB" in text
+        assert is_shortage(text, "cannot map a publisher's memory", "-v", most)
     subscriber.finish()
 
 
@@ -219,8 +220,7 @@ def test_a_private_view_without_address_space(spawn: Spawn, endpoints: Endpoints
     pub.wait_for_subscribers(timeout=30)
     pub.send(payload(0, 64 * MIB))
     text, most = subscriber.hear()
-    assert text.startswith("Error: topic 't': cannot make a private view: ")
-    assert f"`ulimit -v`: {most} KiB" in text
+    assert is_shortage(text, "cannot make a private view", "-v", most)
     subscriber.finish()
 
 
@@ -298,16 +298,14 @@ def test_a_publisher_without_descriptors(spawn: Spawn, endpoints: Endpoints) -> 
     endpoints.subscriber("nothing")  # A process looks around, at every socket, with its first endpoint.
     publisher = spawn(publish_with_few_descriptors)
     text, most = publisher.hear()
-    assert text.startswith("Error: topic 't': cannot ")
-    assert f"`ulimit -n`: {most};" in text
+    assert is_shortage(text, "cannot", "-n", most)
     publisher.hear()
     sub = endpoints.subscriber()
     text, most = publisher.hear()
     assert text.startswith("Timeout: waiting for subscribers on topic 't' timed out ")
     assert f"`ulimit -n`: {most};" in text
     text, most = publisher.hear()
-    assert text.startswith("Error: topic 't': cannot take more payload memory: ")
-    assert f"`ulimit -n`: {most};" in text
+    assert is_shortage(text, "cannot take more payload memory", "-n", most)
     for seed, size in enumerate((10, LARGE)):
         msg = sub.recv(timeout=20)
         assert (msg.sequence, is_payload(msg, seed, size)) == (seed, True)
@@ -341,16 +339,14 @@ def test_a_subscriber_without_descriptors(spawn: Spawn, endpoints: Endpoints) ->
     subscriber.hear()
     pub = endpoints.publisher()
     text, most = subscriber.hear()
-    assert text.startswith("Error: topic 't': cannot connect to a publisher, trying again: ")
-    assert f"`ulimit -n`: {most};" in text
+    assert is_shortage(text, "cannot connect to a publisher, trying again", "-n", most)
     subscriber.hear()
     pub.wait_for_subscribers(timeout=30)
     for seed in range(3):
         pub.send(payload(seed, LARGE if seed else 10).tobytes())  # Arrays need a module, so a file.
     for _ in range(2):
         text, most = subscriber.hear()
-        assert text.startswith("Error: topic 't': cannot map a publisher's memory: ")
-        assert f"`ulimit -n`: {most};" in text
+        assert is_shortage(text, "cannot map a publisher's memory", "-n", most)
     subscriber.finish()
 
 

@@ -134,6 +134,8 @@ def run(
     # Tests of one kind come one after the other: less has to be built anew.
     entries.sort(key=lambda entry: ".py::" in entry["test"])
     try:
+        if not entries:
+            raise Trouble(f"no entry of {file} has any of these in it: {' '.join(words)}")
         tests = make_tests()
         for test in dict.fromkeys(entry["test"] for entry in entries):
             if tests.fails(test):

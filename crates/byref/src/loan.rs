@@ -58,8 +58,8 @@ impl Loan {
         self.copied += bytes;
     }
 
-    /// Copies `bytes` to the payload's bytes from `at` on, as fast as the machine can: a payload larger than the processor's
-    /// caches does not go through them.
+    /// Copies `bytes` to the payload's bytes from `at` on, as fast as the machine can: a payload larger than a quarter of the
+    /// processor's last cache does not go through the caches.
     ///
     /// # Panics
     /// When they reach beyond the payload's end.

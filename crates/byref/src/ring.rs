@@ -264,7 +264,8 @@ impl<'a> Ring<'a> {
 
     // ---- the readers' side ----
 
-    /// Asks for the lines of a record that will be read soon. Of one that is being written that would be a hindrance.
+    /// Asks for the lines of a record that will be read soon. It is to be complete: of one that is being written, the first line
+    /// would be taken from under the pen.
     #[inline]
     pub fn expect(self, position: u64) {
         for line in self.record(position).chunks(8).take(PREPARED_LINES) {
@@ -277,7 +278,7 @@ impl<'a> Ring<'a> {
     pub fn look_inline(self, position: u64, data: &InlineData) -> Option<Head> {
         let record = self.record(position);
         if stamp(record) != position + 1 {
-            // Of two lines, which then come together.
+            // A publisher writes this line first and the stamp's last: asked for now, this one comes with that one.
             crate::sys::prefetch::for_reading(&record[LINE_WORDS]);
             return None;
         }

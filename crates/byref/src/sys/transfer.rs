@@ -74,9 +74,11 @@ fn stream_line(to: &mut [u8; LINE], from: &[u8; LINE]) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::sys::memory::OwnedSegment;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn streams_copy_every_byte_and_no_other() {
@@ -89,6 +91,44 @@ mod tests {
             assert_eq!(target[at..at + len], source[from..from + len]);
             assert!(target[..at].iter().chain(&target[at + len..]).all(|byte| *byte == 255), "{at}, {from}, {len}");
         }
+    }
+
+    /// One thread streams and then says so, as a publisher does; the other one looks at once.
+    #[test]
+    fn what_was_streamed_is_there_before_what_is_stored_next() {
+        const ROUNDS: u64 = 100_000;
+        const LEN: usize = 16 * LINE;
+        let memory = OwnedSegment::new("test", LEN as u64).unwrap();
+        memory.populate(0..LEN as u64).unwrap();
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        let wait_for = |word: &AtomicU64, round| {
+            let mut looks = 0u32;
+            while word.load(Ordering::Acquire) < round {
+                looks += 1;
+                if looks.is_multiple_of(1 << 10) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+        };
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut missing = 0;
+                for round in 1..=ROUNDS {
+                    wait_for(&sent, round);
+                    let words = memory.map().words()[..LEN / 8].iter().rev();
+                    missing += words.filter(|word| word.load(Ordering::Relaxed) != round).count();
+                    received.store(round, Ordering::Release);
+                }
+                missing
+            });
+            for round in 1..=ROUNDS {
+                let content = round.to_ne_bytes().repeat(LEN / 8);
+                // SAFETY: the mapping has so many bytes, which the other thread reads only between `sent` and `received`.
+                let to = unsafe { std::slice::from_raw_parts_mut(memory.map().as_ptr(), LEN) };
+                stream(to, &content);
+                sent.store(round, Ordering::Release);
+                wait_for(&received, round);
+            }
+            assert_eq!(reader.join().unwrap(), 0, "words that came late");
+        });
     }
 
     #[test]
