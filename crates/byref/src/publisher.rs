@@ -828,17 +828,17 @@ impl Shared {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.waits += 1;
-            // A look costs the reader the lines it writes and reads for every record: not for one record's room each.
+            // Taking each free record as it comes costs the reader a line that it needs for every message.
             let batch = if poll.is_none() { open.batch(at) } else { 0 };
             (Arc::clone(&open.door), batch)
         };
-        for _ in 0..SPINS {
+        for round in 1..=SPINS {
             for _ in 0..32 {
                 std::hint::spin_loop();
             }
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
-            if batch > 0 && !open.has_room(self.history, batch) {
+            if batch > 0 && round < SPINS && !open.has_room(self.history, batch) {
                 continue;
             }
             match attempt(self, open) {
@@ -1229,9 +1229,11 @@ impl Open {
         }
     }
 
-    /// How many more records than one are worth waiting for while the subscriber at `needed` has this many to read: a quarter.
+    /// How many more records than one are worth waiting for: a quarter of what the subscriber at `needed` has to read, and of what
+    /// any other one ever leaves room for.
     fn batch(&self, needed: u64) -> u64 {
-        self.tail.saturating_sub(needed) / 4
+        let least = self.lossless().map(|peer| peer.depth).min().unwrap_or(0);
+        self.tail.saturating_sub(needed).min(least) / 4
     }
 
     /// From where on to wake a publisher that waits for the cursor `needed`, and when to look without being woken.
