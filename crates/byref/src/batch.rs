@@ -3,11 +3,11 @@
 use crate::attributes::{Attributes, Layout};
 use crate::message::{Hold, Message, PublisherInfo};
 use crate::ring::{Head, InlineData};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-/// Room that a batch makes for its first message, in messages.
-const USUAL: usize = 128;
+/// Room that a batch makes at once, in messages: for some that are not there yet, and for no more than a peer's word is worth.
+const ROOM: RangeInclusive<usize> = 1 << 7..=1 << 14;
 
 /// Messages in the order in which they were taken. Small ones lie copied one behind the other; rows of a block are the
 /// publisher's memory, and held as a whole.
@@ -34,6 +34,8 @@ impl Default for Content {
 struct Each {
     sequences: Vec<u64>,
     timestamps_ns: Vec<u64>,
+    /// How many there is to be room for, if it was not made yet.
+    announced: usize,
     /// The payloads that were copied, and where each message's ends.
     bytes: Vec<u8>,
     ends: Vec<usize>,
@@ -60,6 +62,11 @@ impl Batch {
             Content::Each(each) => each,
             Content::Rows(_) => unreachable!("rows are all that their batch is"),
         }
+    }
+
+    /// About so many messages will be pushed.
+    pub(crate) fn announce(&mut self, count: usize) {
+        self.each().announced = count.clamp(*ROOM.start(), *ROOM.end());
     }
 
     #[inline]
@@ -239,16 +246,23 @@ impl Each {
     /// `len`: that of a payload that was copied, and ends at `end`.
     #[inline]
     fn push(&mut self, head: Head, len: Option<usize>, end: usize) {
-        if self.sequences.is_empty() {
-            self.sequences.reserve(USUAL);
-            self.timestamps_ns.reserve(USUAL);
-            self.ends.reserve(USUAL);
-            self.bytes.reserve(USUAL * len.unwrap_or(0));
+        if self.announced > 0 {
+            self.make_room(len.unwrap_or(0));
         }
         self.equal = if self.sequences.is_empty() { len } else { self.equal.filter(|equal| Some(*equal) == len) };
         self.sequences.push(head.sequence);
         self.timestamps_ns.push(head.timestamp_ns);
         self.ends.push(end);
+    }
+
+    /// For messages like this one, as many as were announced.
+    #[cold]
+    fn make_room(&mut self, len: usize) {
+        let count = std::mem::take(&mut self.announced);
+        self.sequences.reserve(count);
+        self.timestamps_ns.reserve(count);
+        self.ends.reserve(count);
+        self.bytes.reserve(count * len);
     }
 
     /// Of the message pushed last.

@@ -243,7 +243,9 @@ impl Connection {
     /// and not more records than the ring has, so that a publisher that is as fast as this does not keep it here.
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
-        for _ in 0..most.min(self.ring.capacity as usize) {
+        let most = most.min(self.ring.capacity as usize);
+        batch.announce(most.min(self.ring.get().tail().saturating_sub(self.cursor) as usize));
+        for _ in 0..most {
             if depth == LOSSLESS
                 && let Some(head) = self.find_inline()
             {
