@@ -3,11 +3,13 @@
 use crate::attributes::{Attributes, Layout};
 use crate::message::{Hold, Message, PublisherInfo};
 use crate::ring::{Head, InlineData};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Room that a batch makes at once, in messages: for some that are not there yet, and for no more than a peer's word is worth.
-const ROOM: RangeInclusive<usize> = 1 << 7..=1 << 14;
+/// Messages for which a batch has room before it is known how many there are.
+pub(crate) const FEW: usize = 128;
+/// And for which it makes room at once: how many there are is a peer's word.
+const MANY: usize = 1 << 14;
 
 /// Messages in the order in which they were taken. Small ones lie copied one behind the other; rows of a block are the
 /// publisher's memory, and held as a whole.
@@ -64,9 +66,9 @@ impl Batch {
         }
     }
 
-    /// About so many messages will be pushed.
+    /// About so many messages more will be pushed.
     pub(crate) fn announce(&mut self, count: usize) {
-        self.each().announced = count.clamp(*ROOM.start(), *ROOM.end());
+        self.each().announced = count.min(MANY);
     }
 
     #[inline]

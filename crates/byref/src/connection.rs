@@ -1,6 +1,6 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, FEW};
 use crate::glossary::{self, GLOSSARY};
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
@@ -244,8 +244,13 @@ impl Connection {
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
         let most = most.min(self.ring.capacity as usize);
-        batch.announce(most.min(self.ring.get().tail().saturating_sub(self.cursor) as usize));
-        for _ in 0..most {
+        for taken in 0..most {
+            match taken {
+                0 => batch.announce(FEW),
+                // A look at the tail, for which few messages would not be worth to wait.
+                FEW => batch.announce((most - FEW).min(self.ring.get().tail().saturating_sub(self.cursor) as usize)),
+                _ => {}
+            }
             if depth == LOSSLESS
                 && let Some(head) = self.find_inline()
             {
