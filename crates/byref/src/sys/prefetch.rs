@@ -26,3 +26,14 @@ pub(crate) fn for_reading<T>(cell: &T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = cell;
 }
+
+/// Asks for the cache line of `cell`, which will be read once, without waiting for it; it is to displace nothing.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn for_reading_once<T>(cell: &T) {
+    // SAFETY: a prefetch reads and writes nothing, and the address is that of a live reference anyway.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_NTA, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_NTA>(std::ptr::from_ref(cell).cast::<i8>());
+    }
+}
