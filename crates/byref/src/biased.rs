@@ -22,8 +22,8 @@
 //! Model: `one_inside`.
 #![allow(unsafe_code)]
 
+use crate::locks::{Mutex, MutexGuard};
 use crate::sync::{AtomicU64, Ordering, Pairing, heavy_fence};
-use parking_lot::{Mutex, MutexGuard};
 use std::cell::{Cell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;

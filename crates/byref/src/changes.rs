@@ -1,8 +1,9 @@
 //! Waiting until something that seldom happens has happened: a peer came, or left.
 
 use crate::error::Result;
+use crate::locks::Mutex;
 use crate::wait::Wait;
-use parking_lot::{Condvar, Mutex};
+use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
 /// A signal may arrive at another thread, so a waiting one looks so often.
@@ -36,11 +37,13 @@ impl Changes {
                 return Ok(Ended::Done);
             }
             let Some(left) = wait.remaining() else { return Ok(Ended::TimedOut) };
-            let mut count = self.count.lock();
+            let count = self.count.lock();
             if *count == seen {
-                self.changed.wait_for(&mut count, left.unwrap_or(SLICE).min(SLICE));
+                let slice = left.unwrap_or(SLICE).min(SLICE);
+                drop(self.changed.wait_timeout(count, slice).unwrap_or_else(PoisonError::into_inner));
+            } else {
+                drop(count);
             }
-            drop(count);
             if wait.is_interrupted() {
                 return Ok(Ended::Interrupted);
             }

@@ -2,8 +2,8 @@
 //!
 //! Publishers and subscribers count under their own locks; whoever asks adds them up.
 
+use crate::locks::Mutex;
 use crate::sys::fork::PerProcess;
-use parking_lot::Mutex;
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};

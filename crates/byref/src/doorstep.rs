@@ -1,7 +1,7 @@
 //! Connections to a publisher that have said nothing yet. Each has a descriptor, so there are only so many of them.
 
+use crate::locks::Mutex;
 use crate::service::Token;
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 
 /// The most connections that are accepted at once: the service thread has other tasks, too.

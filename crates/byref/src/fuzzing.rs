@@ -3,8 +3,8 @@
 //! A target makes of any bytes what a peer could have written, lets the library read it, and checks what must hold. One more
 //! target is a file here, a line in [`TARGETS`] and a folder in `fuzz/corpus`.
 
+use crate::locks::{Mutex, MutexGuard};
 use arbitrary::{Arbitrary, Unstructured};
-use parking_lot::{Mutex, MutexGuard};
 use std::path::PathBuf;
 
 mod attributes;

@@ -5,8 +5,8 @@
 //! refers to it; such a record says so ([`Descriptor::refers`](crate::ring::Descriptor)), and a reader maps the glossary
 //! before it hands the message out. So late joiners, and subscribers that lose messages, know every entry that they meet.
 
+use crate::locks::Mutex;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
-use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::HashMap;
 use std::io;

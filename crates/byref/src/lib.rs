@@ -55,6 +55,7 @@ mod glossary;
 mod handshake;
 mod lease;
 mod loan;
+mod locks;
 mod lookout;
 mod message;
 #[cfg(all(test, loom))]

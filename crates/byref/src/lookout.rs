@@ -1,9 +1,9 @@
 //! Tells subscribers which publishers appear. One watch per directory serves all subscribers of a process.
 
+use crate::locks::Mutex;
 use crate::rendezvous::{Directory, News, Watch};
 use crate::service::{Handle, Next, Token};
 use crate::sys::epoll::Interest;
-use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, Weak};
 

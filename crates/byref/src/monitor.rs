@@ -21,6 +21,7 @@
 use crate::doorstep::ACCEPTED_AT_ONCE;
 use crate::error::{Error, Result};
 use crate::handshake;
+use crate::locks::Mutex;
 use crate::rendezvous::{self, CANNOT_LIST, CANNOT_LISTEN, Directory};
 use crate::service::{self, Handle, Next, Service, Token};
 use crate::subscriber::Subscriber;
@@ -32,7 +33,6 @@ use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::process::{monotonic_ns, realtime_ns};
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic::MAX_TOPIC;
-use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;

@@ -19,6 +19,7 @@ use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
 use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
+use crate::locks::{Mutex, Turn};
 use crate::peer::Peer;
 use crate::pool::{Chunk, NoChunk, Pool, Sent};
 use crate::rendezvous::{self, CANNOT_LISTEN, Directory};
@@ -37,7 +38,6 @@ use crate::topic;
 use crate::wait::Wait;
 use crate::wake::Sleeper;
 use eviction::Limits;
-use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
@@ -200,7 +200,7 @@ pub(crate) struct Shared {
     /// What this process is short of, so that the last subscriber to come could not be taken in.
     short_of: Mutex<Option<String>>,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
-    sleeping: Mutex<()>,
+    sleeping: Turn,
 }
 
 /// Everything that closing gives back.
@@ -341,7 +341,7 @@ impl Publisher {
             final_stats: Mutex::default(),
             changed: Changes::default(),
             short_of: Mutex::default(),
-            sleeping: Mutex::new(()),
+            sleeping: Turn::default(),
         });
         let mut open = shared.open.lock();
         let listener = {
@@ -864,7 +864,7 @@ impl Shared {
             }
             let left = wait.slice(left);
             leader = leader
-                .or_else(|| self.sleeping.try_lock_for(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
+                .or_else(|| self.sleeping.take_within(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
             let mut guard = self.lock()?;
             let Some(open) = guard.as_mut() else { break Err(self.closed()) };
             let (at, poll) = match attempt(self, open) {

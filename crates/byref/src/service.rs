@@ -4,12 +4,12 @@
 //! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
 
 use crate::error::{Error, Result};
+use crate::locks::Mutex;
 use crate::lookout::Lookout;
 use crate::rendezvous::Directory;
 use crate::sys::epoll::{Bell, Epoll, Interest};
 use crate::sys::fork::{ForkId, PerProcess};
 use crate::sys::process::spawn_without_signals;
-use parking_lot::Mutex;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::HashMap;
 use std::io;

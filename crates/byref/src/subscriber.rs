@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
 use crate::lease::LEASE_LEN;
+use crate::locks::{Mutex, Turn};
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
 use crate::rendezvous::{self, CANNOT_LIST, Directory};
@@ -28,7 +29,6 @@ use crate::sys::process::Process;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use crate::wait::Wait;
-use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::VecDeque;
 use std::io;
@@ -156,7 +156,7 @@ struct Shared {
     /// Publishers came or went.
     changed: Changes,
     /// Held by the one thread that sleeps for a publisher's ring; others look again now and then.
-    sleeping: Mutex<()>,
+    sleeping: Turn,
 }
 
 /// Everything that closing gives back.
@@ -267,7 +267,7 @@ impl Subscriber {
             open: Biased::new(Some(open)),
             final_stats: Mutex::default(),
             changed: Changes::default(),
-            sleeping: Mutex::new(()),
+            sleeping: Turn::default(),
         });
         let registered = lookout.register(&shared);
         registered.map_err(Error::meeting(&topic, directory.path(), CANNOT_LIST))?;
@@ -615,7 +615,7 @@ impl Shared {
             if leader.is_none() {
                 // Whoever sleeps takes one message and lets the next one sleep.
                 let most = slice.unwrap_or(FOLLOWER_SLICE).min(FOLLOWER_SLICE);
-                leader = self.sleeping.try_lock_for(most);
+                leader = self.sleeping.take_within(most);
                 look_for_signals = leader.is_none();
                 if leader.is_none() {
                     continue;

@@ -38,13 +38,13 @@
 use super::{LOST_RING, Open, Shared};
 use crate::claim::Policy;
 use crate::error::{Error, Result};
+use crate::locks::Mutex;
 use crate::peer::Peer;
 use crate::ring::NEVER;
 use crate::service::{Next, Service};
 use crate::sync::heavy_fence;
 use crate::sys::epoll::{Bell, Interest};
 use crate::wait::Wait;
-use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::fcntl_dupfd_cloexec;
 use std::io;

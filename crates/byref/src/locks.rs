@@ -1,0 +1,77 @@
+//! Locks that keep all of their state in themselves.
+//!
+//! A process may fork while its threads take and release locks. A child that makes objects of its own must find their locks
+//! usable, so no lock may depend on a table that all locks of a process share, as those of `parking_lot` do: another
+//! thread may have held that table's own lock at the fork. The standard library's locks are a word and a futex each.
+
+use std::sync::{Condvar, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(crate) use std::sync::MutexGuard;
+
+/// A mutex that a panic does not poison: what it protects is consistent between any two statements that may panic.
+#[derive(Default)]
+pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub const fn new(value: T) -> Self {
+        Mutex(std::sync::Mutex::new(value))
+    }
+
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A right that one thread at a time has, and that others wait for up to a time limit.
+#[derive(Default)]
+pub(crate) struct Turn {
+    taken: Mutex<bool>,
+    given_back: Condvar,
+}
+
+/// The right; dropping it gives it back.
+pub(crate) struct TurnGuard<'a>(&'a Turn);
+
+impl Turn {
+    /// Takes the right; `None`: another thread had it for all of `most`.
+    pub fn take_within(&self, most: Duration) -> Option<TurnGuard<'_>> {
+        let deadline = Instant::now().checked_add(most);
+        let mut taken = self.taken.lock();
+        while *taken {
+            let left = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return None;
+            }
+            taken = self.given_back.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Some(TurnGuard(self))
+    }
+}
+
+impl Drop for TurnGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock() = false;
+        self.0.given_back.notify_one();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_one_threads_and_comes_back() {
+        let turn = Turn::default();
+        let mine = turn.take_within(Duration::ZERO).expect("nobody has it");
+        assert!(turn.take_within(Duration::from_millis(20)).is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| turn.take_within(Duration::MAX).is_some());
+            drop(mine);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(turn.take_within(Duration::ZERO).is_some());
+    }
+}
