@@ -26,12 +26,18 @@ pub(crate) struct Candidates {
     under_way: usize,
 }
 
+impl Candidate {
+    pub fn new(name: &str) -> Self {
+        Candidate { name: name.to_owned(), pause: FIRST_PAUSE }
+    }
+}
+
 impl Candidates {
     /// A name in the directory.
     pub fn meet(&mut self, name: &str) {
         if !self.known.contains(name) {
             self.known.insert(name.to_owned());
-            self.waiting.push_back(Candidate { name: name.to_owned(), pause: FIRST_PAUSE });
+            self.waiting.push_back(Candidate::new(name));
         }
     }
 

@@ -29,6 +29,7 @@ pub(crate) mod enabled {
 
     /// All points. One that the code names and this list does not is an error of the build.
     const POINTS: &[&str] = &[
+        "service.woken",
         "listen.bound",
         "listen.announced",
         "listen.ring_made",

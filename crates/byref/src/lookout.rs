@@ -3,6 +3,7 @@
 use crate::locks::Mutex;
 use crate::rendezvous::{Directory, News, Watch};
 use crate::service::{Handle, Next, Token};
+use crate::subscriber::TIDY;
 use crate::sys::epoll::Interest;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -12,6 +13,8 @@ pub(crate) trait Listener: Send + Sync {
     /// Perhaps not for the first time.
     fn appeared(self: Arc<Self>, name: &str);
     fn vanished(&self, name: &str);
+    /// Does what is to be done now and then.
+    fn tidy(&self);
     /// Lists the directory: it is new to the listener, or something was missed.
     fn look_around(self: Arc<Self>) -> io::Result<()>;
 }
@@ -50,6 +53,12 @@ impl Lookout {
             Next::Keep
         })?;
         *lookout.task.lock() = Some(task);
+        let tidying = Arc::downgrade(&lookout);
+        service.after(TIDY, move |_, _, _| {
+            let Some(lookout) = tidying.upgrade() else { return Next::Done };
+            lookout.listeners().iter().for_each(|listener| listener.tidy());
+            Next::After(TIDY)
+        });
         lookouts.push(Arc::downgrade(&lookout));
         Ok(lookout)
     }

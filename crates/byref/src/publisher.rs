@@ -21,7 +21,7 @@ use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
 use crate::locks::{Mutex, Turn};
 use crate::peer::Peer;
-use crate::pool::{Chunk, NoChunk, Pool, Sent};
+use crate::pool::{Chunk, Fate, NoChunk, Pool, Sent};
 use crate::rendezvous::{self, CANNOT_LISTEN, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
@@ -62,6 +62,13 @@ const RECHECKS: usize = 64;
 const LATER: Duration = Duration::from_millis(10);
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
+/// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
+/// unmap it within a few [`TIDY`](crate::subscriber::TIDY) at most.)
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The first pause before a look whether retired memory was unmapped; later ones double.
+const FIRST_SETTLING: Duration = Duration::from_millis(20);
+/// A subscriber that was written off is looked at again after this time, while something waits for it.
+const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(250);
 /// Memory is taken from the system in steps of this size, between which signals are noticed.
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
@@ -244,6 +251,8 @@ struct Open {
     flushing: bool,
     /// Another one gives unused segments back.
     shrinking: bool,
+    /// And one looks whether what was retired is unmapped.
+    settling: bool,
     shared: Weak<Shared>,
     door: Arc<Door>,
     directory: Arc<Directory>,
@@ -384,6 +393,7 @@ impl Publisher {
             waits: 0,
             flushing: false,
             shrinking: false,
+            settling: false,
             shared: Arc::downgrade(&shared),
             door,
             directory,
@@ -727,10 +737,12 @@ impl Shared {
                 }
                 Err(NoChunk::Full) => {
                     open.warn_of_blocked_send(&shared.topic);
-                    let holders = open.describe_holders();
-                    Attempt::Fail(exhausted(format!(
-                        "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
-                    )))
+                    let obstacles = open.describe_obstacles(true);
+                    let advice = "release messages (or discard loans), or raise max_memory";
+                    Attempt::Fail(exhausted(match obstacles.is_empty() {
+                        true => advice.to_owned(),
+                        false => format!("{obstacles}; {advice}"),
+                    }))
                 }
             })?;
         self.populate(chunk, wait)
@@ -911,8 +923,10 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        let hint = self.lock().ok().and_then(|guard| guard.as_ref().map(Open::describe_holders)).unwrap_or_default();
-        let hint = if hint.is_empty() { hint } else { format!(";{hint}") };
+        let guard = self.lock().ok();
+        let hint =
+            guard.and_then(|guard| guard.as_ref().map(|open| open.describe_obstacles(false))).unwrap_or_default();
+        let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
         Error::Timeout { what, topic: self.topic.clone(), waited: wait.given(), hint }
     }
 
@@ -929,8 +943,11 @@ impl Shared {
         for _ in 0..16 {
             match socket::receive(&socket, &mut packet) {
                 Ok(Received::Packet(..)) => {}
+                Ok(Received::HungUp) if socket::is_hung_up(&socket) => return self.lose(peer, true),
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => break, // The system's own trouble.
                 Ok(Received::Empty | Received::OutOfDescriptors) => break,
-                Ok(Received::HungUp) | Err(_) => return self.lose(peer, true),
+                // An empty packet, or one that is too long. Its holds are its own until it hangs up.
+                Ok(Received::HungUp) | Err(_) => return self.turn_away(peer, "sent what no subscriber sends"),
             }
         }
         if let Some(open) = self.open.lock().as_mut() {
@@ -938,7 +955,19 @@ impl Shared {
         }
     }
 
-    /// A subscriber's process died, or (`hung_up`) nobody is left who could look at what it holds.
+    /// Disconnects a subscriber that broke the rules.
+    fn turn_away(&self, peer: u64, why: &str) {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return };
+        if let Some(index) = open.peers.iter().position(|found| found.id == peer && !found.evicted) {
+            open.evict(&self.topic, index, why);
+        }
+        drop(guard);
+        self.changed.notify();
+    }
+
+    /// A subscriber's process died, or (`hung_up`) its connection was seen to have ended: nobody is left who could look at what
+    /// it holds.
     pub(crate) fn lose(&self, peer: u64, hung_up: bool) {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
@@ -963,21 +992,26 @@ impl Shared {
         }
     }
 
-    /// Sends what full sockets did not take before; `true` when that is all.
-    fn flush_outboxes(&self) -> bool {
+    /// Sends what full sockets did not take before; gives the time to try again, unless that was all.
+    fn flush_outboxes(&self) -> Option<Duration> {
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return true };
-        let mut all = true;
+        let open = guard.as_mut()?;
+        let next = open.generation + 1;
+        let mut again = None;
         let mut evicted = false;
         for peer in open.peers.iter_mut().filter(|peer| peer.is_told()) {
-            all &= peer.flush_outbox();
+            if !peer.flush_outbox(next) {
+                let pause = if peer.written_off { WRITTEN_OFF_LOOK } else { LATER };
+                again = again.into_iter().chain([pause]).min();
+            }
             evicted |= peer.evicted && peer.outbox.is_empty();
         }
-        open.flushing = !all;
+        open.flushing = again.is_some();
         if evicted {
             open.call_readers();
         }
-        all
+        open.call_those_told_late();
+        again
     }
 
     /// A subscriber could not be taken in for want of something. It, or the socket's backlog, will try again and again; that is
@@ -996,8 +1030,17 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return false };
         open.collect(self.history, usize::MAX);
         open.retire(Pool::retire_unused);
-        open.shrinking = open.pool.is_large() || open.pool.awaits_unmapping();
+        open.shrinking = open.pool.is_large();
         open.shrinking
+    }
+
+    /// Gives retired memory back that nobody has mapped any more; `true`: some of it is still mapped.
+    fn settle_retired(&self) -> bool {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return false };
+        open.settle_retired();
+        open.settling = open.pool.has_retired();
+        open.settling
     }
 
     /// Takes a subscriber in.
@@ -1058,6 +1101,9 @@ impl Shared {
             alive,
             evicted: false,
             stall: None,
+            joined: open.generation,
+            written_off: false,
+            owes: 0,
             outbox,
             tasks,
             listening: None,
@@ -1249,11 +1295,13 @@ impl Open {
     /// Whether every lossless subscriber has been sent all descriptors.
     fn announced_to_lossless(&mut self) -> bool {
         let mut all = true;
+        let next = self.generation + 1;
         for peer in &mut self.peers {
             if !peer.outbox.is_empty() {
-                all &= peer.flush_outbox() || peer.policy != Policy::Block || !peer.is_connected();
+                all &= peer.flush_outbox(next) || peer.policy != Policy::Block || !peer.is_connected();
             }
         }
+        self.call_those_told_late();
         all
     }
 
@@ -1267,12 +1315,25 @@ impl Open {
 
     /// Sends what waits, as far as the sockets take it now; the service thread does the rest.
     fn send_outboxes(&mut self) {
+        self.flush_all();
+        self.call_those_told_late();
+    }
+
+    fn flush_all(&mut self) {
+        let next = self.generation + 1;
         let mut all = true;
         for peer in self.peers.iter_mut().filter(|peer| peer.is_told()) {
-            all &= peer.flush_outbox();
+            all &= peer.flush_outbox(next);
         }
         if !all {
             self.send_later();
+        }
+    }
+
+    /// Who was sent the news of retired memory after the generation had changed for it may have acknowledged that before.
+    fn call_those_told_late(&mut self) {
+        if self.peers.iter().any(|peer| peer.owes > self.generation) {
+            self.call_readers();
         }
     }
 
@@ -1281,9 +1342,8 @@ impl Open {
     fn send_later(&mut self) {
         if !std::mem::replace(&mut self.flushing, true) {
             let shared = self.shared.clone();
-            self.service.after(LATER, move |_, _, _| match shared.upgrade() {
-                Some(shared) if !shared.flush_outboxes() => Next::After(LATER),
-                _ => Next::Done,
+            self.service.after(LATER, move |_, _, _| {
+                shared.upgrade().and_then(|shared| shared.flush_outboxes()).map_or(Next::Done, Next::After)
             });
         }
     }
@@ -1352,18 +1412,26 @@ impl Open {
             let slot = self.held.pop_front().expect("the loop counts what is there");
             self.free_unless_held(slot);
         }
-        self.forget_unmapped();
+        self.settle_retired();
     }
 
-    /// Stops counting retired memory that no lossy subscriber has mapped any more. A lossless one is not waited for: a
-    /// segment is retired when it has taken and released all of it, so it can be one generation behind, no more; a lossy
-    /// one that pauses would keep any number.
-    fn forget_unmapped(&mut self) {
-        if self.pool.awaits_unmapping() {
-            let lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block && peer.is_connected());
-            let unmapped = lossy.map(|peer| peer.lease().generation()).min();
-            self.pool.forget_retired(unmapped.unwrap_or(u64::MAX));
-        }
+    /// Gives retired memory back that no subscriber has mapped any more. Until then it counts, whoever keeps it. But those who
+    /// may lose messages, or lost their claim, delay a send only so long: what they keep counts no more then against what this
+    /// publisher may take, and they get no more of it before they have given that back.
+    fn settle_retired(&mut self) {
+        let (peers, pool) = (&mut self.peers, &mut self.pool);
+        pool.settle_retired(|generation, since| {
+            let is_due = since.elapsed() >= PATIENCE;
+            let mut fate = Fate::Unmapped;
+            for peer in peers.iter_mut().filter(|peer| peer.keeps(generation)) {
+                if peer.may_delay() || !is_due {
+                    return Fate::Kept;
+                }
+                peer.written_off = true;
+                fate = Fate::WrittenOff;
+            }
+            fate
+        });
     }
 
     fn free_reclaimed(&mut self) {
@@ -1408,13 +1476,24 @@ impl Open {
                 }
             }
         }
-        self.send_outboxes();
+        self.flush_all();
         // Subscribers read their sockets when this changes, also those that never sleep.
         self.generation = generation;
         fault!("retire.announced");
         self.ring().set_generation(generation);
         fault!("retire.generation_set");
-        self.forget_unmapped();
+        self.settle_retired();
+        if self.pool.has_retired() && !std::mem::replace(&mut self.settling, true) {
+            let shared = self.shared.clone();
+            let mut pause = FIRST_SETTLING;
+            self.service.after(pause, move |_, _, _| {
+                pause = (pause * 2).min(UNUSED);
+                match shared.upgrade() {
+                    Some(shared) if shared.settle_retired() => Next::After(pause),
+                    _ => Next::Done,
+                }
+            });
+        }
     }
 
     /// Bytes that lossless subscribers have yet to take or to release.
@@ -1423,9 +1502,11 @@ impl Open {
         self.unread() + held.map(|slot| self.pool.bytes(slot)).sum::<u64>()
     }
 
-    /// Whether waiting can make room: what lossless subscribers had yet to take or to release is enough.
+    /// Whether waiting can make room: what lossless subscribers had yet to take or to release is enough, or what subscribers
+    /// have yet to unmap.
     fn waiting_may_help(&self, bytes: u64, max_memory: u64, theirs: u64) -> bool {
-        theirs > 0 && self.pool.used().saturating_sub(theirs) + bytes <= max_memory
+        let is_enough = self.pool.used().saturating_sub(theirs) + bytes <= max_memory;
+        is_enough && (theirs > 0 || self.pool.unmapping_may_help(bytes))
     }
 
     /// Whether room can come without a release, by lossless subscribers that take what they have yet to take. (Each of them holds
@@ -1487,6 +1568,9 @@ fn accept(
         let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             if let Some(peer) = peer_id {
+                if !socket::is_hung_up(&theirs) {
+                    return Next::Keep;
+                }
                 shared.lose(peer, true);
                 return Next::Done;
             }
@@ -1707,7 +1791,7 @@ mod tests {
             let chunk = open.try_allocate(64).unwrap();
             open.pool.free(chunk.slot);
             open.retire(Pool::retire_empty);
-            open.pool.forget_retired(u64::MAX);
+            open.pool.settle_retired(|_, _| Fate::Unmapped);
         }
         let [peer] = &open.peers[..] else { panic!("one subscriber") };
         assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());
