@@ -14,7 +14,7 @@ use crate::changes::{Changes, Ended};
 use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::copies::{self, Cause, Endpoint};
 use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
 use crate::lease::{COUNTS, LEASE_LEN, Lease};
@@ -1090,7 +1090,7 @@ impl Shared {
         let mut peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
-            name: hello.name,
+            name: hello.name.map(|name| printable(&name)),
             socket: Arc::clone(socket),
             lease,
             policy: hello.policy,
@@ -1776,6 +1776,97 @@ mod tests {
             publisher.shared.answer(peer);
             let found = socket::receive(&puppet.theirs, &mut packet).unwrap();
             assert_eq!(matches!(found, Received::Packet(..)), is_more);
+        }
+    }
+
+    #[test]
+    fn only_a_hang_up_takes_holds_away() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
+        let too_long = [0; MAX_PACKET + 1];
+        for packet in [&[][..], &too_long[..]] {
+            let puppet = Puppet::new();
+            let peer = puppet.greet(&publisher, "t").unwrap();
+            let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
+            publisher.send(&[1; 700_000]).unwrap();
+            let slot = publisher.shared.open.lock().as_ref().unwrap().pending.back().unwrap().1;
+            lease.hold_again(slot);
+            assert!(socket::send(&puppet.socket, packet, None).unwrap());
+            publisher.shared.answer(peer);
+            assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
+            assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
+            let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
+            assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
+            drop(puppet);
+            publisher.shared.answer(peer);
+            assert_eq!(publisher.outstanding().unwrap().messages, 0);
+        }
+    }
+
+    #[test]
+    fn a_publisher_whose_connection_is_cut_is_asked_again() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (publisher, subscriber) = pair(16);
+        for round in 0..3u8 {
+            {
+                let guard = publisher.shared.open.lock();
+                socket::hang_up(&guard.as_ref().unwrap().peers[0].socket);
+            }
+            let first = |open: &Open| open.peers.first().map(|peer| peer.id);
+            let before = publisher.shared.open.lock().as_ref().and_then(first);
+            let begin = Instant::now();
+            while publisher
+                .shared
+                .open
+                .lock()
+                .as_ref()
+                .is_none_or(|open| first(open).is_none_or(|id| Some(id) == before))
+            {
+                assert!(begin.elapsed() < SOON.unwrap(), "it did not come again");
+                let _ = subscriber.try_recv().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            publisher.send(&[round]).unwrap();
+            assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[..], [round]);
+        }
+    }
+
+    /// One that has yet to unmap what was retired: it is waited for according to what it may lose.
+    #[test]
+    fn who_may_lose_messages_delays_a_send_only_so_long() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        const MAX: u64 = 96 << 20;
+        for (policy, is_waited_for) in [(Policy::Latest, false), (Policy::DropOldest, false), (Policy::Block, true)] {
+            let publisher = Publisher::builder("t").capacity(64).max_memory(MAX).build().unwrap();
+            let frozen = Puppet::new();
+            frozen.greet_as(&publisher, "t", policy, None).unwrap();
+            let small: Vec<_> = std::iter::from_fn(|| publisher.loan(1 << 20).ok()).take(64).collect();
+            drop(small);
+            let allocated = || publisher.stats().unwrap().pool_allocated;
+            let mut soon = Wait::up_to(Some(3 * PATIENCE));
+            let huge = publisher.loan_with(80 << 20, 0, &mut soon);
+            if is_waited_for {
+                assert!(
+                    matches!(huge, Err(Error::Timeout { ref hint, .. }) if hint.contains("yet to unmap")),
+                    "{policy:?}"
+                );
+                assert!(allocated() <= MAX);
+                assert!(publisher.loan(1 << 20).is_ok(), "what it keeps mapped serves meanwhile");
+                continue;
+            }
+            assert!(allocated() > MAX, "what it keeps counts: {policy:?}");
+            huge.unwrap().send().unwrap();
+            let guard = publisher.shared.open.lock();
+            let peer = &guard.as_ref().unwrap().peers[0];
+            assert!(peer.written_off && peer.outbox.iter().any(|(_, segment)| segment.is_some()), "it gets no more");
+            drop(guard);
+            let lease = Lease::new(frozen.lease.map().words(), frozen.lease.map().counts(COUNTS));
+            lease.set_generation(u64::MAX);
+            let begin = Instant::now();
+            while allocated() > MAX || !publisher.shared.open.lock().as_ref().unwrap().peers[0].outbox.is_empty() {
+                assert!(begin.elapsed() < SOON.unwrap(), "it has given back what it kept");
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, LOSSLESS, Stop};
 use crate::copies::{self, Cause, Endpoint};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
 use crate::lease::LEASE_LEN;
@@ -817,7 +817,7 @@ impl Shared {
             Ok(_) | Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
-        let (topic, name) = (welcome.topic.clone(), welcome.name.clone());
+        let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
         if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
@@ -1042,7 +1042,7 @@ impl Open {
                     return Ok(true);
                 }
                 let (topic, pid) = (publisher.topic.clone(), publisher.pid);
-                Err(Error::Evicted { topic, pid, why: why.chars().filter(|letter| !letter.is_control()).collect() })
+                Err(Error::Evicted { topic, pid, why: printable(&why) })
             }
             Stop::Refused(error) => {
                 let topic = &self.connections[self.turn].link.info.topic;
@@ -1269,6 +1269,42 @@ fn unwatch(door: &Door, connection: &Connection) {
 mod tests {
     use super::*;
     use crate::Publisher;
+
+    /// Without a call to it: what may wait is kept, all of it for one that loses nothing.
+    #[test]
+    fn publishers_that_are_gone_leave_nothing_but_messages() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let policies = [Policy::Block, Policy::DropOldest];
+        let build = |policy| Subscriber::builder("a/*").policy(policy).build().unwrap();
+        let subscribers = policies.map(build);
+        let come_and_go = |count: usize, is_sending: bool| {
+            for number in 0..count {
+                let publisher = Publisher::builder(format!("a/{number}")).capacity(16).build().unwrap();
+                publisher.wait_for_subscribers(2, Some(Duration::from_secs(20))).unwrap();
+                if is_sending {
+                    publisher.send(b"x").unwrap();
+                }
+            }
+        };
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            let kept = || subscribers.each_ref().map(|each| each.shared.update(|open| open.connections.len()).unwrap());
+            while kept() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", kept());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        come_and_go(100, false);
+        eventually([0, 0]);
+        come_and_go(100, true);
+        eventually([100, MOST_GONE]);
+        let lost = subscribers.each_ref().map(|each| each.stats().unwrap().lost);
+        assert_eq!(lost, [0, 100 - MOST_GONE as u64]);
+        for (subscriber, count) in subscribers.iter().zip([100, MOST_GONE]) {
+            assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
+        }
+        eventually([0, 0]);
+    }
 
     #[test]
     fn publishers_that_are_gone_are_forgotten() {
