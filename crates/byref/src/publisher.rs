@@ -13,7 +13,7 @@ use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::copies::{self, Cause, Endpoint};
-use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep};
+use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep, handshake_time};
 use crate::error::{Error, Result, printable};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
@@ -50,8 +50,6 @@ use ticket::Tracked;
 const DEFAULT_CAPACITY: u64 = 1 << 14;
 /// The most records in a ring: 1 GiB.
 const MAX_CAPACITY: u64 = 1 << 22;
-/// A connection that says nothing for so long is closed.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a publisher without room looks again and again before it sleeps, and how often.
 const SPINS: u32 = 50;
 /// Chunks that leases hold are looked at again after so many bytes of new payload,
@@ -1565,7 +1563,7 @@ fn accept(
         fault!("accept.accepted");
         let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
         let mut peer_id = None;
-        let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
+        let outcome = service.watch(socket, Interest::IN, Some(handshake_time()), move |_, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             if let Some(peer) = peer_id {
                 if !socket::is_hung_up(&theirs) {
