@@ -5,6 +5,8 @@ import asyncio
 import collections
 import importlib.metadata
 import inspect
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from byref import _byref
 
 from tests.conftest import Endpoints
-from tests.processes import ROOT
+from tests.processes import PATIENCE, ROOT
 from tests.typing import right
 
 STUBS = Path(byref.__file__).parent / "_byref.pyi"
@@ -70,6 +72,26 @@ def test_headers_are_any_mapping(pair: tuple[byref.Publisher, byref.Subscriber])
     for wrong in ([("camera", "front")], "camera", 1):
         with pytest.raises(TypeError, match=f"^headers must be a dict or another mapping, not {type(wrong).__name__}"):
             pub.send(b"", wrong)  # type: ignore[arg-type]
+
+
+FIRST_MESSAGES = """
+import array, sys
+import byref
+pub, sub = byref.Publisher("t"), byref.Subscriber("t")
+pub.wait_for_subscribers(timeout=20)
+imported = set(sys.modules)
+pub.send(array.array("d", [1.0]))
+pub.send({"a": memoryview(b"b"), "c": 1})
+pub.loan((2, 2), "f4").send()
+values = [sub.recv(timeout=20).value for _ in range(3)]
+print(sorted(set(sys.modules) - imported))
+"""
+
+
+def test_the_first_messages_import_nothing() -> None:
+    """NumPy takes 100 ms: that is for `import byref`, not for the first message of a program."""
+    output = subprocess.run([sys.executable, "-c", FIRST_MESSAGES], capture_output=True, text=True, timeout=PATIENCE)
+    assert output.stdout == "[]\n", output.stdout + output.stderr
 
 
 def test_right_programs_run(endpoints: Endpoints) -> None:

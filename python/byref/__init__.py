@@ -4,6 +4,8 @@ A publisher writes a payload once; every subscriber, in any process of the host,
 bytes that stays valid as long as anyone holds it.
 """
 
+# With it comes NumPy: its import takes longer than a hundred messages, and is not left to the first send or receive.
+from . import _dtypes as _dtypes
 from ._byref import (
     INLINE_LIMIT,
     Arrow,
