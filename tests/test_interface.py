@@ -5,11 +5,13 @@ import asyncio
 import collections
 import importlib.metadata
 import inspect
+import os
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import byref
 import numpy as np
@@ -62,6 +64,43 @@ def test_everything_public_has_a_docstring() -> None:
 def test_version() -> None:
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
     assert byref.__version__ == importlib.metadata.version("byref") == cargo["workspace"]["package"]["version"]
+
+
+def test_what_is_printed_of_objects(endpoints: Endpoints) -> None:
+    """Topic, shape and type, and whether a thing can still be used."""
+    pub, sub = endpoints.pair()
+
+    def printed(value: Any) -> str:
+        pub.send(value)
+        return repr(sub.recv(timeout=20))
+
+    assert printed(b"12345") == '<byref.Message 0 of "t", 5 bytes>'
+    assert printed(np.zeros((2, 3), "f4")) == '<byref.Message 1 of "t", (2, 3) of float32, 24 bytes>'
+    assert printed(np.array(1.0)) == '<byref.Message 2 of "t", () of float64, 8 bytes>'
+    assert "\"t\", (1,) of [('a', '<f4')], 4 bytes" in printed(np.zeros(1, [("a", "f4")]))
+    assert ", dict of 2, " in printed({"a": 1, "b": np.zeros(3)})
+    assert ", list of 1, " in printed([{"a": 1}])
+    assert ", tuple of 0, " in printed(())
+    assert ", Arrow Table, " in printed(pa.table({"x": [1]}))
+    pub.send_pickle({1})
+    assert ", pickle, " in repr(sub.recv(timeout=20))
+    pub.send_many(np.zeros((5, 2)))
+    assert repr(sub.recv_batch(5)) == '<byref.Batch of 5 messages of "t", 80 bytes>'
+
+    loan = pub.loan((2, 3), "u2")
+    assert repr(loan) == '<byref.Loan on "t", (2, 3) of uint16, 12 bytes>'
+    loan.send()
+    assert repr(loan) == '<byref.Loan on "t", sent or discarded>'
+
+    assert repr(pub) == '<byref.Publisher on "t">'
+    assert repr(sub) == '<byref.Subscriber to "t">'
+    if os.fork() == 0:
+        os._exit("parent" not in repr(pub) or "parent" not in repr(sub))
+    assert os.wait()[1] == 0
+    pub.close()
+    sub.close()
+    assert repr(pub) == '<byref.Publisher on "t", closed>'
+    assert repr(sub) == '<byref.Subscriber to "t", closed>'
 
 
 def test_headers_are_any_mapping(pair: tuple[byref.Publisher, byref.Subscriber]) -> None:

@@ -154,6 +154,13 @@ impl Batch {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Batch of {} messages, {} bytes>", self.core.len(), self.core.payload_len())
+        let mut topics: Vec<_> = self.core.publishers().map(|(_, publisher)| &publisher.topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let of = match topics[..] {
+            [topic] => format!("of {topic:?}"),
+            _ => format!("of {} topics", topics.len()),
+        };
+        format!("<byref.Batch of {} messages {of}, {} bytes>", self.core.len(), self.core.payload_len())
     }
 }

@@ -5,11 +5,12 @@ use crate::array;
 use crate::columns::{self, Columns};
 use crate::errors::{closed, to_python};
 use crate::headers;
+use crate::message::shape_text;
 use crate::owner::{Memory, Owner};
 use crate::waiting::Timeout;
 use byref::{Attributes, Layout};
 use byref_parts::arrow::Field;
-use numpy::PyArrayDescr;
+use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice};
@@ -248,11 +249,19 @@ impl Loan {
         sent
     }
 
-    fn __repr__(&self) -> String {
-        let bytes = self.lock().loan.as_ref().map(|loan| loan.len());
-        bytes.map_or_else(
-            || "<byref.Loan, over>".to_owned(),
-            |len| format!("<byref.Loan of {len} bytes on {:?}>", self.topic),
-        )
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let (array, len) = {
+            let state = self.lock();
+            (state.array.clone_ref(py), state.loan.as_ref().map(|loan| loan.len()))
+        };
+        let Some(len) = len else { return format!("<byref.Loan on {:?}, sent or discarded>", self.topic) };
+        let what = match array.bind(py).cast::<PyUntypedArray>() {
+            Ok(array) => {
+                let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+                format!("{} of {}, ", shape_text(&shape), array.dtype())
+            }
+            Err(_) => String::new(),
+        };
+        format!("<byref.Loan on {:?}, {what}{len} bytes>", self.topic)
     }
 }

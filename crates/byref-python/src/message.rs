@@ -211,6 +211,26 @@ impl Message {
         Shown { payload, data, writable, owner, allow_pickle: this.manner.allow_pickle }.value(py, tokens)
     }
 
+    /// What `repr` says of the payload; nothing of plain bytes, and of what its sender described wrongly.
+    fn what(&self, py: Python<'_>) -> String {
+        if let Ok(Some(tokens)) = self.tokens(py) {
+            return match tokens.first() {
+                Some(Token::Dict(entries)) => format!("dict of {entries}, "),
+                Some(Token::List(entries)) => format!("list of {entries}, "),
+                Some(Token::Tuple(entries)) => format!("tuple of {entries}, "),
+                Some(Token::Arrow { class, .. }) => format!("Arrow {class:?}, "),
+                Some(Token::Pickle { .. }) => "pickle, ".to_owned(),
+                _ => String::new(),
+            };
+        }
+        match self.view(py) {
+            Ok(View { element: Some(element), shape }) => {
+                format!("{} of {}, ", shape_text(&shape), element.dtype.bind(py))
+            }
+            _ => String::new(),
+        }
+    }
+
     /// How the payload is to be shown, checked against what is there.
     fn view(&self, py: Python<'_>) -> PyResult<View> {
         let (layout, len) = self.with(py, |message| (layout_of(message), message.len()))?;
@@ -222,6 +242,14 @@ impl Message {
         let Layout { kind, shape } = layout;
         let element = array::declared_type(py, &kind, &shape, len)?;
         Ok(View { element: Some(element), shape })
+    }
+}
+
+/// A shape as Python writes it.
+pub fn shape_text(shape: &[u64]) -> String {
+    match shape {
+        [extent] => format!("({extent},)"),
+        _ => format!("({})", shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -528,13 +556,12 @@ impl Message {
         ))
     }
 
-    fn __repr__(&self) -> String {
-        match &self.lock().message {
-            Some(message) => {
-                let (topic, sequence, len) = (message.topic(), message.sequence(), message.len());
-                format!("<byref.Message {sequence} of {topic:?}, {len} bytes>")
-            }
-            None => "<byref.Message, released>".to_owned(),
-        }
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let Ok((topic, sequence, len)) =
+            self.with(py, |message| (message.topic().to_owned(), message.sequence(), message.len()))
+        else {
+            return "<byref.Message, released>".to_owned();
+        };
+        format!("<byref.Message {sequence} of {topic:?}, {}{len} bytes>", self.what(py))
     }
 }

@@ -413,7 +413,16 @@ impl Publisher {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Publisher on {:?}>", self.0.topic())
+        format!("<byref.Publisher on {:?}{}>", self.0.topic(), state(self.0.is_closed()))
+    }
+}
+
+/// What `repr` says of an endpoint that cannot be used.
+pub fn state(is_closed: byref::Result<bool>) -> &'static str {
+    match is_closed {
+        Ok(false) => "",
+        Ok(true) => ", closed",
+        Err(_) => ", of the parent process",
     }
 }
 

@@ -4,7 +4,7 @@ use crate::batch::Batch;
 use crate::errors::to_python;
 use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
-use crate::publisher::{POLICIES, non_negative};
+use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
 use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
@@ -247,6 +247,6 @@ impl Subscriber {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Subscriber to {:?}>", self.core.topic())
+        format!("<byref.Subscriber to {:?}{}>", self.core.topic(), state(self.core.is_closed()))
     }
 }
