@@ -94,9 +94,7 @@ pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Field> {
     Field::import(&schema).map_err(PyValueError::new_err)
 }
 
-/// Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
-///
-/// What a library makes of it shares the message's memory and holds its lease.
+#[doc = doc!("Arrow")]
 #[pyclass(frozen, subclass, module = "byref")]
 pub struct Arrow {
     field: Arc<Field>,

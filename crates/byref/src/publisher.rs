@@ -590,6 +590,11 @@ impl Publisher {
         self.shared.id
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.shared.lock()?.is_none())
+    }
+
     /// Closes the publisher. Calls that wait in other threads end with [`Error::Closed`]. Closing twice is fine.
     pub fn close(&self) {
         self.shared.close();

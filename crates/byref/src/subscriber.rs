@@ -458,6 +458,11 @@ impl Subscriber {
         &self.shared.options.topic
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.shared.lock()?.is_none())
+    }
+
     /// Closes the subscriber. Calls that wait in other threads end with [`Error::Closed`]; messages stay valid. Closing
     /// twice is fine.
     pub fn close(&self) {
