@@ -15,7 +15,7 @@ use crate::lease::LEASE_LEN;
 use crate::locks::{Mutex, Turn};
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
-use crate::rendezvous::{self, CANNOT_LIST, Directory};
+use crate::rendezvous::{self, Directory};
 use crate::selector::Item;
 use crate::service::{self, Handle, Next};
 use crate::spin::{DEFAULT_MOST, Sight, Spin};
@@ -47,6 +47,8 @@ const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 const STILL_WANTED: Duration = Duration::from_secs(1);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
+/// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -190,7 +192,7 @@ struct Open {
     door: Arc<Door>,
     directory: Arc<Directory>,
     service: Arc<Handle>,
-    _lookout: Arc<Lookout>,
+    lookout: Arc<Lookout>,
 }
 
 /// Counters of a subscriber.
@@ -233,11 +235,8 @@ impl Subscriber {
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let topic = options.topic.clone();
-        let (directory, service) = service::connect(&topic)?;
+        let (lookout, service) = service::connect(&topic)?;
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
-        let lookout = Lookout::over(&directory, &service);
-        let lookout =
-            lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
         let open = Open {
             connections: Vec::new(),
             turn: 0,
@@ -257,9 +256,9 @@ impl Subscriber {
             trouble: None,
             events: VecDeque::new(),
             door,
-            directory: Arc::clone(&directory),
+            directory: lookout.directory(),
             service,
-            _lookout: Arc::clone(&lookout),
+            lookout: Arc::clone(&lookout),
         };
         let shared = Arc::new(Shared {
             options,
@@ -269,8 +268,9 @@ impl Subscriber {
             changed: Changes::default(),
             sleeping: Turn::default(),
         });
-        let registered = lookout.register(&shared);
-        registered.map_err(Error::meeting(&topic, directory.path(), CANNOT_LIST))?;
+        lookout
+            .register(&shared)
+            .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
         Ok(Subscriber { shared })
@@ -527,10 +527,11 @@ impl Listener for Shared {
         }
     }
 
-    fn look_around(self: Arc<Self>) -> io::Result<()> {
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()> {
         let listed = self.update(|open| {
+            open.directory = Arc::clone(directory);
             // Within the lock: no name that comes later is forgotten.
-            let mut names = open.directory.names()?;
+            let mut names = directory.names()?;
             names.retain(|name| rendezvous::may_match(name, &self.options.topic));
             open.candidates.meet_all(&names);
             Ok(())
@@ -557,8 +558,9 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        let connected = self.open.lock().as_ref().map_or(0, |open| open.connections.len());
-        let hint = if connected == 0 { "; no publisher is connected".to_owned() } else { String::new() };
+        let alone = self.update(|open| open.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
+        let has_time = wait.given() >= LONG_WAIT;
+        let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
         Error::Timeout { what, topic: self.options.topic.clone(), waited: wait.given(), hint }
     }
 
@@ -666,12 +668,19 @@ impl Shared {
             |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
+                    self.update(|open| open.candidates.keep(&candidate.name));
+                    Ok(false)
+                }
                 Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
                 Connect::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
-                Connect::Refused | Connect::Absent => Ok(false),
+                Connect::Refused | Connect::Absent => {
+                    self.update(|open| open.candidates.is_gone(&candidate.name));
+                    Ok(false)
+                }
             });
             let waits_for_answer = asked.unwrap_or_else(|error| {
                 self.is_short_of(&error);
@@ -686,6 +695,15 @@ impl Shared {
                 self.update(|open| open.candidates.finished());
             }
         }
+    }
+
+    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to. Its
+    /// process vouches for it: names and identities can be copied.
+    fn is_connected_to(&self, name: &str, socket: &OwnedFd) -> bool {
+        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+        let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
+        let known = |open: &mut Open| open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+        self.update(known).unwrap_or(false)
     }
 
     /// If this process lacks what a connection takes, the next call that finds no message says so; a publisher is asked again
@@ -811,6 +829,10 @@ impl Shared {
         let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
+        let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
+        if open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info)) {
+            return Ok(()); // It announced itself anew, and was asked under both names.
+        }
         open.last_id += 1;
         let id = open.last_id;
         let tell_gaps = self.options.events;
@@ -1221,7 +1243,8 @@ mod tests {
         eventually([1, 0]);
         for each in &subscribers {
             each.shared.update(|open| open.candidates.meet("gone"));
-            Arc::clone(&each.shared).look_around().unwrap();
+            let directory = each.shared.update(|open| Arc::clone(&open.directory)).unwrap();
+            Arc::clone(&each.shared).look_around(&directory).unwrap();
         }
         eventually([1, 0]);
         drop((live, subscribers));
