@@ -1,6 +1,9 @@
 """Directories and sockets that vanish: endpoints that live meet newcomers all the same, and nobody twice."""
 
+import contextlib
+import ctypes
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,7 +15,7 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line, eventually
+from tests.processes import Child, Line, descriptors, eventually
 
 Spawn = Callable[..., Child]
 
@@ -350,3 +353,128 @@ def subscribe_as_another_user(line: Line, topic: str) -> None:
     os.setuid(USER)
     del os.environ["BYREF_DIR"]
     subscribe(line, topic)
+
+
+# ---- where directories cannot be watched ----
+
+
+def limit_inotify(kind: str, most: int) -> None:
+    """Lets the users of this process's namespace have so many inotify instances, or watches."""
+    Path(f"/proc/sys/user/max_inotify_{kind}").write_text(str(most))
+
+
+def enter_user_namespace() -> bool:
+    """Has limits of its own."""
+    user, group, clone_newuser = os.geteuid(), os.getegid(), 0x10000000
+    if ctypes.CDLL(None, use_errno=True).unshare(clone_newuser):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    return True
+
+
+def has_watch() -> bool:
+    return "anon_inode:inotify" in descriptors().values()
+
+
+def subscribe_without_watch(line: Line, kind: str) -> None:
+    """Meets publishers while no watch can be had, and afterwards."""
+    try:
+        possible = enter_user_namespace()
+        limit_inotify(kind, 0)
+    except OSError:
+        possible = False
+    line.tell(possible)
+    if not possible:
+        return
+    with byref.Subscriber("t", events=True) as sub:
+        line.tell(has_watch())
+        for order in ("joined", "left", "joined"):
+            event = sub.recv(timeout=30)
+            assert isinstance(event, byref.Event)
+            assert event.kind == order
+            line.tell(order)
+        limit_inotify(kind, 100)
+        eventually(has_watch, "it watches again")
+        line.tell("watching")
+        line.tell(sub.recv(timeout=30).kind)
+        line.hear(90)
+
+
+@pytest.mark.parametrize("kind", ["instances", "watches"])
+def test_without_inotify(kind: str, spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = spawn(subscribe_without_watch, kind)
+    if not sub.hear():
+        pytest.skip("no user namespace with limits of its own here")
+    assert sub.hear() is False
+    first = endpoints.publisher("t")
+    assert sub.hear() == "joined"
+    first.close()
+    assert sub.hear() == "left"
+    endpoints.publisher("t")
+    assert [sub.hear() for _ in range(2)] == ["joined", "watching"]
+    endpoints.publisher("t")
+    assert sub.hear() == "joined"
+    sub.tell()
+    sub.finish()
+
+
+def many_subscribers(line: Line, count: int) -> None:
+    """So many processes, each with a subscriber, of a user who may have two inotify instances."""
+    try:
+        possible = enter_user_namespace()
+        limit_inotify("instances", 2)
+    except OSError:
+        possible = False
+    line.tell(possible)
+    if not possible:
+        return
+    children = []
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            with byref.Subscriber("t") as sub:
+                os._exit(0 if bytes(sub.recv(timeout=40)) == b"to all" else 1)
+        children.append(pid)
+    line.tell([os.waitpid(child, 0)[1] for child in children])
+
+
+def test_more_processes_than_instances(spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = spawn(many_subscribers, 5)
+    if not sub.hear():
+        pytest.skip("no user namespace with limits of its own here")
+    pub = endpoints.publisher("t")
+    pub.wait_for_subscribers(5, timeout=30)
+    pub.send(b"to all")
+    assert sub.hear() == [0] * 5
+
+
+def test_a_process_without_descriptors_is_told(spawn: Spawn) -> None:
+    """Its own limit looks the same to it, and is none that another way would help against."""
+    sub = spawn(subscribe_without_descriptors)
+    assert sub.hear() == "told"
+    sub.finish()
+
+
+def subscribe_without_descriptors(line: Line) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with byref.Publisher("t"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(2))
+        for left in range(12):
+            if left:
+                os.close(taken.pop())
+            said = "nothing"
+            try:
+                byref.Subscriber("t").close()
+            except byref.Error as problem:
+                said = str(problem)
+            else:
+                break
+            assert "`ulimit -n`: 64" in said
+        assert left > 0
+        line.tell("told")
