@@ -8,6 +8,7 @@ pub(crate) use eviction::Stall;
 pub use outstanding::{Holder, Outstanding};
 pub use ticket::{Releases, Ticket};
 
+use crate::announcement::Announcement;
 use crate::attributes::Encoded;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
@@ -22,7 +23,7 @@ use crate::loan::Loan;
 use crate::locks::{Mutex, Turn};
 use crate::peer::Peer;
 use crate::pool::{Chunk, Fate, NoChunk, Pool, Sent};
-use crate::rendezvous::{self, CANNOT_LISTEN, Directory};
+use crate::rendezvous::{self, Announced, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
@@ -71,6 +72,8 @@ const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(250);
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
 const LOST_RING: Duration = Duration::from_millis(100);
+/// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
 const LEASE_POLL: Duration = Duration::from_millis(1);
 
@@ -253,11 +256,8 @@ struct Open {
     settling: bool,
     shared: Weak<Shared>,
     door: Arc<Door>,
-    directory: Arc<Directory>,
     service: Arc<Handle>,
-    socket: Arc<OwnedFd>,
-    socket_name: String,
-    listener: Token,
+    announcement: Arc<Announcement>,
 }
 
 /// A subscriber as its publisher sees it.
@@ -323,7 +323,7 @@ impl Publisher {
 
     fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
         let topic = options.topic;
-        let (directory, service) = service::connect(&topic)?;
+        let (lookout, service) = service::connect(&topic)?;
         let ring_len = Ring::words_needed(capacity) * 8;
         let ring = OwnedSegment::new("byref-ring", ring_len)
             .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
@@ -333,9 +333,6 @@ impl Publisher {
         fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
-        let (socket, socket_name) =
-            directory.listen(&topic, id).map_err(Error::meeting(&topic, directory.path(), CANNOT_LISTEN))?;
-        let socket = Arc::new(socket);
         let shared = Arc::new(Shared {
             topic,
             id,
@@ -351,18 +348,13 @@ impl Publisher {
             sleeping: Turn::default(),
         });
         let mut open = shared.open.lock();
-        let listener = {
-            let (topic, shared, socket) = (shared.topic.clone(), Arc::downgrade(&shared), Arc::clone(&socket));
-            let (listening, doorstep) = (Arc::clone(&socket), Arc::new(Doorstep::new(topic)));
-            let directory = Arc::clone(&directory);
-            service.watch(socket, Interest::IN, None, move |service, _, _| {
-                accept(service, &directory, &listening, &shared, &doorstep)
-            })
+        let announcement = {
+            let (weak, doorstep) = (Arc::downgrade(&shared), Arc::new(Doorstep::new(shared.topic.clone())));
+            let who = Announced::Publisher { topic: shared.topic.clone(), id, times: 0 };
+            Announcement::new(&lookout, &service, &shared.topic, who, move |service, directory, listening| {
+                accept(service, directory, listening, &weak, &doorstep)
+            })?
         };
-        let listener = listener.map_err(|error| {
-            directory.remove(&socket_name);
-            Error::system(&shared.topic, "cannot listen for subscribers")(error)
-        })?;
         *open = Some(Open {
             ring,
             capacity,
@@ -394,11 +386,8 @@ impl Publisher {
             settling: false,
             shared: Arc::downgrade(&shared),
             door,
-            directory,
             service,
-            socket,
-            socket_name,
-            listener,
+            announcement,
         });
         if let (Some(limit), Some(open)) = (options.hold_warning, open.as_ref()) {
             shared.warn_after(open, limit);
@@ -522,8 +511,9 @@ impl Publisher {
             Ended::Done => Ok(()),
             Ended::TimedOut => {
                 let short_of = shared.short_of.lock().clone();
-                let hint =
+                let mut hint =
                     short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
+                hint += &shared.tell_place(wait.given());
                 let (what, topic) = ("waiting for subscribers", shared.topic.clone());
                 Err(Error::Timeout { what, topic, waited: wait.given(), hint })
             }
@@ -925,6 +915,12 @@ impl Shared {
         outcome
     }
 
+    /// Where subscribers have to look, for who has waited so long for one.
+    fn tell_place(&self, waited: Duration) -> String {
+        let lookout = self.open.lock().as_ref().map(|open| Arc::clone(open.announcement.lookout()));
+        lookout.map_or_else(String::new, |lookout| lookout.tell_subscribers_place(waited >= LONG_WAIT))
+    }
+
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
         let guard = self.lock().ok();
         let hint =
@@ -1143,10 +1139,7 @@ impl Shared {
         fault!("close.publisher_begun");
         open.ring().set_closed();
         fault!("close.publisher_flagged");
-        open.service.cancel(open.listener);
-        open.directory.remove(&open.socket_name);
-        fault!("close.publisher_unlinked");
-        socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
+        open.announcement.withdraw();
         for peer in &open.peers {
             for task in peer.tasks() {
                 open.service.cancel(task);

@@ -4,6 +4,7 @@
 //! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
 
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::locks::Mutex;
 use crate::lookout::Lookout;
 use crate::rendezvous::Directory;
@@ -66,7 +67,7 @@ pub(crate) struct Service {
 /// Keeps the service running; every endpoint has one.
 pub(crate) struct Handle {
     service: Arc<Service>,
-    /// The directories watched for this process's subscribers.
+    /// The places where this process's endpoints meet others.
     pub lookouts: Mutex<Vec<Weak<Lookout>>>,
 }
 
@@ -223,12 +224,13 @@ impl Service {
     }
 }
 
-/// The rendezvous directory and the service, as an endpoint on `topic` needs them.
-pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
-    let directory = Arc::new(Directory::open(topic)?);
+/// The place where endpoints meet, and the service, as an endpoint on `topic` needs them.
+pub(crate) fn connect(topic: &str) -> Result<(Arc<Lookout>, Arc<Handle>)> {
+    let location = Location::from_environment()?;
+    let directory = Arc::new(Directory::open(&location, topic)?);
     let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
     let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
-    Ok((directory, handle))
+    Ok((Lookout::over(location, directory, &handle), handle))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::lease::LEASE_LEN;
 use crate::locks::{Mutex, Turn};
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
-use crate::rendezvous::{self, CANNOT_LIST, Directory};
+use crate::rendezvous::{self, Directory};
 use crate::selector::Item;
 use crate::service::{self, Handle, Next};
 use crate::spin::{DEFAULT_MOST, Sight, Spin};
@@ -51,6 +51,8 @@ const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 const STILL_WANTED: Duration = Duration::from_secs(1);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
+/// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -196,7 +198,7 @@ struct Open {
     door: Arc<Door>,
     directory: Arc<Directory>,
     service: Arc<Handle>,
-    _lookout: Arc<Lookout>,
+    lookout: Arc<Lookout>,
 }
 
 /// Counters of a subscriber.
@@ -239,11 +241,8 @@ impl Subscriber {
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let (topic, spin) = (options.topic.clone(), options.spin);
-        let (directory, service) = service::connect(&topic)?;
+        let (lookout, service) = service::connect(&topic)?;
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
-        let lookout = Lookout::over(&directory, &service);
-        let lookout =
-            lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
         let open = |shared: &Weak<Shared>| Open {
             connections: Vec::new(),
             turn: 0,
@@ -263,9 +262,9 @@ impl Subscriber {
             events: VecDeque::new(),
             shared: Weak::clone(shared),
             door: Arc::clone(&door),
-            directory: Arc::clone(&directory),
+            directory: lookout.directory(),
             service: Arc::clone(&service),
-            _lookout: Arc::clone(&lookout),
+            lookout: Arc::clone(&lookout),
         };
         let shared = Arc::new_cyclic(|shared| Shared {
             made_in: ForkId::current(),
@@ -276,8 +275,9 @@ impl Subscriber {
             sleeping: Turn::default(),
             attended: AtomicBool::new(false),
         });
-        let registered = lookout.register(&shared);
-        registered.map_err(Error::meeting(&topic, directory.path(), CANNOT_LIST))?;
+        lookout
+            .register(&shared)
+            .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
         Ok(Subscriber { shared })
@@ -545,10 +545,11 @@ impl Listener for Shared {
         }
     }
 
-    fn look_around(self: Arc<Self>) -> io::Result<()> {
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()> {
         let listed = self.update(|open| {
+            open.directory = Arc::clone(directory);
             // Within the lock: no name that comes later is forgotten.
-            let mut names = open.directory.names()?;
+            let mut names = directory.names()?;
             names.retain(|name| rendezvous::may_match(name, &self.options.topic));
             open.candidates.meet_all(&names);
             Ok(())
@@ -575,8 +576,9 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        let connected = self.open.lock().as_ref().map_or(0, |open| open.connections.len());
-        let hint = if connected == 0 { "; no publisher is connected".to_owned() } else { String::new() };
+        let alone = self.update(|open| open.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
+        let has_time = wait.given() >= LONG_WAIT;
+        let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
         Error::Timeout { what, topic: self.options.topic.clone(), waited: wait.given(), hint }
     }
 
@@ -686,12 +688,19 @@ impl Shared {
             |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
+                    self.update(|open| open.candidates.keep(&candidate.name));
+                    Ok(false)
+                }
                 Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
                 Connect::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
-                Connect::Refused | Connect::Absent => Ok(false),
+                Connect::Refused | Connect::Absent => {
+                    self.update(|open| open.candidates.is_gone(&candidate.name));
+                    Ok(false)
+                }
             });
             let waits_for_answer = asked.unwrap_or_else(|error| {
                 self.is_short_of(&error);
@@ -706,6 +715,15 @@ impl Shared {
                 self.update(|open| open.candidates.finished());
             }
         }
+    }
+
+    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to. Its
+    /// process vouches for it: names and identities can be copied.
+    fn is_connected_to(&self, name: &str, socket: &OwnedFd) -> bool {
+        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+        let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
+        let known = |open: &mut Open| open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+        self.update(known).unwrap_or(false)
     }
 
     /// If this process lacks what a connection takes, the next call that finds no message says so; a publisher is asked again
@@ -831,6 +849,12 @@ impl Shared {
         let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
+        let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
+        let known = open.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info));
+        if let Some(known) = known {
+            known.candidate = candidate.clone(); // It announced itself anew, and was asked under both names.
+            return Ok(());
+        }
         open.last_id += 1;
         let id = open.last_id;
         let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
@@ -1339,7 +1363,8 @@ mod tests {
         eventually([1, 0]);
         for each in &subscribers {
             each.shared.update(|open| open.candidates.meet("gone"));
-            Arc::clone(&each.shared).look_around().unwrap();
+            let directory = each.shared.update(|open| Arc::clone(&open.directory)).unwrap();
+            Arc::clone(&each.shared).look_around(&directory).unwrap();
         }
         eventually([1, 0]);
         drop((live, subscribers));
