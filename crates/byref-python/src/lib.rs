@@ -11,6 +11,7 @@ mod capsule;
 mod columns;
 mod dlpack;
 mod draft;
+mod ending;
 mod errors;
 mod event;
 mod foreign;

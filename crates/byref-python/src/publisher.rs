@@ -5,6 +5,7 @@ use crate::array::{self, itemsize, refuse_objects, size_of_shape};
 use crate::arrow::import_schema;
 use crate::columns::Columns;
 use crate::draft::Draft;
+use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
@@ -92,6 +93,7 @@ impl Publisher {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
+        ending::outlive(); // Reading it may run any Python code.
         if let Some(draft) = Draft::of(data)? {
             return self.send_draft(py, &draft, headers, timeout, send_loan);
         }
@@ -264,6 +266,7 @@ impl Publisher {
         let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
+        ending::outlive();
         self.send_draft(py, &Draft::pickle(obj)?, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
@@ -278,6 +281,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let rows = Rows::of(rows)?;
         let headers = headers.as_ref().map_or_else(|| Ok(Vec::new()), headers::from_python)?;
         let attributes =
@@ -315,6 +319,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let extents = extents(shape)?;
         let is_bytes = dtype.is_none() && shape.is_instance_of::<PyInt>();
         let dtype = match dtype {
@@ -342,6 +347,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let field = import_schema(schema)?;
         let (columns, size) = Columns::new(py, &self.0, &field, non_negative("rows", rows)?)?;
         let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, HEADER_ROOM, wait))?;

@@ -1,5 +1,6 @@
 //! `EventQueue`: the class. [`serving`](crate::serving) does the work.
 
+use crate::ending;
 use crate::errors::{timed_out, to_python};
 use crate::message::Manner;
 use crate::publisher::non_negative;
@@ -260,10 +261,16 @@ impl EventQueue {
         started
     }
 
+    /// For the thread that `start` made: takes the right to run over.
+    fn _take_over(&self) {
+        ending::outlive();
+        lock(&self.shared.state).runner = Runner::Thread(thread::current().id());
+    }
+
     /// For the thread that `start` made.
     #[pyo3(signature = (stop_event))]
     fn _run_started(&self, py: Python<'_>, stop_event: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        lock(&self.shared.state).runner = Runner::Thread(thread::current().id());
+        self._take_over();
         let _running = Running(&self.shared);
         self.run_until_stopped(py, None, stop_event)
     }
@@ -305,14 +312,15 @@ impl EventQueue {
         self.shared.claim(py, false)
     }
 
-    /// For `run_async`: a coroutine to await (then comes `_awaited`), True: call again, False: wait for the descriptor,
-    /// None: the queue was stopped.
-    fn _step(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    /// For event loops: True: call again, False: wait for the descriptor, None: the queue was stopped. With `awaits`, also a
+    /// coroutine to await (then comes `_awaited`).
+    #[pyo3(signature = (awaits))]
+    fn _step(&self, py: Python<'_>, awaits: bool) -> PyResult<Option<Py<PyAny>>> {
         let shared = &*self.shared;
         let mut guard = lock(&shared.selector);
         let selector = &mut *guard;
         selector.refresh().map_err(|problem| to_python(py, problem))?;
-        let again = match shared.serve(py, selector, &mut { Limits::NONE }, true)? {
+        let again = match shared.serve(py, selector, &mut { Limits::NONE }, awaits)? {
             Pause::Stop => {
                 shared.stopping.store(false, Ordering::Release);
                 return Ok(None);

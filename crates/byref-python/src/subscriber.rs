@@ -1,6 +1,7 @@
 //! `Subscriber`, seen from Python.
 
 use crate::batch::Batch;
+use crate::ending;
 use crate::errors::to_python;
 use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
@@ -115,6 +116,7 @@ impl Subscriber {
         events: bool,
         spin: Option<f64>,
     ) -> PyResult<Self> {
+        ending::outlive();
         let builder = options(topic, policy, depth, history, name)?.events(events);
         let builder = match spin {
             Some(spin) => builder.spin(Duration::try_from_secs_f64(spin).map_err(|_| {

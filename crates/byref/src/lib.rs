@@ -32,6 +32,7 @@
 mod faults;
 
 mod access;
+mod announcement;
 mod attributes;
 mod batch;
 mod biased;
@@ -50,6 +51,7 @@ mod glossary;
 mod handshake;
 mod lease;
 mod loan;
+mod location;
 mod locks;
 mod lookout;
 mod message;
@@ -94,7 +96,9 @@ pub use topic::MAX_TOPIC;
 pub use wait::Wait;
 
 /// Looks at the machine, which the first endpoint does otherwise. For programs in which a thread may fork while another one
-/// makes that first endpoint: call it before there are threads.
+/// makes that first endpoint: call it before there are threads. A relative `BYREF_DIR` is resolved against the working directory
+/// at this moment.
 pub fn prepare() {
     sys::prepare();
+    location::prepare();
 }
