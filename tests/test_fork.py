@@ -75,6 +75,7 @@ def fork_with_everything(line: Line, goodbye: str) -> None:
     if not child:
         line.tell({name: outcome(call) for name, call in inherited_calls(pub, sub, loan).items()})
         line.tell([is_payload(view, 0, 100_000), is_payload(mine, 0, 100_000), bytes(msg) == bytes(view)])
+        assert all(repr(thing).endswith(", of the parent process>") for thing in (pub, sub))
         del dropped
         with byref.Publisher("t") as own, byref.Subscriber("t") as reader:
             # The parent's publisher and subscriber are of this topic, too: they meet.

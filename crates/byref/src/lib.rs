@@ -25,13 +25,8 @@
 //! # }
 //! ```
 //!
-//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`], [`wake`] and [`biased`] each explain one lock-free protocol;
-//! `SAFETY.md` says what is promised and which test or model covers it.
-//!
-//! [`ring`]: https://github.com/byref/byref/blob/main/crates/byref/src/ring.rs
-//! [`lease`]: https://github.com/byref/byref/blob/main/crates/byref/src/lease.rs
-//! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
-//! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
+//! Where to read on: `ARCHITECTURE.md` is the map; the heads of `ring.rs`, `lease.rs`, `wake.rs` and `biased.rs` each explain one
+//! lock-free protocol; `SAFETY.md` says what is promised and which test or model covers it.
 
 #[macro_use] // First: the other modules name its macro.
 mod faults;
