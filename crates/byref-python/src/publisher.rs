@@ -402,9 +402,22 @@ impl Publisher {
         Ok(dict)
     }
 
-    /// Closes the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine.
-    fn close(&self) {
-        self.0.close();
+    /// Closes the publisher; what was sent still reaches every connected lossless subscriber. Calling it again has no effect.
+    ///
+    /// With `linger` it waits up to so many seconds until what was sent has been taken. If there has been no subscriber so far, it
+    /// waits for the first one, which gets all messages that are still there.
+    #[pyo3(signature = (linger=None))]
+    fn close(&self, py: Python<'_>, linger: Option<f64>) -> PyResult<()> {
+        match linger {
+            None => {
+                self.0.close();
+                Ok(())
+            }
+            Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+                Err(PyValueError::new_err(format!("linger must be None or at least 0 seconds, not {seconds}")))
+            }
+            linger => Timeout::new(linger)?.wait(py, |wait| self.0.close_within_with(wait)),
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -413,7 +426,7 @@ impl Publisher {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
-        self.close();
+        self.0.close();
     }
 
     fn __repr__(&self) -> String {
