@@ -1,9 +1,9 @@
 """The extension module, as `byref` re-exports it."""
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, ItemsView, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
+from typing import Any, ClassVar, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,29 +12,60 @@ from typing_extensions import Buffer, CapsuleType, TypeVar
 from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
+_Headers: TypeAlias = Mapping[str, _HeaderValue]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
-# A part of a message: anything below that is no scalar travels by reference.
-_Part: TypeAlias = (
-    "Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message | str | int | float | complex"
-    " | dict[Any, Any] | list[Any] | tuple[Any, ...] | None"
-)
-# What travels as a message.
-_Sendable: TypeAlias = (
-    "Buffer | NDArray[Any] | _Tensor | _ArrowArray | _ArrowStream | Message"
-    " | dict[Any, _Part] | list[_Part] | tuple[_Part, ...]"
-)
-# What a loan lends: an array, or a dict of arrays.
-_Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
-# What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
-_Told = TypeVar("_Told", covariant=True, default=Never)
 
-_Array = TypeVar("_Array", bound=NDArray[Any])
+_Value = TypeVar("_Value", covariant=True)
+
+class _Dict(Protocol[_Value]):
+    """A dict whose values may be of a narrower type: `dict` itself is invariant, and a mapping need not be a dict."""
+
+    def __len__(self) -> int: ...
+    def items(self) -> ItemsView[Any, _Value]: ...
+    def copy(self) -> object: ...
+    def popitem(self) -> object: ...
+
+class _TypedDict(Protocol):
+    """A `TypedDict`, of whose values checkers tell no more than `object`."""
+
+    __required_keys__: ClassVar[frozenset[str]]
+
+class _List(Protocol[_Value]):
+    """A list whose items may be of a narrower type. (A str, which is a sequence of str, cannot be sent.)"""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[_Value]: ...
+    def __getitem__(self, index: slice, /) -> object: ...
+    def copy(self) -> object: ...
+    def reverse(self) -> None: ...
 
 class _Tensor(Protocol):
     """What speaks DLPack."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any: ...
     def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
+class _ArrowSchema(Protocol):
+    def __arrow_c_schema__(self) -> Any: ...
+
+class _ArrowArray(Protocol):
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
+
+class _ArrowStream(Protocol):
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+# What has a payload of its own, and travels by reference.
+_Payload: TypeAlias = Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message
+_Container: TypeAlias = _Dict["_Part"] | _TypedDict | _List["_Part"] | tuple["_Part", ...]
+_Part: TypeAlias = _Payload | _Container | str | int | float | complex | None
+# What travels as a message.
+_Sendable: TypeAlias = _Payload | _Container
+# What a loan lends: an array, or a dict of arrays.
+_Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
+# What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
+_Told = TypeVar("_Told", covariant=True, default=Never)
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 __all__ = [
     "INLINE_LIMIT",
@@ -54,22 +85,17 @@ __all__ = [
     "Ticket",
     "_Owner",
     "_Releases",
+    "__version__",
     "copied_bytes",
     "monitors",
     "record_receives",
 ]
 
+__version__: Final[str] = ...
+"""The version of the package."""
+
 INLINE_LIMIT: Final[int] = ...
 """The most bytes of payload and attributes together that travel inside the ring, and are copied once on receive."""
-
-class _ArrowSchema(Protocol):
-    def __arrow_c_schema__(self) -> Any: ...
-
-class _ArrowArray(Protocol):
-    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
-
-class _ArrowStream(Protocol):
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
 class Publisher:
@@ -102,7 +128,7 @@ class Publisher:
     def send(
         self,
         data: _Sendable,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -110,7 +136,7 @@ class Publisher:
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
-        of further containers.
+        of further containers. `headers`: a mapping of str to str, bytes, int (64 bits), float or bool.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -120,7 +146,7 @@ class Publisher:
     def send_pickle(
         self,
         obj: object,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -133,7 +159,7 @@ class Publisher:
     def send_tracked(
         self,
         data: _Sendable,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> Ticket:
@@ -144,8 +170,8 @@ class Publisher:
 
     def send_many(
         self,
-        rows: Buffer | NDArray[Any] | _Tensor | Sequence[Buffer] | Sequence[NDArray[Any]],
-        headers: dict[str, _HeaderValue] | None = None,
+        rows: Buffer | NDArray[Any] | _Tensor | _List[_Payload] | tuple[_Payload, ...],
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> range:
@@ -391,7 +417,7 @@ class Subscriber(Generic[_Told]):
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
 
     def close(self) -> None:
-        """Close the subscriber; iterations end, messages and views stay valid. Twice is fine."""
+        """Close the subscriber; iterations end, messages and views stay valid. Calling it again has no effect."""
 
     @property
     def lost(self) -> int:
@@ -436,11 +462,12 @@ class EventQueue:
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def subscribe(
         self,
         topic: str,
-        receiver: Callable[[Any], object],
-        batch: bool | int | None = None,
+        receiver: Callable[[Message], object],
+        batch: Literal[False] | None = None,
         *,
         policy: _Policy = "block",
         depth: int | None = None,
@@ -448,7 +475,52 @@ class EventQueue:
         writable: bool = False,
         allow_pickle: bool = False,
         name: str | None = None,
-        events: bool = False,
+        events: Literal[False] = False,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Message | Event], object],
+        batch: Literal[False] | None = None,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: bool,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Batch], object],
+        batch: int,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: Literal[False] = False,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Batch | Event], object],
+        batch: int,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: bool,
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
@@ -477,6 +549,10 @@ class EventQueue:
         `on_exit` is called on it when the run is over, with the exception that ended it or None; without it an
         exception goes to `threading.excepthook`. `stop_event` is set after that; who sets it before ends the run
         within 100 ms.
+
+        The queue is stopped when the program's main thread, and all others that are no daemons, have ended; unless
+        `daemon`, the end of the program waits for the callback in progress. Where gevent or eventlet has patched
+        `threading`, the thread is a green one.
         """
 
     def stop(self) -> None:
@@ -496,7 +572,8 @@ class EventQueue:
         """Call receivers in the running event loop until `stop` or `close`; await what coroutine functions return."""
 
     def _enter(self) -> None: ...
-    def _step(self) -> Coroutine[Any, Any, object] | bool | None: ...
+    def _take_over(self) -> None: ...
+    def _step(self, awaits: bool) -> Coroutine[Any, Any, object] | bool | None: ...
     def _awaited(self, raised: BaseException | None) -> None: ...
     def _leave(self) -> None: ...
     def _run_started(self, stop_event: threading.Event | None) -> None: ...
@@ -508,7 +585,10 @@ class EventQueue:
         """What the queue and its receivers have done, and what waits; from any thread."""
 
     def close(self) -> None:
-        """Close the queue and its receivers, and end its run; waits for a callback in progress. Twice is fine."""
+        """Close the queue and its receivers, and end its run; waits for a callback in progress.
+
+        Calling it again has no effect.
+        """
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -537,7 +617,7 @@ class Receiver:
     def close(self) -> None:
         """End it: its callable is never called again, and the queue refers to it no more.
 
-        From another thread than the queue's it waits for a callback in progress. Twice is fine.
+        From another thread than the queue's it waits for a callback in progress. Calling it again has no effect.
         """
 
     def __enter__(self) -> Self: ...
@@ -611,7 +691,7 @@ class Message:
         """
 
     def release(self) -> None:
-        """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
+        """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
@@ -745,7 +825,7 @@ class Loan(Generic[_Lent]):
         """Send the message; return its sequence number. A send that times out leaves the loan as it was."""
 
     def discard(self) -> None:
-        """Give the memory back unsent. Twice is fine."""
+        """Give the memory back unsent. Calling it again has no effect."""
 
     def __enter__(self) -> _Lent: ...
     def __exit__(

@@ -5,6 +5,7 @@ use crate::array::{self, itemsize, refuse_objects, size_of_shape};
 use crate::arrow::import_schema;
 use crate::columns::Columns;
 use crate::draft::Draft;
+use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
@@ -26,37 +27,37 @@ const COPY_DETACHED: usize = 64 << 10;
 /// Room for headers that are set after a loan was made, in bytes.
 const HEADER_ROOM: usize = 256;
 
-/// A subscriber as its publisher sees it.
+#[doc = doc!("SubscriberInfo")]
 #[pyclass(frozen, module = "byref")]
 pub struct SubscriberInfo(byref::SubscriberInfo);
 
 #[pymethods]
 impl SubscriberInfo {
-    /// Its process; 0 when that is out of sight.
+    #[doc = doc!("SubscriberInfo.pid")]
     #[getter]
     fn pid(&self) -> i32 {
         self.0.pid
     }
 
-    /// Its name, or None.
+    #[doc = doc!("SubscriberInfo.name")]
     #[getter]
     fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
     }
 
-    /// "block", "drop_oldest" or "latest".
+    #[doc = doc!("SubscriberInfo.policy")]
     #[getter]
     fn policy(&self) -> &'static str {
         POLICIES.iter().find(|(_, known)| *known == self.0.policy).expect("all policies have names").0
     }
 
-    /// Messages that it has not taken yet.
+    #[doc = doc!("SubscriberInfo.lag")]
     #[getter]
     fn lag(&self) -> u64 {
         self.0.lag
     }
 
-    /// For how many seconds senders have waited for it since it last took or released something; counted with `max_stall`.
+    #[doc = doc!("SubscriberInfo.stalled")]
     #[getter]
     fn stalled(&self) -> f64 {
         self.0.stalled.as_secs_f64()
@@ -72,7 +73,7 @@ impl SubscriberInfo {
 pub const POLICIES: [(&str, Policy); 3] =
     [("block", Policy::Block), ("drop_oldest", Policy::DropOldest), ("latest", Policy::Latest)];
 
-/// Publishes messages on one topic. It may be shared by threads.
+#[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Publisher(byref::Publisher);
 
@@ -92,6 +93,7 @@ impl Publisher {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
+        ending::outlive(); // Reading it may run any Python code.
         if let Some(draft) = Draft::of(data)? {
             return self.send_draft(py, &draft, headers, timeout, send_loan);
         }
@@ -215,12 +217,12 @@ impl Publisher {
         builder.build().map(Publisher).map_err(|error| to_python(py, error))
     }
 
-    /// Sends a copy of `data`; returns its sequence number.
+    #[doc = doc!("Publisher.send")]
     #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
     fn send(
         &self,
         data: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
@@ -230,15 +232,15 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers, timeout, send, send_loan)
+        self.send_as(data, headers.as_ref(), timeout, send, send_loan)
     }
 
-    /// Sends as `send` does; returns a Ticket that tells when the message is released.
+    #[doc = doc!("Publisher.send_tracked")]
     #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
     fn send_tracked(
         &self,
         data: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Ticket> {
@@ -248,40 +250,40 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_tracked_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers, timeout, send, send_loan).map(Ticket)
+        self.send_as(data, headers.as_ref(), timeout, send, send_loan).map(Ticket)
     }
 
-    /// Sends any object that pickle can take: protocol 5, and the buffers of its arrays beside the pickle. Only subscribers
-    /// that said `allow_pickle=True` unpickle it. Returns its sequence number.
+    #[doc = doc!("Publisher.send_pickle")]
     #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None))]
     fn send_pickle(
         &self,
         py: Python<'_>,
         obj: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
         let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_draft(py, &Draft::pickle(obj)?, headers, Timeout::new(timeout)?, send)
+        ending::outlive();
+        self.send_draft(py, &Draft::pickle(obj)?, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
-    /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
-    /// numbers as a range. They lie packed, so that a receiver can take them as one array (`recv_batch`).
+    #[doc = doc!("Publisher.send_many")]
     #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
     fn send_many<'py>(
         &self,
         py: Python<'py>,
         rows: &Bound<'py, PyAny>,
-        headers: Option<&Bound<'py, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let rows = Rows::of(rows)?;
-        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let headers = headers.as_ref().map_or_else(|| Ok(Vec::new()), headers::from_python)?;
         let attributes =
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
@@ -307,7 +309,7 @@ impl Publisher {
         PyRange::new(py, first as isize, (first + count as u64) as isize)
     }
 
-    /// Lends memory to be filled in place: of `shape` elements of type `dtype` (default uint8), or `shape` bytes.
+    #[doc = doc!("Publisher.loan")]
     #[pyo3(signature = (shape, dtype=None, timeout=None))]
     fn loan<'py>(
         &self,
@@ -317,6 +319,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let extents = extents(shape)?;
         let is_bytes = dtype.is_none() && shape.is_instance_of::<PyInt>();
         let dtype = match dtype {
@@ -334,9 +337,7 @@ impl Publisher {
         Loan::new(loan, dtype, &extents, row, layout, self.0.topic())
     }
 
-    /// Lends memory for a record batch of `rows` rows, to be filled in place: `schema` is a `pyarrow.Schema` or any other
-    /// object with `__arrow_c_schema__`, whose columns have elements of fixed size. `array` of the loan, and its `with` block,
-    /// give a dict of writable NumPy arrays by column; no value is null.
+    #[doc = doc!("Publisher.loan_batch")]
     #[pyo3(signature = (schema, rows, timeout=None))]
     fn loan_batch<'py>(
         &self,
@@ -346,49 +347,50 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let field = import_schema(schema)?;
         let (columns, size) = Columns::new(py, &self.0, &field, non_negative("rows", rows)?)?;
         let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, HEADER_ROOM, wait))?;
         Loan::of_batch(py, loan, columns, &field, self.0.topic())
     }
 
-    /// Waits until at least `n` subscribers are connected.
+    #[doc = doc!("Publisher.wait_for_subscribers")]
     #[pyo3(signature = (n=1, timeout=None))]
     fn wait_for_subscribers(&self, py: Python<'_>, n: usize, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait(py, |wait| self.0.wait_for_subscribers_with(n, wait))
     }
 
-    /// Waits until all connected subscribers have read everything sent so far.
+    #[doc = doc!("Publisher.flush")]
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait(py, |wait| self.0.flush_with(wait))
     }
 
-    /// Disconnects a subscriber, one of `subscribers`, for good; what it holds stays valid. False if it is gone already.
+    #[doc = doc!("Publisher.evict")]
     fn evict(&self, py: Python<'_>, subscriber: &SubscriberInfo) -> PyResult<bool> {
         self.0.evict(&subscriber.0).map_err(|error| to_python(py, error))
     }
 
-    /// The connected subscribers.
+    #[doc = doc!("Publisher.subscribers")]
     #[getter]
     fn subscribers(&self, py: Python<'_>) -> PyResult<Vec<SubscriberInfo>> {
         let found = self.0.subscribers().map_err(|error| to_python(py, error))?;
         Ok(found.into_iter().map(SubscriberInfo).collect())
     }
 
-    /// What subscribers hold: messages that they took and have not released yet.
+    #[doc = doc!("Publisher.outstanding")]
     #[getter]
     fn outstanding(&self, py: Python<'_>) -> PyResult<Outstanding> {
         Outstanding::new(py, self.0.outstanding().map_err(|error| to_python(py, error))?)
     }
 
-    /// The topic.
+    #[doc = doc!("Publisher.topic")]
     #[getter]
     fn topic(&self) -> &str {
         self.0.topic()
     }
 
-    /// A dict of counters; see the documentation.
+    #[doc = doc!("Publisher.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.0.stats().map_err(|error| to_python(py, error))?;
         let dict = PyDict::new(py);
@@ -402,10 +404,7 @@ impl Publisher {
         Ok(dict)
     }
 
-    /// Closes the publisher; what was sent still reaches every connected lossless subscriber. Calling it again has no effect.
-    ///
-    /// With `linger` it waits up to so many seconds until what was sent has been taken. If there has been no subscriber so far, it
-    /// waits for the first one, which gets all messages that are still there.
+    #[doc = doc!("Publisher.close")]
     #[pyo3(signature = (linger=None))]
     fn close(&self, py: Python<'_>, linger: Option<f64>) -> PyResult<()> {
         match linger {
@@ -430,7 +429,16 @@ impl Publisher {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Publisher on {:?}>", self.0.topic())
+        format!("<byref.Publisher on {:?}{}>", self.0.topic(), state(self.0.is_closed()))
+    }
+}
+
+/// What `repr` says of an endpoint that cannot be used.
+pub fn state(is_closed: byref::Result<bool>) -> &'static str {
+    match is_closed {
+        Ok(false) => "",
+        Ok(true) => ", closed",
+        Err(_) => ", of the parent process",
     }
 }
 

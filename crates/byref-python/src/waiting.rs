@@ -1,5 +1,6 @@
 //! Calls that may wait: first an attempt with the interpreter held, then the wait without it.
 
+use crate::ending;
 use crate::errors::to_python;
 use byref::{Error, Result, Wait};
 use pyo3::exceptions::PyValueError;
@@ -53,6 +54,7 @@ impl Timeout {
     /// that attaches when the interpreter is gone crashes.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {
         if !is_main_thread(py)? {
+            ending::outlive();
             return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
         }
         let mut raised = None;

@@ -29,12 +29,18 @@ pub(crate) struct Candidates {
     spare: Vec<String>,
 }
 
+impl Candidate {
+    pub fn new(name: &str) -> Self {
+        Candidate { name: name.to_owned(), pause: FIRST_PAUSE }
+    }
+}
+
 impl Candidates {
     /// A name in the directory.
     pub fn meet(&mut self, name: &str) {
         if !self.known.contains(name) {
             self.known.insert(name.to_owned());
-            self.waiting.push_back(Candidate { name: name.to_owned(), pause: FIRST_PAUSE });
+            self.waiting.push_back(Candidate::new(name));
         }
     }
 
@@ -54,6 +60,11 @@ impl Candidates {
     /// One that was to be asked is another name of a publisher that is connected: it is not asked as long as it is.
     pub fn keep(&mut self, name: &str) {
         self.spare.push(name.to_owned());
+    }
+
+    /// Whether the publisher of this name has one in the directory.
+    pub fn has_name_of(&self, name: &str) -> bool {
+        self.known.contains(name) || self.spare.iter().any(|spare| same_publisher(spare, name))
     }
 
     /// Nobody listens under this name any more. If the publisher has other names, they are asked.
@@ -114,6 +125,7 @@ mod tests {
             candidates.keep(name);
         }
         assert_eq!(candidates.next(), None);
+        assert!(candidates.has_name_of(&first) && candidates.has_name_of(&other));
         candidates.is_gone(&first);
         assert_eq!(candidates.next().map(|next| next.name), Some(second));
         assert_eq!(candidates.next(), None);

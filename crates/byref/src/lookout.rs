@@ -15,6 +15,7 @@ use crate::location::Location;
 use crate::locks::Mutex;
 use crate::rendezvous::{CANNOT_LIST, Directory, News, Stamp, Told, Watch};
 use crate::service::{Handle, Next, Token};
+use crate::subscriber::TIDY;
 use crate::sys::epoll::Interest;
 use crate::topic;
 use std::collections::HashSet;
@@ -34,6 +35,8 @@ pub(crate) trait Listener: Send + Sync {
     /// Perhaps not for the first time.
     fn appeared(self: Arc<Self>, name: &str);
     fn vanished(&self, name: &str);
+    /// Does what is to be done now and then.
+    fn tidy(&self);
     /// Lists the directory: it is new to the listener, or something was missed.
     fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()>;
 }
@@ -95,6 +98,12 @@ impl Lookout {
             let Some(lookout) = looking.upgrade() else { return Next::Done };
             lookout.look();
             Next::After(LOOK_EVERY)
+        });
+        let tidying = Arc::downgrade(&lookout);
+        service.after(TIDY, move |_, _, _| {
+            let Some(lookout) = tidying.upgrade() else { return Next::Done };
+            lookout.listeners().iter().for_each(|listener| listener.tidy());
+            Next::After(TIDY)
         });
         lookout
     }

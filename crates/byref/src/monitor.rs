@@ -20,7 +20,7 @@
 
 use crate::announcement::Announcement;
 use crate::doorstep::ACCEPTED_AT_ONCE;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::handshake;
 use crate::location::Location;
 use crate::locks::Mutex;
@@ -553,7 +553,7 @@ fn read_answer(socket: &OwnedFd) -> Option<QueueReport> {
     let segment =
         PeerSegment::new(segment, Some(SEGMENT_LEN)).ok().filter(|it| it.has_memory(0..SEGMENT_LEN))?.into_map();
     let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
-    Some(read_segment(&segment, hello.name, pid))
+    Some(read_segment(&segment, printable(&hello.name), pid))
 }
 
 pub(crate) fn read_segment(segment: &Mapping, name: String, pid: i32) -> QueueReport {
@@ -642,7 +642,7 @@ fn write_text(words: &[AtomicU64], text: &str) {
 fn read_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    printable(&String::from_utf8_lossy(&bytes[..end]))
 }
 
 #[cfg(all(test, not(loom)))]

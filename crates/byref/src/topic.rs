@@ -29,8 +29,8 @@ pub(crate) fn validate_pattern(pattern: &str) -> Result<()> {
         "it is empty; give a name like 'camera/front'"
     } else if pattern.len() > MAX_TOPIC {
         "it is longer than 1024 bytes"
-    } else if pattern.contains('\0') {
-        "it contains a NUL byte"
+    } else if pattern.chars().any(char::is_control) {
+        "it contains a control character, such as a NUL byte or a line break"
     } else if pattern.split('/').any(str::is_empty) {
         "it has an empty level; write 'a/b', without a leading, trailing or double '/'"
     } else if pattern.split('/').any(|level| level.contains('*') && !matches!(level, "*" | "**")) {

@@ -33,7 +33,7 @@ pub(crate) struct Stall {
 
 impl Open {
     /// Disconnects the subscriber at `index`.
-    fn evict(&mut self, topic: &str, index: usize, why: &str) {
+    pub(super) fn evict(&mut self, topic: &str, index: usize, why: &str) {
         let peer = &mut self.peers[index];
         log::warn!("byref: topic '{topic}': evicted {}, which {why}", peer.who());
         peer.evicted = true;
@@ -95,7 +95,8 @@ impl Open {
         if !deaf.is_empty() {
             return deaf;
         }
-        let most = lossless().map(|(index, peer)| (self.held_bytes(peer), index)).max();
+        let kept = |peer: &Peer| self.pool.retired_with(|generation| peer.keeps(generation));
+        let most = lossless().map(|(index, peer)| (self.held_bytes(peer) + kept(peer), index)).max();
         most.filter(|(held, _)| *held > 0).map(|(_, index)| index).into_iter().collect()
     }
 
