@@ -215,10 +215,15 @@ class Publisher:
     def stats(self) -> dict[str, int]:
         """Counters: sent, bytes, copied_bytes, waits, subscribers, and pool_used, pool_allocated in bytes."""
 
-    def close(self) -> None:
+    def close(self, linger: float | None = None) -> None:
         """Close the publisher; what was sent still reaches every connected lossless subscriber.
 
-        Calling it again has no effect.
+        `linger`: wait up to so many seconds until what was sent has been taken. If there has been no subscriber so far,
+        wait for the first one, which gets all messages that are still there: the last `history` ones, and others that
+        were not overwritten. It waits for no second subscriber, and not at all if nothing was sent. Without `linger`,
+        and at the end of a `with` block, it does not wait; if all messages reached nobody, a warning is logged.
+
+        Calling it again has no effect. Raises `ValueError` for a negative time.
         """
 
     @property

@@ -405,8 +405,18 @@ impl Publisher {
     }
 
     #[doc = doc!("Publisher.close")]
-    fn close(&self) {
-        self.0.close();
+    #[pyo3(signature = (linger=None))]
+    fn close(&self, py: Python<'_>, linger: Option<f64>) -> PyResult<()> {
+        match linger {
+            None => {
+                self.0.close();
+                Ok(())
+            }
+            Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+                Err(PyValueError::new_err(format!("linger must be None or at least 0 seconds, not {seconds}")))
+            }
+            linger => Timeout::new(linger)?.wait(py, |wait| self.0.close_within_with(wait)),
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -415,7 +425,7 @@ impl Publisher {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
-        self.close();
+        self.0.close();
     }
 
     fn __repr__(&self) -> String {

@@ -1,6 +1,7 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
 mod eviction;
+mod linger;
 mod outstanding;
 pub(crate) mod ticket;
 
@@ -222,6 +223,8 @@ struct Open {
     reclaim: u64,
     peers: Vec<Peer>,
     last_peer: u64,
+    /// It waits for a first subscriber before it closes.
+    lingers: bool,
     pairing: Pairing,
     pool: Pool,
     glossary: Option<Glossary>,
@@ -364,6 +367,7 @@ impl Publisher {
             reclaim: 0,
             peers: Vec::new(),
             last_peer: 0,
+            lingers: false,
             pairing: Pairing::with(true),
             pool: Pool::new(max_memory),
             glossary: None,
@@ -1052,7 +1056,11 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
-        let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
+        let late = open.history_for(hello.history, self.history).min(if hello.policy == Policy::Block {
+            u64::MAX
+        } else {
+            depth
+        });
         // A position is at least one message, so these are enough; what is reclaimed among them is gone.
         let earliest = open.tail.saturating_sub(late).max(open.reclaim);
         let first = open.sent.saturating_sub(late);
@@ -1136,6 +1144,7 @@ impl Shared {
         };
         let Some(open) = copies::settle(Cause::Send, close, |open| open.copied_bytes) else { return };
         *self.final_stats.lock() = open.stats();
+        open.tell_if_unheard(self);
         fault!("close.publisher_begun");
         open.ring().set_closed();
         fault!("close.publisher_flagged");
