@@ -25,6 +25,7 @@ mod receipt;
 mod receiver;
 mod report;
 mod rows;
+mod sending;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -74,6 +75,8 @@ mod _byref {
     use crate::receiver::Receiver;
     #[pymodule_export]
     use crate::report::monitors;
+    #[pymodule_export]
+    use crate::sending::Sending;
     #[pymodule_export]
     use crate::subscriber::Subscriber;
     #[pymodule_export]

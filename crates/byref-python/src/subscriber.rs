@@ -11,6 +11,7 @@ use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
@@ -29,6 +30,15 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    #[inline(always)]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap);
+        }
+        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+    }
+
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
         note_caller(py, &message);
@@ -132,12 +142,23 @@ impl Subscriber {
     /// The next message (or event). Timeout when none came in `timeout` seconds (None: waits without limit).
     #[pyo3(signature = (timeout=None))]
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let timeout = Timeout::new(timeout)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
-            return self.wrap_incoming(py, incoming, Self::wrap);
-        }
-        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+        self.receive(py, Timeout::new(timeout)?)
+    }
+
+    /// `await sub.recv_async()`: the next message (or event), waited for in an event loop (asyncio, trio, anyio). Timeout when none
+    /// came in `timeout` seconds. When it is cancelled, no message is lost.
+    #[pyo3(signature = (timeout=None))]
+    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let recv = RECV.get_or_try_init(py, || py.import("byref._aio")?.getattr("recv").map(Bound::unbind))?;
+        recv.bind(py).call1((slf, timeout))
+    }
+
+    /// For `recv_async`: the last attempt, after a wait of so many seconds.
+    fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, Timeout::Over(Duration::try_from_secs_f64(waited).unwrap_or(Duration::MAX)))
     }
 
     /// The next message (or event), or None when none is there.

@@ -5,7 +5,7 @@ use crate::handshake::{self, ToSubscriber};
 use crate::lease::{CLOSED, COUNTS, Lease};
 use crate::note;
 use crate::pool::Sent;
-use crate::publisher::Stall;
+use crate::publisher::{Silence, Stall};
 use crate::service::Token;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub evicted: bool,
     /// Senders wait for it.
     pub stall: Option<Stall>,
+    /// It has done nothing while calls waited for it.
+    pub silence: Silence,
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
     pub tasks: Vec<Token>,
