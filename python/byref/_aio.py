@@ -1,4 +1,4 @@
-"""Waiting in event loops: `async for`, `recv_async`, `send_async`, and `await` for a ticket; on asyncio, trio and anyio.
+"""Waiting in event loops: `async for`, `recv_async`, `send_async`, `await` for a ticket; on asyncio, trio and anyio.
 
 An asyncio loop is any that has `add_reader`; anyio runs on one of the two.
 """
