@@ -78,7 +78,7 @@ mod _byref {
     #[pymodule_export]
     use crate::sending::Sending;
     #[pymodule_export]
-    use crate::subscriber::Subscriber;
+    use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]
     use crate::ticket::{Releases, Ticket};
 

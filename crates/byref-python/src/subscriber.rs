@@ -39,6 +39,26 @@ impl Subscriber {
         self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
     }
 
+    /// The next message, or the end.
+    #[inline(always)]
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let timeout = Timeout::new(None)?;
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
+        }
+        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| self.wrap(py, message)).transpose()
+    }
+
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
         note_caller(py, &message);
@@ -187,26 +207,12 @@ impl Subscriber {
         self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
     }
 
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+        Bound::new(slf.py(), Iteration(slf.clone().unbind()))
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let timeout = Timeout::new(None)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
-            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
-        }
-        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
-        // written in, and the processor waits for that.
-        match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
-            Ok(Some(None)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
-        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
-        message.map(|message| self.wrap(py, message)).transpose()
+        self.next(py)
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -274,5 +280,20 @@ impl Subscriber {
 
     fn __repr__(&self) -> String {
         format!("<byref.Subscriber to {:?}>", self.core.topic())
+    }
+}
+
+/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[pyclass(frozen, name = "_Iterator", module = "byref")]
+pub struct Iteration(Py<Subscriber>);
+
+#[pymethods]
+impl Iteration {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.get().next(py)
     }
 }
