@@ -13,12 +13,14 @@ use crate::outstanding::Outstanding;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
 use crate::rows::Rows;
+use crate::sending;
 use crate::ticket::Ticket;
 use crate::waiting::Timeout;
 use byref::{Attributes, Encoded, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
 use std::time::Duration;
 
@@ -75,20 +77,19 @@ pub const POLICIES: [(&str, Policy); 3] =
 
 #[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
-pub struct Publisher(byref::Publisher);
+pub struct Publisher(pub byref::Publisher);
 
 impl Publisher {
     /// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
-    fn send_as<T: Send>(
+    pub fn send_as<T: Send>(
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Option<f64>,
+        timeout: Timeout,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = data.py();
-        let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
@@ -129,7 +130,8 @@ impl Publisher {
         timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
     }
 
-    fn send_draft<'py, T: Send>(
+    /// Sends what `draft` is made of.
+    pub fn send_draft<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
@@ -232,7 +234,33 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), timeout, send, send_loan)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+    }
+
+    #[doc = doc!("Publisher.send_async")]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_async<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyAny>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
+        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout))
+    }
+
+    /// For `send_async`: the sequence number, if there is room at once; else what to try again.
+    fn _send_now<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        sending::begin(slf, data, headers, timestamp_ns)
     }
 
     #[doc = doc!("Publisher.send_tracked")]
@@ -250,7 +278,7 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_tracked_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), timeout, send, send_loan).map(Ticket)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan).map(Ticket)
     }
 
     #[doc = doc!("Publisher.send_pickle")]
