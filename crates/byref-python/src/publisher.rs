@@ -12,11 +12,12 @@ use crate::loan::Loan;
 use crate::outstanding::Outstanding;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
+use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
 use crate::waiting::Timeout;
-use byref::{Attributes, Encoded, Policy, Wait};
+use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -95,15 +96,15 @@ impl Publisher {
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
         ending::outlive(); // Reading it may run any Python code.
-        if let Some(draft) = Draft::of(data)? {
-            return self.send_draft(py, &draft, headers, timeout, send_loan);
-        }
-        let payload = Payload::of(data)?;
-        let layout = payload.layout()?;
+        let payload = match Draft::of(data, self.0.topic())? {
+            Ok(payload) => payload,
+            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send_loan),
+        };
+        let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
         let attributes = if layout.is_none() && headers.is_none() {
             Encoded::default()
         } else {
-            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+            let headers = self.headers(headers)?;
             Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
         };
         match (payload.bytes(), &payload) {
@@ -114,6 +115,10 @@ impl Publisher {
             }
             (None, _) => unreachable!("only arrays come in pieces"),
         }
+    }
+
+    fn headers(&self, headers: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, HeaderValue)>> {
+        headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
     }
 
     fn send_array<T: Send>(
@@ -139,7 +144,7 @@ impl Publisher {
         timeout: Timeout,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
-        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let headers = self.headers(headers)?;
         let planned = draft.plan(py, &self.0, headers)?;
         let (size, room) = (planned.size(), planned.attributes.len());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
@@ -295,7 +300,8 @@ impl Publisher {
             loan.send_with(attributes, timestamp_ns, wait)
         };
         ending::outlive();
-        self.send_draft(py, &Draft::pickle(obj)?, headers.as_ref(), Timeout::new(timeout)?, send)
+        let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
+        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Publisher.send_many")]
@@ -310,8 +316,8 @@ impl Publisher {
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
         ending::outlive();
-        let rows = Rows::of(rows)?;
-        let headers = headers.as_ref().map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let rows = Rows::of(rows, self.0.topic())?;
+        let headers = self.headers(headers.as_ref())?;
         let attributes =
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
@@ -486,7 +492,7 @@ pub fn non_negative(name: &str, value: i128) -> PyResult<u64> {
 fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let extent = |value: &Bound<'_, PyAny>| -> PyResult<u64> {
         let index = value.py().import("operator")?.getattr("index")?.call1((value,)).map_err(|_| {
-            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", shape.get_type()))
+            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", class_name(shape)))
         })?;
         let refused =
             || PyValueError::new_err(format!("a shape's extents must be between 0 and 2**63 - 1, not {index}"));

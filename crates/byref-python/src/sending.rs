@@ -114,9 +114,9 @@ pub fn begin<'py>(
     let py = data.py();
     ending::outlive();
     let began = Instant::now();
-    let stage = match Draft::of(data)? {
-        Some(draft) => Stage::Draft(Kept::new(draft)),
-        None => Stage::Object(data.clone().unbind()),
+    let stage = match Draft::of(data, publisher.get().0.topic())? {
+        Err(draft) => Stage::Draft(Kept::new(draft)),
+        Ok(_) => Stage::Object(data.clone().unbind()),
     };
     let (publisher, headers) = (publisher.clone().unbind(), headers.map(Bound::unbind));
     let sending = Sending { publisher, headers, timestamp_ns, began, stage: Mutex::new(None) };
