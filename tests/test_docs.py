@@ -1,6 +1,7 @@
 """The documents' examples run, calls in docs/python.md are as they are written, and what SAFETY.md names is there."""
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
@@ -40,8 +41,11 @@ def blocks(*pages: Path) -> list[Any]:
 
 
 def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
-    """Run a block. Empty lines in front of it: a traceback names the line of the page."""
-    exec(compile("\n" * line + code, str(page), "exec"), {"__name__": "__main__", **names})
+    """Run a block, which may await. Empty lines in front of it: a traceback names the line of the page."""
+    compiled = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    begun = eval(compiled, {"__name__": "__main__", **names})
+    if inspect.iscoroutine(begun):
+        asyncio.run(begun)
 
 
 @pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
