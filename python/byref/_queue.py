@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import os
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 from ._errors import Error
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ._byref import EventQueue
 
 # How often a user's `stop_event` is looked at among green threads, in seconds.
@@ -157,6 +158,8 @@ def _green_wait() -> Callable[[int | None, float | None], object]:
 
 async def run_async(queue: EventQueue) -> None:
     """Call the receivers in the running event loop, one after the other, until the queue is stopped."""
+    import asyncio  # A queue on a thread does without.
+
     loop = asyncio.get_running_loop()
     fileno = queue.fileno()
     queue._enter()
