@@ -157,9 +157,7 @@ class Publisher:
         other.
         """
 
-    def _send_now(
-        self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None
-    ) -> int | _Sending: ...
+    def _send_now(self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None) -> int | _Sending: ...
     def send_pickle(
         self,
         obj: object,
