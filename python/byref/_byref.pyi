@@ -920,3 +920,7 @@ def copied_bytes() -> dict[str, int]:
     `send`: into shared memory, by its publishers. `receive`: small payloads, out of the ring. `writable`: private views
     of small messages. `copy`: because the program asked for a copy.
     """
+
+# For `_logging`.
+def _open_log(level: int | None) -> int: ...
+def _close_log() -> None: ...

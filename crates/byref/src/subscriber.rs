@@ -687,6 +687,7 @@ impl Shared {
         let next =
             |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
+            log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
                 Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
                     self.update(|open| open.candidates.keep(&candidate.name));
@@ -824,7 +825,10 @@ impl Shared {
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
-            Ok(ToSubscriber::NotThisTopic) => return Ok(()),
+            Ok(ToSubscriber::NotThisTopic) => {
+                log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
+                return Ok(());
+            }
             Err(NotUnderstood::Version(theirs)) => {
                 let topic = handshake::topic_of_other_version(packet);
                 if topic.is_some_and(|topic| !topic::matches(pattern, topic)) {
@@ -871,6 +875,7 @@ impl Shared {
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
         open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
+        log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
         open.door.bell.ring();
         self.changed.notify();
@@ -1130,6 +1135,8 @@ impl Open {
     fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
         fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
+        let (topic, pid) = (&over.link.info.topic, over.link.info.pid);
+        log::debug!("byref: topic '{topic}': the connection to the publisher in process {pid} is over: {kind:?}");
         self.happened(options, &over.link.info, kind);
         if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
             // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
