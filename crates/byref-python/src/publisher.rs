@@ -15,7 +15,7 @@ use crate::payload::{Payload, layout_of};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::waiting::Timeout;
+use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -85,7 +85,7 @@ impl Publisher {
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
@@ -120,7 +120,7 @@ impl Publisher {
         &self,
         array: &Bound<'_, PyUntypedArray>,
         attributes_len: usize,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = array.py();
@@ -136,7 +136,7 @@ impl Publisher {
         py: Python<'py>,
         draft: &Draft<'py>,
         headers: Option<&Bound<'py, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
@@ -154,7 +154,7 @@ fn send_bytes<T: Send>(
     py: Python<'_>,
     bytes: &[u8],
     attributes: &Encoded,
-    timeout: Timeout,
+    timeout: impl Patience,
     mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
