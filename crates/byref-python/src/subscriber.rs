@@ -188,7 +188,9 @@ impl Subscriber {
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
-        Bound::new(slf.py(), Iteration(slf.clone().unbind()))
+        let Subscriber { core, manner, events, .. } = slf.get();
+        let (core, manner, events) = (core.handle(), *manner, *events);
+        Bound::new(slf.py(), Iteration { core, manner, events, subscriber: slf.clone().unbind() })
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -271,7 +273,13 @@ impl Subscriber {
 
 /// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
 #[pyclass(frozen, name = "_Iterator", module = "byref")]
-pub struct Iteration(Py<Subscriber>);
+pub struct Iteration {
+    /// Of its own, since a look into the other object costs each message some nanoseconds.
+    core: byref::Subscriber,
+    manner: Manner,
+    events: bool,
+    subscriber: Py<Subscriber>,
+}
 
 #[pymethods]
 impl Iteration {
@@ -280,15 +288,17 @@ impl Iteration {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let subscriber = self.0.get();
-        if subscriber.events {
-            return subscriber.__next__(py);
+        if self.events {
+            return self.subscriber.get().__next__(py);
         }
         // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
         // written in, and the processor waits for that.
-        match unless_closed(subscriber.core.try_recv()) {
-            Ok(Some(Some(message))) => Ok(Some(subscriber.wrap(py, message)?)),
-            Ok(Some(None)) => subscriber.__next__(py),
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => {
+                note_caller(py, &message);
+                Ok(Some(Bound::new(py, Message::new(message, self.manner))?.into_any()))
+            }
+            Ok(Some(None)) => self.subscriber.get().__next__(py),
             Ok(None) => Ok(None),
             Err(error) => Err(to_python(py, error)),
         }
