@@ -1,5 +1,6 @@
 //! Headers: `dict[str, str | bytes | int | float | bool]`, both ways.
 
+use crate::entries::entries;
 use byref::HeaderValue;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -7,8 +8,8 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyString};
 
 /// Checks and takes over a `headers` argument.
 pub fn from_python(headers: &Bound<'_, PyDict>) -> PyResult<Vec<(String, HeaderValue)>> {
-    headers
-        .iter()
+    entries(headers)
+        .into_iter()
         .map(|(key, value)| {
             let Ok(name) = key.cast::<PyString>() else {
                 return Err(PyTypeError::new_err(format!("header names must be str, not {}", type_name(&key))));
