@@ -7,7 +7,7 @@ use crate::receiver::{Receiver, Slot, Wants, label_of, resolve};
 use crate::report::queue_dict;
 use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
 use crate::subscriber;
-use crate::waiting::Timeout;
+use crate::waiting::{Timeout, let_interpreter_work};
 use byref::{Ended, Monitor, Readiness, Selector, Thresholds};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -72,7 +72,7 @@ impl EventQueue {
                 }
                 Pause::Empty => {}
                 Pause::Slice | Pause::Enough | Pause::Await(_) => {
-                    py.check_signals()?;
+                    let_interpreter_work(py)?;
                     py.detach(|| ());
                     continue;
                 }
@@ -112,7 +112,7 @@ impl EventQueue {
                     break;
                 }
                 Pause::Slice | Pause::Await(_) => {
-                    py.check_signals()?;
+                    let_interpreter_work(py)?;
                     py.detach(|| ());
                     continue;
                 }
