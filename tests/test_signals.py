@@ -121,6 +121,30 @@ def test_a_handler_that_raises_nothing_lets_the_call_wait_on(endpoints: Endpoint
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_handler_may_receive_from_the_same_subscriber(endpoints: Endpoints) -> None:
+    """The call that it interrupts holds nothing that it would wait for."""
+    pub, sub = endpoints.pair()
+    received = []
+
+    def send() -> None:
+        pub.send(b"first")
+        pub.send(b"second")
+
+    def handler(*_: object) -> None:
+        sender = threading.Timer(0.3, send)
+        sender.start()
+        received.append(bytes(sub.recv(timeout=10)))
+        sender.join()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        received.append(bytes(sub.recv(timeout=20)))
+        assert received == [b"first", b"second"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_a_handlers_own_exception_ends_the_call(endpoints: Endpoints) -> None:
     _, sub = endpoints.pair()
 

@@ -5,6 +5,8 @@ use crate::errors::{to_python, would_block};
 use byref::{Error, Result, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+#[cfg(Py_GIL_DISABLED)]
+use pyo3::sync::PyOnceLock;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,23 @@ pub trait Patience: Copy {
     ) -> PyResult<T>;
 }
 
+/// How long what others drop may stay because its own thread waits, on a free-threaded interpreter.
+const SETTLE_EVERY: Duration = Duration::from_millis(10);
+
+/// Lets the interpreter do what this thread has to do from time to time: signal handlers, and whatever else it looks for
+/// when Python code begins to run.
+pub fn let_interpreter_work(py: Python<'_>) -> PyResult<()> {
+    py.check_signals()?;
+    // The interpreter offers no other way to have this thread settle references that other threads gave back.
+    #[cfg(Py_GIL_DISABLED)]
+    {
+        static NOTHING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let nothing = || Ok::<_, PyErr>(py.import("byref._pending")?.getattr("nothing")?.unbind());
+        NOTHING.get_or_try_init(py, nothing)?.bind(py).call0()?;
+    }
+    Ok(())
+}
+
 /// A checked `timeout` argument; `None` means without limit.
 #[derive(Clone, Copy)]
 pub struct Timeout(Option<Duration>);
@@ -69,20 +88,31 @@ impl Timeout {
         self.0
     }
 
-    /// Runs `call` without the interpreter. In the main thread, signal handlers run whenever it is about to sleep and after
-    /// each signal; what they raise ends the call. Other threads have none.
+    /// Runs `call` without the interpreter, and lets that do what it has put off, whenever the call is about to sleep, and now
+    /// and then. In the main thread these are signal handlers; what they raise ends the call.
+    ///
+    /// On an ordinary interpreter other threads have nothing of the kind, and need not attach for it. On a free-threaded one
+    /// each thread has to settle the references to its own objects that others gave back, or these objects stay for as
+    /// long as it waits: messages, and so the memory of their publisher.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {
         if !is_main_thread(py)? {
             ending::outlive();
-            return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
+            if cfg!(not(Py_GIL_DISABLED)) {
+                return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
+            }
         }
         let mut raised = None;
         let result = py.detach(|| {
             let mut check = || {
-                raised = Python::attach(|py| py.check_signals().err());
+                // An interpreter that shuts down has no work for a thread, and would keep one that attaches.
+                raised = Python::try_attach(|py| let_interpreter_work(py).err()).flatten();
                 raised.is_some()
             };
-            call(&mut Wait::up_to(self.0).interruptible(&mut check))
+            let mut wait = Wait::up_to(self.0).interruptible(&mut check);
+            if cfg!(Py_GIL_DISABLED) {
+                wait = wait.at_least_every(SETTLE_EVERY);
+            }
+            call(&mut wait)
         });
         match (result, raised) {
             (Ok(value), _) => Ok(value),

@@ -637,8 +637,12 @@ impl Shared {
         let mut still_armed = false;
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
-            if look_for_signals && wait.is_interrupted() {
-                return Err(Error::Interrupted { topic: self.options.topic.clone() });
+            if look_for_signals && wait.may_be_interrupted() {
+                // What runs now may receive from here, too, and would wait for the right that its own thread has.
+                (leader, still_armed) = (None, false);
+                if wait.is_interrupted() {
+                    return Err(Error::Interrupted { topic: self.options.topic.clone() });
+                }
             }
             let slice = wait.slice(left);
             if leader.is_none() {

@@ -11,6 +11,7 @@ pub struct Wait<'a> {
     timeout: Option<Duration>,
     started: Option<Instant>,
     slice: Duration,
+    longest_slice: Duration,
     interrupt: Option<&'a mut dyn FnMut() -> bool>,
 }
 
@@ -27,7 +28,8 @@ enum Permission {
 impl<'a> Wait<'a> {
     #[inline]
     fn with(permission: Permission, timeout: Option<Duration>) -> Self {
-        Wait { permission, timeout, started: None, slice: FIRST_SLICE, interrupt: None }
+        let (slice, longest_slice) = (FIRST_SLICE, LONGEST_SLICE);
+        Wait { permission, timeout, started: None, slice, longest_slice, interrupt: None }
     }
 
     /// Do not wait: a call that would have to gives [`Error::WouldBlock`](crate::Error::WouldBlock).
@@ -58,6 +60,13 @@ impl<'a> Wait<'a> {
     /// [`Error::Interrupted`](crate::Error::Interrupted). It is called without any lock held.
     pub fn interruptible(mut self, interrupt: &'a mut dyn FnMut() -> bool) -> Self {
         self.interrupt = Some(interrupt);
+        self
+    }
+
+    /// Ask that at least so often, for an `interrupt` that has work to do meanwhile. No message is missed for it.
+    pub fn at_least_every(mut self, longest_slice: Duration) -> Self {
+        self.longest_slice = longest_slice;
+        self.slice = self.slice.min(longest_slice);
         self
     }
 
@@ -92,8 +101,12 @@ impl<'a> Wait<'a> {
             return left;
         }
         let slice = self.slice;
-        self.slice = (slice * 2).min(LONGEST_SLICE);
+        self.slice = (slice * 2).min(self.longest_slice);
         Some(left.map_or(slice, |left| left.min(slice)))
+    }
+
+    pub(crate) fn may_be_interrupted(&self) -> bool {
+        self.interrupt.is_some()
     }
 
     pub(crate) fn is_interrupted(&mut self) -> bool {
