@@ -1190,6 +1190,7 @@ impl Open {
         let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
         used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
         self.stats.lost = lost;
+        happened |= !used_up.is_empty();
         for over in used_up {
             self.dismiss(over, options);
         }
