@@ -1,6 +1,7 @@
 //! How a message of several parts describes them: a flat list, each container followed by what it contains.
 
 use crate::arrow::{Chunk, Class};
+use crate::packed;
 use crate::plan::Part;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,13 @@ pub enum Token {
         /// The buffers beside it, in order.
         buffers: Vec<Part>,
     },
+    /// A container and the scalars and containers within it, as [`packed`] has them.
+    Packed {
+        /// The stream.
+        at: Part,
+        /// So many values follow that belong into it.
+        others: u64,
+    },
 }
 
 /// Where an Arrow type is described.
@@ -77,7 +85,7 @@ pub enum Words {
 impl Token {
     fn each_part(&self, each: &mut impl FnMut(&Part)) {
         match self {
-            Token::Bytes(at) | Token::Array { at, .. } => each(at),
+            Token::Bytes(at) | Token::Array { at, .. } | Token::Packed { at, .. } => each(at),
             Token::Arrow { schema, chunks, .. } => {
                 if let Words::Here(at) = schema {
                     each(at);
@@ -96,7 +104,7 @@ impl Token {
     pub fn relocate(&mut self, payload: &[u8], distance: u64) -> Option<()> {
         let shift = |part: &mut Part| part.of(payload).map(|_| part.at += distance);
         match self {
-            Token::Bytes(at) | Token::Array { at, .. } => shift(at),
+            Token::Bytes(at) | Token::Array { at, .. } | Token::Packed { at, .. } => shift(at),
             Token::Arrow { schema, chunks, .. } => {
                 if let Words::Here(at) = schema {
                     shift(at)?;
@@ -143,7 +151,8 @@ pub fn decode(payload: &[u8], at: Part) -> Result<Vec<Token>, String> {
     if named > payload.len() as u64 { Err("parts that overlap".into()) } else { Ok(tokens) }
 }
 
-/// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep.
+/// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep. What is packed
+/// is not looked at: [`depth`] does so.
 pub fn levels(tokens: &[Token]) -> Result<usize, String> {
     // Of each container that is not complete: how many are missing.
     let mut missing = vec![1u64];
@@ -155,6 +164,7 @@ pub fn levels(tokens: &[Token]) -> Result<usize, String> {
         match token {
             Token::List(count) | Token::Tuple(count) => missing.push(*count),
             Token::Dict(count) => missing.push(count.saturating_mul(2)),
+            Token::Packed { others, .. } => missing.push(*others),
             _ => {}
         }
         while missing.last() == Some(&0) {
@@ -165,6 +175,59 @@ pub fn levels(tokens: &[Token]) -> Result<usize, String> {
         }
     }
     if missing.is_empty() { Ok(deepest) } else { Err("fewer parts than announced".into()) }
+}
+
+/// How deep the one value is that `tokens`, which [`decode`] gave, describe in `payload`, and how many packed containers it has. An
+/// error if it is too deep, or what is packed is none.
+pub fn depth(tokens: &[Token], payload: &[u8]) -> Result<(usize, usize), String> {
+    /// A container that is not complete: how deep what is missing belongs, the next one last.
+    enum Open {
+        Equal { missing: u64, level: usize },
+        Packed { missing: Vec<usize> },
+    }
+    impl Open {
+        fn is_complete(&self) -> bool {
+            match self {
+                Open::Equal { missing, .. } => *missing == 0,
+                Open::Packed { missing } => missing.is_empty(),
+            }
+        }
+    }
+    let mut open = vec![Open::Equal { missing: 1, level: 0 }];
+    let (mut deepest, mut containers) = (0, 0);
+    for token in tokens {
+        let level = match open.last_mut().ok_or("more parts than one value has")? {
+            Open::Equal { missing, level } => {
+                *missing -= 1;
+                *level
+            }
+            Open::Packed { missing } => missing.pop().expect("complete ones are closed"),
+        };
+        deepest = deepest.max(level);
+        match token {
+            Token::List(count) | Token::Tuple(count) => open.push(Open::Equal { missing: *count, level: level + 1 }),
+            Token::Dict(count) => open.push(Open::Equal { missing: count.saturating_mul(2), level: level + 1 }),
+            Token::Packed { at, others } => {
+                // A copy, since its sender may change it meanwhile.
+                let stream = at.of(payload).ok_or("a part outside of it, or not aligned")?.to_vec();
+                let summary = packed::check(&stream)?;
+                if summary.others.len() as u64 != *others {
+                    return Err("packed values with others than announced".into());
+                }
+                containers += summary.containers;
+                deepest = deepest.max(level + summary.levels);
+                open.push(Open::Packed { missing: summary.others.iter().rev().map(|below| level + below).collect() });
+            }
+            _ => {}
+        }
+        if deepest > MOST_LEVELS {
+            return Err("containers nested too deep".into());
+        }
+        while open.last().is_some_and(Open::is_complete) {
+            open.pop();
+        }
+    }
+    Ok((deepest, containers))
 }
 
 #[cfg(test)]

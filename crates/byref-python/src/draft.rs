@@ -6,10 +6,12 @@ use crate::arrow::{self, Imported};
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
+use crate::packed::{Packing, pack, too_deep};
 use crate::payload::Payload;
-use crate::value;
+use crate::value::{self, Place};
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
+use byref_parts::packed::MOST_CONTAINERS;
 use byref_parts::plan::{self, Part, Source};
 use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
@@ -28,6 +30,8 @@ pub struct Draft<'py>(Vec<Item<'py>>);
 
 enum Item<'py> {
     Token(Token),
+    /// A container of scalars, and how many of the next items belong into it.
+    Packed(Packing),
     Payload(Payload<'py>),
     /// A NumPy scalar, as an array.
     Scalar(Bound<'py, PyUntypedArray>),
@@ -70,6 +74,14 @@ impl<'py> Draft<'py> {
         Ok(Some(Draft(items)))
     }
 
+    /// The stream of a value that has nothing beside it.
+    pub fn packed(&self) -> Option<&[u8]> {
+        match &self.0[..] {
+            [Item::Packed(Packing { stream, others: 0, .. })] => Some(stream),
+            _ => None,
+        }
+    }
+
     /// The pickle of any object, its buffers beside it.
     pub fn pickle(object: &Bound<'py, PyAny>) -> PyResult<Self> {
         static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -88,9 +100,22 @@ impl<'py> Draft<'py> {
         publisher: &'a byref::Publisher,
         headers: Vec<(String, HeaderValue)>,
     ) -> PyResult<Planned<'a>> {
-        let mut planner = Planner { py, publisher, plan: Plan::default(), tokens: Vec::new(), refers: false };
+        let mut planner = Planner {
+            py,
+            publisher,
+            plan: Plan::default(),
+            tokens: Vec::new(),
+            containers: 0,
+            streams: Vec::new(),
+            refers: false,
+        };
         self.0.iter().try_for_each(|item| planner.add(item))?;
-        if planner.tokens.len() > MOST_TOKENS {
+        for (index, stream) in std::mem::take(&mut planner.streams) {
+            if let Token::Packed { at, .. } = &mut planner.tokens[index] {
+                *at = planner.plan.copy(stream);
+            }
+        }
+        if planner.tokens.len() > MOST_TOKENS || planner.containers > MOST_CONTAINERS {
             return Err(too_many());
         }
         let Planner { mut plan, tokens, refers, .. } = planner;
@@ -138,6 +163,10 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
     if items.len() >= MOST_TOKENS {
         return Err(too_many());
     }
+    if let Some((packing, others)) = pack(data, level)? {
+        items.push(Item::Packed(packing));
+        return others.iter().try_for_each(|other| collect(&other.object, items, other.level));
+    }
     // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
     // lets other threads run, all of which may change the container.
     if let Ok(dict) = data.cast::<PyDict>() {
@@ -178,10 +207,6 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
         items.push(Item::Payload(Payload::of(data)?));
     }
     Ok(())
-}
-
-fn too_deep() -> PyErr {
-    PyValueError::new_err(format!("cannot send containers that are nested deeper than {MOST_LEVELS} levels"))
 }
 
 fn too_many() -> PyErr {
@@ -232,6 +257,10 @@ struct Planner<'p, 'a> {
     publisher: &'a byref::Publisher,
     plan: Plan<'a>,
     tokens: Vec<Token>,
+    /// How many containers are packed.
+    containers: usize,
+    /// Which token each stream belongs to.
+    streams: Vec<(usize, &'a [u8])>,
     /// Something is explained in the glossary.
     refers: bool,
 }
@@ -240,6 +269,12 @@ impl<'a> Planner<'_, 'a> {
     fn add(&mut self, item: &'a Item<'a>) -> PyResult<()> {
         let token = match item {
             Item::Token(token) => token.clone(),
+            Item::Packed(Packing { stream, others, containers }) => {
+                self.containers += containers;
+                self.streams.push((self.tokens.len(), stream));
+                // Its place comes behind all arrays.
+                Token::Packed { at: Part { at: 0, len: 0 }, others: *others as u64 }
+            }
             Item::Payload(payload) => self.payload(payload)?,
             Item::Scalar(array) => self.array(array, true)?,
             Item::Arrow(Imported { kind, class, arrays }) => {
@@ -292,20 +327,29 @@ impl<'a> Planner<'_, 'a> {
             self.tokens.push(Token::Bytes(at));
             return Ok(());
         };
-        let Some(description) = value::place(layout) else {
-            let Layout { kind, shape } = layout.clone();
-            let at = self.plan.copy(message);
-            self.tokens.push(Token::Array { kind, shape, at, scalar: false });
-            return Ok(());
+        let inner = match value::place(layout) {
+            Some(Place::Described(description)) => tokens::decode(message, description),
+            Some(Place::Packed) => Ok(vec![value::packed(message)]),
+            None => {
+                let Layout { kind, shape } = layout.clone();
+                let at = self.plan.copy(message);
+                self.tokens.push(Token::Array { kind, shape, at, scalar: false });
+                return Ok(());
+            }
         };
         let py = self.py;
         let wrong = |why: String| value::wrong(py, message.topic(), &why);
-        let inner = tokens::decode(message, description).map_err(wrong)?;
-        if level + tokens::levels(&inner).map_err(wrong)? > MOST_LEVELS {
+        let inner = inner.map_err(wrong)?;
+        let (levels, containers) = tokens::depth(&inner, message).map_err(wrong)?;
+        self.containers += containers;
+        if level + levels > MOST_LEVELS {
             return Err(too_deep());
         }
         // Parts lie before the description.
-        let payload = &message[..description.at as usize];
+        let payload = match value::place(layout) {
+            Some(Place::Described(description)) => &message[..description.at as usize],
+            _ => message,
+        };
         let distance = self.plan.copy(payload).at;
         for mut token in inner {
             token.relocate(payload, distance).ok_or_else(|| wrong("a part outside of it, or not aligned".into()))?;

@@ -8,7 +8,7 @@ use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Shown};
+use crate::value::{self, Place, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
 use byref_parts::plan::ALIGNMENT;
@@ -160,7 +160,10 @@ impl Message {
     /// What the message consists of; `None`: bytes, or an array.
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
-            let at = value::place(&layout_of(message)?)?;
+            let at = match value::place(&layout_of(message)?)? {
+                Place::Packed => return Some(Ok(vec![value::packed(message)])),
+                Place::Described(at) => at,
+            };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
                 return Some(Err((message.topic().to_owned(), "it is not aligned".to_owned())));
             }
@@ -195,6 +198,16 @@ impl Message {
             return Err(PyTypeError::new_err("this array is not aligned as Arrow data have to be; use msg.copy()"));
         }
         Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
+    }
+
+    /// The value of a message that has nothing but scalars and their containers.
+    fn packed_value<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.with(py, |message| {
+            let is_packed = matches!(value::place(&layout_of(message)?), Some(Place::Packed));
+            // A copy, since its sender may change it meanwhile.
+            is_packed.then(|| (Arc::clone(message.publisher()), message.to_vec()))
+        })?;
+        found.map(|(publisher, stream)| value::unpacked(py, &publisher.topic, &stream)).transpose()
     }
 
     /// The value that `tokens` describe, over the payload or over a private copy of it.
@@ -327,6 +340,9 @@ impl Message {
         let this = slf.get();
         if this.manner.writable {
             return Self::writable(slf);
+        }
+        if let Some(value) = this.packed_value(slf.py())? {
+            return Ok(value);
         }
         if let Some(tokens) = this.tokens(slf.py())? {
             return Self::value_of(slf, tokens, false);

@@ -13,12 +13,14 @@ use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
 use crate::rows::Rows;
 use crate::ticket::Ticket;
+use crate::value;
 use crate::waiting::Timeout;
 use byref::{Attributes, Encoded, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
@@ -93,6 +95,9 @@ impl Publisher {
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
         if let Some(draft) = Draft::of(data)? {
+            if let Some(stream) = draft.packed() {
+                return send_packed(py, stream, headers, timeout, send);
+            }
             return self.send_draft(py, &draft, headers, timeout, send_loan);
         }
         let payload = Payload::of(data)?;
@@ -155,6 +160,29 @@ fn send_bytes<T: Send>(
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
     if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send) } else { timeout.wait(py, send) }
+}
+
+/// Sends a packed value, which lies in one piece.
+fn send_packed<'py, T: Send>(
+    py: Python<'py>,
+    stream: &[u8],
+    headers: Option<&Bound<'py, PyDict>>,
+    timeout: Timeout,
+    send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+) -> PyResult<T> {
+    /// What most of them have beside the payload.
+    static PLAIN: OnceLock<Encoded> = OnceLock::new();
+    let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
+    match headers {
+        None => {
+            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
+            send_bytes(py, stream, plain, timeout, send)
+        }
+        Some(headers) => {
+            let attributes = encode(headers::from_python(headers)?).map_err(|error| to_python(py, error))?;
+            send_bytes(py, stream, &attributes, timeout, send)
+        }
+    }
 }
 
 /// Copies an array's elements in order into a loan of its size.
