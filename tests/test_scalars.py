@@ -262,6 +262,8 @@ OTHERS = [
     (described(b"\0", 1, NONE, 2), "unknown kind"),
     # One stream in another, deeper than any honest value.
     (described(b"\x0e\1\0", 1, b"\x0e\0\3\1" * 99 + NONE, 101), "overlap|too deep"),
+    # Containers of another description in a stream: each is shallow enough, together they are not.
+    (described(b"\x0e\1" * 40 + b"\0", 1, b"\x0a\1" * 30 + NONE, 32), "too deep"),
 ]
 
 

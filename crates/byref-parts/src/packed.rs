@@ -17,6 +17,7 @@ const NUMBERS: usize = 256;
 /// The longest stream, in bytes.
 pub const MOST_BYTES: usize = 1 << 30;
 
+/// What a value's first byte says.
 mod kind {
     pub const OTHER: u8 = 0;
     pub const NONE: u8 = 1;
@@ -42,6 +43,9 @@ mod kind {
     pub const PACKED_LIST: u8 = 17;
     pub const PACKED_TUPLE: u8 = 18;
 }
+
+#[cfg(test)]
+pub(crate) use kind::{LIST, OTHER};
 
 /// What elements stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -250,6 +250,26 @@ mod tests {
     }
 
     #[test]
+    fn packed_values_count_with_what_is_in_them() {
+        // A list of lists, in which one value more belongs.
+        let stream = [[packed::LIST, 1].repeat(3), vec![packed::OTHER]].concat();
+        let at = |at| Part { at, len: stream.len() as u64 };
+        let two = |others| Token::Packed { at: at(64), others };
+        let mut payload = stream.clone();
+        payload.resize(64, 0);
+        payload.extend(&stream);
+        let one = Token::Packed { at: at(0), others: 1 };
+        assert_eq!(depth(&[one.clone(), Token::None], &payload), Ok((3, 3)));
+        assert_eq!(depth(&[one.clone(), two(1), Token::Tuple(1), Token::None], &payload), Ok((7, 6)));
+        assert_eq!(depth(&[Token::List(2), one.clone(), Token::None, two(1), Token::List(0)], &payload), Ok((4, 6)));
+        assert!(depth(&[one.clone(), two(2), Token::None, Token::None], &payload).unwrap_err().contains("announced"));
+        assert!(depth(&[Token::Packed { at: at(128), others: 1 }, Token::None], &payload).is_err());
+        let deep = |lists| [vec![one.clone()], vec![Token::List(1); lists], vec![Token::None]].concat();
+        assert_eq!(depth(&deep(MOST_LEVELS - 3), &payload), Ok((MOST_LEVELS, 3)));
+        assert!(depth(&deep(MOST_LEVELS - 2), &payload).is_err());
+    }
+
+    #[test]
     fn only_one_value_of_a_bearable_size_is_read() {
         let read = |bytes: &[u8]| decode(bytes, Part { at: 0, len: bytes.len() as u64 });
         let tokens = vec![Token::List(1), Token::Str("a".into())];
