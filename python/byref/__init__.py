@@ -4,6 +4,7 @@ A publisher writes a payload once; every subscriber, in any process of the host,
 bytes that stays valid as long as anyone holds it.
 """
 
+from . import _pickles as _pickles
 from ._byref import (
     INLINE_LIMIT,
     Arrow,

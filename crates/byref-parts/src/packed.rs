@@ -3,7 +3,8 @@
 //! A value is one byte that says its kind, then its content. Numbers are little-endian; lengths are LEB128. A list or tuple whose
 //! elements are all floats, truth values, or integers of 64 bits is packed: one kind, one length, the elements side by side. A
 //! string is numbered where it stands, from 0, and starts again at 0 after [`NUMBERS`]; the same string later is its number. What
-//! is no scalar and no container of these stands beside the stream, in order; the stream says where ([`Writer::other`]).
+//! is no scalar and no container of these stands beside the stream, in order; the stream says where ([`Writer::other`]). A dict's
+//! key is a scalar, or stands beside the stream.
 //!
 //! [`Writer`] makes such a stream. [`read`] checks one, which may come from a stranger, and tells a [`Builder`] what it contains:
 //! it never reads beyond the stream, never nests deeper than [`MOST_LEVELS`], and allocates in proportion to what it has read,
@@ -566,8 +567,10 @@ impl<'a, B: Builder> Reader<'a, B> {
         self.enter(level, len == 0)?;
         let mut dict = self.builder.dict()?;
         for _ in 0..len {
-            let kind = self.byte()?;
-            let key = self.scalar(kind)?;
+            let key = match self.byte()? {
+                kind::OTHER => self.builder.other(level + 1)?,
+                kind => self.scalar(kind)?,
+            };
             let value = self.value(level + 1)?;
             self.builder.entry(&mut dict, key, value)?;
         }
@@ -611,6 +614,142 @@ impl<'a, B: Builder> Reader<'a, B> {
     fn elements<const WIDTH: usize>(&mut self, len: usize) -> Result<&'a [[u8; WIDTH]], B::Error> {
         let Some(size) = len.checked_mul(WIDTH) else { return Err(self.wrong("values that end too early")) };
         Ok(self.take(size)?.as_chunks().0)
+    }
+}
+
+/// Where in an honest stream the value of that number beside it belongs, or what follows the end of a stream that is not complete:
+/// indices and keys from the outside to the inside, as Python writes them.
+pub fn place(stream: &[u8], mut other: usize) -> Vec<String> {
+    struct Open {
+        left: usize,
+        next: usize,
+        is_dict: bool,
+        /// Of a dict: the key that was read, until its value is.
+        key: Option<String>,
+    }
+    let left = Cell::new(0);
+    let mut builder = Texts;
+    let mut reader = Reader {
+        rest: stream,
+        root: 0,
+        containers: &left,
+        strings: Vec::new(),
+        count: 0,
+        stack: Vec::new(),
+        builder: &mut builder,
+    };
+    let mut open: Vec<Open> = Vec::new();
+    while let Ok(kind) = reader.byte() {
+        let mut text = None;
+        match kind {
+            kind::LIST | kind::TUPLE | kind::DICT => {
+                let Ok(left) = reader.number() else { break };
+                open.push(Open { left, next: 0, is_dict: kind == kind::DICT, key: None });
+                if left > 0 {
+                    continue;
+                }
+                open.pop();
+            }
+            kind::PACKED_LIST | kind::PACKED_TUPLE => {
+                let Ok(width) = reader.byte().map(width) else { break };
+                let Ok(len) = reader.number() else { break };
+                if reader.take(len.saturating_mul(width)).is_err() {
+                    break;
+                }
+            }
+            kind::OTHER if other == 0 => break,
+            kind::OTHER => {
+                other -= 1;
+                text = Some("?".to_owned());
+            }
+            scalar => match reader.scalar(scalar) {
+                Ok(found) => text = Some(found),
+                Err(()) => break,
+            },
+        }
+        while let Some(last) = open.last_mut() {
+            if last.is_dict && last.key.is_none() {
+                last.key = text.take();
+                break;
+            }
+            last.key = None;
+            last.next += 1;
+            last.left -= 1;
+            if last.left > 0 {
+                break;
+            }
+            open.pop();
+        }
+    }
+    let step = |open: Open| if open.is_dict { open.key } else { Some(open.next.to_string()) };
+    open.into_iter().filter_map(step).collect()
+}
+
+/// The bytes of an element of a packed sequence.
+fn width(kind: u8) -> usize {
+    match kind {
+        kind::INT_8 | kind::TRUE => 1,
+        kind::INT_16 => 2,
+        kind::INT_32 => 4,
+        _ => 8,
+    }
+}
+
+/// Scalars as Python writes them.
+struct Texts;
+
+impl Builder for Texts {
+    type Value = String;
+    type Error = ();
+
+    fn wrong(&mut self, _: &'static str) {}
+    fn none(&mut self) -> String {
+        "None".into()
+    }
+    fn truth(&mut self, flag: bool) -> String {
+        if flag { "True" } else { "False" }.into()
+    }
+    fn int(&mut self, number: i64) -> Result<String, ()> {
+        Ok(number.to_string())
+    }
+    fn unsigned(&mut self, number: u64) -> Result<String, ()> {
+        Ok(number.to_string())
+    }
+    fn long(&mut self, digits: &str) -> Result<String, ()> {
+        Ok(match digits.strip_prefix('-') {
+            Some(digits) => format!("-0x{digits}"),
+            None => format!("0x{digits}"),
+        })
+    }
+    fn float(&mut self, number: f64) -> Result<String, ()> {
+        Ok(format!("{number:?}"))
+    }
+    fn complex(&mut self, real: f64, imaginary: f64) -> Result<String, ()> {
+        Ok(format!("complex({real:?}, {imaginary:?})"))
+    }
+    fn text(&mut self, bytes: &[u8]) -> Result<String, ()> {
+        Ok(format!("'{}'", String::from_utf8_lossy(bytes).escape_debug()))
+    }
+    fn other(&mut self, _: usize) -> Result<String, ()> {
+        Err(())
+    }
+    fn sequence(&mut self, _: Sequence, _: std::vec::Drain<'_, String>) -> Result<String, ()> {
+        Err(())
+    }
+    fn floats(&mut self, _: Sequence, _: impl ExactSizeIterator<Item = f64>) -> Result<String, ()> {
+        Err(())
+    }
+    fn ints(&mut self, _: Sequence, _: impl ExactSizeIterator<Item = i64>) -> Result<String, ()> {
+        Err(())
+    }
+    fn truths(&mut self, _: Sequence, _: impl ExactSizeIterator<Item = bool>) -> Result<String, ()> {
+        Err(())
+    }
+    fn dict(&mut self) -> Result<String, ()> {
+        Err(())
+    }
+    fn entry(&mut self, _: &mut String, _: String, _: String) -> Result<(), ()> {
+        Err(())
     }
 }
 
@@ -725,6 +864,35 @@ mod tests {
     }
 
     #[test]
+    fn places_are_told() {
+        let stream = written(|writer| {
+            writer.dict(3);
+            writer.text(1, "a");
+            writer.sequence(Sequence::List, 4);
+            assert!(writer.ints(Sequence::List, 2, |index| Some(index as i64 + 300)));
+            writer.dict(0);
+            writer.text(2, "it's");
+            writer.other();
+            writer.other();
+            writer.other();
+            writer.int(7);
+            writer.dict(1);
+            assert!(writer.same(1));
+            writer.sequence(Sequence::Tuple, 1);
+            writer.other();
+        });
+        let found: Vec<_> = (0..5).map(|other| place(&stream, other).join(" ")).collect();
+        assert_eq!(found, ["'a' 3", "", "?", "7 'a' 0", ""]);
+        let cut = written(|writer| {
+            writer.sequence(Sequence::List, 3);
+            writer.none();
+            writer.dict(2);
+            writer.text(1, "key");
+        });
+        assert_eq!(place(&cut, usize::MAX), ["1", "'key'"]);
+    }
+
+    #[test]
     fn what_is_no_value_is_refused() {
         let lies: [(&[u8], &str); 16] = [
             (&[], "too early"),
@@ -740,7 +908,7 @@ mod tests {
             (&[kind::LONG, 1, b'-'], "integer"),
             (&[kind::LONG, 3, b'0', b'_', b'1'], "integer"),
             (&[kind::DICT, 1, kind::LIST, 0, kind::NONE], "unknown kind"),
-            (&[kind::DICT, 1, kind::OTHER, kind::NONE], "unknown kind"),
+            (&[kind::DICT, 1, kind::TUPLE, 0, kind::NONE], "unknown kind"),
             (&[kind::PACKED_LIST, kind::STR, 1, 0], "unknown kind"),
             (&[kind::PACKED_LIST, kind::INT_64, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], "too early"),
         ];

@@ -6,22 +6,20 @@ use crate::arrow::{self, Imported};
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
-use crate::packed::{Packing, pack, too_deep};
-use crate::payload::Payload;
+use crate::packed::{Other, Packing, pack, too_deep};
+use crate::payload::{Payload, numpy_scalar};
+use crate::refusals::{class_name, located, resolve};
 use crate::value::{self, Place};
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
-use byref_parts::packed::MOST_CONTAINERS;
+use byref_parts::packed::{self, MOST_CONTAINERS};
 use byref_parts::plan::{self, Part, Source};
 use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
-};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
 type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 
@@ -29,8 +27,7 @@ type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 pub struct Draft<'py>(Vec<Item<'py>>);
 
 enum Item<'py> {
-    Token(Token),
-    /// A container of scalars, and how many of the next items belong into it.
+    /// A container of scalars, into which all further items belong, in order.
     Packed(Packing),
     Payload(Payload<'py>),
     /// A NumPy scalar, as an array.
@@ -45,39 +42,50 @@ enum Item<'py> {
 }
 
 impl<'py> Draft<'py> {
-    /// What `data` is; `None`: bytes or an array, which need no draft.
+    /// What `data`, for that topic, is: the payload of bytes or an array, or a draft of anything else.
     #[inline]
-    pub fn of(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+    pub fn of(data: &Bound<'py, PyAny>, topic: &str) -> PyResult<Result<Payload<'py>, Self>> {
         if data.is_exact_instance_of::<PyBytes>() || data.is_exact_instance_of::<PyUntypedArray>() {
-            return Ok(None);
+            return Payload::of(data).map(Ok).map_err(|error| located(data.py(), topic, "", error));
         }
-        Self::of_other(data)
+        let mut items = Vec::new();
+        match Self::of_other(data, &mut items) {
+            Ok(Some(payload)) => Ok(Ok(payload)),
+            Ok(None) => Ok(Err(Draft(items))),
+            Err((place, error)) => Err(located(data.py(), topic, &place, error)),
+        }
     }
 
-    fn of_other(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        let mut items = Vec::new();
-        if data.is_instance_of::<PyDict>() || data.is_instance_of::<PyList>() || data.is_instance_of::<PyTuple>() {
-            collect(data, &mut items, 0)?;
+    /// The error comes with its place.
+    fn of_other(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> Result<Option<Payload<'py>>, (String, PyErr)> {
+        let here = |error| (String::new(), error);
+        let packed = pack(data).map_err(|(stream, error)| (place_in(&stream, usize::MAX), error))?;
+        if let Some((packing, others)) = packed {
+            items.reserve(1 + others.len());
+            items.push(Item::Packed(packing));
+            for other in &others {
+                collect(other, items).map_err(|error| (place_of(items, items.len()), error))?;
+            }
+            Ok(None)
         } else if let Ok(message) = data.cast::<Message>() {
-            match message.get().parts(data.py())? {
+            match message.get().parts(data.py()).map_err(here)? {
                 Some((message, layout)) => items.push(Item::Message(message, Some(layout), 0)),
-                None => return Ok(None),
+                None => return Payload::of(data).map(Some).map_err(here),
             }
+            Ok(None)
         } else if has_own_payload(data) {
-            return Ok(None);
+            Payload::of(data).map(Some).map_err(here)
+        } else if let Some(array) = numpy_scalar(data).map_err(here)? {
+            Payload::of(array.as_any()).map(Some).map_err(here)
         } else {
-            match arrow::import(data)? {
-                Some(imported) => items.push(Item::Arrow(imported)),
-                None => return Ok(None),
-            }
+            arrow_or_payload(data, items).map_err(here)
         }
-        Ok(Some(Draft(items)))
     }
 
     /// The stream of a value that has nothing beside it.
     pub fn packed(&self) -> Option<&[u8]> {
         match &self.0[..] {
-            [Item::Packed(Packing { stream, others: 0, .. })] => Some(stream),
+            [Item::Packed(packing)] => Some(&packing.stream),
             _ => None,
         }
     }
@@ -105,20 +113,21 @@ impl<'py> Draft<'py> {
             publisher,
             plan: Plan::default(),
             tokens: Vec::new(),
+            others: self.0.len() as u64 - 1,
             containers: 0,
-            streams: Vec::new(),
             refers: false,
         };
-        self.0.iter().try_for_each(|item| planner.add(item))?;
-        for (index, stream) in std::mem::take(&mut planner.streams) {
-            if let Token::Packed { at, .. } = &mut planner.tokens[index] {
-                *at = planner.plan.copy(stream);
-            }
+        for (index, item) in self.0.iter().enumerate() {
+            planner.add(item).map_err(|error| located(py, publisher.topic(), &place_of(&self.0, index), error))?;
         }
         if planner.tokens.len() > MOST_TOKENS || planner.containers > MOST_CONTAINERS {
             return Err(too_many());
         }
-        let Planner { mut plan, tokens, refers, .. } = planner;
+        let Planner { mut plan, mut tokens, refers, .. } = planner;
+        // Behind all arrays.
+        if let (Some(Item::Packed(packing)), Some(Token::Packed { at, .. })) = (self.0.first(), tokens.first_mut()) {
+            *at = plan.copy(&packing.stream);
+        }
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
         let attributes = Attributes { layout: Some(value::layout(at)), headers };
@@ -149,107 +158,77 @@ impl Planned<'_> {
 
 /// Whether it is sent by its buffer although it may offer Arrow data, too.
 fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
-    data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>()
-        || data.is_instance_of::<PyUntypedArray>()
+    data.is_exact_instance_of::<PyByteArray>()
+        || data.is_exact_instance_of::<PyMemoryView>()
+        || data.is_exact_instance_of::<PyUntypedArray>()
 }
 
-/// Appends what `data` is.
-fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usize) -> PyResult<()> {
-    let py = data.py();
-    if level > MOST_LEVELS {
-        return Err(too_deep());
+/// Appends the Arrow data that an object stands for, or gives the bytes or the array.
+fn arrow_or_payload<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
+    let found = resolve(data)?;
+    if !has_own_payload(&found)
+        && let Some(imported) = arrow::import(&found)?
+    {
+        items.push(Item::Arrow(imported));
+        return Ok(None);
     }
-    if items.len() >= MOST_TOKENS {
-        return Err(too_many());
-    }
-    if let Some((packing, others)) = pack(data, level)? {
-        items.push(Item::Packed(packing));
-        return others.iter().try_for_each(|other| collect(&other.object, items, other.level));
-    }
-    // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
-    // lets other threads run, all of which may change the container.
-    if let Ok(dict) = data.cast::<PyDict>() {
-        let entries: Vec<_> = dict.iter().collect();
-        items.push(Item::Token(Token::Dict(entries.len() as u64)));
-        for (key, value) in entries {
-            match scalar(&key)? {
-                Some(key) => items.push(Item::Token(key)),
-                None => {
-                    let found = key.get_type().name()?;
-                    let text =
-                        format!("cannot send a dict with a key of type {found}; keys are str, numbers, bool or None");
-                    return Err(PyTypeError::new_err(text));
-                }
-            }
-            collect(&value, items, level + 1)?;
-        }
-    } else if let Ok(list) = data.cast::<PyList>() {
-        let values: Vec<_> = list.iter().collect();
-        items.push(Item::Token(Token::List(values.len() as u64)));
-        values.iter().try_for_each(|value| collect(value, items, level + 1))?;
-    } else if let Ok(tuple) = data.cast::<PyTuple>() {
-        items.push(Item::Token(Token::Tuple(tuple.len() as u64)));
-        tuple.iter().try_for_each(|value| collect(&value, items, level + 1))?;
-    } else if let Some(array) = numpy_scalar(data)? {
-        array::refuse_objects(&array.dtype())?;
+    Payload::of_resolved(&found).map(Some)
+}
+
+/// Appends what belongs beside a packed container, as one item.
+fn collect<'py>(other: &Other<'py>, items: &mut Vec<Item<'py>>) -> PyResult<()> {
+    let (data, py) = (&other.object, other.object.py());
+    if let Some(array) = numpy_scalar(data)? {
         items.push(Item::Scalar(array));
-    } else if let Some(token) = scalar(data)? {
-        items.push(Item::Token(token));
+    } else if other.is_key {
+        let found = class_name(data);
+        let text = format!(
+            "cannot send a dict with a key of type {found}; keys are str, numbers, bool or None, of these types exactly, or \
+             NumPy scalars; convert the keys, or send list(x.items())"
+        );
+        return Err(PyTypeError::new_err(text));
     } else if let Ok(message) = data.cast::<Message>() {
         let (message, layout) = message.get().whole(py)?;
-        items.push(Item::Message(message, layout, level));
+        items.push(Item::Message(message, layout, other.level));
     } else if has_own_payload(data) || data.is_exact_instance_of::<PyBytes>() {
         items.push(Item::Payload(Payload::of(data)?));
-    } else if let Some(imported) = arrow::import(data)? {
-        items.push(Item::Arrow(imported));
-    } else {
-        items.push(Item::Payload(Payload::of(data)?));
+    } else if let Some(payload) = arrow_or_payload(data, items)? {
+        items.push(Item::Payload(payload));
     }
     Ok(())
 }
 
-fn too_many() -> PyErr {
-    let text = format!("cannot send a message of more than {MOST_TOKENS} parts and scalars; put numbers into arrays");
-    PyValueError::new_err(text)
-}
+/// The most steps of a place that are told, from the outside and from the inside.
+const MOST_STEPS: (usize, usize) = (6, 3);
+/// The most characters of a key that are told.
+const MOST_KEY: usize = 40;
 
-/// A scalar of Python's own; `None` for anything else.
-fn scalar(value: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
-    Ok(Some(if value.is_none() {
-        Token::None
-    } else if let Ok(text) = value.cast::<PyString>() {
-        Token::Str(text.to_str()?.to_owned())
-    } else if let Ok(flag) = value.cast::<PyBool>() {
-        Token::Bool(flag.is_true())
-    } else if value.is_instance_of::<PyInt>() {
-        match value.extract::<i64>() {
-            Ok(number) => Token::Int(number),
-            Err(_) => {
-                // By the class, since an instance may have a `__format__` of its own.
-                let class = value.py().get_type::<PyInt>();
-                Token::Long(class.call_method1(intern!(value.py(), "__format__"), (value, "x"))?.extract()?)
-            }
-        }
-    } else if let Ok(number) = value.cast::<PyFloat>() {
-        Token::Float(number.value())
-    } else if let Ok(number) = value.cast::<PyComplex>() {
-        Token::Complex(number.real(), number.imag())
-    } else {
-        return Ok(None);
-    }))
-}
-
-/// A NumPy scalar as an array without dimensions.
-fn numpy_scalar<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
-    static GENERIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = value.py();
-    let generic = GENERIC.get_or_try_init(py, || py.import("numpy")?.getattr("generic").map(Bound::unbind))?;
-    if !value.is_instance(generic.bind(py))? {
-        return Ok(None);
+/// Where in a container the item of that index belongs: `['a'][3]`.
+fn place_of(items: &[Item<'_>], index: usize) -> String {
+    match (items.first(), index.checked_sub(1)) {
+        (Some(Item::Packed(packing)), Some(other)) => place_in(&packing.stream, other),
+        _ => String::new(),
     }
-    let array = py.import("numpy")?.call_method1("asarray", (value,))?;
-    Ok(Some(array.cast_into::<PyUntypedArray>()?))
+}
+
+/// Where the value of that number beside a stream belongs, or what follows its end.
+fn place_in(stream: &[u8], other: usize) -> String {
+    let cut = |step: String| match step.char_indices().nth(MOST_KEY) {
+        Some((end, _)) => format!("[{}...]", &step[..end]),
+        None => format!("[{step}]"),
+    };
+    let steps: Vec<String> = packed::place(stream, other).into_iter().map(cut).collect();
+    let (first, last) = MOST_STEPS;
+    if steps.len() <= first + last {
+        return steps.concat();
+    }
+    format!("{}...{}", steps[..first].concat(), steps[steps.len() - last..].concat())
+}
+
+fn too_many() -> PyErr {
+    let text =
+        format!("cannot send a message of more than {MOST_TOKENS} parts and containers; put numbers into arrays");
+    PyValueError::new_err(text)
 }
 
 struct Planner<'p, 'a> {
@@ -257,10 +236,10 @@ struct Planner<'p, 'a> {
     publisher: &'a byref::Publisher,
     plan: Plan<'a>,
     tokens: Vec<Token>,
+    /// How many items belong into the packed container.
+    others: u64,
     /// How many containers are packed.
     containers: usize,
-    /// Which token each stream belongs to.
-    streams: Vec<(usize, &'a [u8])>,
     /// Something is explained in the glossary.
     refers: bool,
 }
@@ -268,12 +247,10 @@ struct Planner<'p, 'a> {
 impl<'a> Planner<'_, 'a> {
     fn add(&mut self, item: &'a Item<'a>) -> PyResult<()> {
         let token = match item {
-            Item::Token(token) => token.clone(),
-            Item::Packed(Packing { stream, others, containers }) => {
-                self.containers += containers;
-                self.streams.push((self.tokens.len(), stream));
-                // Its place comes behind all arrays.
-                Token::Packed { at: Part { at: 0, len: 0 }, others: *others as u64 }
+            Item::Packed(packing) => {
+                self.containers += packing.containers;
+                // Its place is known when those of the others are.
+                Token::Packed { at: Part { at: 0, len: 0 }, others: self.others }
             }
             Item::Payload(payload) => self.payload(payload)?,
             Item::Scalar(array) => self.array(array, true)?,
@@ -327,9 +304,10 @@ impl<'a> Planner<'_, 'a> {
             self.tokens.push(Token::Bytes(at));
             return Ok(());
         };
-        let inner = match value::place(layout) {
-            Some(Place::Described(description)) => tokens::decode(message, description),
-            Some(Place::Packed) => Ok(vec![value::packed(message)]),
+        // Parts lie before the description.
+        let (inner, parts_end) = match value::place(layout) {
+            Some(Place::Described(at)) => (tokens::decode(message, at), at.at as usize),
+            Some(Place::Packed) => (Ok(vec![value::packed(message)]), message.len()),
             None => {
                 let Layout { kind, shape } = layout.clone();
                 let at = self.plan.copy(message);
@@ -345,11 +323,7 @@ impl<'a> Planner<'_, 'a> {
         if level + levels > MOST_LEVELS {
             return Err(too_deep());
         }
-        // Parts lie before the description.
-        let payload = match value::place(layout) {
-            Some(Place::Described(description)) => &message[..description.at as usize],
-            _ => message,
-        };
+        let payload = &message[..parts_end];
         let distance = self.plan.copy(payload).at;
         for mut token in inner {
             token.relocate(payload, distance).ok_or_else(|| wrong("a part outside of it, or not aligned".into()))?;

@@ -23,6 +23,7 @@ mod publisher;
 mod queue;
 mod receipt;
 mod receiver;
+mod refusals;
 mod report;
 mod rows;
 mod serving;

@@ -15,8 +15,6 @@ use std::vec::Drain;
 pub struct Packing {
     /// Its stream.
     pub stream: Vec<u8>,
-    /// How many values belong beside it.
-    pub others: usize,
     /// How many containers it has.
     pub containers: usize,
 }
@@ -25,22 +23,28 @@ pub struct Packing {
 pub struct Other<'py> {
     /// The object.
     pub object: Bound<'py, PyAny>,
-    /// How deep it lies in the message.
+    /// How deep it lies.
     pub level: usize,
+    /// It is a dict's key.
+    pub is_key: bool,
 }
 
-/// Packs a list, tuple or dict that lies `level` deep in a message; gives also what belongs beside it. `None` for anything else, and for a dict whose keys are not
-/// scalars of Python's own.
+/// A container, and what belongs beside it.
+type Packed<'py> = (Packing, Vec<Other<'py>>);
+
+/// Packs a list, tuple or dict; gives also what belongs beside it, in order. `None` for anything else. An error comes with the
+/// stream up to it.
 ///
 /// All of it is read at once: no other Python code runs meanwhile that could change it. (Without the interpreter's lock, each
 /// container is read at once.)
-pub fn pack<'py>(data: &Bound<'py, PyAny>, level: usize) -> PyResult<Option<(Packing, Vec<Other<'py>>)>> {
+pub fn pack<'py>(data: &Bound<'py, PyAny>) -> Result<Option<Packed<'py>>, (Vec<u8>, PyErr)> {
     let mut packer = Packer { writer: Writer::default(), others: Vec::new(), containers: 0, kept: Vec::new() };
-    if packer.container(data.as_borrowed(), level)? {
-        let Packer { writer, others, containers, .. } = packer;
-        Ok(Some((Packing { stream: writer.finish(), others: others.len(), containers }, others)))
-    } else {
-        Ok(None)
+    let packed = packer.container(data.as_borrowed(), 0);
+    let Packer { writer, others, containers, .. } = packer;
+    match packed {
+        Ok(true) => Ok(Some((Packing { stream: writer.finish(), containers }, others))),
+        Ok(false) => Ok(None),
+        Err(error) => Err((writer.finish(), error)),
     }
 }
 
@@ -63,12 +67,17 @@ impl<'py> Packer<'py> {
     #[inline]
     fn value(&mut self, value: Borrowed<'_, 'py, PyAny>, level: usize) -> PyResult<()> {
         if !self.scalar(value)? && !self.container(value, level)? {
-            self.writer.other();
-            self.others.push(Other { object: value.to_owned(), level });
-            if self.others.len() > MOST_CONTAINERS {
-                return Err(too_many());
-            }
+            self.other(value, level, false)?;
         }
+        Ok(())
+    }
+
+    fn other(&mut self, value: Borrowed<'_, 'py, PyAny>, level: usize, is_key: bool) -> PyResult<()> {
+        if self.others.len() >= MOST_CONTAINERS {
+            return Err(too_many());
+        }
+        self.writer.other();
+        self.others.push(Other { object: value.to_owned(), level, is_key });
         Ok(())
     }
 
@@ -136,16 +145,17 @@ impl<'py> Packer<'py> {
     /// Writes a container and what is in it; false for anything else.
     fn container(&mut self, value: Borrowed<'_, 'py, PyAny>, level: usize) -> PyResult<bool> {
         if let Ok(dict) = value.cast_exact::<PyDict>() {
-            self.dict(&dict, level)
+            self.dict(&dict, level)?;
         } else if let Ok(list) = value.cast_exact::<PyList>() {
-            self.list(&list, level).map(|()| true)
+            self.list(&list, level)?;
         } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
             let len = tuple.len();
             let item = |index| tuple.get_borrowed_item(index).ok();
-            self.sequence(Sequence::Tuple, level, len, item).map(|()| true)
+            self.sequence(Sequence::Tuple, level, len, item)?;
         } else {
-            Ok(false)
+            return Ok(false);
         }
+        Ok(true)
     }
 
     fn list(&mut self, list: &Bound<'py, PyList>, level: usize) -> PyResult<()> {
@@ -199,21 +209,8 @@ impl<'py> Packer<'py> {
         Ok(())
     }
 
-    /// False if it has keys that are no scalars of Python's own; then nothing is written.
-    fn dict(&mut self, dict: &Bound<'py, PyDict>, level: usize) -> PyResult<bool> {
+    fn dict(&mut self, dict: &Bound<'py, PyDict>, level: usize) -> PyResult<()> {
         let dict = if cfg!(Py_GIL_DISABLED) { self.keep(dict.copy()?) } else { dict.clone() };
-        let mut entries = Entries { dict: &dict, at: 0 };
-        while let Some((key, _)) = entries.next() {
-            let is_scalar = key.is_exact_instance_of::<PyString>()
-                || key.is_exact_instance_of::<PyInt>()
-                || key.is_exact_instance_of::<PyFloat>()
-                || key.is_none()
-                || key.is_exact_instance_of::<PyBool>()
-                || key.is_exact_instance_of::<PyComplex>();
-            if !is_scalar {
-                return Ok(false);
-            }
-        }
         let len = dict.len();
         self.enter(level, len)?;
         self.writer.dict(len);
@@ -221,11 +218,11 @@ impl<'py> Packer<'py> {
         for _ in 0..len {
             let (key, value) = entries.next().ok_or_else(changed)?;
             if !self.scalar(key)? {
-                return Err(changed());
+                self.other(key, level + 1, true)?;
             }
             self.value(value, level + 1)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     #[inline]
@@ -439,6 +436,9 @@ where
 
     #[inline]
     fn entry(&mut self, dict: &mut Self::Value, key: Self::Value, value: Self::Value) -> PyResult<()> {
-        dict.cast::<PyDict>()?.set_item(key, value)
+        match dict.cast::<PyDict>()?.set_item(key, value) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.wrong("a dict with a key that cannot be one")),
+        }
     }
 }

@@ -11,11 +11,12 @@ use crate::loan::Loan;
 use crate::outstanding::Outstanding;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
+use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::ticket::Ticket;
 use crate::value;
 use crate::waiting::Timeout;
-use byref::{Attributes, Encoded, Policy, Wait};
+use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -94,18 +95,20 @@ impl Publisher {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
-        if let Some(draft) = Draft::of(data)? {
-            if let Some(stream) = draft.packed() {
-                return send_packed(py, stream, headers, timeout, send);
+        let payload = match Draft::of(data, self.0.topic())? {
+            Ok(payload) => payload,
+            Err(draft) => {
+                if let Some(stream) = draft.packed() {
+                    return self.send_packed(py, stream, headers, timeout, send);
+                }
+                return self.send_draft(py, &draft, headers, timeout, send_loan);
             }
-            return self.send_draft(py, &draft, headers, timeout, send_loan);
-        }
-        let payload = Payload::of(data)?;
-        let layout = payload.layout()?;
+        };
+        let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
         let attributes = if layout.is_none() && headers.is_none() {
             Encoded::default()
         } else {
-            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+            let headers = self.headers(headers)?;
             Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
         };
         match (payload.bytes(), &payload) {
@@ -116,6 +119,30 @@ impl Publisher {
             }
             (None, _) => unreachable!("only arrays come in pieces"),
         }
+    }
+
+    fn headers(&self, headers: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, HeaderValue)>> {
+        headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
+    }
+
+    /// Sends a packed value, which lies in one piece.
+    fn send_packed<'py, T: Send>(
+        &self,
+        py: Python<'py>,
+        stream: &[u8],
+        headers: Option<&Bound<'py, PyDict>>,
+        timeout: Timeout,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        /// What most of them have beside the payload.
+        static PLAIN: OnceLock<Encoded> = OnceLock::new();
+        let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
+        if headers.is_none() {
+            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
+            return send_bytes(py, stream, plain, timeout, send);
+        }
+        let attributes = encode(self.headers(headers)?).map_err(|error| to_python(py, error))?;
+        send_bytes(py, stream, &attributes, timeout, send)
     }
 
     fn send_array<T: Send>(
@@ -140,7 +167,7 @@ impl Publisher {
         timeout: Timeout,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
-        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let headers = self.headers(headers)?;
         let planned = draft.plan(py, &self.0, headers)?;
         let (size, room) = (planned.size(), planned.attributes.len());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
@@ -160,29 +187,6 @@ fn send_bytes<T: Send>(
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
     if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send) } else { timeout.wait(py, send) }
-}
-
-/// Sends a packed value, which lies in one piece.
-fn send_packed<'py, T: Send>(
-    py: Python<'py>,
-    stream: &[u8],
-    headers: Option<&Bound<'py, PyDict>>,
-    timeout: Timeout,
-    send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
-    /// What most of them have beside the payload.
-    static PLAIN: OnceLock<Encoded> = OnceLock::new();
-    let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
-    match headers {
-        None => {
-            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
-            send_bytes(py, stream, plain, timeout, send)
-        }
-        Some(headers) => {
-            let attributes = encode(headers::from_python(headers)?).map_err(|error| to_python(py, error))?;
-            send_bytes(py, stream, &attributes, timeout, send)
-        }
-    }
 }
 
 /// Copies an array's elements in order into a loan of its size.
@@ -293,7 +297,8 @@ impl Publisher {
         let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_draft(py, &Draft::pickle(obj)?, headers, Timeout::new(timeout)?, send)
+        let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
+        self.send_draft(py, &draft, headers, Timeout::new(timeout)?, send)
     }
 
     /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
@@ -308,8 +313,8 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
-        let rows = Rows::of(rows)?;
-        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let rows = Rows::of(rows, self.0.topic())?;
+        let headers = self.headers(headers)?;
         let attributes =
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
@@ -465,7 +470,7 @@ pub fn non_negative(name: &str, value: i128) -> PyResult<u64> {
 fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let extent = |value: &Bound<'_, PyAny>| -> PyResult<u64> {
         let index = value.py().import("operator")?.getattr("index")?.call1((value,)).map_err(|_| {
-            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", shape.get_type()))
+            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", class_name(shape)))
         })?;
         let refused =
             || PyValueError::new_err(format!("a shape's extents must be between 0 and 2**63 - 1, not {index}"));

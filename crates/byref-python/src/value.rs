@@ -13,7 +13,7 @@ use byref_parts::plan::Part;
 use byref_parts::tokens::{MOST_LEVELS, Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyComplex, PyDict, PyInt, PyList, PyMemoryView, PyTuple};
+use pyo3::types::{PyMemoryView, PyTuple};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -116,47 +116,21 @@ impl<'py> Shown<'py> {
         // Decoding counted them, but for those that packed values ask for.
         let token = rest.tokens.next().ok_or_else(|| self.wrong(py, "fewer parts than announced"))?;
         Ok(match token {
-            Token::None => py.None().into_bound(py),
-            Token::Bool(flag) => flag.into_pyobject(py)?.to_owned().into_any(),
-            Token::Int(number) => number.into_pyobject(py)?.into_any(),
-            Token::Long(digits) => {
-                let number = py.get_type::<PyInt>().call1((digits, 16));
-                number.map_err(|_| self.wrong(py, "an integer that is none"))?
-            }
-            Token::Float(number) => number.into_pyobject(py)?.into_any(),
-            Token::Complex(real, imaginary) => PyComplex::from_doubles(py, real, imaginary).into_any(),
-            Token::Str(text) => text.into_pyobject(py)?.into_any(),
             Token::Bytes(at) => self.buffer(py, at)?,
             Token::Array { kind, shape, at, scalar } => {
                 let element = array::declared_type(py, &kind, &shape, at.len as usize)?;
                 let data = self.inside(py, at)?;
                 let dtype = element.dtype.bind(py).clone();
+                // A scalar never changes, and may be a key.
+                let writable = self.writable && !scalar;
                 // SAFETY: type and shape take the part's bytes, which are inside of the payload and aligned; the owner
                 // keeps them, writable or not; `declared_type` refuses objects and made sure of the size.
-                let array = unsafe { array::over(dtype, &shape, data, self.writable, self.owner.clone()) }?;
+                let array = unsafe { array::over(dtype, &shape, data, writable, self.owner.clone()) }?;
                 if scalar { array.get_item(PyTuple::empty(py))? } else { array }
             }
             Token::Arrow { class, schema, chunks } => {
                 let field = field(&self.payload, schema).map_err(|why| self.wrong(py, &why))?;
                 Arrow::new(field, class, chunks, Arc::clone(&self.payload)).natural(py)?
-            }
-            Token::List(count) => {
-                let list = PyList::empty(py);
-                (0..count).try_for_each(|_| list.append(self.next(py, rest, level + 1)?))?;
-                list.into_any()
-            }
-            Token::Tuple(count) => {
-                let values = (0..count).map(|_| self.next(py, rest, level + 1)).collect::<PyResult<Vec<_>>>()?;
-                PyTuple::new(py, values)?.into_any()
-            }
-            Token::Dict(count) => {
-                let dict = PyDict::new(py);
-                for _ in 0..count {
-                    let key = self.next(py, rest, level + 1)?;
-                    let value = self.next(py, rest, level + 1)?;
-                    dict.set_item(key, value).map_err(|_| self.wrong(py, "a dict with a key that cannot be one"))?;
-                }
-                dict.into_any()
             }
             Token::Pickle { stream, buffers } => self.unpickle(py, stream, &buffers)?,
             Token::Packed { at, others } => self.packed(py, at, others, rest, level)?,
