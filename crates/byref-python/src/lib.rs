@@ -21,6 +21,7 @@ mod loan;
 mod message;
 mod outstanding;
 mod owner;
+mod packed;
 mod payload;
 mod publisher;
 mod queue;
