@@ -24,6 +24,7 @@ mod logging;
 mod message;
 mod outstanding;
 mod owner;
+mod packed;
 mod payload;
 mod publisher;
 mod queue;

@@ -9,9 +9,10 @@ use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Shown};
+use crate::value::{self, Place, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
+use byref_parts::packed;
 use byref_parts::plan::ALIGNMENT;
 use byref_parts::tokens::{self, Token};
 use numpy::PyArrayDescr;
@@ -157,7 +158,10 @@ impl Message {
     /// What the message consists of; `None`: bytes, or an array.
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
-            let at = value::place(&layout_of(message)?)?;
+            let at = match value::place(&layout_of(message)?)? {
+                Place::Packed => return Some(Ok(vec![value::packed(message)])),
+                Place::Described(at) => at,
+            };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
                 return Some(Err((message.topic().to_owned(), "it is not aligned".to_owned())));
             }
@@ -194,6 +198,16 @@ impl Message {
         Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
     }
 
+    /// The value of a message that has nothing but scalars and their containers.
+    fn packed_value<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.with(py, |message| {
+            let is_packed = matches!(value::place(&layout_of(message)?), Some(Place::Packed));
+            // A copy, since its sender may change it meanwhile.
+            is_packed.then(|| (Arc::clone(message.publisher()), message.to_vec()))
+        })?;
+        found.map(|(publisher, stream)| value::unpacked(py, &publisher.topic, &stream)).transpose()
+    }
+
     /// The value that `tokens` describe, over the payload or over a private copy of it.
     fn value_of<'py>(slf: &Bound<'py, Self>, tokens: Vec<Token>, writable: bool) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
@@ -212,9 +226,10 @@ impl Message {
     fn what(&self, py: Python<'_>) -> String {
         if let Ok(Some(tokens)) = self.tokens(py) {
             return match tokens.first() {
-                Some(Token::Dict(entries)) => format!("dict of {entries}, "),
-                Some(Token::List(entries)) => format!("list of {entries}, "),
-                Some(Token::Tuple(entries)) => format!("tuple of {entries}, "),
+                Some(Token::Packed { at, .. }) => {
+                    let told = self.with(py, |message| packed::head(at.of(message)?));
+                    told.ok().flatten().map_or_else(String::new, |(kind, entries)| format!("{kind} of {entries}, "))
+                }
                 Some(Token::Arrow { class, .. }) => format!("Arrow {class:?}, "),
                 Some(Token::Pickle { .. }) => "pickle, ".to_owned(),
                 _ => String::new(),
@@ -354,6 +369,9 @@ impl Message {
         let this = slf.get();
         if this.manner.writable {
             return Self::writable(slf);
+        }
+        if let Some(value) = this.packed_value(slf.py())? {
+            return Ok(value);
         }
         if let Some(tokens) = this.tokens(slf.py())? {
             return Self::value_of(slf, tokens, false);

@@ -16,6 +16,7 @@ use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
+use crate::value;
 use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
@@ -23,6 +24,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
@@ -98,7 +100,7 @@ impl Publisher {
         ending::outlive(); // Reading it may run any Python code.
         let payload = match Draft::of(data, self.0.topic())? {
             Ok(payload) => payload,
-            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send_loan),
+            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send, send_loan),
         };
         let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
         let attributes = if layout.is_none() && headers.is_none() {
@@ -121,6 +123,42 @@ impl Publisher {
         headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
     }
 
+    /// Sends what `draft` is made of: a packed value by `send`, anything else by way of a loan, `send_loan`.
+    pub fn send_draft<'py, T: Send>(
+        &self,
+        py: Python<'py>,
+        draft: &Draft<'py>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timeout: impl Patience,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+        send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        match draft.packed() {
+            Some(stream) => self.send_packed(py, stream, headers, timeout, send),
+            None => self.send_parts(py, draft, headers, timeout, send_loan),
+        }
+    }
+
+    /// Sends a packed value, which lies in one piece.
+    fn send_packed<'py, T: Send>(
+        &self,
+        py: Python<'py>,
+        stream: &[u8],
+        headers: Option<&Bound<'py, PyDict>>,
+        timeout: impl Patience,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        /// What most of them have beside the payload.
+        static PLAIN: OnceLock<Encoded> = OnceLock::new();
+        let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
+        if headers.is_none() {
+            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
+            return send_bytes(py, stream, plain, timeout, send);
+        }
+        let attributes = encode(self.headers(headers)?).map_err(|error| to_python(py, error))?;
+        send_bytes(py, stream, &attributes, timeout, send)
+    }
+
     fn send_array<T: Send>(
         &self,
         array: &Bound<'_, PyUntypedArray>,
@@ -135,8 +173,8 @@ impl Publisher {
         timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
     }
 
-    /// Sends what `draft` is made of.
-    pub fn send_draft<'py, T: Send>(
+    /// Sends what `draft` is made of in one loan.
+    fn send_parts<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
@@ -301,7 +339,7 @@ impl Publisher {
         };
         ending::outlive();
         let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
+        self.send_parts(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Publisher.send_many")]

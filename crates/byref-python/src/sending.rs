@@ -69,22 +69,22 @@ impl Sending {
             }
             sent
         };
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            if bytes.len() <= INLINE_LIMIT {
+                return publisher.0.send_with(bytes, attributes, self.timestamp_ns, wait);
+            }
+            let mut loan = publisher.0.loan_with(bytes.len(), attributes.len(), wait)?;
+            loan.write(0, bytes);
+            loan.count_copied(bytes.len());
+            send_loan(&mut loan, attributes, wait)
+        };
         let (sent, unsent) = match stage {
             Stage::Object(object) => {
-                let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-                    if bytes.len() <= INLINE_LIMIT {
-                        return publisher.0.send_with(bytes, attributes, self.timestamp_ns, wait);
-                    }
-                    let mut loan = publisher.0.loan_with(bytes.len(), attributes.len(), wait)?;
-                    loan.write(0, bytes);
-                    loan.count_copied(bytes.len());
-                    send_loan(&mut loan, attributes, wait)
-                };
                 let sent = publisher.send_as(object.bind(py), headers, attempt, send, send_loan);
                 (sent, Stage::Object(object))
             }
             Stage::Draft(kept) => {
-                let sent = publisher.send_draft(py, &kept.0, headers, attempt, send_loan);
+                let sent = publisher.send_draft(py, &kept.0, headers, attempt, send, send_loan);
                 (sent, Stage::Draft(kept))
             }
             Stage::Filled(mut loan, attributes) => {
