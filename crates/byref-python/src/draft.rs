@@ -246,11 +246,13 @@ fn place_of(items: &[Item<'_>]) -> String {
             }
         }
     }
-    let steps: Vec<String> = levels
-        .into_iter()
-        .filter_map(|level| if level.is_dict { level.key } else { Some(level.next.to_string()) })
-        .map(|step| format!("[{step}]"))
-        .collect();
+    let innermost = levels.len().saturating_sub(1);
+    // What a level contains, and is not complete, has been counted in it already.
+    let step = |(depth, level): (usize, Level)| match level {
+        Level { is_dict: true, key, .. } => key,
+        Level { next, .. } => Some((if depth == innermost { next } else { next - 1 }).to_string()),
+    };
+    let steps: Vec<String> = levels.into_iter().enumerate().filter_map(step).map(|step| format!("[{step}]")).collect();
     let (first, last) = MOST_STEPS;
     if steps.len() <= first + last {
         return steps.concat();
