@@ -3,6 +3,7 @@
 
 use crate::array;
 use crate::arrow::Arrow;
+use crate::ending;
 use crate::errors::error;
 use crate::foreign::Foreign;
 use byref::{Entry, Layout};
@@ -63,6 +64,7 @@ pub fn field(message: &byref::Message, words: Words) -> Result<Arc<Field>, Strin
 impl<'py> Shown<'py> {
     /// The object that the tokens describe, which `tokens::decode` gave.
     pub fn value(&self, py: Python<'py>, tokens: Vec<Token>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         self.next(py, &mut tokens.into_iter())
     }
 
