@@ -12,7 +12,7 @@ from typing_extensions import Buffer, CapsuleType, TypeVar
 from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
-_Headers: TypeAlias = Mapping[str, _HeaderValue]
+_Headers: TypeAlias = Mapping[str, _HeaderValue | np.bool_ | np.integer[Any] | np.floating[Any]]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
 
 _Value = TypeVar("_Value", covariant=True)
@@ -138,11 +138,12 @@ class Publisher:
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
-        of further containers. `headers`: a mapping of str to str, bytes, int (64 bits), float or bool.
+        of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
+        str to str, bytes, int (64 bits), float or bool.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
-        waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
+        waiting, `TypeError` for data that cannot be sent (it says where they are, and what to do), `Closed`, `Forked`.
         """
 
     def send_async(

@@ -18,16 +18,12 @@ _BY_NAME = "ml_dtypes."
 _MOST_PADDING = 4096
 
 
-def encode(dtype: np.dtype[Any]) -> bytes:
-    """Describe `dtype`; `decode` makes an equal one of it."""
-    return _encode(dtype, dtype.type is np.record)
-
-
 @lru_cache(maxsize=256)
-def _encode(dtype: np.dtype[Any], is_record: bool) -> bytes:
-    """Remember the words: senders ask again and again for the same few.
+def encode(dtype: np.dtype[Any], is_record: bool = False) -> bytes:
+    """Describe `dtype`; `decode` makes an equal one of it, whose elements are records (`np.record`) if `is_record`.
 
-    A type whose fields are renamed in place has another hash then. Records equal others.
+    Senders ask again and again for the same few. (A type whose fields are renamed in place has another hash then. One
+    of records equals that of plain structures.)
     """
     words = _describe(dtype)
     if is_record:

@@ -110,11 +110,11 @@ def _rule(kind: type, obj: Any) -> _Rule:
     if package == "pyarrow" or _is_arrow_extension(kind):
         return _rule_of_pyarrow(kind, obj)
     if package == "polars":
-        return _of_polars
+        return _rule_of_polars(kind, obj)
     if _is_image(kind):
         return _of_image
     if _is_ctypes(kind):
-        return functools.partial(_of_ctypes, _ctypes_dtype(kind))
+        return functools.partial(_of_ctypes, *_ctypes_type(kind))
     _refuse_inheritance(kind)
     offered = [name for name in _ARROW if hasattr(kind, name)]
     if offered and package not in _ARROW_PACKAGES:
@@ -184,18 +184,23 @@ def _is_ctypes(kind: type) -> bool:
     return module is not None and issubclass(kind, tuple(getattr(module, name) for name in bases))
 
 
-def _ctypes_dtype(kind: Any) -> np.dtype[Any]:
-    """The NumPy type of a ctypes type. (What the buffer of a packed structure says is wrong.)"""
+def _ctypes_type(kind: Any) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The NumPy type, and the shape, of a ctypes type. (What the buffer of a packed structure says is wrong.)"""
     what = f"cannot send {_name(kind)}"
     if _has_pointers(kind):
         raise Refusal(f"{what}: it holds pointers, which mean nothing in another process; send what they point to")
     try:
         dtype: np.dtype[Any] = np.dtype(kind)
-        return dtype
     except (TypeError, ValueError, NotImplementedError) as problem:
         raise Refusal(
             f"{what}, of which NumPy knows no type ({problem}); send bytes(x), or its fields in a dict"
         ) from None
+
+    shape: tuple[int, ...] = ()
+    while dtype.subdtype is not None:
+        dtype, extents = dtype.subdtype
+        shape += extents
+    return dtype, shape
 
 
 def _has_pointers(kind: Any) -> bool:
@@ -210,9 +215,8 @@ def _has_pointers(kind: Any) -> bool:
     return kind._type_ in ("P", "z", "Z", "O", "X")
 
 
-def _of_ctypes(dtype: np.dtype[Any], obj: Any) -> np.ndarray[Any, Any]:
-    base, shape = dtype.subdtype or (dtype, ())
-    return np.ndarray(shape, base, obj)
+def _of_ctypes(dtype: np.dtype[Any], shape: tuple[int, ...], obj: Any) -> np.ndarray[Any, Any]:
+    return np.ndarray(shape, dtype, obj)
 
 
 # ---- images ----
@@ -278,24 +282,27 @@ def _of_tensor(tensor: Any) -> Any:
     return tensor.to_numpy()
 
 
-def _of_polars(data: Any) -> Any:
-    dtypes = getattr(data, "dtypes", None)
-    if dtypes is None:
-        dtype = getattr(data, "dtype", None)
-        if dtype is None or not hasattr(data, "__arrow_c_stream__"):
-            raise refuse(data)
-        _check_polars(data.name, dtype)
-    elif not hasattr(data, "__arrow_c_stream__"):
-        raise refuse(data)
-    else:
-        for name, dtype in zip(data.columns, dtypes, strict=True):
-            _check_polars(name, dtype)
-    return data
+def _rule_of_polars(kind: type, obj: Any) -> _Rule:
+    if not hasattr(kind, "__arrow_c_stream__"):
+        raise refuse(obj)
+    return _of_polars_frame if hasattr(kind, "columns") else _of_polars_series
+
+
+def _of_polars_frame(frame: Any) -> Any:
+    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        _check_polars(name, dtype)
+    return frame
+
+
+def _of_polars_series(series: Any) -> Any:
+    """A table of one column, whose name is the series' one: an array has no name."""
+    _check_polars(series.name, series.dtype)
+    return series.to_frame()
 
 
 def _check_polars(name: str, dtype: Any) -> None:
     """Refuse what polars exports as something else, at any depth."""
-    kind = type(dtype).__name__ if not isinstance(dtype, type) else dtype.__name__
+    kind = dtype.base_type().__name__
     if kind in ("Object", "Int128", "UInt128"):
         if kind == "Object":
             why = "its elements are pointers into this process; take the column out, or cast it to strings or bytes"

@@ -9,6 +9,7 @@ use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMet
 use pyo3::exceptions::{PyImportError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::raw::c_int;
@@ -39,7 +40,13 @@ fn helper<'py>(py: Python<'py>, cell: &'static PyOnceLock<Py<PyAny>>, name: &str
 /// Describes an element type in words that another process understands.
 pub fn describe_type(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Vec<u8>> {
     static ENCODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    helper(dtype.py(), &ENCODE, "encode")?.call1((dtype,))?.extract()
+    static RECORD: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = dtype.py();
+    let encode = helper(py, &ENCODE, "encode")?;
+    if dtype.has_fields() && dtype.typeobj().is(RECORD.import(py, "numpy", "record")?) {
+        return encode.call1((dtype, true))?.extract();
+    }
+    encode.call1((dtype,))?.extract()
 }
 
 /// The element type that `kind` describes; a new one is remembered.
@@ -207,7 +214,8 @@ pub fn copy<'py>(from: &Bound<'py, PyAny>, out: Option<Bound<'py, PyAny>>) -> Py
 /// Refuses element types that mean nothing in another process.
 pub fn refuse_objects(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<()> {
     if dtype.has_object() {
-        let text = "arrays of Python objects cannot be sent: their elements are pointers into this process";
+        let text = "cannot send an array of Python objects: its elements are pointers into this process; give it a type of \
+                    fixed size (x.astype), or use send_pickle";
         return Err(PyTypeError::new_err(text));
     }
     Ok(())

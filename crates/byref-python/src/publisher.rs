@@ -360,7 +360,8 @@ impl Publisher {
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
         if count > 0 && row_len == 0 {
-            return Err(PyValueError::new_err("rows of 0 bytes cannot be sent together; send them one by one"));
+            let text = "rows of 0 bytes cannot be sent together; send them one by one";
+            return Err(located(py, self.0.topic(), "", PyValueError::new_err(text)));
         }
         let first = match rows.bytes() {
             bytes if count == 0 || bytes.is_some() => {
