@@ -21,18 +21,22 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# One stamp for each group of packages that pyproject.toml names.
+# One stamp for each dependency group of pyproject.toml.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
-	  print(*p['build-system']['requires'], *p['project']['dependencies'], *p['project']['optional-dependencies']['$*'], sep='\n')" \
-	  > $(VENV)/$*.txt
-	$(BIN)/python -m pip install --quiet --requirement $(VENV)/$*.txt
+	$(BIN)/python -m pip install --quiet --group $*
 	@touch $@
 
 .PHONY: build
-build: $(VENV)/.installed-test ## build the extension (optimised) into .venv
-	$(BIN)/maturin develop --release --quiet --skip-install
-	@$(BIN)/python -c 'import byref' 2>/dev/null || $(BIN)/maturin develop --release --quiet
+build: $(VENV)/.installed-build ## build the extension (optimised) into .venv
+	@$(BIN)/maturin develop --release --quiet $$($(BIN)/python -c "$(INSTALLED)" 2> /dev/null && echo --skip-install)
+
+# Whether this version of the package is installed already, and needs only a new extension.
+INSTALLED := import importlib.metadata, sys, tomllib; \
+  cargo = tomllib.load(open('Cargo.toml', 'rb')); \
+  sys.exit(importlib.metadata.version('byref') != cargo['workspace']['package']['version'])
+
+# For what runs tests, or parts of them.
+TESTING := build $(VENV)/.installed-test
 
 # ---- what one comes for ----------------------------------------------------------------------------------------------
 
@@ -57,21 +61,21 @@ weaken: $(BIN)/python ## take each memory ordering away, and see its model fail;
 	$(BIN)/python tools/weaken.py $(ARGS)
 
 .PHONY: remove
-remove: build ## take each seal, check and hold away, and see a test fail; writes docs/removals.md (half an hour)
+remove: $(TESTING) ## take each seal, check and hold away, and see a test fail; writes docs/removals.md (half an hour)
 	$(BIN)/python tools/remove.py $(ARGS)
 
 .PHONY: test-python
-test-python: build build-faults ## across real processes, with real libraries
+test-python: $(TESTING) build-faults ## across real processes, with real libraries
 	$(BIN)/python -m pytest
 
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=
-torture: build ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
+torture: $(TESTING) ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: hostile
-hostile: build ## strangers attack honest processes for SECONDS (default 120), SEED to repeat
+hostile: $(TESTING) ## strangers attack honest processes for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.hostile --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # ---- what looks for faults -------------------------------------------------------------------------------------------
@@ -105,11 +109,11 @@ fuzz: ## libFuzzer on every parser of foreign bytes, SECONDS (default 120) for e
 ASAN_TESTS := tests/test_lifetime.py tests/test_isolation.py tests/test_thread_stress.py
 
 .PHONY: asan
-asan: build ## AddressSanitizer over the core's tests, and over the extension in the tests of lifetimes
+asan: $(TESTING) ## AddressSanitizer over the core's tests, and over the extension in the tests of lifetimes
 	$(BIN)/python tools/asan.py $(ASAN_TESTS)
 
 .PHONY: valgrind
-valgrind: build ## memcheck over the tests of lifetimes (some minutes)
+valgrind: $(TESTING) ## memcheck over the tests of lifetimes (some minutes)
 	$(BIN)/python tools/valgrind.py
 
 .PHONY: deny
@@ -128,17 +132,17 @@ build-faults: build
 	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
 
 .PHONY: steps
-steps: build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
+steps: $(TESTING) build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
 	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
 
 .PHONY: soak
-soak: build ## a billion small messages and 100,000 of 1 MiB: none lost, memory flat (ARGS="--small N --large N")
+soak: $(TESTING) ## a billion small messages and 100,000 of 1 MiB: none lost, memory flat (ARGS="--small N --large N")
 	$(BIN)/python -m tests.torture.soak $(ARGS)
 
 # One by one: a peer that cannot be installed is missing from the table, and tried again the next time.
 $(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
-	  print(*p['project']['optional-dependencies']['bench'], sep='\n')" > $(VENV)/bench.txt
+	  print(*p['dependency-groups']['bench'], sep='\n')" > $(VENV)/bench.txt
 	@missing=; while read -r package; do \
 	  $(BIN)/python -m pip install --quiet "$$package" < /dev/null || missing="$$missing $$package"; \
 	done < $(VENV)/bench.txt; \
@@ -149,7 +153,7 @@ bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run: a t
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: lint
-lint: build $(VENV)/.installed-demo ## formatting, lints, types
+lint: build msrv $(VENV)/.installed-lint ## formatting, lints, types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
 	$(CARGO) clippy --workspace --all-targets --features faults --profile faults --quiet -- --deny warnings
@@ -157,7 +161,17 @@ lint: build $(VENV)/.installed-demo ## formatting, lints, types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
+	$(BIN)/python tools/typed.py
 	$(BIN)/python -m mypy.stubtest byref._byref --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt
+
+# Clippy refuses newer functions of the standard library by itself (`incompatible_msrv`).
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+.PHONY: msrv
+msrv: $(BIN)/python ## whether it is all for the minimum Rust version, by that compiler where rustup has it
+	$(BIN)/python tools/msrv.py $(MSRV)
+	@if $(CARGO) +$(MSRV) --version > /dev/null 2>&1; then \
+	  $(CARGO) +$(MSRV) check --quiet --workspace --all-targets --target-dir target/msrv; \
+	else echo "msrv: dependencies checked; Rust $(MSRV) is not installed here, so nothing was compiled with it"; fi
 
 .PHONY: docs
 docs: ## the Rust API as web pages, in target/doc

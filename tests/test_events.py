@@ -1,8 +1,11 @@
 """`Subscriber(events=True)`: what happens to publishers, in order among their messages."""
 
 import asyncio
+import os
 import select
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import PATIENCE, Child, Line
+from tests.processes import PATIENCE, Child, Line, descriptors
 from tests.strangers import liar, pooled_record
 from tests.test_signals import interrupt_soon
 
@@ -276,3 +279,86 @@ def test_ctrl_c_ends_a_spin(spawn: Spawn) -> None:
     child = spawn(spin_until_interrupted)
     assert child.hear() == "interrupted"
     child.finish()
+
+
+# ---- who only polls ----
+
+
+def publish_once_and_stay(line: Line) -> None:
+    """A publisher with one message, for somebody to kill."""
+    pub = byref.Publisher("t")
+    pub.wait_for_subscribers(timeout=30)
+    pub.send(b"x")
+    line.hear()
+
+
+@pytest.mark.parametrize("rate", [100, 800])
+@pytest.mark.parametrize("by", ["try_recv", "recv without a timeout", "iteration of a batch"])
+def test_who_polls_is_told_of_a_death_in_time(by: str, rate: int, spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = endpoints.subscriber(events=True)
+    publisher = spawn(publish_once_and_stay)
+
+    def look() -> str | None:
+        if by == "try_recv":
+            found = sub.try_recv()
+        else:
+            try:
+                found = sub.recv(timeout=0) if by == "recv without a timeout" else sub.recv_batch(5, timeout=0)
+            except byref.Timeout:
+                found = None
+        time.sleep(1 / rate)
+        return found.kind if isinstance(found, byref.Event) else found and "message"
+
+    told: list[str] = []
+    deadline = time.monotonic() + PATIENCE
+    while "message" not in told:
+        told += filter(None, [look()])
+        assert time.monotonic() < deadline
+    publisher.kill()
+    # Within so many looks as somebody makes in 10 s.
+    assert next(filter(None, (look() for _ in range(10 * rate))), "nothing") == "lost"
+
+
+def come_and_go(line: Line, count: int, topic: str, messages: int, end: str) -> None:
+    """Publishers one after another, each of which says something when somebody is there; closed, or dead at the end."""
+    for number in range(count):
+        if not os.fork():
+            pub = byref.Publisher(f"{topic}/{number}")
+            pub.wait_for_subscribers(timeout=30)
+            for _ in range(messages):
+                pub.send(b"x")
+            if end == "close":
+                pub.close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.wait()
+        time.sleep(0.03)
+    line.tell(count)
+    line.hear()
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_who_polls_beside_publishers_that_come_and_go_keeps_none(end: str, spawn: Spawn, endpoints: Endpoints) -> None:
+    """The look that tells of an end is not a matter of how many messages, or looks, there were."""
+    count = 120
+    sub = endpoints.subscriber("a/*", events=True)
+    with endpoints.publisher("a/stays"):  # The machinery is there.
+        sub.wait_for_publishers(timeout=30)
+    told = []
+    before, most = len(descriptors()), 0
+    publishers = spawn(come_and_go, count, "a", 2, end)
+    deadline = time.monotonic() + 2 * PATIENCE
+    while len([each for each in told if each in ("left", "lost")]) < count + 1:
+        if (found := sub.try_recv()) is not None:
+            told.append(found.kind if isinstance(found, byref.Event) else "message")
+        else:
+            time.sleep(1 / 800)
+        most = max(most, len(descriptors()) - before)
+        assert time.monotonic() < deadline, f"told of {told[-10:]}, {len(told)} in all"
+    # Each connection has two. Not so many end within a second.
+    assert most < count, f"{most} descriptors at a time"
+    each_one = ["joined", "message", "message", "left" if end == "close" else "lost"]
+    assert sorted(told) == sorted(["joined", "left", *each_one * count])
+    assert publishers.hear() == count
+    assert sub.publishers == []
+    publishers.tell()
+    publishers.finish()

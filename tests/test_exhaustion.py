@@ -7,8 +7,10 @@ import ctypes
 import mmap
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import byref
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import PATIENCE, Child, Line, descriptors, eventually
+from tests.segments import kept_memory
 from tests.torture.hardship import address_space, limit
 
 Spawn = Callable[..., Child]
@@ -493,3 +496,75 @@ def test_memory_returns_to_the_system_after_a_burst(policy: str, spawn: Spawn, e
         assert is_payload(sub.recv(timeout=20), count, LARGE)
     publisher.tell()
     publisher.finish()
+
+
+# ---- who does not read ----
+
+# What a publisher may have, payloads that need a segment of their own, and what a segment may have beside.
+SMALL_POOL = 80 * MIB
+HUGE = (75 * MIB, 78 * MIB)
+PAGES = 16 << 10
+
+
+def publish_in_shapes(line: Line, how: str) -> None:
+    """Takes memory in many small pieces and in large ones, in turn, and sends none of it; tells what was refused."""
+    with byref.Publisher("t", max_memory=SMALL_POOL) as pub:
+        pub.wait_for_subscribers(timeout=30)
+        pub.send(b"it has room for one")
+        while (cycle := line.hear()) is not None:
+            loans = []
+            with contextlib.suppress(byref.PoolExhausted, byref.Timeout):
+                while True:
+                    loans.append(pub.loan(MIB, timeout=0.2))
+            while loans:
+                loans.pop().discard()  # Its array must go, too.
+            size, refused = HUGE[cycle % 2], ""
+            try:
+                if how == "loans":
+                    pub.loan(size, timeout=0.2).discard()
+                else:
+                    pub.send(bytes(size), timeout=0.2)
+            except (byref.PoolExhausted, byref.Timeout) as error:
+                refused = str(error)
+            line.tell([refused, pub.stats()["pool_allocated"]])
+        pub.loan(HUGE[0], timeout=30).discard()
+        line.tell("there is room")
+        line.hear()
+
+
+def read_late(line: Line, policy: Any) -> None:
+    """Receives nothing until it is told to."""
+    with byref.Subscriber("t", policy, None if policy == "latest" else 1) as sub:
+        sub.wait_for_publishers(timeout=30)
+        line.tell("there")
+        line.hear()
+        while not line.has_something():
+            with contextlib.suppress(byref.Timeout):
+                sub.recv(timeout=0.01).release()
+        line.hear()
+
+
+@pytest.mark.parametrize("how", ["loans", "sends"])
+@pytest.mark.parametrize("policy", ["block", "latest", "drop_oldest"])
+def test_who_does_not_read_keeps_no_more_than_max_memory(policy: str, how: str, spawn: Spawn) -> None:
+    """Whoever keeps a segment that the publisher has given up: what the system gave for it counts."""
+    publisher = spawn(publish_in_shapes, how)
+    subscriber = spawn(read_late, policy)
+    assert subscriber.hear() == "there"
+    for cycle in range(4):
+        publisher.tell(cycle)
+        refused, allocated = publisher.hear()
+        assert not refused or str(subscriber.pid) in refused, f"it does not name who keeps the memory: {refused}"
+        kept: dict[int, int] = {}
+        for child in (subscriber, publisher):
+            child.signal(signal.SIGSTOP)
+            kept |= kept_memory(child.pid)
+            child.signal(signal.SIGCONT)
+        assert sum(kept.values()) <= SMALL_POOL + PAGES, f"cycle {cycle}: {kept}"
+        assert allocated >= sum(kept.values()) - PAGES, f"cycle {cycle}: it is not counted, {kept}"
+    subscriber.tell()
+    publisher.tell()
+    assert publisher.hear() == "there is room"
+    for child in (subscriber, publisher):
+        child.tell()
+        child.finish()

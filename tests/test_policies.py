@@ -1,5 +1,7 @@
 """A slow subscriber does what its policy says, and loss is counted exactly."""
 
+import contextlib
+import signal
 import threading
 import time
 from collections import Counter
@@ -12,7 +14,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, eventually
+from tests.processes import Child, Line, eventually, state_of
 
 Spawn = Callable[..., Child]
 
@@ -372,3 +374,39 @@ def test_publisher_and_subscriber_statistics(endpoints: Endpoints) -> None:
     assert pub.stats()["pool_used"] <= pub.stats()["pool_allocated"]
     endpoints.close()
     assert (pub.stats()["sent"], sub.stats()["received"]) == (2, 2)
+
+
+def idle(line: Line, policy: str, how: str) -> None:
+    """A lossy subscriber that waits for messages all the time, or never looks for one."""
+    with byref.Subscriber("t", policy) as sub:
+        sub.wait_for_publishers(timeout=30)
+        line.tell("there")
+        while how == "asleep" and not line.has_something():
+            with contextlib.suppress(byref.Timeout):
+                sub.recv(timeout=1)
+        line.hear()
+
+
+@pytest.mark.parametrize("how", ["asleep", "idle", "frozen"])
+@pytest.mark.parametrize("policy", ["latest", "drop_oldest"])
+def test_who_may_lose_messages_costs_no_send(policy: str, how: str, spawn: Spawn, endpoints: Endpoints) -> None:
+    """The sizes need segments of their own, one after the other; the subscriber keeps none of its messages."""
+    pub = endpoints.publisher(max_memory=100 << 20)
+    subscriber = spawn(idle, policy, how)
+    assert subscriber.hear() == "there"
+    pub.wait_for_subscribers(timeout=30)
+    eventually(lambda: state_of(subscriber.pid) == "S", "it sleeps")
+    if how == "frozen":
+        subscriber.signal(signal.SIGSTOP)
+    for sequence in range(6):
+        size = (60, 90)[sequence % 2] << 20
+        assert pub.send(bytes(size), timeout=10) == sequence
+        if how == "asleep":
+            # Whatever wakes it, it sleeps again before the next one.
+            eventually(lambda: all(each.lag == 0 for each in pub.subscribers), "it has taken the message")
+            eventually(lambda: not pub.outstanding.messages, "and released it")
+    if how == "frozen":
+        subscriber.signal(signal.SIGCONT)
+    assert [each.pid for each in pub.subscribers] == [subscriber.pid]
+    subscriber.tell()
+    subscriber.finish()

@@ -4,6 +4,8 @@ A publisher writes a payload once; every subscriber, in any process of the host,
 bytes that stays valid as long as anyone holds it.
 """
 
+# With it comes NumPy: its import takes longer than a hundred messages, and is not left to the first send or receive.
+from . import _dtypes as _dtypes
 from . import _pickles as _pickles
 from ._byref import (
     INLINE_LIMIT,
@@ -21,6 +23,7 @@ from ._byref import (
     Subscriber,
     SubscriberInfo,
     Ticket,
+    __version__,
     copied_bytes,
     monitors,
     record_receives,
@@ -51,6 +54,7 @@ __all__ = [
     "Ticket",
     "Timeout",
     "VersionMismatch",
+    "__version__",
     "copied_bytes",
     "monitors",
     "record_receives",

@@ -1,9 +1,9 @@
 """The extension module, as `byref` re-exports it."""
 
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, ItemsView, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
+from typing import Any, ClassVar, Final, Generic, Literal, Never, Protocol, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,29 +12,60 @@ from typing_extensions import Buffer, CapsuleType, TypeVar
 from ._stats import QueueStats, ReceiverStats
 
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
+_Headers: TypeAlias = Mapping[str, _HeaderValue]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
-# A part of a message: anything below that is no scalar travels by reference.
-_Part: TypeAlias = (
-    "Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message | str | int | float | complex"
-    " | dict[Any, Any] | list[Any] | tuple[Any, ...] | None"
-)
-# What travels as a message.
-_Sendable: TypeAlias = (
-    "Buffer | NDArray[Any] | _Tensor | _ArrowArray | _ArrowStream | Message"
-    " | dict[Any, _Part] | list[_Part] | tuple[_Part, ...]"
-)
-# What a loan lends: an array, or a dict of arrays.
-_Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
-# What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
-_Told = TypeVar("_Told", covariant=True, default=Never)
 
-_Array = TypeVar("_Array", bound=NDArray[Any])
+_Value = TypeVar("_Value", covariant=True)
+
+class _Dict(Protocol[_Value]):
+    """A dict whose values may be of a narrower type: `dict` itself is invariant, and a mapping need not be a dict."""
+
+    def __len__(self) -> int: ...
+    def items(self) -> ItemsView[Any, _Value]: ...
+    def copy(self) -> object: ...
+    def popitem(self) -> object: ...
+
+class _TypedDict(Protocol):
+    """A `TypedDict`, of whose values checkers tell no more than `object`."""
+
+    __required_keys__: ClassVar[frozenset[str]]
+
+class _List(Protocol[_Value]):
+    """A list whose items may be of a narrower type. (A str, which is a sequence of str, cannot be sent.)"""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[_Value]: ...
+    def __getitem__(self, index: slice, /) -> object: ...
+    def copy(self) -> object: ...
+    def reverse(self) -> None: ...
 
 class _Tensor(Protocol):
     """What speaks DLPack."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any: ...
     def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
+class _ArrowSchema(Protocol):
+    def __arrow_c_schema__(self) -> Any: ...
+
+class _ArrowArray(Protocol):
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
+
+class _ArrowStream(Protocol):
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+# What has a payload of its own, and travels by reference.
+_Payload: TypeAlias = Buffer | NDArray[Any] | np.generic | _Tensor | _ArrowArray | _ArrowStream | Message
+_Container: TypeAlias = _Dict["_Part"] | _TypedDict | _List["_Part"] | tuple["_Part", ...]
+_Part: TypeAlias = _Payload | _Container | str | int | float | complex | None
+# What travels as a message.
+_Sendable: TypeAlias = _Payload | _Container
+# What a loan lends: an array, or a dict of arrays.
+_Lent = TypeVar("_Lent", covariant=True, default=NDArray[Any])
+# What a subscriber receives beside messages: `Event` if it asked for them, otherwise nothing.
+_Told = TypeVar("_Told", covariant=True, default=Never)
+
+_Array = TypeVar("_Array", bound=NDArray[Any])
 
 __all__ = [
     "INLINE_LIMIT",
@@ -54,22 +85,18 @@ __all__ = [
     "Ticket",
     "_Owner",
     "_Releases",
+    "_Sending",
+    "__version__",
     "copied_bytes",
     "monitors",
     "record_receives",
 ]
 
+__version__: Final[str] = ...
+"""The version of the package."""
+
 INLINE_LIMIT: Final[int] = ...
 """The most bytes of payload and attributes together that travel inside the ring, and are copied once on receive."""
-
-class _ArrowSchema(Protocol):
-    def __arrow_c_schema__(self) -> Any: ...
-
-class _ArrowArray(Protocol):
-    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
-
-class _ArrowStream(Protocol):
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
 class Publisher:
@@ -102,7 +129,7 @@ class Publisher:
     def send(
         self,
         data: _Sendable,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -110,17 +137,33 @@ class Publisher:
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
-        of further containers.
+        of further containers. `headers`: a mapping of str to str, bytes, int (64 bits), float or bool.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
         waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
         """
 
+    def send_async(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, int]:
+        """Send as `send` does, and let other tasks run while there is no room; on asyncio, trio and anyio.
+
+        When it is cancelled, or raises, nobody received anything. Tasks that wait for room have no order among each
+        other.
+        """
+
+    def _send_now(
+        self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None
+    ) -> int | _Sending: ...
     def send_pickle(
         self,
         obj: object,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> int:
@@ -133,7 +176,7 @@ class Publisher:
     def send_tracked(
         self,
         data: _Sendable,
-        headers: dict[str, _HeaderValue] | None = None,
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> Ticket:
@@ -144,8 +187,8 @@ class Publisher:
 
     def send_many(
         self,
-        rows: Buffer | NDArray[Any] | _Tensor | Sequence[Buffer] | Sequence[NDArray[Any]],
-        headers: dict[str, _HeaderValue] | None = None,
+        rows: Buffer | NDArray[Any] | _Tensor | _List[_Payload] | tuple[_Payload, ...],
+        headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
     ) -> range:
@@ -189,8 +232,16 @@ class Publisher:
     def stats(self) -> dict[str, int]:
         """Counters: sent, bytes, copied_bytes, waits, subscribers, and pool_used, pool_allocated in bytes."""
 
-    def close(self) -> None:
-        """Close the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine."""
+    def close(self, linger: float | None = None) -> None:
+        """Close the publisher; what was sent still reaches every connected lossless subscriber.
+
+        `linger`: wait up to so many seconds until what was sent has been taken. If there has been no subscriber so far,
+        wait for the first one, which gets all messages that are still there: the last `history` ones, and others that
+        were not overwritten. It waits for no second subscriber, and not at all if nothing was sent. Without `linger`,
+        and at the end of a `with` block, it does not wait; if all messages reached nobody, a warning is logged.
+
+        Calling it again has no effect. Raises `ValueError` for a negative time.
+        """
 
     @property
     def outstanding(self) -> Outstanding:
@@ -234,6 +285,16 @@ class Ticket:
     @property
     def sequence(self) -> int:
         """The message's sequence number."""
+
+@final
+class _Sending:
+    """A message that waits for room."""
+
+    def attempt(self, waited: float | None = None) -> int | None:
+        """Try again: its sequence number, or None while there is no room; for the last time with `waited`."""
+
+    def discard(self) -> None:
+        """Give it up, and its memory back."""
 
 @final
 class _Releases:
@@ -364,6 +425,13 @@ class Subscriber(Generic[_Told]):
     def recv(self, timeout: float | None = None) -> Message | _Told:
         """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
 
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Message | _Told]:
+        """Return the next message, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no message is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Message | _Told: ...
     def try_recv(self) -> Message | _Told | None:
         """Return the next message, or None when none is there."""
 
@@ -383,7 +451,7 @@ class Subscriber(Generic[_Told]):
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
 
     def close(self) -> None:
-        """Close the subscriber; iterations end, messages and views stay valid. Twice is fine."""
+        """Close the subscriber; iterations end, messages and views stay valid. Calling it again has no effect."""
 
     @property
     def lost(self) -> int:
@@ -397,7 +465,7 @@ class Subscriber(Generic[_Told]):
     def topic(self) -> str:
         """The topic or pattern, as it was given."""
 
-    def __iter__(self) -> Self: ...
+    def __iter__(self) -> Iterator[Message | _Told]: ...
     def __next__(self) -> Message | _Told: ...
     def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
     def __enter__(self) -> Self: ...
@@ -428,11 +496,12 @@ class EventQueue:
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def subscribe(
         self,
         topic: str,
-        receiver: Callable[[Any], object],
-        batch: bool | int | None = None,
+        receiver: Callable[[Message], object],
+        batch: Literal[False] | None = None,
         *,
         policy: _Policy = "block",
         depth: int | None = None,
@@ -440,7 +509,52 @@ class EventQueue:
         writable: bool = False,
         allow_pickle: bool = False,
         name: str | None = None,
-        events: bool = False,
+        events: Literal[False] = False,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Message | Event], object],
+        batch: Literal[False] | None = None,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: bool,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Batch], object],
+        batch: int,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: Literal[False] = False,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: str,
+        receiver: Callable[[Batch | Event], object],
+        batch: int,
+        *,
+        policy: _Policy = "block",
+        depth: int | None = None,
+        history: int = 0,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        events: bool,
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
@@ -469,6 +583,10 @@ class EventQueue:
         `on_exit` is called on it when the run is over, with the exception that ended it or None; without it an
         exception goes to `threading.excepthook`. `stop_event` is set after that; who sets it before ends the run
         within 100 ms.
+
+        The queue is stopped when the program's main thread, and all others that are no daemons, have ended; unless
+        `daemon`, the end of the program waits for the callback in progress. Where gevent or eventlet has patched
+        `threading`, the thread is a green one.
         """
 
     def stop(self) -> None:
@@ -488,7 +606,8 @@ class EventQueue:
         """Call receivers in the running event loop until `stop` or `close`; await what coroutine functions return."""
 
     def _enter(self) -> None: ...
-    def _step(self) -> Coroutine[Any, Any, object] | bool | None: ...
+    def _take_over(self) -> None: ...
+    def _step(self, awaits: bool) -> Coroutine[Any, Any, object] | bool | None: ...
     def _awaited(self, raised: BaseException | None) -> None: ...
     def _leave(self) -> None: ...
     def _run_started(self, stop_event: threading.Event | None) -> None: ...
@@ -500,7 +619,10 @@ class EventQueue:
         """What the queue and its receivers have done, and what waits; from any thread."""
 
     def close(self) -> None:
-        """Close the queue and its receivers, and end its run; waits for a callback in progress. Twice is fine."""
+        """Close the queue and its receivers, and end its run; waits for a callback in progress.
+
+        Calling it again has no effect.
+        """
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -529,7 +651,7 @@ class Receiver:
     def close(self) -> None:
         """End it: its callable is never called again, and the queue refers to it no more.
 
-        From another thread than the queue's it waits for a callback in progress. Twice is fine.
+        From another thread than the queue's it waits for a callback in progress. Calling it again has no effect.
         """
 
     def __enter__(self) -> Self: ...
@@ -603,7 +725,7 @@ class Message:
         """
 
     def release(self) -> None:
-        """Give the lease back now; `BufferError` while a view is alive. Twice is fine."""
+        """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
     def __len__(self) -> int: ...
     def __bool__(self) -> bool: ...
@@ -737,7 +859,7 @@ class Loan(Generic[_Lent]):
         """Send the message; return its sequence number. A send that times out leaves the loan as it was."""
 
     def discard(self) -> None:
-        """Give the memory back unsent. Twice is fine."""
+        """Give the memory back unsent. Calling it again has no effect."""
 
     def __enter__(self) -> _Lent: ...
     def __exit__(

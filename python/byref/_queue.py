@@ -1,14 +1,28 @@
-"""Event queues on threads of their own, and in event loops."""
+"""Event queues on threads of their own, among green threads, and in event loops."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import importlib
+import os
+import select
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import _aio
+from ._errors import Error
+
 if TYPE_CHECKING:
     from ._byref import EventQueue
+
+# How often a user's `stop_event` is looked at among green threads, in seconds.
+_LOOK_EVERY = 0.05
+
+# The threads that `start` made, as long as they run.
+_running: dict[threading.Thread, EventQueue] = {}
+_has_ended = False
 
 
 def start(
@@ -18,9 +32,17 @@ def start(
     stop_event: threading.Event | None,
 ) -> threading.Thread:
     """Run the queue on a new thread; `EventQueue.start` has taken the right to."""
+    if _has_ended:
+        raise Error("the program has ended, so an event queue cannot be started any more")
     name = "byref" if queue.name is None else f"byref {queue.name}"
-    thread = threading.Thread(target=_run, args=(queue, on_exit, stop_event), name=name, daemon=daemon)
-    thread.start()
+    starter = threading.get_native_id()
+    thread = threading.Thread(target=_run, args=(queue, on_exit, stop_event, starter), name=name, daemon=daemon)
+    _running[thread] = queue
+    try:
+        thread.start()
+    except BaseException:
+        del _running[thread]
+        raise
     return thread
 
 
@@ -28,10 +50,14 @@ def _run(
     queue: EventQueue,
     on_exit: Callable[[BaseException | None], object] | None,
     stop_event: threading.Event | None,
+    starter: int,
 ) -> None:
     try:
         try:
-            queue._run_started(stop_event)
+            if threading.get_native_id() == starter:
+                _run_green(queue, stop_event)
+            else:
+                queue._run_started(stop_event)
         except BaseException as problem:
             if on_exit is None:
                 raise
@@ -40,21 +66,105 @@ def _run(
             if on_exit is not None:
                 on_exit(None)
     finally:
+        _running.pop(threading.current_thread(), None)
         if stop_event is not None:
             stop_event.set()
 
 
+def _others() -> list[threading.Thread]:
+    """The threads for which the program's end waits, and which may need the queues."""
+    alive = [thread for thread in threading.enumerate() if not (thread.daemon or thread in _running)]
+    return [thread for thread in alive if thread not in (threading.main_thread(), threading.current_thread())]
+
+
+def _stop_at_end() -> None:
+    """The main thread has ended: stop all queues when the others have, too."""
+    if _others():
+        threading.Thread(target=_stop_after_others, name="byref end", daemon=True).start()
+    else:
+        _stop_all()
+
+
+def _stop_after_others() -> None:
+    while others := _others():
+        for thread in others:
+            thread.join()
+    _stop_all()
+
+
+def _stop_all() -> None:
+    global _has_ended
+    _has_ended = True
+    for queue in list(_running.values()):
+        queue.stop()
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads."""
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+# Before the interpreter waits for its threads: `atexit` would be after that.
+with contextlib.suppress(RuntimeError):  # It is ending already.
+    threading._register_atexit(_stop_at_end)  # type: ignore[attr-defined]
+
+
+def _run_green(queue: EventQueue, stop_event: threading.Event | None) -> None:
+    """Run the queue on what gevent or eventlet made of a thread, which has to let the others of its kind run."""
+    wait = _green_wait()
+    fileno = queue.fileno()
+    queue._take_over()
+    try:
+        while not (stop_event is not None and stop_event.is_set()):
+            again = queue._step(False)
+            if again is None:
+                return
+            if again:
+                wait(None, 0)
+            else:
+                wait(fileno, None if stop_event is None else _LOOK_EVERY)
+    finally:
+        queue._leave()
+
+
+def _green_wait() -> Callable[[int | None, float | None], object]:
+    """What waits until a descriptor is readable, or so many seconds, while other green threads run."""
+    if "gevent.monkey" in sys.modules:
+        gevent, gevent_socket = importlib.import_module("gevent"), importlib.import_module("gevent.socket")
+
+        def with_gevent(fileno: int | None, seconds: float | None) -> None:
+            if fileno is None:
+                gevent.sleep(0)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    gevent_socket.wait_read(fileno, seconds, TimeoutError())
+
+        return with_gevent
+    if "eventlet.hubs" in sys.modules:
+        eventlet, hubs = importlib.import_module("eventlet"), importlib.import_module("eventlet.hubs")
+
+        def with_eventlet(fileno: int | None, seconds: float | None) -> None:
+            if fileno is None:
+                eventlet.sleep(0)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    hubs.trampoline(fileno, read=True, timeout=seconds, timeout_exc=TimeoutError)
+
+        return with_eventlet
+    return lambda fileno, seconds: select.select([] if fileno is None else [fileno], [], [], seconds)
+
+
 async def run_async(queue: EventQueue) -> None:
     """Call the receivers in the running event loop, one after the other, until the queue is stopped."""
-    loop = asyncio.get_running_loop()
     fileno = queue.fileno()
     queue._enter()
     try:
-        while (step := queue._step()) is not None:
+        while (step := queue._step(True)) is not None:
             if step is True:
-                await asyncio.sleep(0)
+                await _aio.sleep(0)
             elif step is False:
-                await _readable(loop, fileno)
+                await _aio.readable(fileno)
             else:
                 problem: BaseException | None = None
                 try:
@@ -64,17 +174,3 @@ async def run_async(queue: EventQueue) -> None:
                 queue._awaited(problem)
     finally:
         queue._leave()
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, fileno: int) -> None:
-    waiter = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    loop.add_reader(fileno, wake)
-    try:
-        await waiter
-    finally:
-        loop.remove_reader(fileno)

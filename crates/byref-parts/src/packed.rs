@@ -376,8 +376,7 @@ pub fn read<B: Builder>(
     containers: &Cell<usize>,
     builder: &mut B,
 ) -> Result<B::Value, B::Error> {
-    let mut reader =
-        Reader { rest: bytes, root: level, containers, strings: Vec::new(), count: 0, stack: Vec::new(), builder };
+    let mut reader = Reader::new(bytes, level, containers, builder);
     let value = reader.value(level)?;
     if reader.rest.is_empty() { Ok(value) } else { Err(reader.wrong("more than one value")) }
 }
@@ -399,6 +398,10 @@ struct Reader<'a, B: Builder> {
 }
 
 impl<'a, B: Builder> Reader<'a, B> {
+    fn new(rest: &'a [u8], root: usize, containers: &'a Cell<usize>, builder: &'a mut B) -> Self {
+        Reader { rest, root, containers, strings: Vec::new(), count: 0, stack: Vec::new(), builder }
+    }
+
     #[cold]
     fn wrong(&mut self, why: &'static str) -> B::Error {
         self.builder.wrong(why)
@@ -617,6 +620,26 @@ impl<'a, B: Builder> Reader<'a, B> {
     }
 }
 
+/// What kind of container a stream says that it is, in Python's word, and of how many elements.
+pub fn head(stream: &[u8]) -> Option<(&'static str, usize)> {
+    // A copy, since its sender may change it meanwhile: the kinds, and the longest length.
+    let start: Vec<u8> = stream.iter().copied().take(11).collect();
+    let left = Cell::new(0);
+    let mut builder = Texts;
+    let mut reader = Reader::new(&start, 0, &left, &mut builder);
+    let kind = reader.byte().ok()?;
+    if matches!(kind, kind::PACKED_LIST | kind::PACKED_TUPLE) {
+        reader.byte().ok()?;
+    }
+    let name = match kind {
+        kind::LIST | kind::PACKED_LIST => "list",
+        kind::TUPLE | kind::PACKED_TUPLE => "tuple",
+        kind::DICT => "dict",
+        _ => return None,
+    };
+    Some((name, reader.number().ok()?))
+}
+
 /// Where in an honest stream the value of that number beside it belongs, or what follows the end of a stream that is not complete:
 /// indices and keys from the outside to the inside, as Python writes them.
 pub fn place(stream: &[u8], mut other: usize) -> Vec<String> {
@@ -629,15 +652,7 @@ pub fn place(stream: &[u8], mut other: usize) -> Vec<String> {
     }
     let left = Cell::new(0);
     let mut builder = Texts;
-    let mut reader = Reader {
-        rest: stream,
-        root: 0,
-        containers: &left,
-        strings: Vec::new(),
-        count: 0,
-        stack: Vec::new(),
-        builder: &mut builder,
-    };
+    let mut reader = Reader::new(stream, 0, &left, &mut builder);
     let mut open: Vec<Open> = Vec::new();
     while let Ok(kind) = reader.byte() {
         let mut text = None;
@@ -861,6 +876,17 @@ mod tests {
         });
         assert_eq!(check(&stream), Ok(Summary { levels: 2, others: vec![1, 2], containers: 2 }));
         assert_eq!(check(&nested(MOST_LEVELS)).unwrap().levels, MOST_LEVELS);
+    }
+
+    #[test]
+    fn heads_are_told() {
+        assert_eq!(head(&written(|writer| writer.dict(300))), Some(("dict", 300)));
+        assert_eq!(head(&written(|writer| writer.sequence(Sequence::List, 0))), Some(("list", 0)));
+        let packed = written(|writer| assert!(writer.truths(Sequence::Tuple, 200, |_| Some(true))));
+        assert_eq!(head(&packed), Some(("tuple", 200)));
+        for wrong in [&[][..], &[kind::LIST], &[kind::NONE], &[kind::PACKED_LIST, 7], &[kind::DICT, 0xff]] {
+            assert_eq!(head(wrong), None);
+        }
     }
 
     #[test]

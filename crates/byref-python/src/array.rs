@@ -1,6 +1,7 @@
 //! NumPy: element types across processes, and arrays over memory that byref keeps.
 #![allow(unsafe_code)]
 
+use crate::ending;
 use crate::errors::error;
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -185,6 +186,7 @@ pub fn itemsize(dtype: &Bound<'_, PyArrayDescr>) -> usize {
 pub fn copy<'py>(from: &Bound<'py, PyAny>, out: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     static COPYTO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = from.py();
+    ending::outlive(); // NumPy lets go of the interpreter while it copies.
     byref::count_copied(byref::Cause::Asked, from.getattr("nbytes")?.extract()?);
     let Some(out) = out else { return from.call_method0("copy") };
     let Ok(to) = out.cast::<PyUntypedArray>() else {

@@ -1,6 +1,7 @@
 //! Arrow data by reference, through the PyCapsule interface in both directions; no Arrow library is needed for it.
 
 use crate::capsule::{give, take};
+use crate::ending;
 use crate::errors::{error, is_error};
 use crate::foreign::Foreign;
 use byref_parts::arrow::{Chunk, Class, Field, abi, export_schema, export_stream, show};
@@ -94,9 +95,7 @@ pub fn import_schema(schema: &Bound<'_, PyAny>) -> PyResult<Field> {
     Field::import(&schema).map_err(PyValueError::new_err)
 }
 
-/// Arrow data in a message, for every library that speaks the Arrow PyCapsule interface.
-///
-/// What a library makes of it shares the message's memory and holds its lease.
+#[doc = doc!("Arrow")]
 #[pyclass(frozen, subclass, module = "byref")]
 pub struct Arrow {
     field: Arc<Field>,
@@ -113,6 +112,7 @@ impl Arrow {
     /// As pyarrow has it, where that is installed.
     pub fn natural<'py>(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         static PYARROW: PyOnceLock<Option<[Py<PyAny>; 4]>> = PyOnceLock::new();
+        ending::outlive(); // Imports, and pyarrow's own code.
         let pyarrow = PYARROW.get_or_try_init(py, || {
             let Ok(pyarrow) = py.import("pyarrow") else { return Ok::<_, PyErr>(None) };
             let made_by = |name: &str| pyarrow.getattr(name).map(Bound::unbind);

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyRange, PySlice};
 use std::sync::Arc;
 
-/// Messages in the order in which they were received: a sequence, and arrays over all of them.
+#[doc = doc!("Batch")]
 #[pyclass(frozen, sequence, weakref, module = "byref")]
 pub struct Batch {
     core: byref::Batch,
@@ -83,11 +83,7 @@ fn declared(
 
 #[pymethods]
 impl Batch {
-    /// All payloads, which must have the same length, as one read-only array with the first dimension along the messages.
-    ///
-    /// Without `dtype` each is what its sender declared: for rows of shape `s` sent by `send_many` that is `(len(batch), *s)`,
-    /// for plain bytes uint8 of shape `(len(batch), nbytes)`. With `dtype` each payload is one element of it, or a row of
-    /// them. Where the messages lie packed (rows of one `send_many`, or small ones) the array is a view; otherwise a copy.
+    #[doc = doc!("Batch.array")]
     #[pyo3(signature = (dtype=None))]
     fn array<'py>(slf: &Bound<'py, Self>, dtype: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
@@ -126,19 +122,19 @@ impl Batch {
         unsafe { array::over(dtype, &shape, data, false, owner) }
     }
 
-    /// The sequence number of each message: a new uint64 array.
+    #[doc = doc!("Batch.sequences")]
     #[getter]
     fn sequences<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
         PyArray1::from_vec(py, self.core.sequences())
     }
 
-    /// When each message was sent, in nanoseconds since the epoch, or what the sender gave: a new uint64 array.
+    #[doc = doc!("Batch.timestamps_ns")]
     #[getter]
     fn timestamps_ns<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
         PyArray1::from_vec(py, self.core.timestamps_ns())
     }
 
-    /// Who sent which messages: pairs of a range of indices and a publisher.
+    #[doc = doc!("Batch.publishers")]
     #[getter]
     fn publishers<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyRange>, PublisherInfo)>> {
         let runs = self.core.publishers();
@@ -146,7 +142,7 @@ impl Batch {
         runs.map(|(run, publisher)| Ok((range(run.start, run.end)?, PublisherInfo(Arc::clone(publisher))))).collect()
     }
 
-    /// The payload bytes of all messages together.
+    #[doc = doc!("Batch.nbytes")]
     #[getter]
     fn nbytes(&self) -> usize {
         self.core.payload_len()
@@ -183,6 +179,13 @@ impl Batch {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Batch of {} messages, {} bytes>", self.core.len(), self.core.payload_len())
+        let mut topics: Vec<_> = self.core.publishers().map(|(_, publisher)| &publisher.topic).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let of = match topics[..] {
+            [topic] => format!("of {topic:?}"),
+            _ => format!("of {} topics", topics.len()),
+        };
+        format!("<byref.Batch of {} messages {of}, {} bytes>", self.core.len(), self.core.payload_len())
     }
 }

@@ -5,7 +5,7 @@ use byref::EventKind;
 use pyo3::prelude::*;
 use std::sync::Arc;
 
-/// What happened to one publisher; it comes in order with that publisher's messages.
+#[doc = doc!("Event")]
 #[pyclass(frozen, eq, hash, module = "byref")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct Event(pub byref::Event);
@@ -21,7 +21,7 @@ impl Event {
 
 #[pymethods]
 impl Event {
-    /// "joined", "left" (closed), "lost" (died), "evicted" (it disconnected this subscriber), or "gap" (messages were lost).
+    #[doc = doc!("Event.kind")]
     #[getter]
     fn kind(&self) -> &'static str {
         match self.0.kind {
@@ -33,25 +33,25 @@ impl Event {
         }
     }
 
-    /// Whom it happened to.
+    #[doc = doc!("Event.publisher")]
     #[getter]
     fn publisher(&self) -> PublisherInfo {
         PublisherInfo(Arc::clone(&self.0.publisher))
     }
 
-    /// That publisher's topic.
+    #[doc = doc!("Event.topic")]
     #[getter]
     fn topic(&self) -> &str {
         &self.0.publisher.topic
     }
 
-    /// Of a gap: how many messages were lost; otherwise 0.
+    #[doc = doc!("Event.count")]
     #[getter]
     fn count(&self) -> u64 {
         self.gap().map_or(0, |(_, count)| count)
     }
 
-    /// Of a gap: the sequence number of the first message lost; otherwise None.
+    #[doc = doc!("Event.sequence")]
     #[getter]
     fn sequence(&self) -> Option<u64> {
         self.gap().map(|(first, _)| first)

@@ -1,4 +1,4 @@
-//! Headers: `dict[str, str | bytes | int | float | bool]`, both ways.
+//! Headers: a mapping of `str` to `str | bytes | int | float | bool` on their way out, a `dict` when received.
 
 use crate::payload::numpy_scalar;
 use crate::refusals::class_name;
@@ -6,7 +6,24 @@ use byref::HeaderValue;
 use numpy::{PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyMapping, PyString};
+
+/// A `headers` argument: a dict, any other mapping as a dict, or None.
+pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if headers.is_none() {
+        return Ok(None);
+    }
+    if let Ok(dict) = headers.cast::<PyDict>() {
+        return Ok(Some(dict.clone()));
+    }
+    let Ok(mapping) = headers.cast::<PyMapping>() else {
+        let text = format!("headers must be a dict or another mapping, not {}", class_name(headers));
+        return Err(PyTypeError::new_err(text));
+    };
+    let dict = PyDict::new(headers.py());
+    dict.update(mapping)?;
+    Ok(Some(dict))
+}
 
 /// Checks and takes over a `headers` argument.
 pub fn from_python(headers: &Bound<'_, PyDict>, topic: &str) -> PyResult<Vec<(String, HeaderValue)>> {

@@ -1,6 +1,9 @@
 //! The Python binding of `byref`, and nothing else: it turns Python objects into bytes and back, releases the interpreter
 //! while it waits, and keeps messages alive as long as any view onto them.
 
+// `doc!("Publisher.send")`: the docstring that the type stubs have. They are its only source (build.rs).
+include!(concat!(env!("OUT_DIR"), "/docs.rs"));
+
 mod array;
 mod arrow;
 mod batch;
@@ -8,6 +11,7 @@ mod capsule;
 mod columns;
 mod dlpack;
 mod draft;
+mod ending;
 mod errors;
 mod event;
 mod foreign;
@@ -26,6 +30,7 @@ mod receiver;
 mod refusals;
 mod report;
 mod rows;
+mod sending;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -76,12 +81,13 @@ mod _byref {
     #[pymodule_export]
     use crate::report::monitors;
     #[pymodule_export]
-    use crate::subscriber::Subscriber;
+    use crate::sending::Sending;
+    #[pymodule_export]
+    use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]
     use crate::ticket::{Releases, Ticket};
 
-    /// How many payload bytes this process has copied, by cause: `send` (into shared memory, by its publishers), `receive`
-    /// (small payloads, out of the ring), `writable` (small private views), `copy` (because the program asked for one).
+    #[doc = doc!("copied_bytes")]
     #[pyfunction]
     fn copied_bytes(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let (copied, counts) = (byref::copied_bytes(), PyDict::new(py));
@@ -121,6 +127,6 @@ mod _byref {
         // What is otherwise made at first use would be missing for ever in a child that is forked at that moment.
         byref::prepare();
         freelist::install(module.py());
-        Ok(())
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -5,18 +5,19 @@ use crate::array;
 use crate::columns::{self, Columns};
 use crate::errors::{closed, to_python};
 use crate::headers;
+use crate::message::shape_text;
 use crate::owner::{Memory, Owner};
 use crate::waiting::Timeout;
 use byref::{Attributes, Layout};
 use byref_parts::arrow::Field;
-use numpy::PyArrayDescr;
+use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice};
 use std::sync::{Mutex, MutexGuard};
 
-/// Writable memory of a publisher, to be filled and sent without a copy.
-#[pyclass(frozen, weakref, module = "byref")]
+#[doc = doc!("Loan")]
+#[pyclass(frozen, generic, weakref, module = "byref")]
 pub struct Loan {
     state: Mutex<State>,
     headers: Py<PyDict>,
@@ -136,20 +137,19 @@ impl Loan {
 
 #[pymethods]
 impl Loan {
-    /// The memory as a NumPy array; its content is arbitrary at first. Read-only once the loan was sent or discarded. Of a
-    /// record batch, a dict of its columns.
+    #[doc = doc!("Loan.array")]
     #[getter]
     fn array(&self, py: Python<'_>) -> Py<PyAny> {
         self.lock().array.clone_ref(py)
     }
 
-    /// A dict of headers to send along; fill it as you like.
+    #[doc = doc!("Loan.headers")]
     #[getter]
     fn headers(&self, py: Python<'_>) -> Py<PyDict> {
         self.headers.clone_ref(py)
     }
 
-    /// Shortens the message to `n` rows (elements of the first dimension; bytes for a loan of bytes).
+    #[doc = doc!("Loan.truncate")]
     fn truncate(&self, py: Python<'_>, n: isize) -> PyResult<()> {
         let rows =
             usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
@@ -185,7 +185,7 @@ impl Loan {
         Ok(())
     }
 
-    /// Sends the message; returns its sequence number. A send that times out leaves the loan as it was.
+    #[doc = doc!("Loan.send")]
     #[pyo3(signature = (timestamp_ns=None, timeout=None))]
     fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?;
@@ -212,7 +212,7 @@ impl Loan {
         sent
     }
 
-    /// Gives the memory back unsent. Twice is fine.
+    #[doc = doc!("Loan.discard")]
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
         let loan = self.lock().loan.take();
         drop(loan);
@@ -249,11 +249,19 @@ impl Loan {
         sent
     }
 
-    fn __repr__(&self) -> String {
-        let bytes = self.lock().loan.as_ref().map(|loan| loan.len());
-        bytes.map_or_else(
-            || "<byref.Loan, over>".to_owned(),
-            |len| format!("<byref.Loan of {len} bytes on {:?}>", self.topic),
-        )
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let (array, len) = {
+            let state = self.lock();
+            (state.array.clone_ref(py), state.loan.as_ref().map(|loan| loan.len()))
+        };
+        let Some(len) = len else { return format!("<byref.Loan on {:?}, sent or discarded>", self.topic) };
+        let what = match array.bind(py).cast::<PyUntypedArray>() {
+            Ok(array) => {
+                let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
+                format!("{} of {}, ", shape_text(&shape), array.dtype())
+            }
+            Err(_) => String::new(),
+        };
+        format!("<byref.Loan on {:?}, {what}{len} bytes>", self.topic)
     }
 }

@@ -11,6 +11,7 @@ use crate::owner::{Memory, Owner};
 use crate::value::{self, Place, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
+use byref_parts::packed;
 use byref_parts::plan::ALIGNMENT;
 use byref_parts::tokens::{self, Token};
 use numpy::PyArrayDescr;
@@ -22,32 +23,32 @@ use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-/// Who published a message. Immutable, and valid after its process died.
+#[doc = doc!("PublisherInfo")]
 #[pyclass(frozen, eq, hash, module = "byref")]
 #[derive(PartialEq, Eq, Hash)]
 pub struct PublisherInfo(pub Arc<byref::PublisherInfo>);
 
 #[pymethods]
 impl PublisherInfo {
-    /// 32 hexadecimal digits, different from every other publisher's.
+    #[doc = doc!("PublisherInfo.id")]
     #[getter]
     fn id(&self) -> String {
         format!("{:032x}", self.0.id)
     }
 
-    /// Its process; 0 when that is out of sight.
+    #[doc = doc!("PublisherInfo.pid")]
     #[getter]
     fn pid(&self) -> i32 {
         self.0.pid
     }
 
-    /// The name it was given, or None.
+    #[doc = doc!("PublisherInfo.name")]
     #[getter]
     fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
     }
 
-    /// Its topic.
+    #[doc = doc!("PublisherInfo.topic")]
     #[getter]
     fn topic(&self) -> &str {
         &self.0.topic
@@ -59,7 +60,7 @@ impl PublisherInfo {
     }
 }
 
-/// A received message, and the lease on its memory.
+#[doc = doc!("Message")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Message {
     state: Mutex<State>,
@@ -224,6 +225,27 @@ impl Message {
         Shown { payload, data, writable, owner, allow_pickle: this.manner.allow_pickle }.value(py, tokens)
     }
 
+    /// What `repr` says of the payload; nothing of plain bytes, and of what its sender described wrongly.
+    fn what(&self, py: Python<'_>) -> String {
+        if let Ok(Some(tokens)) = self.tokens(py) {
+            return match tokens.first() {
+                Some(Token::Packed { at, .. }) => {
+                    let told = self.with(py, |message| packed::head(at.of(message)?));
+                    told.ok().flatten().map_or_else(String::new, |(kind, entries)| format!("{kind} of {entries}, "))
+                }
+                Some(Token::Arrow { class, .. }) => format!("Arrow {class:?}, "),
+                Some(Token::Pickle { .. }) => "pickle, ".to_owned(),
+                _ => String::new(),
+            };
+        }
+        match self.view(py) {
+            Ok(View { element: Some(element), shape }) => {
+                format!("{} of {}, ", shape_text(&shape), element.dtype.bind(py))
+            }
+            _ => String::new(),
+        }
+    }
+
     /// How the payload is to be shown, checked against what is there.
     fn view(&self, py: Python<'_>) -> PyResult<View> {
         let (layout, len) = self.with(py, |message| (layout_of(message), message.len()))?;
@@ -235,6 +257,14 @@ impl Message {
         let Layout { kind, shape } = layout;
         let element = array::declared_type(py, &kind, &shape, len)?;
         Ok(View { element: Some(element), shape })
+    }
+}
+
+/// A shape as Python writes it.
+pub fn shape_text(shape: &[u64]) -> String {
+    match shape {
+        [extent] => format!("({extent},)"),
+        _ => format!("({})", shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -283,58 +313,55 @@ fn array_of<'py>(this: &Bound<'py, Message>, view: &View) -> PyResult<Bound<'py,
 
 #[pymethods]
 impl Message {
-    /// The topic of its publisher.
+    #[doc = doc!("Message.topic")]
     #[getter]
     fn topic(&self, py: Python<'_>) -> PyResult<String> {
         self.with(py, |message| message.topic().to_owned())
     }
 
-    /// Its number among the publisher's messages, from 0.
+    #[doc = doc!("Message.sequence")]
     #[getter]
     fn sequence(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, byref::Message::sequence)
     }
 
-    /// When it was sent: nanoseconds since the epoch, or what the sender gave.
+    #[doc = doc!("Message.timestamp_ns")]
     #[getter]
     fn timestamp_ns(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, byref::Message::timestamp_ns)
     }
 
-    /// Who sent it.
+    #[doc = doc!("Message.publisher")]
     #[getter]
     fn publisher(&self, py: Python<'_>) -> PyResult<PublisherInfo> {
         self.with(py, |message| PublisherInfo(Arc::clone(message.publisher())))
     }
 
-    /// A new dict of the headers.
+    #[doc = doc!("Message.headers")]
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         headers::to_python(py, &self.with(py, |message| message.attributes().headers)?)
     }
 
-    /// The payload's length in bytes.
+    #[doc = doc!("Message.nbytes")]
     #[getter]
     fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
         self.with(py, |message| message.len())
     }
 
-    /// The extent of each dimension; `(nbytes,)` for plain bytes.
+    #[doc = doc!("Message.shape")]
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         PyTuple::new(py, self.view(py)?.shape)
     }
 
-    /// The NumPy element type; `uint8` for plain bytes.
+    #[doc = doc!("Message.dtype")]
     #[getter]
     fn dtype<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArrayDescr>> {
         Ok(dtype_of(py, &self.view(py)?))
     }
 
-    /// The payload as what was sent: a read-only NumPy array, a memoryview of plain bytes, Arrow data (pyarrow's, where that
-    /// is installed, or a `byref.Arrow`), or the dict, list or tuple of parts like these. From a subscriber with
-    /// `writable=True`, arrays and buffers are private and writable. What `send_pickle` sent is unpickled if the subscriber
-    /// said `allow_pickle=True`.
+    #[doc = doc!("Message.value")]
     #[getter]
     fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
@@ -354,9 +381,7 @@ impl Message {
         array_of(slf, &view)
     }
 
-    /// A private writable array. Large payloads are mapped copy-on-write: only the pages that are written cost anything, and
-    /// the array holds the lease. Small ones are copied. Each call gives an independent array. Of a message of several parts,
-    /// its value with such arrays and buffers (Arrow data stay as they are).
+    #[doc = doc!("Message.writable")]
     fn writable<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         if let Some(tokens) = slf.get().tokens(py)? {
@@ -371,7 +396,7 @@ impl Message {
         unsafe { array::over(dtype_of(py, &view), &view.shape, data, true, owner) }
     }
 
-    /// Gives the lease back now instead of when the message goes. BufferError while a view is alive; twice is fine.
+    #[doc = doc!("Message.release")]
     fn release(&self) -> PyResult<()> {
         let mut state = self.lock();
         let views = state.open_views();
@@ -451,14 +476,13 @@ impl Message {
         self.arrow(py)?.__arrow_c_stream__(py, requested_schema)
     }
 
-    /// The payload in ordinary memory: a new array, or `out` (an array of the same shape), filled. Element types are converted
-    /// as `np.copyto` does. Large copies release the GIL.
+    #[doc = doc!("Message.copy")]
     #[pyo3(signature = (out=None))]
     fn copy<'py>(slf: &Bound<'py, Self>, out: Option<Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         array::copy(&array_of(slf, &slf.get().view(slf.py())?)?, out)
     }
 
-    /// A capsule for `from_dlpack` of other libraries.
+    #[doc = doc!("Message.__dlpack__")]
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
     fn __dlpack__<'py>(
         slf: &Bound<'py, Self>,
@@ -473,7 +497,7 @@ impl Message {
         dlpack::export(py, &request, &dtype_of(py, &view), &view.shape, this.manner.writable, || this.open_foreign(py))
     }
 
-    /// Where the payload is: in main memory.
+    #[doc = doc!("Message.__dlpack_device__")]
     fn __dlpack_device__(&self) -> (i32, i32) {
         dlpack::CPU
     }
@@ -550,13 +574,12 @@ impl Message {
         ))
     }
 
-    fn __repr__(&self) -> String {
-        match &self.lock().message {
-            Some(message) => {
-                let (topic, sequence, len) = (message.topic(), message.sequence(), message.len());
-                format!("<byref.Message {sequence} of {topic:?}, {len} bytes>")
-            }
-            None => "<byref.Message, released>".to_owned(),
-        }
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let Ok((topic, sequence, len)) =
+            self.with(py, |message| (message.topic().to_owned(), message.sequence(), message.len()))
+        else {
+            return "<byref.Message, released>".to_owned();
+        };
+        format!("<byref.Message {sequence} of {topic:?}, {}{len} bytes>", self.what(py))
     }
 }

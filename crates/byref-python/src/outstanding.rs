@@ -2,22 +2,22 @@
 
 use pyo3::prelude::*;
 
-/// What one subscriber holds of a publisher's messages.
+#[doc = doc!("Holder")]
 #[pyclass(frozen, get_all, module = "byref")]
 pub struct Holder {
-    /// Its process; 0 when that is out of sight.
+    #[doc = doc!("Holder.pid")]
     pid: i32,
-    /// Its name, or None.
+    #[doc = doc!("Holder.name")]
     name: Option<String>,
-    /// Messages that it holds.
+    #[doc = doc!("Holder.messages")]
     messages: u64,
-    /// Their payload bytes.
+    #[doc = doc!("Holder.bytes")]
     bytes: u64,
-    /// The sequence number of the oldest of them.
+    #[doc = doc!("Holder.oldest_sequence")]
     oldest_sequence: u64,
-    /// How many seconds ago that one was sent.
+    #[doc = doc!("Holder.oldest_age")]
     oldest_age: f64,
-    /// Where that one was received ("file:line"), or None where nobody recorded it.
+    #[doc = doc!("Holder.received_at")]
     received_at: Option<String>,
 }
 
@@ -41,13 +41,13 @@ impl Holder {
     }
 }
 
-/// What subscribers hold of a publisher's messages: taken, and not released yet.
+#[doc = doc!("Outstanding")]
 #[pyclass(frozen, module = "byref")]
 pub struct Outstanding {
-    /// Messages that somebody holds.
+    #[doc = doc!("Outstanding.messages")]
     #[pyo3(get)]
     messages: u64,
-    /// Their payload bytes.
+    #[doc = doc!("Outstanding.bytes")]
     #[pyo3(get)]
     bytes: u64,
     holders: Vec<Py<Holder>>,
@@ -68,13 +68,13 @@ impl Outstanding {
 
 #[pymethods]
 impl Outstanding {
-    /// A list of who holds them: each connection of a subscriber that holds any.
+    #[doc = doc!("Outstanding.holders")]
     #[getter]
     fn holders(&self, py: Python<'_>) -> Vec<Py<Holder>> {
         self.holders.iter().map(|holder| holder.clone_ref(py)).collect()
     }
 
-    /// The one of them that holds the oldest message, or None.
+    #[doc = doc!("Outstanding.oldest")]
     #[getter]
     fn oldest(&self, py: Python<'_>) -> Option<Py<Holder>> {
         self.oldest.as_ref().map(|holder| holder.clone_ref(py))

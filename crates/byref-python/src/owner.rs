@@ -19,7 +19,7 @@ pub enum Memory {
     Loan(#[expect(dead_code, reason = "kept, not read")] LoanMemory),
 }
 
-/// Keeps the memory of an array. It has no use of its own.
+#[doc = doc!("_Owner")]
 #[pyclass(frozen, name = "_Owner", module = "byref")]
 pub struct Owner(Memory);
 

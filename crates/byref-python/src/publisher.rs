@@ -5,6 +5,7 @@ use crate::array::{self, itemsize, refuse_objects, size_of_shape};
 use crate::arrow::import_schema;
 use crate::columns::Columns;
 use crate::draft::Draft;
+use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
@@ -13,6 +14,7 @@ use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
 use crate::refusals::{class_name, located};
 use crate::rows::Rows;
+use crate::sending;
 use crate::ticket::Ticket;
 use crate::value;
 use crate::waiting::Timeout;
@@ -20,6 +22,7 @@ use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -29,37 +32,37 @@ const COPY_DETACHED: usize = 64 << 10;
 /// Room for headers that are set after a loan was made, in bytes.
 const HEADER_ROOM: usize = 256;
 
-/// A subscriber as its publisher sees it.
+#[doc = doc!("SubscriberInfo")]
 #[pyclass(frozen, module = "byref")]
 pub struct SubscriberInfo(byref::SubscriberInfo);
 
 #[pymethods]
 impl SubscriberInfo {
-    /// Its process; 0 when that is out of sight.
+    #[doc = doc!("SubscriberInfo.pid")]
     #[getter]
     fn pid(&self) -> i32 {
         self.0.pid
     }
 
-    /// Its name, or None.
+    #[doc = doc!("SubscriberInfo.name")]
     #[getter]
     fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
     }
 
-    /// "block", "drop_oldest" or "latest".
+    #[doc = doc!("SubscriberInfo.policy")]
     #[getter]
     fn policy(&self) -> &'static str {
         POLICIES.iter().find(|(_, known)| *known == self.0.policy).expect("all policies have names").0
     }
 
-    /// Messages that it has not taken yet.
+    #[doc = doc!("SubscriberInfo.lag")]
     #[getter]
     fn lag(&self) -> u64 {
         self.0.lag
     }
 
-    /// For how many seconds senders have waited for it since it last took or released something; counted with `max_stall`.
+    #[doc = doc!("SubscriberInfo.stalled")]
     #[getter]
     fn stalled(&self) -> f64 {
         self.0.stalled.as_secs_f64()
@@ -75,26 +78,26 @@ impl SubscriberInfo {
 pub const POLICIES: [(&str, Policy); 3] =
     [("block", Policy::Block), ("drop_oldest", Policy::DropOldest), ("latest", Policy::Latest)];
 
-/// Publishes messages on one topic. It may be shared by threads.
+#[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
-pub struct Publisher(byref::Publisher);
+pub struct Publisher(pub byref::Publisher);
 
 impl Publisher {
     /// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
-    fn send_as<T: Send>(
+    pub fn send_as<T: Send>(
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Option<f64>,
+        timeout: Timeout,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = data.py();
-        let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
+        ending::outlive(); // Reading it may run any Python code.
         let payload = match Draft::of(data, self.0.topic())? {
             Ok(payload) => payload,
             Err(draft) => {
@@ -159,7 +162,8 @@ impl Publisher {
         timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
     }
 
-    fn send_draft<'py, T: Send>(
+    /// Sends what `draft` is made of.
+    pub fn send_draft<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
@@ -247,12 +251,12 @@ impl Publisher {
         builder.build().map(Publisher).map_err(|error| to_python(py, error))
     }
 
-    /// Sends a copy of `data`; returns its sequence number.
+    #[doc = doc!("Publisher.send")]
     #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
     fn send(
         &self,
         data: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
@@ -262,15 +266,41 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers, timeout, send, send_loan)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
     }
 
-    /// Sends as `send` does; returns a Ticket that tells when the message is released.
+    #[doc = doc!("Publisher.send_async")]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_async<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyAny>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
+        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout))
+    }
+
+    /// For `send_async`: the sequence number, if there is room at once; else what to try again.
+    fn _send_now<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        sending::begin(slf, data, headers, timestamp_ns)
+    }
+
+    #[doc = doc!("Publisher.send_tracked")]
     #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
     fn send_tracked(
         &self,
         data: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Ticket> {
@@ -280,41 +310,41 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_tracked_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers, timeout, send, send_loan).map(Ticket)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan).map(Ticket)
     }
 
-    /// Sends any object that pickle can take: protocol 5, and the buffers of its arrays beside the pickle. Only subscribers
-    /// that said `allow_pickle=True` unpickle it. Returns its sequence number.
+    #[doc = doc!("Publisher.send_pickle")]
     #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None))]
     fn send_pickle(
         &self,
         py: Python<'_>,
         obj: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
         let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
+        ending::outlive();
         let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        self.send_draft(py, &draft, headers, Timeout::new(timeout)?, send)
+        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
-    /// Sends the rows of an array (or buffers of equal size) as that many messages, in one step; returns their sequence
-    /// numbers as a range. They lie packed, so that a receiver can take them as one array (`recv_batch`).
+    #[doc = doc!("Publisher.send_many")]
     #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
     fn send_many<'py>(
         &self,
         py: Python<'py>,
         rows: &Bound<'py, PyAny>,
-        headers: Option<&Bound<'py, PyDict>>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let rows = Rows::of(rows, self.0.topic())?;
-        let headers = self.headers(headers)?;
+        let headers = self.headers(headers.as_ref())?;
         let attributes =
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
@@ -340,7 +370,7 @@ impl Publisher {
         PyRange::new(py, first as isize, (first + count as u64) as isize)
     }
 
-    /// Lends memory to be filled in place: of `shape` elements of type `dtype` (default uint8), or `shape` bytes.
+    #[doc = doc!("Publisher.loan")]
     #[pyo3(signature = (shape, dtype=None, timeout=None))]
     fn loan<'py>(
         &self,
@@ -350,6 +380,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let extents = extents(shape)?;
         let is_bytes = dtype.is_none() && shape.is_instance_of::<PyInt>();
         let dtype = match dtype {
@@ -367,9 +398,7 @@ impl Publisher {
         Loan::new(loan, dtype, &extents, row, layout, self.0.topic())
     }
 
-    /// Lends memory for a record batch of `rows` rows, to be filled in place: `schema` is a `pyarrow.Schema` or any other
-    /// object with `__arrow_c_schema__`, whose columns have elements of fixed size. `array` of the loan, and its `with` block,
-    /// give a dict of writable NumPy arrays by column; no value is null.
+    #[doc = doc!("Publisher.loan_batch")]
     #[pyo3(signature = (schema, rows, timeout=None))]
     fn loan_batch<'py>(
         &self,
@@ -379,49 +408,50 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
         let timeout = Timeout::new(timeout)?;
+        ending::outlive();
         let field = import_schema(schema)?;
         let (columns, size) = Columns::new(py, &self.0, &field, non_negative("rows", rows)?)?;
         let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, HEADER_ROOM, wait))?;
         Loan::of_batch(py, loan, columns, &field, self.0.topic())
     }
 
-    /// Waits until at least `n` subscribers are connected.
+    #[doc = doc!("Publisher.wait_for_subscribers")]
     #[pyo3(signature = (n=1, timeout=None))]
     fn wait_for_subscribers(&self, py: Python<'_>, n: usize, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait(py, |wait| self.0.wait_for_subscribers_with(n, wait))
     }
 
-    /// Waits until all connected subscribers have read everything sent so far.
+    #[doc = doc!("Publisher.flush")]
     #[pyo3(signature = (timeout=None))]
     fn flush(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait(py, |wait| self.0.flush_with(wait))
     }
 
-    /// Disconnects a subscriber, one of `subscribers`, for good; what it holds stays valid. False if it is gone already.
+    #[doc = doc!("Publisher.evict")]
     fn evict(&self, py: Python<'_>, subscriber: &SubscriberInfo) -> PyResult<bool> {
         self.0.evict(&subscriber.0).map_err(|error| to_python(py, error))
     }
 
-    /// The connected subscribers.
+    #[doc = doc!("Publisher.subscribers")]
     #[getter]
     fn subscribers(&self, py: Python<'_>) -> PyResult<Vec<SubscriberInfo>> {
         let found = self.0.subscribers().map_err(|error| to_python(py, error))?;
         Ok(found.into_iter().map(SubscriberInfo).collect())
     }
 
-    /// What subscribers hold: messages that they took and have not released yet.
+    #[doc = doc!("Publisher.outstanding")]
     #[getter]
     fn outstanding(&self, py: Python<'_>) -> PyResult<Outstanding> {
         Outstanding::new(py, self.0.outstanding().map_err(|error| to_python(py, error))?)
     }
 
-    /// The topic.
+    #[doc = doc!("Publisher.topic")]
     #[getter]
     fn topic(&self) -> &str {
         self.0.topic()
     }
 
-    /// A dict of counters; see the documentation.
+    #[doc = doc!("Publisher.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.0.stats().map_err(|error| to_python(py, error))?;
         let dict = PyDict::new(py);
@@ -435,9 +465,19 @@ impl Publisher {
         Ok(dict)
     }
 
-    /// Closes the publisher; what was sent still reaches every connected lossless subscriber. Twice is fine.
-    fn close(&self) {
-        self.0.close();
+    #[doc = doc!("Publisher.close")]
+    #[pyo3(signature = (linger=None))]
+    fn close(&self, py: Python<'_>, linger: Option<f64>) -> PyResult<()> {
+        match linger {
+            None => {
+                self.0.close();
+                Ok(())
+            }
+            Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+                Err(PyValueError::new_err(format!("linger must be None or at least 0 seconds, not {seconds}")))
+            }
+            linger => Timeout::new(linger)?.wait(py, |wait| self.0.close_within_with(wait)),
+        }
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -446,11 +486,20 @@ impl Publisher {
 
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, _exception: &Bound<'_, PyTuple>) {
-        self.close();
+        self.0.close();
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Publisher on {:?}>", self.0.topic())
+        format!("<byref.Publisher on {:?}{}>", self.0.topic(), state(self.0.is_closed()))
+    }
+}
+
+/// What `repr` says of an endpoint that cannot be used.
+pub fn state(is_closed: byref::Result<bool>) -> &'static str {
+    match is_closed {
+        Ok(false) => "",
+        Ok(true) => ", closed",
+        Err(_) => ", of the parent process",
     }
 }
 

@@ -1,5 +1,6 @@
 //! `EventQueue`: the class. [`serving`](crate::serving) does the work.
 
+use crate::ending;
 use crate::errors::{timed_out, to_python};
 use crate::message::Manner;
 use crate::publisher::non_negative;
@@ -29,7 +30,7 @@ fn positive(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
     Ok(Duration::try_from_secs_f64(seconds).ok())
 }
 
-/// Calls receivers as messages come.
+#[doc = doc!("EventQueue")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct EventQueue {
     shared: Arc<Shared>,
@@ -192,8 +193,7 @@ impl EventQueue {
         Ok(EventQueue { shared: Arc::new(shared), readiness: OnceLock::new() })
     }
 
-    /// Calls `receiver` with each message of `topic` from now on; with `batch=True`, or a number, with a Batch of up to 1000,
-    /// or so many, that are there. The other arguments are those of `Subscriber`.
+    #[doc = doc!("EventQueue.subscribe")]
     #[pyo3(signature = (
         topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, allow_pickle=false,
         name=None, events=false
@@ -234,7 +234,7 @@ impl EventQueue {
         Ok(Receiver { slot, queue: Arc::clone(shared) })
     }
 
-    /// Calls receivers until `stop()` or `close()`, or an exception. Timeout when no message came for `timeout` seconds.
+    #[doc = doc!("EventQueue.run")]
     #[pyo3(signature = (timeout=None))]
     fn run(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = Timeout::new(timeout)?.duration();
@@ -242,7 +242,7 @@ impl EventQueue {
         self.run_until_stopped(py, timeout, None)
     }
 
-    /// Runs the queue on a thread of its own.
+    #[doc = doc!("EventQueue.start")]
     #[pyo3(signature = (daemon=false, on_exit=None, stop_event=None))]
     fn start<'py>(
         slf: &Bound<'py, Self>,
@@ -261,23 +261,28 @@ impl EventQueue {
         started
     }
 
+    /// For the thread that `start` made: takes the right to run over.
+    fn _take_over(&self) {
+        ending::outlive();
+        lock(&self.shared.state).runner = Runner::Thread(thread::current().id());
+    }
+
     /// For the thread that `start` made.
     #[pyo3(signature = (stop_event))]
     fn _run_started(&self, py: Python<'_>, stop_event: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        lock(&self.shared.state).runner = Runner::Thread(thread::current().id());
+        self._take_over();
         let _running = Running(&self.shared);
         self.run_until_stopped(py, None, stop_event)
     }
 
-    /// Ends `run`, wherever it runs, after the callback in progress; or else the next one.
+    #[doc = doc!("EventQueue.stop")]
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
         self.shared.check_process(py)?;
         self.shared.stop();
         Ok(())
     }
 
-    /// Handles what waits, and returns how many messages that were. Waits up to `timeout` seconds for the first one, and
-    /// begins no callback later.
+    #[doc = doc!("EventQueue.dispatch")]
     #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn dispatch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?.duration();
@@ -285,7 +290,7 @@ impl EventQueue {
         self.dispatch_within(py, timeout)
     }
 
-    /// A descriptor for event loops: readable when there is something to `dispatch`. Only to be polled.
+    #[doc = doc!("EventQueue.fileno")]
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         if self.readiness.get().is_none() {
             self.shared.check_open(py)?;
@@ -296,7 +301,7 @@ impl EventQueue {
         Ok(self.readiness.get().expect("set above").as_fd().as_raw_fd())
     }
 
-    /// Runs the queue in an event loop; what coroutine functions return is awaited.
+    #[doc = doc!("EventQueue.run_async")]
     fn run_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.get().shared.check_open(slf.py())?;
         slf.py().import("byref._queue")?.getattr("run_async")?.call1((slf,))
@@ -307,14 +312,15 @@ impl EventQueue {
         self.shared.claim(py, false)
     }
 
-    /// For `run_async`: a coroutine to await (then comes `_awaited`), True: call again, False: wait for the descriptor,
-    /// None: the queue was stopped.
-    fn _step(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    /// For event loops: True: call again, False: wait for the descriptor, None: the queue was stopped. With `awaits`, also a
+    /// coroutine to await (then comes `_awaited`).
+    #[pyo3(signature = (awaits))]
+    fn _step(&self, py: Python<'_>, awaits: bool) -> PyResult<Option<Py<PyAny>>> {
         let shared = &*self.shared;
         let mut guard = lock(&shared.selector);
         let selector = &mut *guard;
         selector.refresh().map_err(|problem| to_python(py, problem))?;
-        let again = match shared.serve(py, selector, &mut { Limits::NONE }, true)? {
+        let again = match shared.serve(py, selector, &mut { Limits::NONE }, awaits)? {
             Pause::Stop => {
                 shared.stopping.store(false, Ordering::Release);
                 return Ok(None);
@@ -341,20 +347,19 @@ impl EventQueue {
         self.shared.leave();
     }
 
-    /// The name.
+    #[doc = doc!("EventQueue.name")]
     #[getter]
     fn name(&self) -> Option<&str> {
         self.shared.name.as_deref()
     }
 
-    /// A dict of counters; see the documentation.
+    #[doc = doc!("EventQueue.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.shared.check_process(py)?;
         queue_dict(py, &self.shared.monitor.report())
     }
 
-    /// Closes the queue and its receivers, and ends its run, wherever that is. From another thread it waits for a callback in
-    /// progress. Twice is fine.
+    #[doc = doc!("EventQueue.close")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let shared = &*self.shared;
         if !shared.waker.is_here() {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static RECORDING: AtomicBool = AtomicBool::new(false);
 
-/// Switches the recording on or off, in this process.
+#[doc = doc!("record_receives")]
 #[pyfunction]
 #[pyo3(signature = (on=true))]
 pub fn record_receives(on: bool) {

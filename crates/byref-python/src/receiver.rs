@@ -132,7 +132,7 @@ pub fn label_of(callable: &Bound<'_, PyAny>) -> String {
     named.unwrap_or_else(|_| callable.get_type().name().map_or_else(|_| "callable".to_owned(), |name| name.to_string()))
 }
 
-/// A receiver of an event queue. It stays subscribed, also when nobody keeps this handle, until it or its queue is closed.
+#[doc = doc!("Receiver")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Receiver {
     pub slot: Arc<Slot>,
@@ -141,25 +141,25 @@ pub struct Receiver {
 
 #[pymethods]
 impl Receiver {
-    /// The topic.
+    #[doc = doc!("Receiver.topic")]
     #[getter]
     fn topic(&self) -> &str {
         self.slot.subscriber.topic()
     }
 
-    /// Its name: what it was given, or the callable's.
+    #[doc = doc!("Receiver.name")]
     #[getter]
     fn name(&self) -> &str {
         &self.slot.label
     }
 
-    /// Whether it was closed, with `close()` or with its queue.
+    #[doc = doc!("Receiver.closed")]
     #[getter]
     fn closed(&self) -> bool {
         self.slot.is_closed()
     }
 
-    /// A dict of counters; see the documentation.
+    #[doc = doc!("Receiver.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let stats = self.slot.subscriber.stats().map_err(|error| to_python(py, error))?;
         let dict = stats_dict(py, &stats)?;
@@ -167,8 +167,7 @@ impl Receiver {
         Ok(dict)
     }
 
-    /// Ends it: its callable is never called again, and the queue refers to it no more. From another thread it waits for a
-    /// callback in progress. Twice is fine.
+    #[doc = doc!("Receiver.close")]
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.queue.close_receiver(py, &self.slot)
     }

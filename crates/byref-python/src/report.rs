@@ -48,8 +48,7 @@ pub fn queue_dict<'py>(py: Python<'py>, report: &QueueReport) -> PyResult<Bound<
     Ok(dict)
 }
 
-/// What the named event queues of this user tell at this moment, in whatever process: a list of dicts as of
-/// `EventQueue.stats()`. A process that does not answer within 0.3 s is left out.
+#[doc = doc!("monitors")]
 #[pyfunction]
 pub fn monitors(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let reports = py.detach(byref::monitors).map_err(|error| to_python(py, error))?;

@@ -8,6 +8,7 @@
 //! alone shows the callable to the garbage collector, and takes it away when it dies.
 
 use crate::batch::Batch;
+use crate::ending;
 use crate::errors::{closed, error, forked, to_python};
 use crate::event::Event;
 use crate::message::Message;
@@ -157,6 +158,8 @@ impl Shared {
             return Err(error(py, format!("this {} {text}", self.label())));
         }
         state.runner = if starting { Runner::Starting } else { Runner::Thread(thread::current().id()) };
+        drop(state);
+        ending::outlive(); // Callbacks may do anything.
         self.attention.store(true, Ordering::Release); // What came before is to be looked at.
         Ok(())
     }

@@ -1,23 +1,24 @@
 //! `Subscriber`, seen from Python.
 
 use crate::batch::Batch;
+use crate::ending;
 use crate::errors::to_python;
 use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
-use crate::publisher::{POLICIES, non_negative};
+use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
 use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Receives the messages of every publisher of one topic, or of all topics that a pattern matches: `*` is one level,
-/// `**` any number of them. It may be shared by threads: each message goes to one caller.
-#[pyclass(frozen, weakref, module = "byref")]
+#[doc = doc!("Subscriber")]
+#[pyclass(frozen, generic, weakref, module = "byref")]
 pub struct Subscriber {
     core: byref::Subscriber,
     manner: Manner,
@@ -28,6 +29,35 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    #[inline(always)]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap);
+        }
+        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+    }
+
+    /// The next message, or the end.
+    #[inline(always)]
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let timeout = Timeout::new(None)?;
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
+        }
+        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| self.wrap(py, message)).transpose()
+    }
+
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
         note_caller(py, &message);
@@ -116,6 +146,7 @@ impl Subscriber {
         events: bool,
         spin: Option<f64>,
     ) -> PyResult<Self> {
+        ending::outlive();
         let builder = options(topic, policy, depth, history, name)?.events(events);
         let builder = match spin {
             Some(spin) => builder.spin(Duration::try_from_secs_f64(spin).map_err(|_| {
@@ -127,18 +158,28 @@ impl Subscriber {
         Ok(Subscriber { core, manner: Manner { writable, allow_pickle }, events, readiness: OnceLock::new() })
     }
 
-    /// The next message (or event). Timeout when none came in `timeout` seconds (None: waits without limit).
+    #[doc = doc!("Subscriber.recv")]
     #[pyo3(signature = (timeout=None))]
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let timeout = Timeout::new(timeout)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
-            return self.wrap_incoming(py, incoming, Self::wrap);
-        }
-        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+        self.receive(py, Timeout::new(timeout)?)
     }
 
-    /// The next message (or event), or None when none is there.
+    #[doc = doc!("Subscriber.recv_async")]
+    #[pyo3(signature = (timeout=None))]
+    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let recv = RECV.get_or_try_init(py, || py.import("byref._aio")?.getattr("recv").map(Bound::unbind))?;
+        recv.bind(py).call1((slf, timeout))
+    }
+
+    /// For `recv_async`: the last attempt, after a wait of so many seconds.
+    fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, Timeout::Over(Duration::try_from_secs_f64(waited).unwrap_or(Duration::MAX)))
+    }
+
+    #[doc = doc!("Subscriber.try_recv")]
     fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if self.events {
             let incoming = self.core.try_next().map_err(|error| to_python(py, error))?;
@@ -151,8 +192,7 @@ impl Subscriber {
         }
     }
 
-    /// Up to `n` messages that are there, as one Batch (or an event); waits for the first only. Rows that were sent together
-    /// by `send_many` come in batches of their own.
+    #[doc = doc!("Subscriber.recv_batch")]
     #[pyo3(signature = (n, timeout=None))]
     fn recv_batch<'py>(&self, py: Python<'py>, n: i128, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = Timeout::new(timeout)?;
@@ -164,34 +204,19 @@ impl Subscriber {
         self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
     }
 
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+        Bound::new(slf.py(), Iteration(slf.clone().unbind()))
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let timeout = Timeout::new(None)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
-            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
-        }
-        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
-        // written in, and the processor waits for that.
-        match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
-            Ok(Some(None)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
-        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
-        message.map(|message| self.wrap(py, message)).transpose()
+        self.next(py)
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         slf.py().import("byref._aio")?.getattr("Messages")?.call1((slf,))
     }
 
-    /// A descriptor for event loops: readable when a message comes after `try_recv` returned None; before that it says
-    /// nothing. Only to be polled.
+    #[doc = doc!("Subscriber.fileno")]
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         if self.readiness.get().is_none() {
             let readiness = self.core.readiness().map_err(|error| to_python(py, error))?;
@@ -200,37 +225,37 @@ impl Subscriber {
         Ok(self.readiness.get().expect("set above").as_fd().as_raw_fd())
     }
 
-    /// Waits until at least `n` publishers are connected.
+    #[doc = doc!("Subscriber.wait_for_publishers")]
     #[pyo3(signature = (n=1, timeout=None))]
     fn wait_for_publishers(&self, py: Python<'_>, n: usize, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait(py, |wait| self.core.wait_for_publishers_with(n, wait))
     }
 
-    /// The publishers that are connected and alive.
+    #[doc = doc!("Subscriber.publishers")]
     #[getter]
     fn publishers(&self, py: Python<'_>) -> PyResult<Vec<PublisherInfo>> {
         let found = self.core.publishers().map_err(|error| to_python(py, error))?;
         Ok(found.into_iter().map(PublisherInfo).collect())
     }
 
-    /// How many messages this subscriber's policy lost.
+    #[doc = doc!("Subscriber.lost")]
     #[getter]
     fn lost(&self, py: Python<'_>) -> PyResult<u64> {
         Ok(self.core.stats().map_err(|error| to_python(py, error))?.lost)
     }
 
-    /// The topic or pattern, as it was given.
+    #[doc = doc!("Subscriber.topic")]
     #[getter]
     fn topic(&self) -> &str {
         self.core.topic()
     }
 
-    /// A dict of counters; see the documentation.
+    #[doc = doc!("Subscriber.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         stats_dict(py, &self.core.stats().map_err(|error| to_python(py, error))?)
     }
 
-    /// Closes the subscriber; messages and views stay valid. Twice is fine.
+    #[doc = doc!("Subscriber.close")]
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.core.close();
@@ -250,6 +275,21 @@ impl Subscriber {
     }
 
     fn __repr__(&self) -> String {
-        format!("<byref.Subscriber to {:?}>", self.core.topic())
+        format!("<byref.Subscriber to {:?}{}>", self.core.topic(), state(self.core.is_closed()))
+    }
+}
+
+/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[pyclass(frozen, name = "_Iterator", module = "byref")]
+pub struct Iteration(Py<Subscriber>);
+
+#[pymethods]
+impl Iteration {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.get().next(py)
     }
 }

@@ -6,31 +6,31 @@ use pyo3::prelude::*;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
-/// Tells when a message is released: every subscriber has passed it, and none holds it any more.
+#[doc = doc!("Ticket")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Ticket(pub byref::Ticket);
 
 #[pymethods]
 impl Ticket {
-    /// The message's sequence number.
+    #[doc = doc!("Ticket.sequence")]
     #[getter]
     fn sequence(&self) -> u64 {
         self.0.sequence()
     }
 
-    /// Whether the message is released by now. Once it was, it stays so.
+    #[doc = doc!("Ticket.released")]
     #[getter]
     fn released(&self, py: Python<'_>) -> PyResult<bool> {
         self.0.is_released().map_err(|error| to_python(py, error))
     }
 
-    /// Waits until the message is released. Timeout, which names who holds it; Closed when the publisher was closed before.
+    #[doc = doc!("Ticket.wait_released")]
     #[pyo3(signature = (timeout=None))]
     fn wait_released(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         Timeout::new(timeout)?.wait_if_needed(py, |wait| self.0.wait_released_with(wait))
     }
 
-    /// `await ticket` waits in an event loop, as `wait_released` does on a thread.
+    #[doc = doc!("Ticket.__await__")]
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let waiting = slf.py().import("byref._aio")?.getattr("released")?.call1((slf,))?;
         waiting.call_method0("__await__")
@@ -41,7 +41,7 @@ impl Ticket {
     }
 }
 
-/// What an event loop polls for all the tickets that its tasks wait for.
+#[doc = doc!("_Releases")]
 #[pyclass(frozen, name = "_Releases", module = "byref")]
 pub struct Releases(Arc<byref::Releases>);
 
@@ -52,22 +52,22 @@ impl Releases {
         Ok(Releases(Arc::new(byref::Releases::new()?)))
     }
 
-    /// Readable when `take` has something to tell.
+    #[doc = doc!("_Releases.fileno")]
     fn fileno(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
     }
 
-    /// Waits for a ticket, under a name.
+    #[doc = doc!("_Releases.add")]
     fn add(&self, py: Python<'_>, ticket: &Ticket, name: u64) -> PyResult<()> {
         self.0.add(&ticket.0, name).map_err(|error| to_python(py, error))
     }
 
-    /// Waits for it no more.
+    #[doc = doc!("_Releases.remove")]
     fn remove(&self, ticket: &Ticket, name: u64) {
         self.0.remove(&ticket.0, name);
     }
 
-    /// The names of the tickets that are over, each once.
+    #[doc = doc!("_Releases.take")]
     fn take(&self) -> Vec<u64> {
         self.0.take()
     }

@@ -3,6 +3,7 @@
 
 use crate::array;
 use crate::arrow::Arrow;
+use crate::ending;
 use crate::errors::error;
 use crate::foreign::Foreign;
 use crate::packed::unpack;
@@ -54,6 +55,7 @@ pub fn packed(message: &byref::Message) -> Token {
 
 /// The value of a message that is one packed value, of which this is a copy.
 pub fn unpacked<'py>(py: Python<'py>, topic: &str, stream: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    ending::outlive(); // What the garbage collector finds may run any Python code.
     let wrong = |why: &str| wrong(py, topic, why);
     let other = |_| Err(wrong(OTHERS));
     unpack(py, stream, 0, &Cell::new(MOST_CONTAINERS), other, wrong)
@@ -101,6 +103,7 @@ struct Rest<'a> {
 impl<'py> Shown<'py> {
     /// The object that the tokens describe, which `tokens::decode` gave.
     pub fn value(&self, py: Python<'py>, tokens: Vec<Token>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         let mut rest = Rest { tokens: tokens.into_iter(), containers: &Cell::new(MOST_CONTAINERS) };
         self.next(py, &mut rest, 0)
     }

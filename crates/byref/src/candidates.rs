@@ -1,6 +1,7 @@
 //! The publishers' sockets that concern a subscriber: each is asked once, and only a few at a time. A pattern has to
 //! ask every publisher there is, and each question takes descriptors until it is answered.
 
+use crate::rendezvous::same_publisher;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
@@ -24,6 +25,14 @@ pub(crate) struct Candidates {
     pub known: HashSet<String>,
     waiting: VecDeque<Candidate>,
     under_way: usize,
+    /// Further names of publishers that are connected.
+    spare: Vec<String>,
+}
+
+impl Candidate {
+    pub fn new(name: &str) -> Self {
+        Candidate { name: name.to_owned(), pause: FIRST_PAUSE }
+    }
 }
 
 impl Candidates {
@@ -31,19 +40,39 @@ impl Candidates {
     pub fn meet(&mut self, name: &str) {
         if !self.known.contains(name) {
             self.known.insert(name.to_owned());
-            self.waiting.push_back(Candidate { name: name.to_owned(), pause: FIRST_PAUSE });
+            self.waiting.push_back(Candidate::new(name));
         }
     }
 
     /// All the names in the directory; others are gone.
     pub fn meet_all(&mut self, names: &HashSet<String>) {
         self.known.retain(|name| names.contains(name));
+        self.spare.retain(|name| names.contains(name));
         names.iter().for_each(|name| self.meet(name));
     }
 
     /// A name is gone, and will not come again.
     pub fn forget(&mut self, name: &str) {
         self.known.remove(name);
+        self.spare.retain(|spare| spare != name);
+    }
+
+    /// One that was to be asked is another name of a publisher that is connected: it is not asked as long as it is.
+    pub fn keep(&mut self, name: &str) {
+        self.spare.push(name.to_owned());
+    }
+
+    /// Whether the publisher of this name has one in the directory.
+    pub fn has_name_of(&self, name: &str) -> bool {
+        self.known.contains(name) || self.spare.iter().any(|spare| same_publisher(spare, name))
+    }
+
+    /// Nobody listens under this name any more. If the publisher has other names, they are asked.
+    pub fn is_gone(&mut self, name: &str) {
+        let (others, rest) = std::mem::take(&mut self.spare).into_iter().partition(|spare| same_publisher(spare, name));
+        self.spare = rest;
+        let ask = |name| Candidate { name, pause: FIRST_PAUSE };
+        self.waiting.extend(Vec::into_iter(others).map(ask));
     }
 
     /// Whom to ask next, if it is time. [`finished`](Self::finished) tells the end of it.
@@ -81,6 +110,24 @@ mod tests {
         let names: Vec<_> = std::iter::from_fn(|| candidates.next()).map(|next| next.name).collect();
         assert_eq!(names, ["a", "b"]);
         candidates.meet("a");
+        assert_eq!(candidates.next(), None);
+    }
+
+    #[test]
+    fn another_name_of_a_publisher_is_asked_when_the_first_is_gone() {
+        let [first, second, other] = ["0000000000000007", "0000000000000008", "0000000100000007"]
+            .map(|id| format!("0123456789abcdef-{id:0>32}"));
+        let mut candidates = Candidates::default();
+        for name in [&second, &other] {
+            candidates.meet(name);
+            candidates.next().unwrap();
+            candidates.finished();
+            candidates.keep(name);
+        }
+        assert_eq!(candidates.next(), None);
+        assert!(candidates.has_name_of(&first) && candidates.has_name_of(&other));
+        candidates.is_gone(&first);
+        assert_eq!(candidates.next().map(|next| next.name), Some(second));
         assert_eq!(candidates.next(), None);
     }
 

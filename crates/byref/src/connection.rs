@@ -1,6 +1,7 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
 use crate::batch::{Batch, FEW};
+use crate::candidates::Candidate;
 use crate::glossary::{self, GLOSSARY};
 use crate::handshake::{self, ToSubscriber, Welcome};
 use crate::lease::{CLOSED, MAX_SLOTS};
@@ -72,6 +73,8 @@ impl MappedRing {
 pub(crate) struct Connection {
     pub id: u64,
     pub link: Arc<Link>,
+    /// Whom to ask again, should the connection end without a reason.
+    pub candidate: Candidate,
     /// Readable when the publisher's process died.
     pub death: Option<OwnedFd>,
     ring: MappedRing,
@@ -127,8 +130,8 @@ const EXPECTED_AHEAD: u64 = 6;
 const AT_ONCE: usize = 64;
 /// The most segments of one publisher, as far as a quarter of this process's descriptors suffices for them.
 const MOST_SEGMENTS: u64 = 4096;
-/// The most bytes of all its segments: twice what it may have, with those that it retired, and some for rounding.
-const MOST_MAPPED_OF_ALL: u64 = 4 * MOST_MAPPED;
+/// The most bytes of addresses of all its segments. Those for huge payloads are four times as long as what they are made for.
+const MOST_MAPPED_OF_ALL: u64 = 8 * MOST_MAPPED;
 /// How often the mark may run away from a reader, in one look.
 const MOST_LAPS: usize = 4;
 /// The depth of a subscriber that loses nothing.
@@ -147,6 +150,7 @@ impl Connection {
         lease: Mapping,
         socket: Arc<OwnedFd>,
         process: Process,
+        candidate: Candidate,
         tell_gaps: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
@@ -167,6 +171,7 @@ impl Connection {
         Ok(Connection {
             id,
             link,
+            candidate,
             death,
             ring,
             cursor: welcome.start,
@@ -204,6 +209,30 @@ impl Connection {
 
     pub fn is_live(&self) -> bool {
         !self.ended
+    }
+
+    /// Whether it ended although the publisher neither closed nor broke the rules: it died, or it may be asked again.
+    pub fn was_cut_off(&self) -> bool {
+        !self.is_faulty && !self.was_closed()
+    }
+
+    /// Whether the publisher is gone and nothing is left to take or to tell; adds what was skipped to `lost`.
+    pub fn is_used_up(&mut self, lost: &mut u64) -> bool {
+        let is_empty = |this: &Self| matches!(this.ring.get().look(this.cursor, &this.scratch), Look::Empty);
+        self.is_faulty
+            || self.ended
+                && self.evicted.is_none()
+                && self.block.is_none()
+                && self.gap.is_none()
+                && is_empty(self)
+                && self.count_what_was_skipped(true, lost).is_ok()
+    }
+
+    /// Gives up what was not taken: the number of its first message, and how many these are.
+    pub fn give_up(&mut self) -> (u64, u64) {
+        let next = self.ring.get().next_sequence();
+        let count = if next > FAR { 0 } else { next.saturating_sub(self.expected) };
+        (self.expected, count)
     }
 
     /// Takes the next message if all is as usual: it is there, inline, and the one that is expected. Its data is in the
@@ -586,6 +615,13 @@ impl Connection {
         Stop::Over
     }
 
+    /// Does what the publisher asks for, also while nobody receives.
+    pub fn tidy(&mut self) {
+        if self.ring.get().generation() != self.generation {
+            self.catch_up();
+        }
+    }
+
     /// The publisher retired segments: unmaps them, and tells so.
     #[cold]
     fn catch_up(&mut self) {
@@ -656,7 +692,10 @@ impl Connection {
                 self.segments.retain(|segment| segment.id != id);
                 self.unmapped.retain(|(unmapped, _)| *unmapped != id);
             }
-            (Some(ToSubscriber::Evicted { why }), _) => self.evicted = Some(why),
+            (Some(ToSubscriber::Evicted { why }), _) => {
+                self.evicted = Some(why);
+                self.segments.clear(); // Nothing more is taken from it; what is held keeps its own.
+            }
             _ => return Err("a packet that makes no sense"),
         }
         Ok(())
@@ -690,11 +729,20 @@ impl Connection {
         self.ended = true;
     }
 
-    /// Gives up the cursor. Messages keep the link.
-    pub fn leave(&self) {
+    /// Gives up the cursor, and all memory that no message holds. Messages keep the link.
+    pub fn leave(mut self) {
         fault!("close.subscriber_begun");
         self.link.lease().set_cursor(CLOSED);
         fault!("close.subscriber_left");
+        // Descriptors that wait in the socket keep memory, too.
+        let mut packet = [0u8; MAX_PACKET];
+        for _ in 0..MOST_SEGMENTS {
+            let Ok(Received::Packet(..)) = socket::receive(&self.link.socket, &mut packet) else { break };
+        }
+        self.block = None;
+        self.segments.clear();
+        self.unmapped.clear();
+        self.link.lease().set_generation(u64::MAX);
         let _ = socket::send(&self.link.socket, handshake::RING, None);
         fault!("close.subscriber_rang");
     }

@@ -3,6 +3,16 @@
 use crate::locks::Mutex;
 use crate::service::Token;
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A connection that says nothing for so long is closed. A build with fault points can shorten it.
+pub(crate) fn handshake_time() -> Duration {
+    #[cfg(feature = "faults")]
+    if let Some(shorter) = crate::faults::enabled::handshake_time() {
+        return shorter;
+    }
+    Duration::from_secs(10)
+}
 
 /// The most connections that are accepted at once: the service thread has other tasks, too.
 pub(crate) const ACCEPTED_AT_ONCE: usize = MOST / 2;

@@ -1,6 +1,7 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
 use crate::sys::limits;
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub enum Error {
         /// What was given (shortened when long).
         topic: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// An argument makes no sense.
     #[error("{0}")]
@@ -117,6 +118,19 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+/// A text that another process gave, as it may stand in a log line, in an error, and on a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 /// This library's results.

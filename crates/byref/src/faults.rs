@@ -6,6 +6,7 @@
 //! ```text
 //! BYREF_FAULT=publish.before_stamp:17:kill              the 17th passing of this point is the end of the process
 //! BYREF_FAULT=hold.raised:5:stop,hold.in_vain:1:kill    stopped at the 5th hold; killed where one is in vain
+//! BYREF_HANDSHAKE_MS=150                                a silent connection is closed after this time (usually 10 s)
 //! ```
 
 #[cfg(not(feature = "faults"))]
@@ -26,12 +27,17 @@ pub(crate) mod enabled {
     use crate::sys::process::{Fate, meet};
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     /// All points. One that the code names and this list does not is an error of the build.
     const POINTS: &[&str] = &[
+        "service.woken",
         "listen.bound",
         "listen.announced",
         "listen.ring_made",
+        "meet.moved",
+        "meet.told",
+        "renew.former_left",
         "accept.lease_mapped",
         "accept.welcomed",
         "accept.counted",
@@ -108,6 +114,7 @@ pub(crate) mod enabled {
         "lose.noticed",
         "lose.removed",
         "over.noticed",
+        "close.publisher_lingers",
         "close.publisher_begun",
         "close.publisher_flagged",
         "close.publisher_unlinked",
@@ -146,6 +153,14 @@ pub(crate) mod enabled {
             at += 1;
         }
         at == one.len() && at == other.len()
+    }
+
+    /// How long a connection may say nothing, where the environment gives it: shorter than a test keeps somebody stopped.
+    pub(crate) fn handshake_time() -> Option<Duration> {
+        let text = std::env::var("BYREF_HANDSHAKE_MS").ok()?;
+        let time =
+            text.parse().unwrap_or_else(|_| panic!("BYREF_HANDSHAKE_MS: {text} is not a number of milliseconds"));
+        Some(Duration::from_millis(time))
     }
 
     /// Counts a passing, and raises the signal if it is one that the environment names.

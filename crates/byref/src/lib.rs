@@ -25,18 +25,14 @@
 //! # }
 //! ```
 //!
-//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`], [`wake`] and [`biased`] each explain one lock-free protocol;
-//! `SAFETY.md` says what is promised and which test or model covers it.
-//!
-//! [`ring`]: https://github.com/byref/byref/blob/main/crates/byref/src/ring.rs
-//! [`lease`]: https://github.com/byref/byref/blob/main/crates/byref/src/lease.rs
-//! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
-//! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
+//! Where to read on: `ARCHITECTURE.md` is the map; the heads of `ring.rs`, `lease.rs`, `wake.rs` and `biased.rs` each explain one
+//! lock-free protocol; `SAFETY.md` says what is promised and which test or model covers it.
 
 #[macro_use] // First: the other modules name its macro.
 mod faults;
 
 mod access;
+mod announcement;
 mod attributes;
 mod batch;
 mod biased;
@@ -55,6 +51,7 @@ mod glossary;
 mod handshake;
 mod lease;
 mod loan;
+mod location;
 mod locks;
 mod lookout;
 mod message;
@@ -99,7 +96,9 @@ pub use topic::MAX_TOPIC;
 pub use wait::Wait;
 
 /// Looks at the machine, which the first endpoint does otherwise. For programs in which a thread may fork while another one
-/// makes that first endpoint: call it before there are threads.
+/// makes that first endpoint: call it before there are threads. A relative `BYREF_DIR` is resolved against the working directory
+/// at this moment.
 pub fn prepare() {
     sys::prepare();
+    location::prepare();
 }

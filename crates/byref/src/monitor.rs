@@ -18,12 +18,15 @@
 //! The texts of a place are rewritten when it is used anew. A reader looks at the generation before and after, as with a
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
 
+use crate::announcement::Announcement;
 use crate::doorstep::ACCEPTED_AT_ONCE;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::handshake;
+use crate::location::Location;
 use crate::locks::Mutex;
-use crate::rendezvous::{self, CANNOT_LIST, CANNOT_LISTEN, Directory};
-use crate::service::{self, Handle, Next, Service, Token};
+use crate::lookout::Lookout;
+use crate::rendezvous::{self, Announced, CANNOT_LIST, Directory};
+use crate::service::{self, Handle, Next, Service};
 use crate::subscriber::Subscriber;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::sys::clock;
@@ -208,10 +211,9 @@ pub struct Monitor {
 
 /// What the service thread does for a queue.
 struct Served {
-    service: Arc<Handle>,
-    directory: Arc<Directory>,
-    /// The task that answers onlookers, and the name of its socket.
-    listener: Option<(Token, String)>,
+    _service: Arc<Handle>,
+    /// Where it answers onlookers.
+    announcement: Option<Arc<Announcement>>,
 }
 
 impl Monitor {
@@ -242,9 +244,9 @@ impl Monitor {
         });
         let look_every = thresholds.look_every();
         if monitor.name.is_some() || look_every.is_some() {
-            let (directory, service) = service::connect(&label)?;
-            let listener = monitor.name.as_ref().map(|_| monitor.listen(&directory, &service)).transpose()?;
-            *monitor.service.lock() = Some(Served { service: Arc::clone(&service), directory, listener });
+            let (lookout, service) = service::connect(&label)?;
+            let announcement = monitor.name.as_ref().map(|_| monitor.listen(&lookout, &service)).transpose()?;
+            *monitor.service.lock() = Some(Served { _service: Arc::clone(&service), announcement });
             if let Some(every) = look_every {
                 monitor.look_now_and_then(&service, every);
             }
@@ -364,23 +366,19 @@ impl Monitor {
             return;
         }
         let served = self.service.lock().take();
-        if let Some(Served { service, directory, listener: Some((task, name)) }) = served {
-            directory.remove(&name);
-            service.cancel(task);
+        if let Some(Served { announcement: Some(announcement), .. }) = served {
+            announcement.withdraw();
         }
     }
 
     /// Answers whoever connects with the segment, brought up to date.
-    fn listen(self: &Arc<Self>, directory: &Arc<Directory>, service: &Service) -> Result<(Token, String)> {
-        let label = self.label();
-        let listening = directory.listen_for_onlookers(rendezvous::new_id());
-        let (socket, name) = listening.map_err(Error::meeting(&label, directory.path(), CANNOT_LISTEN))?;
-        let socket = Arc::new(socket);
-        let (listening, monitor, door) = (Arc::clone(&socket), Arc::downgrade(self), Arc::clone(directory));
-        let task = service.watch(socket, Interest::IN, None, move |_, _, _| {
+    fn listen(self: &Arc<Self>, lookout: &Arc<Lookout>, service: &Arc<Handle>) -> Result<Arc<Announcement>> {
+        let monitor = Arc::downgrade(self);
+        let who = Announced::Queue { id: rendezvous::new_id(), times: 0 };
+        Announcement::new(lookout, service, &self.label(), who, move |_, directory, listening| {
             let Some(monitor) = monitor.upgrade() else { return Next::Done };
             for _ in 0..ACCEPTED_AT_ONCE {
-                match door.accept(&listening) {
+                match directory.accept(listening) {
                     Ok(Some(onlooker)) => monitor.answer(&onlooker),
                     Ok(None) => break,
                     Err(_) => {
@@ -391,12 +389,7 @@ impl Monitor {
                 }
             }
             Next::Keep
-        });
-        let task = task.map_err(|error| {
-            directory.remove(&name);
-            Error::system(&self.label(), "cannot listen for onlookers")(error)
-        })?;
-        Ok((task, name))
+        })
     }
 
     fn answer(&self, onlooker: &OwnedFd) {
@@ -520,7 +513,7 @@ pub(crate) struct QueueHello {
 /// What the named event queues of this user tell at this moment, those of this process, too. Queues whose process does not
 /// answer soon are left out.
 pub fn monitors() -> Result<Vec<QueueReport>> {
-    let directory = Directory::open("*")?;
+    let directory = Directory::open(&Location::from_environment()?, "*")?;
     let unreadable = Error::meeting("*", directory.path(), CANNOT_LIST);
     let unusable = || Error::system("*", "cannot wait for event queues");
     let epoll = Epoll::new().map_err(unusable())?;
@@ -560,7 +553,7 @@ fn read_answer(socket: &OwnedFd) -> Option<QueueReport> {
     let segment =
         PeerSegment::new(segment, Some(SEGMENT_LEN)).ok().filter(|it| it.has_memory(0..SEGMENT_LEN))?.into_map();
     let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
-    Some(read_segment(&segment, hello.name, pid))
+    Some(read_segment(&segment, printable(&hello.name), pid))
 }
 
 pub(crate) fn read_segment(segment: &Mapping, name: String, pid: i32) -> QueueReport {
@@ -649,7 +642,7 @@ fn write_text(words: &[AtomicU64], text: &str) {
 fn read_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    printable(&String::from_utf8_lossy(&bytes[..end]))
 }
 
 #[cfg(all(test, not(loom)))]

@@ -5,6 +5,7 @@
 //! words are relaxed: nothing depends on a note, and one that is read while it is written is mixed, but harmless. The
 //! publisher takes it for what a stranger says.
 
+use crate::error::printable;
 use crate::lease::NOTES_START;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::Mapping;
@@ -41,15 +42,7 @@ pub(crate) fn read(note: &[AtomicU64], sequences: Range<u64>) -> Option<String> 
     }
     let bytes: Vec<u8> = note[1..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
     let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    let mut printable = String::new();
-    for character in String::from_utf8_lossy(text).chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
-    }
-    (!printable.is_empty()).then_some(printable)
+    (!text.is_empty()).then(|| printable(&String::from_utf8_lossy(text)))
 }
 
 #[cfg(all(test, not(loom)))]

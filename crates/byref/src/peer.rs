@@ -5,7 +5,7 @@ use crate::handshake::{self, ToSubscriber};
 use crate::lease::{CLOSED, COUNTS, Lease};
 use crate::note;
 use crate::pool::Sent;
-use crate::publisher::Stall;
+use crate::publisher::{Silence, Stall};
 use crate::service::Token;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
@@ -32,6 +32,14 @@ pub(crate) struct Peer {
     pub evicted: bool,
     /// Senders wait for it.
     pub stall: Option<Stall>,
+    /// The ring's generation when it came: it has nothing of what was retired before.
+    pub joined: u64,
+    /// It did not unmap retired memory in time. It is sent no more memory until it has.
+    pub written_off: bool,
+    /// The generation that it acknowledges when it has read all news of retired memory that it was sent.
+    pub owes: u64,
+    /// It has done nothing while calls waited for it.
+    pub silence: Silence,
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
     pub tasks: Vec<Token>,
@@ -81,6 +89,22 @@ impl Peer {
         self.lease().has_notes().then(noted).flatten()
     }
 
+    /// Whether it may still have memory mapped that was retired with the ring's `generation`.
+    pub fn keeps(&self, generation: u64) -> bool {
+        self.joined < generation && (self.is_behind() || self.lease().generation() < generation)
+    }
+
+    /// Whether it has news of retired memory to acknowledge, or to be sent.
+    fn is_behind(&self) -> bool {
+        let has_news = self.outbox.iter().any(|(packet, _)| matches!(packet, ToSubscriber::Retire { .. }));
+        has_news || self.lease().generation() < self.owes
+    }
+
+    /// Whether a send waits for it as long as it takes.
+    pub fn may_delay(&self) -> bool {
+        self.policy == Policy::Block && self.is_connected()
+    }
+
     /// All that the service thread does for it.
     pub fn tasks(&self) -> impl Iterator<Item = Token> {
         self.tasks.iter().copied().chain(self.listening)
@@ -96,19 +120,27 @@ impl Peer {
         woken
     }
 
-    /// Sends what waits; `false` while some of it does not fit.
-    pub fn flush_outbox(&mut self) -> bool {
-        while let Some((packet, segment)) = self.outbox.front() {
+    /// Sends what waits; `false` while some of it does not fit, or has to wait until it has given memory back. The news of
+    /// retired memory are acknowledged with the ring's generation `next`.
+    pub fn flush_outbox(&mut self, next: u64) -> bool {
+        self.written_off = self.written_off && self.is_behind();
+        // New segments stay behind then. The other packets may overtake them: a segment that was not sent is not retired.
+        let is_due = |(_, segment): &(ToSubscriber, Option<Arc<OwnedSegment>>)| !self.written_off || segment.is_none();
+        while let Some(at) = self.outbox.iter().position(is_due) {
+            let (packet, segment) = &self.outbox[at];
             let fd = segment.as_ref().map(|segment| segment.shared());
             fault!("announce.before");
             match socket::send(&self.socket, &handshake::encode(packet), fd) {
-                Ok(true) => self.outbox.pop_front(),
+                Ok(true) => {}
                 Ok(false) => return false,
                 Err(_) => return true, // It hung up; the service thread will notice.
-            };
+            }
             fault!("announce.sent");
+            if let Some((ToSubscriber::Retire { .. }, _)) = self.outbox.remove(at) {
+                self.owes = next;
+            }
         }
-        true
+        self.outbox.is_empty()
     }
 
     pub fn who(&self) -> String {

@@ -12,11 +12,16 @@ use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Chunks start at multiples of this many bytes: a cache line, and what Arrow and SIMD code wish for.
 pub(crate) const ALIGNMENT: u64 = 64;
 /// The size of a segment, unless a payload needs a larger one. Virtual: memory comes as it is used.
 const SEGMENT_LEN: u64 = 64 << 20;
+/// A segment with more memory than this does not stay when it is the last one.
+const WARM: u64 = 2 * SEGMENT_LEN;
+/// A huge payload's segment has addresses for one of so many times its size, up to `max_memory`.
+const HUGE_FACTOR: u64 = 4;
 /// Memory is taken from the system in steps of this size.
 const STEP: u64 = 1 << 20;
 
@@ -101,6 +106,8 @@ struct Segment {
     populated: u64,
     /// No chunk was there at the last look for unused segments, nor was one taken since.
     unused: bool,
+    /// It was made for a payload of more than half a usual segment. Small ones stay out of it where they can.
+    huge: bool,
 }
 
 impl Segment {
@@ -108,9 +115,9 @@ impl Segment {
         self.memory.map().len() as u64
     }
 
-    /// Whether it was made for a payload that no usual segment can take.
-    fn is_huge(&self) -> bool {
-        self.len() > 2 * SEGMENT_LEN
+    /// Bytes that have to be taken from the system for a chunk of so many behind what is there.
+    fn missing(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.populated)
     }
 }
 
@@ -125,8 +132,28 @@ pub(crate) struct Pool {
     populated: u64,
     /// Bytes in chunks.
     used: u64,
-    /// Memory of retired segments that subscribers have yet to unmap: the ring's generation of each, and its bytes.
-    retired: Vec<(u64, u64)>,
+    /// Segments that subscribers have yet to unmap.
+    retired: Vec<Retired>,
+}
+
+/// A segment that was retired. Its memory counts until nobody has it mapped any more; if it is needed meanwhile, the segment is
+/// used again, with another number.
+struct Retired {
+    /// The ring's generation that tells subscribers of it.
+    generation: u64,
+    since: Instant,
+    segment: Segment,
+    written_off: bool,
+}
+
+/// What is found out about the memory of a retired segment.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Somebody has it mapped: it counts.
+    Kept,
+    /// Somebody has it mapped who is waited for no more.
+    WrittenOff,
+    Unmapped,
 }
 
 impl Pool {
@@ -150,7 +177,11 @@ impl Pool {
 
     /// Bytes of memory taken from the system, with what subscribers have yet to give back.
     pub fn populated(&self) -> u64 {
-        self.populated + self.retired.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        self.populated + self.retired_bytes(|_| true)
+    }
+
+    fn retired_bytes(&self, which: impl Fn(&Retired) -> bool) -> u64 {
+        self.retired.iter().filter(|retired| which(retired)).map(|retired| retired.segment.populated).sum()
     }
 
     /// The bytes of a slot's chunk.
@@ -173,13 +204,15 @@ impl Pool {
         let exact = u32::try_from(bytes.max(1).div_ceil(ALIGNMENT)).map_err(|_| NoChunk::Full)?;
         // Sizes of the allocator's own classes: a freed chunk of that size serves the next equal request.
         let rounded = min_allocator_size(exact);
+        let huge = exact as u64 * ALIGNMENT > SEGMENT_LEN / 2;
         for units in [rounded, exact] {
-            for index in 0..self.segments.len() {
-                if let Some(chunk) = self.allocate_in(index, units) {
-                    return Ok((chunk, false));
-                }
+            if let Some(chunk) = self.allocate_in_suited(units, huge) {
+                return Ok((chunk, false));
             }
-            match self.add_segment(units) {
+            if let Some(chunk) = self.allocate_in_retired(units, huge) {
+                return Ok((chunk, true));
+            }
+            match self.add_segment(units, huge) {
                 Ok(index) => match self.allocate_in(index, units) {
                     Some(chunk) => return Ok((chunk, true)),
                     None => drop(self.segments.remove(index)),
@@ -187,13 +220,53 @@ impl Pool {
                 Err(NoChunk::Full) => {}
                 Err(error) => return Err(error),
             }
+            if let Some(chunk) = (0..self.segments.len()).find_map(|index| self.allocate_in(index, units)) {
+                return Ok((chunk, false));
+            }
         }
         Err(NoChunk::Full)
     }
 
     /// Bytes that may still be taken from the system.
     fn budget(&self) -> u64 {
-        self.max_memory.saturating_sub(self.populated())
+        let kept = self.retired_bytes(|retired| !retired.written_off);
+        self.max_memory.saturating_sub(self.populated + kept)
+    }
+
+    /// Takes a chunk where such ones belong. A huge payload has a segment to itself, so that its memory can go back when it is
+    /// gone: the empty one that needs the least memory from the system. The other segments serve when that gives no more.
+    fn allocate_in_suited(&mut self, units: u32, huge: bool) -> Option<Chunk> {
+        let bytes = units as u64 * ALIGNMENT;
+        if !huge {
+            let usual = |this: &Self, index: usize| !this.segments[index].huge;
+            return (0..self.segments.len()).find_map(|at| usual(self, at).then(|| self.allocate_in(at, units))?);
+        }
+        let serves = |segment: &Segment| segment.huge && segment.chunks == 0 && segment.len() >= bytes;
+        let empty = self.segments.iter().enumerate().filter(|(_, segment)| serves(segment));
+        let (index, _) = empty.min_by_key(|(_, segment)| segment.missing(bytes))?;
+        self.allocate_in(index, units)
+    }
+
+    /// Takes a retired segment back that subscribers have yet to unmap, if that serves.
+    fn allocate_in_retired(&mut self, units: u32, huge: bool) -> Option<Chunk> {
+        let bytes = units as u64 * ALIGNMENT;
+        let serves = |retired: &Retired| retired.segment.len() >= bytes && (huge || !retired.segment.huge);
+        let candidates = self.retired.iter().enumerate().filter(|(_, retired)| serves(retired));
+        let (at, _) = candidates.min_by_key(|(_, retired)| retired.segment.missing(bytes))?;
+        let Retired { generation, since, mut segment, written_off } = self.retired.remove(at);
+        let (id, index) = (segment.id, self.segments.len());
+        segment.id = self.next_segment;
+        self.populated += segment.populated;
+        self.segments.push(segment);
+        if let Some(chunk) = self.allocate_in(index, units) {
+            self.next_segment += 1;
+            return Some(chunk);
+        }
+        let mut segment = self.segments.pop()?;
+        self.populated -= segment.populated;
+        segment.id = id;
+        self.retired.push(Retired { generation, since, segment, written_off });
+        None
     }
 
     fn allocate_in(&mut self, index: usize, units: u32) -> Option<Chunk> {
@@ -238,11 +311,14 @@ impl Pool {
         Some(Chunk { bytes, unpopulated, slot: number, segment: id, offset, pin })
     }
 
-    fn add_segment(&mut self, units: u32) -> Result<usize, NoChunk> {
-        if units as u64 * ALIGNMENT > self.budget() {
+    fn add_segment(&mut self, units: u32, huge: bool) -> Result<usize, NoChunk> {
+        let bytes = units as u64 * ALIGNMENT;
+        if bytes > self.budget() {
             return Err(NoChunk::Full);
         }
-        let wanted = SEGMENT_LEN.min(self.max_memory).max(units as u64 * ALIGNMENT) / ALIGNMENT;
+        // Payloads that differ in size follow each other in one segment, as memory that is there already.
+        let len = if huge { bytes * HUGE_FACTOR } else { SEGMENT_LEN };
+        let wanted = len.min(self.max_memory).max(bytes) / ALIGNMENT;
         // The allocator's size classes are coarse: this is the smallest one that serves the request.
         let size = min_allocator_size(wanted as u32);
         let chunks = size.clamp(16, MOST_CHUNKS);
@@ -259,6 +335,7 @@ impl Pool {
             chunks: 0,
             populated: 0,
             unused: false,
+            huge,
         });
         Ok(self.segments.len() - 1)
     }
@@ -293,15 +370,14 @@ impl Pool {
         sent
     }
 
-    /// Drops segments without a chunk; returns their numbers. Their memory counts until `forget_retired` hears that all
-    /// subscribers have read up to `generation`.
+    /// Retires segments without a chunk, of which subscribers hear with `generation`; returns their numbers.
     pub fn retire_empty(&mut self, generation: u64) -> Vec<u32> {
         self.retire(generation, |segment| segment.chunks == 0)
     }
 
     /// The same for segments that nobody has used since the last call. One stays: its memory is warm.
     pub fn retire_unused(&mut self, generation: u64) -> Vec<u32> {
-        let kept = self.segments.iter().find(|segment| !segment.is_huge()).map(|segment| segment.id);
+        let kept = self.segments.iter().find(|segment| segment.populated <= WARM).map(|segment| segment.id);
         self.retire(generation, |segment| {
             let unused = std::mem::replace(&mut segment.unused, segment.chunks == 0);
             unused && Some(segment.id) != kept
@@ -309,28 +385,45 @@ impl Pool {
     }
 
     fn retire(&mut self, generation: u64, is_due: impl FnMut(&mut Segment) -> bool) -> Vec<u32> {
-        let mut retired = Vec::new();
+        let mut numbers = Vec::new();
         for segment in self.segments.extract_if(.., is_due) {
             self.populated -= segment.populated;
-            self.retired.push((generation, segment.populated));
-            retired.push(segment.id);
+            numbers.push(segment.id);
+            self.retired.push(Retired { generation, since: Instant::now(), segment, written_off: false });
         }
-        retired
+        numbers
     }
 
     /// Whether `retire_unused` may have something to do, now or later.
     pub fn is_large(&self) -> bool {
-        self.segments.len() > 1 || self.segments.iter().any(Segment::is_huge)
+        self.segments.len() > 1 || self.segments.iter().any(|segment| segment.populated > WARM)
     }
 
-    /// Whether retired memory is still mapped somewhere.
-    pub fn awaits_unmapping(&self) -> bool {
+    /// Whether retired memory may still be mapped somewhere.
+    pub fn has_retired(&self) -> bool {
         !self.retired.is_empty()
     }
 
-    /// All subscribers have unmapped what was retired up to `generation`.
-    pub fn forget_retired(&mut self, generation: u64) {
-        self.retired.retain(|(of, _)| *of > generation);
+    /// Whether there would be room for so many bytes once subscribers have unmapped what was retired.
+    pub fn unmapping_may_help(&self, bytes: u64) -> bool {
+        let kept = self.retired_bytes(|retired| !retired.written_off);
+        kept > 0 && bytes <= self.budget() + kept
+    }
+
+    /// Bytes of memory that was retired with the generations that `which` names.
+    pub fn retired_with(&self, which: impl Fn(u64) -> bool) -> u64 {
+        self.retired_bytes(|retired| which(retired.generation))
+    }
+
+    /// Gives the memory of retired segments back whose fate, by generation and age, is to be unmapped.
+    pub fn settle_retired(&mut self, mut fate: impl FnMut(u64, Instant) -> Fate) {
+        self.retired.retain_mut(|retired| match fate(retired.generation, retired.since) {
+            Fate::Unmapped => false,
+            found => {
+                retired.written_off = found == Fate::WrittenOff;
+                true
+            }
+        });
     }
 }
 
@@ -409,8 +502,50 @@ mod tests {
         pool.free(first.slot);
         assert_eq!(pool.retire_empty(1), [first.segment]);
         assert_eq!(pool.populated(), 80 << 20);
-        pool.forget_retired(1);
+        pool.settle_retired(|_, _| Fate::Unmapped);
         assert_eq!(pool.populated(), 40 << 20);
+    }
+
+    #[test]
+    fn huge_payloads_of_changing_sizes_use_the_same_memory() {
+        let mut pool = Pool::new(100 << 20);
+        for (bytes, is_new) in [(60 << 20, true), (90 << 20, false), (34 << 20, false), (100 << 20, false)] {
+            let (chunk, added) = pool.allocate(bytes).ok().unwrap();
+            assert_eq!(added, is_new, "{bytes}");
+            pool.free(chunk.slot);
+        }
+        assert_eq!(pool.populated(), 100 << 20);
+    }
+
+    #[test]
+    fn retired_memory_counts_until_it_is_unmapped_and_serves_meanwhile() {
+        let mut pool = Pool::new(128 << 20);
+        let fill = |pool: &mut Pool| -> Vec<_> {
+            std::iter::from_fn(|| pool.allocate(1 << 20).ok()).map(|(chunk, _)| chunk.slot).collect()
+        };
+        let slots = fill(&mut pool);
+        assert_eq!(slots.len(), 128);
+        slots.into_iter().for_each(|slot| drop(pool.free(slot)));
+        assert_eq!(pool.retire_empty(1), [0, 1]);
+        pool.settle_retired(|_, _| Fate::Kept);
+        assert!(matches!(pool.allocate(100 << 20), Err(NoChunk::Full)), "more memory than there may be");
+        assert!(pool.unmapping_may_help(100 << 20));
+
+        let again = fill(&mut pool);
+        assert_eq!((again.len(), pool.populated()), (128, 128 << 20));
+        let mut numbers: Vec<_> = pool.segments().map(|(number, _)| number).collect();
+        numbers.sort();
+        assert_eq!(numbers, [2, 3], "subscribers were told that the old ones are gone");
+
+        again.into_iter().for_each(|slot| drop(pool.free(slot)));
+        pool.retire_empty(2);
+        pool.settle_retired(|_, _| Fate::WrittenOff);
+        assert!(!pool.unmapping_may_help(100 << 20));
+        let more = pool.allocate(100 << 20).ok().unwrap().0.bytes;
+        assert!(more >= 100 << 20, "nobody is waited for");
+        assert_eq!(pool.populated(), (128 << 20) + more, "it counts all the same");
+        pool.settle_retired(|_, _| Fate::Unmapped);
+        assert_eq!(pool.populated(), more);
     }
 
     #[test]

@@ -1,28 +1,30 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
 mod eviction;
+mod linger;
 mod outstanding;
 pub(crate) mod ticket;
 
-pub(crate) use eviction::Stall;
+pub(crate) use eviction::{Silence, Stall};
 pub use outstanding::{Holder, Outstanding};
 pub use ticket::{Releases, Ticket};
 
+use crate::announcement::Announcement;
 use crate::attributes::Encoded;
 use crate::biased::{Biased, BiasedGuard};
 use crate::changes::{Changes, Ended};
 use crate::claim::{Horizon, Policy, horizon, retention_limit};
 use crate::copies::{self, Cause, Endpoint};
-use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep};
-use crate::error::{Error, Result};
+use crate::doorstep::{ACCEPTED_AT_ONCE, Doorstep, handshake_time};
+use crate::error::{Error, Result, printable};
 use crate::glossary::{Entry, GLOSSARY, Glossary};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
 use crate::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::loan::Loan;
 use crate::locks::{Mutex, Turn};
 use crate::peer::Peer;
-use crate::pool::{Chunk, NoChunk, Pool, Sent};
-use crate::rendezvous::{self, CANNOT_LISTEN, Directory};
+use crate::pool::{Chunk, Fate, NoChunk, Pool, Sent};
+use crate::rendezvous::{self, Announced, Directory};
 use crate::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::service::{self, Event, Handle, Next, Service, Token};
 use crate::sync::{Pairing, heavy_fence};
@@ -50,8 +52,6 @@ use ticket::Tracked;
 const DEFAULT_CAPACITY: u64 = 1 << 14;
 /// The most records in a ring: 1 GiB.
 const MAX_CAPACITY: u64 = 1 << 22;
-/// A connection that says nothing for so long is closed.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How long a publisher without room looks again and again before it sleeps, and how often.
 const SPINS: u32 = 50;
 /// Chunks that leases hold are looked at again after so many bytes of new payload,
@@ -62,10 +62,19 @@ const RECHECKS: usize = 64;
 const LATER: Duration = Duration::from_millis(10);
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
+/// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
+/// unmap it within a few [`TIDY`](crate::subscriber::TIDY) at most.)
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The first pause before a look whether retired memory was unmapped; later ones double.
+const FIRST_SETTLING: Duration = Duration::from_millis(20);
+/// A subscriber that was written off is looked at again after this time, while something waits for it.
+const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(250);
 /// Memory is taken from the system in steps of this size, between which signals are noticed.
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
 const LOST_RING: Duration = Duration::from_millis(100);
+/// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
 const LEASE_POLL: Duration = Duration::from_millis(1);
 
@@ -214,6 +223,8 @@ struct Open {
     reclaim: u64,
     peers: Vec<Peer>,
     last_peer: u64,
+    /// It waits for a first subscriber before it closes.
+    lingers: bool,
     pairing: Pairing,
     pool: Pool,
     glossary: Option<Glossary>,
@@ -244,13 +255,12 @@ struct Open {
     flushing: bool,
     /// Another one gives unused segments back.
     shrinking: bool,
+    /// And one looks whether what was retired is unmapped.
+    settling: bool,
     shared: Weak<Shared>,
     door: Arc<Door>,
-    directory: Arc<Directory>,
     service: Arc<Handle>,
-    socket: Arc<OwnedFd>,
-    socket_name: String,
-    listener: Token,
+    announcement: Arc<Announcement>,
 }
 
 /// A subscriber as its publisher sees it.
@@ -316,7 +326,7 @@ impl Publisher {
 
     fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
         let topic = options.topic;
-        let (directory, service) = service::connect(&topic)?;
+        let (lookout, service) = service::connect(&topic)?;
         let ring_len = Ring::words_needed(capacity) * 8;
         let ring = OwnedSegment::new("byref-ring", ring_len)
             .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
@@ -326,9 +336,6 @@ impl Publisher {
         fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
-        let (socket, socket_name) =
-            directory.listen(&topic, id).map_err(Error::meeting(&topic, directory.path(), CANNOT_LISTEN))?;
-        let socket = Arc::new(socket);
         let shared = Arc::new(Shared {
             topic,
             id,
@@ -344,18 +351,13 @@ impl Publisher {
             sleeping: Turn::default(),
         });
         let mut open = shared.open.lock();
-        let listener = {
-            let (topic, shared, socket) = (shared.topic.clone(), Arc::downgrade(&shared), Arc::clone(&socket));
-            let (listening, doorstep) = (Arc::clone(&socket), Arc::new(Doorstep::new(topic)));
-            let directory = Arc::clone(&directory);
-            service.watch(socket, Interest::IN, None, move |service, _, _| {
-                accept(service, &directory, &listening, &shared, &doorstep)
-            })
+        let announcement = {
+            let (weak, doorstep) = (Arc::downgrade(&shared), Arc::new(Doorstep::new(shared.topic.clone())));
+            let who = Announced::Publisher { topic: shared.topic.clone(), id, times: 0 };
+            Announcement::new(&lookout, &service, &shared.topic, who, move |service, directory, listening| {
+                accept(service, directory, listening, &weak, &doorstep)
+            })?
         };
-        let listener = listener.map_err(|error| {
-            directory.remove(&socket_name);
-            Error::system(&shared.topic, "cannot listen for subscribers")(error)
-        })?;
         *open = Some(Open {
             ring,
             capacity,
@@ -365,6 +367,7 @@ impl Publisher {
             reclaim: 0,
             peers: Vec::new(),
             last_peer: 0,
+            lingers: false,
             pairing: Pairing::with(true),
             pool: Pool::new(max_memory),
             glossary: None,
@@ -384,13 +387,11 @@ impl Publisher {
             waits: 0,
             flushing: false,
             shrinking: false,
+            settling: false,
             shared: Arc::downgrade(&shared),
             door,
-            directory,
             service,
-            socket,
-            socket_name,
-            listener,
+            announcement,
         });
         if let (Some(limit), Some(open)) = (options.hold_warning, open.as_ref()) {
             shared.warn_after(open, limit);
@@ -514,8 +515,9 @@ impl Publisher {
             Ended::Done => Ok(()),
             Ended::TimedOut => {
                 let short_of = shared.short_of.lock().clone();
-                let hint =
+                let mut hint =
                     short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
+                hint += &shared.tell_place(wait.given());
                 let (what, topic) = ("waiting for subscribers", shared.topic.clone());
                 Err(Error::Timeout { what, topic, waited: wait.given(), hint })
             }
@@ -580,6 +582,11 @@ impl Publisher {
     /// This publisher's identity, different from every other's.
     pub fn id(&self) -> u128 {
         self.shared.id
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.shared.lock()?.is_none())
     }
 
     /// Closes the publisher. Calls that wait in other threads end with [`Error::Closed`]. Closing twice is fine.
@@ -727,10 +734,12 @@ impl Shared {
                 }
                 Err(NoChunk::Full) => {
                     open.warn_of_blocked_send(&shared.topic);
-                    let holders = open.describe_holders();
-                    Attempt::Fail(exhausted(format!(
-                        "it is taken by{holders}; release messages (or discard loans), or raise max_memory"
-                    )))
+                    let obstacles = open.describe_obstacles(true);
+                    let advice = "release messages (or discard loans), or raise max_memory";
+                    Attempt::Fail(exhausted(match obstacles.is_empty() {
+                        true => advice.to_owned(),
+                        false => format!("{obstacles}; {advice}"),
+                    }))
                 }
             })?;
         self.populate(chunk, wait)
@@ -821,7 +830,12 @@ impl Shared {
         (at, poll): (u64, Option<Duration>),
         attempt: &mut dyn FnMut(&Self, &mut Open) -> Attempt<T>,
     ) -> Result<T> {
+        let limit = self.limits.stall.filter(|_| what == "send");
         if !wait.is_allowed() {
+            if let (Some(began), Some(open)) = (wait.polled_since(), self.lock()?.as_mut()) {
+                limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+                open.warn_of_silence(&self.topic, what, at, began);
+            }
             return Err(Error::WouldBlock { topic: self.topic.clone() });
         }
         let (door, batch) = {
@@ -851,7 +865,6 @@ impl Shared {
         let mut armed = NEVER;
         let mut hurry = false;
         let (began, mut wanted) = (Instant::now(), NEVER);
-        let limit = self.limits.stall.filter(|_| what == "send");
         let outcome = loop {
             let Some(left) = wait.remaining() else {
                 if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
@@ -874,6 +887,7 @@ impl Shared {
             };
             wanted = at;
             let until_eviction = limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+            open.warn_of_silence(&self.topic, what, at, began);
             if leader.is_none() {
                 continue;
             }
@@ -910,9 +924,17 @@ impl Shared {
         outcome
     }
 
+    /// Where subscribers have to look, for who has waited so long for one.
+    fn tell_place(&self, waited: Duration) -> String {
+        let lookout = self.open.lock().as_ref().map(|open| Arc::clone(open.announcement.lookout()));
+        lookout.map_or_else(String::new, |lookout| lookout.tell_subscribers_place(waited >= LONG_WAIT))
+    }
+
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        let hint = self.lock().ok().and_then(|guard| guard.as_ref().map(Open::describe_holders)).unwrap_or_default();
-        let hint = if hint.is_empty() { hint } else { format!(";{hint}") };
+        let guard = self.lock().ok();
+        let hint =
+            guard.and_then(|guard| guard.as_ref().map(|open| open.describe_obstacles(false))).unwrap_or_default();
+        let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
         Error::Timeout { what, topic: self.topic.clone(), waited: wait.given(), hint }
     }
 
@@ -929,8 +951,11 @@ impl Shared {
         for _ in 0..16 {
             match socket::receive(&socket, &mut packet) {
                 Ok(Received::Packet(..)) => {}
+                Ok(Received::HungUp) if socket::is_hung_up(&socket) => return self.lose(peer, true),
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => break, // The system's own trouble.
                 Ok(Received::Empty | Received::OutOfDescriptors) => break,
-                Ok(Received::HungUp) | Err(_) => return self.lose(peer, true),
+                // An empty packet, or one that is too long. Its holds are its own until it hangs up.
+                Ok(Received::HungUp) | Err(_) => return self.turn_away(peer, "sent what no subscriber sends"),
             }
         }
         if let Some(open) = self.open.lock().as_mut() {
@@ -938,7 +963,19 @@ impl Shared {
         }
     }
 
-    /// A subscriber's process died, or (`hung_up`) nobody is left who could look at what it holds.
+    /// Disconnects a subscriber that broke the rules.
+    fn turn_away(&self, peer: u64, why: &str) {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return };
+        if let Some(index) = open.peers.iter().position(|found| found.id == peer && !found.evicted) {
+            open.evict(&self.topic, index, why);
+        }
+        drop(guard);
+        self.changed.notify();
+    }
+
+    /// A subscriber's process died, or (`hung_up`) its connection was seen to have ended: nobody is left who could look at what
+    /// it holds.
     pub(crate) fn lose(&self, peer: u64, hung_up: bool) {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
@@ -963,21 +1000,26 @@ impl Shared {
         }
     }
 
-    /// Sends what full sockets did not take before; `true` when that is all.
-    fn flush_outboxes(&self) -> bool {
+    /// Sends what full sockets did not take before; gives the time to try again, unless that was all.
+    fn flush_outboxes(&self) -> Option<Duration> {
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return true };
-        let mut all = true;
+        let open = guard.as_mut()?;
+        let next = open.generation + 1;
+        let mut again = None;
         let mut evicted = false;
         for peer in open.peers.iter_mut().filter(|peer| peer.is_told()) {
-            all &= peer.flush_outbox();
+            if !peer.flush_outbox(next) {
+                let pause = if peer.written_off { WRITTEN_OFF_LOOK } else { LATER };
+                again = again.into_iter().chain([pause]).min();
+            }
             evicted |= peer.evicted && peer.outbox.is_empty();
         }
-        open.flushing = !all;
+        open.flushing = again.is_some();
         if evicted {
             open.call_readers();
         }
-        all
+        open.call_those_told_late();
+        again
     }
 
     /// A subscriber could not be taken in for want of something. It, or the socket's backlog, will try again and again; that is
@@ -996,8 +1038,17 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return false };
         open.collect(self.history, usize::MAX);
         open.retire(Pool::retire_unused);
-        open.shrinking = open.pool.is_large() || open.pool.awaits_unmapping();
+        open.shrinking = open.pool.is_large();
         open.shrinking
+    }
+
+    /// Gives retired memory back that nobody has mapped any more; `true`: some of it is still mapped.
+    fn settle_retired(&self) -> bool {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return false };
+        open.settle_retired();
+        open.settling = open.pool.has_retired();
+        open.settling
     }
 
     /// Takes a subscriber in.
@@ -1010,7 +1061,11 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
-        let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
+        let late = open.history_for(hello.history, self.history).min(if hello.policy == Policy::Block {
+            u64::MAX
+        } else {
+            depth
+        });
         // A position is at least one message, so these are enough; what is reclaimed among them is gone.
         let earliest = open.tail.saturating_sub(late).max(open.reclaim);
         let first = open.sent.saturating_sub(late);
@@ -1047,7 +1102,7 @@ impl Shared {
         let mut peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
-            name: hello.name,
+            name: hello.name.map(|name| printable(&name)),
             socket: Arc::clone(socket),
             lease,
             policy: hello.policy,
@@ -1058,6 +1113,10 @@ impl Shared {
             alive,
             evicted: false,
             stall: None,
+            joined: open.generation,
+            written_off: false,
+            owes: 0,
+            silence: Silence::default(),
             outbox,
             tasks,
             listening: None,
@@ -1091,13 +1150,11 @@ impl Shared {
         };
         let Some(open) = copies::settle(Cause::Send, close, |open| open.copied_bytes) else { return };
         *self.final_stats.lock() = open.stats();
+        open.tell_if_unheard(self);
         fault!("close.publisher_begun");
         open.ring().set_closed();
         fault!("close.publisher_flagged");
-        open.service.cancel(open.listener);
-        open.directory.remove(&open.socket_name);
-        fault!("close.publisher_unlinked");
-        socket::hang_up(&open.socket); // A forked child may have it, and would never accept.
+        open.announcement.withdraw();
         for peer in &open.peers {
             for task in peer.tasks() {
                 open.service.cancel(task);
@@ -1249,11 +1306,13 @@ impl Open {
     /// Whether every lossless subscriber has been sent all descriptors.
     fn announced_to_lossless(&mut self) -> bool {
         let mut all = true;
+        let next = self.generation + 1;
         for peer in &mut self.peers {
             if !peer.outbox.is_empty() {
-                all &= peer.flush_outbox() || peer.policy != Policy::Block || !peer.is_connected();
+                all &= peer.flush_outbox(next) || peer.policy != Policy::Block || !peer.is_connected();
             }
         }
+        self.call_those_told_late();
         all
     }
 
@@ -1267,12 +1326,25 @@ impl Open {
 
     /// Sends what waits, as far as the sockets take it now; the service thread does the rest.
     fn send_outboxes(&mut self) {
+        self.flush_all();
+        self.call_those_told_late();
+    }
+
+    fn flush_all(&mut self) {
+        let next = self.generation + 1;
         let mut all = true;
         for peer in self.peers.iter_mut().filter(|peer| peer.is_told()) {
-            all &= peer.flush_outbox();
+            all &= peer.flush_outbox(next);
         }
         if !all {
             self.send_later();
+        }
+    }
+
+    /// Who was sent the news of retired memory after the generation had changed for it may have acknowledged that before.
+    fn call_those_told_late(&mut self) {
+        if self.peers.iter().any(|peer| peer.owes > self.generation) {
+            self.call_readers();
         }
     }
 
@@ -1281,9 +1353,8 @@ impl Open {
     fn send_later(&mut self) {
         if !std::mem::replace(&mut self.flushing, true) {
             let shared = self.shared.clone();
-            self.service.after(LATER, move |_, _, _| match shared.upgrade() {
-                Some(shared) if !shared.flush_outboxes() => Next::After(LATER),
-                _ => Next::Done,
+            self.service.after(LATER, move |_, _, _| {
+                shared.upgrade().and_then(|shared| shared.flush_outboxes()).map_or(Next::Done, Next::After)
             });
         }
     }
@@ -1352,18 +1423,26 @@ impl Open {
             let slot = self.held.pop_front().expect("the loop counts what is there");
             self.free_unless_held(slot);
         }
-        self.forget_unmapped();
+        self.settle_retired();
     }
 
-    /// Stops counting retired memory that no lossy subscriber has mapped any more. A lossless one is not waited for: a
-    /// segment is retired when it has taken and released all of it, so it can be one generation behind, no more; a lossy
-    /// one that pauses would keep any number.
-    fn forget_unmapped(&mut self) {
-        if self.pool.awaits_unmapping() {
-            let lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block && peer.is_connected());
-            let unmapped = lossy.map(|peer| peer.lease().generation()).min();
-            self.pool.forget_retired(unmapped.unwrap_or(u64::MAX));
-        }
+    /// Gives retired memory back that no subscriber has mapped any more. Until then it counts, whoever keeps it. But those who
+    /// may lose messages, or lost their claim, delay a send only so long: what they keep counts no more then against what this
+    /// publisher may take, and they get no more of it before they have given that back.
+    fn settle_retired(&mut self) {
+        let (peers, pool) = (&mut self.peers, &mut self.pool);
+        pool.settle_retired(|generation, since| {
+            let is_due = since.elapsed() >= PATIENCE;
+            let mut fate = Fate::Unmapped;
+            for peer in peers.iter_mut().filter(|peer| peer.keeps(generation)) {
+                if peer.may_delay() || !is_due {
+                    return Fate::Kept;
+                }
+                peer.written_off = true;
+                fate = Fate::WrittenOff;
+            }
+            fate
+        });
     }
 
     fn free_reclaimed(&mut self) {
@@ -1408,13 +1487,24 @@ impl Open {
                 }
             }
         }
-        self.send_outboxes();
+        self.flush_all();
         // Subscribers read their sockets when this changes, also those that never sleep.
         self.generation = generation;
         fault!("retire.announced");
         self.ring().set_generation(generation);
         fault!("retire.generation_set");
-        self.forget_unmapped();
+        self.settle_retired();
+        if self.pool.has_retired() && !std::mem::replace(&mut self.settling, true) {
+            let shared = self.shared.clone();
+            let mut pause = FIRST_SETTLING;
+            self.service.after(pause, move |_, _, _| {
+                pause = (pause * 2).min(UNUSED);
+                match shared.upgrade() {
+                    Some(shared) if shared.settle_retired() => Next::After(pause),
+                    _ => Next::Done,
+                }
+            });
+        }
     }
 
     /// Bytes that lossless subscribers have yet to take or to release.
@@ -1423,9 +1513,11 @@ impl Open {
         self.unread() + held.map(|slot| self.pool.bytes(slot)).sum::<u64>()
     }
 
-    /// Whether waiting can make room: what lossless subscribers had yet to take or to release is enough.
+    /// Whether waiting can make room: what lossless subscribers had yet to take or to release is enough, or what subscribers
+    /// have yet to unmap.
     fn waiting_may_help(&self, bytes: u64, max_memory: u64, theirs: u64) -> bool {
-        theirs > 0 && self.pool.used().saturating_sub(theirs) + bytes <= max_memory
+        let is_enough = self.pool.used().saturating_sub(theirs) + bytes <= max_memory;
+        is_enough && (theirs > 0 || self.pool.unmapping_may_help(bytes))
     }
 
     /// Whether room can come without a release, by lossless subscribers that take what they have yet to take. (Each of them holds
@@ -1484,9 +1576,12 @@ fn accept(
         fault!("accept.accepted");
         let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
         let mut peer_id = None;
-        let outcome = service.watch(socket, Interest::IN, Some(HANDSHAKE_TIME), move |_, task, event| {
+        let outcome = service.watch(socket, Interest::IN, Some(handshake_time()), move |_, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             if let Some(peer) = peer_id {
+                if !socket::is_hung_up(&theirs) {
+                    return Next::Keep;
+                }
                 shared.lose(peer, true);
                 return Next::Done;
             }
@@ -1696,6 +1791,97 @@ mod tests {
     }
 
     #[test]
+    fn only_a_hang_up_takes_holds_away() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
+        let too_long = [0; MAX_PACKET + 1];
+        for packet in [&[][..], &too_long[..]] {
+            let puppet = Puppet::new();
+            let peer = puppet.greet(&publisher, "t").unwrap();
+            let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
+            publisher.send(&[1; 700_000]).unwrap();
+            let slot = publisher.shared.open.lock().as_ref().unwrap().pending.back().unwrap().1;
+            lease.hold_again(slot);
+            assert!(socket::send(&puppet.socket, packet, None).unwrap());
+            publisher.shared.answer(peer);
+            assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
+            assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
+            let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
+            assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
+            drop(puppet);
+            publisher.shared.answer(peer);
+            assert_eq!(publisher.outstanding().unwrap().messages, 0);
+        }
+    }
+
+    #[test]
+    fn a_publisher_whose_connection_is_cut_is_asked_again() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (publisher, subscriber) = pair(16);
+        for round in 0..3u8 {
+            {
+                let guard = publisher.shared.open.lock();
+                socket::hang_up(&guard.as_ref().unwrap().peers[0].socket);
+            }
+            let first = |open: &Open| open.peers.first().map(|peer| peer.id);
+            let before = publisher.shared.open.lock().as_ref().and_then(first);
+            let begin = Instant::now();
+            while publisher
+                .shared
+                .open
+                .lock()
+                .as_ref()
+                .is_none_or(|open| first(open).is_none_or(|id| Some(id) == before))
+            {
+                assert!(begin.elapsed() < SOON.unwrap(), "it did not come again");
+                let _ = subscriber.try_recv().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            publisher.send(&[round]).unwrap();
+            assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[..], [round]);
+        }
+    }
+
+    /// One that has yet to unmap what was retired: it is waited for according to what it may lose.
+    #[test]
+    fn who_may_lose_messages_delays_a_send_only_so_long() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        const MAX: u64 = 96 << 20;
+        for (policy, is_waited_for) in [(Policy::Latest, false), (Policy::DropOldest, false), (Policy::Block, true)] {
+            let publisher = Publisher::builder("t").capacity(64).max_memory(MAX).build().unwrap();
+            let frozen = Puppet::new();
+            frozen.greet_as(&publisher, "t", policy, None).unwrap();
+            let small: Vec<_> = std::iter::from_fn(|| publisher.loan(1 << 20).ok()).take(64).collect();
+            drop(small);
+            let allocated = || publisher.stats().unwrap().pool_allocated;
+            let mut soon = Wait::up_to(Some(3 * PATIENCE));
+            let huge = publisher.loan_with(80 << 20, 0, &mut soon);
+            if is_waited_for {
+                assert!(
+                    matches!(huge, Err(Error::Timeout { ref hint, .. }) if hint.contains("yet to unmap")),
+                    "{policy:?}"
+                );
+                assert!(allocated() <= MAX);
+                assert!(publisher.loan(1 << 20).is_ok(), "what it keeps mapped serves meanwhile");
+                continue;
+            }
+            assert!(allocated() > MAX, "what it keeps counts: {policy:?}");
+            huge.unwrap().send().unwrap();
+            let guard = publisher.shared.open.lock();
+            let peer = &guard.as_ref().unwrap().peers[0];
+            assert!(peer.written_off && peer.outbox.iter().any(|(_, segment)| segment.is_some()), "it gets no more");
+            drop(guard);
+            let lease = Lease::new(frozen.lease.map().words(), frozen.lease.map().counts(COUNTS));
+            lease.set_generation(u64::MAX);
+            let begin = Instant::now();
+            while allocated() > MAX || !publisher.shared.open.lock().as_ref().unwrap().peers[0].outbox.is_empty() {
+                assert!(begin.elapsed() < SOON.unwrap(), "it has given back what it kept");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    #[test]
     fn a_subscriber_that_never_reads_costs_no_more_and_more() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
@@ -1707,7 +1893,7 @@ mod tests {
             let chunk = open.try_allocate(64).unwrap();
             open.pool.free(chunk.slot);
             open.retire(Pool::retire_empty);
-            open.pool.forget_retired(u64::MAX);
+            open.pool.settle_retired(|_, _| Fate::Unmapped);
         }
         let [peer] = &open.peers[..] else { panic!("one subscriber") };
         assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());

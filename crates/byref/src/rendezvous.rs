@@ -3,14 +3,18 @@
 //! A publisher binds under a temporary name, listens, and then renames to `<topic hash>-<publisher id>`, which is never used
 //! again. So a final name that refuses a connection belongs to nobody any more, and whoever meets it removes it. Subscribers
 //! watch the directory first and list it afterwards, so none is missed.
+//!
+//! A publisher whose name vanished, with the directory or alone, announces itself again under a name that begins with the same 24
+//! digits of its identity, so that who is connected to it can tell.
 
 use crate::access::Access;
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
 use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::Gid;
 use std::collections::HashSet;
@@ -26,6 +30,8 @@ const ABANDONED: Duration = Duration::from_secs(60);
 const MAX_SOCKET_PATH: usize = 107;
 /// The most strangers that are turned away before the service thread does something else.
 const REFUSED_AT_ONCE: usize = 64;
+/// The most publishers that are tried to find out whether one listens in another directory.
+const GLANCES: usize = 16;
 const TEMPORARY: &str = "tmp-";
 const QUEUE: &str = "queue-";
 /// What could not be done with the directory.
@@ -41,14 +47,29 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Opens the directory that the environment names, making it when it is missing. `topic`: of whoever needs it.
-    pub fn open(topic: &str) -> Result<Self> {
-        let (path, links) = choose();
-        Self::open_at(topic, path, links)
+    pub fn open(location: &Location, topic: &str) -> Result<Self> {
+        let (path, links) = location.path();
+        Self::open_at(topic, path, links, Access::from_environment()?)
+    }
+
+    /// Opens the directory that stands in the place of `self` now; `None`: none does.
+    pub fn successor(&self, location: &Location) -> Result<Option<Self>> {
+        let (path, links) = location.path();
+        match Self::open_existing("*", path, links, self.access.clone()) {
+            Ok(found) => found.check().map(|()| Some(found)),
+            Err((Errno::NOENT, _)) => Ok(None),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Opens a directory at `path` that somebody else has made; `None`: there is none that may be used.
+    pub fn glance(path: PathBuf, access: Access) -> Option<Self> {
+        let found = Self::open_existing("*", path, OFlags::NOFOLLOW, access).ok()?;
+        found.check().ok().map(|()| found)
     }
 
     /// `links`: whether a link in its place is followed.
-    fn open_at(topic: &str, path: PathBuf, links: OFlags) -> Result<Self> {
-        let access = Access::from_environment()?;
+    fn open_at(topic: &str, path: PathBuf, links: OFlags, access: Access) -> Result<Self> {
         let was_there = path.is_dir();
         let made = std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&path);
         if let Err(error) = made
@@ -59,18 +80,21 @@ impl Directory {
                 format!("it cannot be made: {error}; set BYREF_DIR to a directory of your own"),
             ));
         }
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | links;
-        let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(io::Error::from).map_err(Error::meeting(
-            topic,
-            &path,
-            "cannot open it as a directory",
-        ))?;
-        let directory = Directory { path, fd, access };
+        let directory = Self::open_existing(topic, path, links, access).map_err(|(_, error)| error)?;
         if let (Some(group), false) = (directory.access.group(), was_there) {
             directory.share_with(group)?;
         }
         directory.check()?;
         Ok(directory)
+    }
+
+    /// Opens what is there, without a check.
+    fn open_existing(topic: &str, path: PathBuf, links: OFlags, access: Access) -> Result<Self, (Errno, Error)> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | links;
+        match rustix::fs::open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Directory { path, fd, access }),
+            Err(errno) => Err((errno, Error::meeting(topic, &path, "cannot open it as a directory")(errno.into()))),
+        }
     }
 
     /// Opens a directory that this process has made to a group. Its members remove no files but their own.
@@ -92,8 +116,34 @@ impl Directory {
 
     /// Whether both are the same directory.
     pub fn is(&self, other: &Directory) -> bool {
-        let identity = |of: &Directory| rustix::fs::fstat(&of.fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
-        identity(self).is_some_and(|own| Some(own) == identity(other))
+        let own = rustix::fs::fstat(&self.fd).ok().map(identity);
+        own.is_some() && own == rustix::fs::fstat(&other.fd).ok().map(identity)
+    }
+
+    /// Whether newcomers meet here, too: whether the path that they take leads to this very directory.
+    pub fn is_at(&self, location: &Location) -> bool {
+        let (path, _) = location.path();
+        let there = rustix::fs::stat(&path).ok().map(identity);
+        there.is_some() && there == rustix::fs::fstat(&self.fd).ok().map(identity)
+    }
+
+    /// When names last came or went.
+    pub fn stamp(&self) -> io::Result<Stamp> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok(Stamp {
+            modified: (stat.st_mtime, stat.st_mtime_nsec as u64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as u64),
+        })
+    }
+
+    /// Whether the directory has this name.
+    pub fn has(&self, name: &str) -> bool {
+        !matches!(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+    }
+
+    /// Whom its users talk to.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     pub fn path(&self) -> &Path {
@@ -109,17 +159,9 @@ impl Directory {
         PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
     }
 
-    /// Starts to listen for subscribers of `topic`; gives the socket and its name in the directory.
-    pub fn listen(&self, topic: &str, id: u128) -> io::Result<(OwnedFd, String)> {
-        self.listen_as(socket_name(topic, id), id)
-    }
-
-    /// Starts to listen for those who want to look at an event queue; gives the socket and its name in the directory.
-    pub fn listen_for_onlookers(&self, id: u128) -> io::Result<(OwnedFd, String)> {
-        self.listen_as(format!("{QUEUE}{id:032x}"), id)
-    }
-
-    fn listen_as(&self, name: String, id: u128) -> io::Result<(OwnedFd, String)> {
+    /// Starts to listen, and announces it; gives the socket and its name in the directory.
+    pub fn listen(&self, who: &Announced) -> io::Result<(OwnedFd, String)> {
+        let (name, id) = (who.name(), who.id());
         let temporary = format!("{TEMPORARY}{id:032x}");
         let listener = socket::listen(&self.socket_path(&temporary))?;
         fault!("listen.bound");
@@ -183,8 +225,19 @@ impl Directory {
         let _ = rustix::fs::unlinkat(&self.fd, name, AtFlags::empty());
     }
 
+    /// Whether looking at the directory often will do instead of a watch, which was refused.
+    pub fn can_do_without_watch(&self, why: &io::Error) -> bool {
+        match why.raw_os_error() {
+            // Of two limits it may have been the one of inotify: there is room for a descriptor.
+            Some(libc::EMFILE) => rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).is_ok(),
+            // Watches of this user; a sandbox; a system without inotify.
+            Some(libc::ENOSPC | libc::EPERM | libc::EACCES | libc::ENOSYS) => true,
+            _ => false,
+        }
+    }
+
     /// All readable names in the directory.
-    fn entries(&self) -> io::Result<Vec<String>> {
+    pub fn entries(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             names.extend(entry?.file_name().to_str().ok().map(str::to_owned));
@@ -195,6 +248,13 @@ impl Directory {
     /// The names of all publishers' sockets.
     pub fn names(&self) -> io::Result<HashSet<String>> {
         Ok(self.entries()?.into_iter().filter(|name| is_final(name)).collect())
+    }
+
+    /// Whether a publisher listens here whom subscribers with this pattern ask. One that is busy counts, too. Nothing changes.
+    pub fn has_publishers(&self, pattern: &str) -> bool {
+        let names = self.entries().unwrap_or_default();
+        let mut asked = names.iter().filter(|name| may_match(name, pattern)).take(GLANCES);
+        asked.any(|name| matches!(socket::connect(&self.socket_path(name)), Ok(Connect::Connected(_) | Connect::Busy)))
     }
 
     /// The names of all event queues' sockets.
@@ -224,9 +284,61 @@ impl Directory {
     }
 }
 
-/// The final name of a publisher's socket.
-fn socket_name(topic: &str, id: u128) -> String {
-    format!("{:016x}-{id:032x}", topic::hash(topic))
+fn identity(stat: Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// When a directory was last changed. Two changes within one tick of the system's clock look the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+/// Who listens. Names are never used again: `times` counts the announcements before this one.
+#[derive(Clone, Debug)]
+pub(crate) enum Announced {
+    Publisher { topic: String, id: u128, times: u32 },
+    Queue { id: u128, times: u32 },
+}
+
+impl Announced {
+    /// The same, under the next name.
+    pub fn again(mut self) -> Self {
+        let (Announced::Publisher { times, .. } | Announced::Queue { times, .. }) = &mut self;
+        *times = times.wrapping_add(1);
+        self
+    }
+
+    /// Its last 32 bits count the announcements.
+    fn id(&self) -> u128 {
+        let (Announced::Publisher { id, times, .. } | Announced::Queue { id, times }) = self;
+        (id >> 32 << 32) | (*id as u32).wrapping_add(*times) as u128
+    }
+
+    /// The final name of the socket.
+    fn name(&self) -> String {
+        match self {
+            Announced::Publisher { topic, .. } => format!("{:016x}-{:032x}", topic::hash(topic), self.id()),
+            Announced::Queue { .. } => format!("{QUEUE}{:032x}", self.id()),
+        }
+    }
+}
+
+/// Whether this is a name under which the publisher of this identity may have announced itself.
+pub(crate) fn may_be_of(name: &str, publisher: u128) -> bool {
+    identity_in(name).is_some_and(|id| id == publisher >> 32)
+}
+
+/// Whether both can be names of one publisher.
+pub(crate) fn same_publisher(one: &str, other: &str) -> bool {
+    identity_in(one).is_some() && identity_in(one) == identity_in(other)
+}
+
+/// What the names of one publisher have in common.
+fn identity_in(name: &str) -> Option<u128> {
+    let (_, id) = name.split_once('-')?;
+    Some(u128::from_str_radix(id, 16).ok()? >> 32)
 }
 
 /// Whether this is the name of a socket whose publisher may match a pattern. Only the names of single topics can be
@@ -248,25 +360,20 @@ fn is_hex(part: &str, len: usize) -> bool {
     part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// `$BYREF_DIR`; else `/run/user/UID/byref` where that exists; else a directory per user among the temporary files.
-/// A link is followed only where the user named it: anybody can make one among the temporary files.
-fn choose() -> (PathBuf, OFlags) {
-    if let Some(path) = std::env::var_os("BYREF_DIR").filter(|path| !path.is_empty()) {
-        return (PathBuf::from(path), OFlags::empty());
-    }
-    let user = rustix::process::geteuid().as_raw();
-    let runtime = PathBuf::from(format!("/run/user/{user}"));
-    if runtime.is_dir() {
-        return (runtime.join("byref"), OFlags::NOFOLLOW);
-    }
-    (std::env::temp_dir().join(format!("byref-{user}")), OFlags::NOFOLLOW)
-}
-
 /// What happened to a name in the directory.
 pub(crate) enum News {
     /// It was renamed into place.
     Appeared(String),
     Vanished(String),
+}
+
+/// What a watch has to tell.
+pub(crate) enum Told {
+    News(Vec<News>),
+    /// Something was missed: list the directory.
+    Missed,
+    /// The directory was removed, moved or unmounted: the watch may tell nothing any more.
+    Gone,
 }
 
 /// A watch on a directory that reports names that come and go.
@@ -276,7 +383,15 @@ impl Watch {
     pub fn new(directory: &Directory) -> io::Result<Self> {
         use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
         let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&fd, directory.path(), WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR)?;
+        let names = WatchFlags::MOVED_TO | WatchFlags::DELETE;
+        let itself = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        // By its descriptor: another directory may stand at its path by now.
+        let path = format!("/proc/self/fd/{}", directory.fd.as_raw_fd());
+        let flags = names | itself | WatchFlags::ONLYDIR;
+        match inotify::add_watch(&fd, path, flags) {
+            Err(Errno::NOENT) => inotify::add_watch(&fd, directory.path(), flags)?, // There is no /proc.
+            added => added?,
+        };
         Ok(Watch(Arc::new(fd)))
     }
 
@@ -285,22 +400,24 @@ impl Watch {
         Arc::clone(&self.0)
     }
 
-    /// What happened since the last call. `None`: something was missed, list the directory again.
-    pub fn news(&self) -> Option<Vec<News>> {
+    /// What happened since the last call.
+    pub fn told(&self) -> Told {
         use rustix::fs::inotify::{ReadFlags, Reader};
         let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.0, &mut buffer);
         let mut news = Vec::new();
+        let end = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT | ReadFlags::IGNORED;
         loop {
             match reader.next() {
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => return None,
+                Ok(event) if event.events().intersects(end) => return Told::Gone,
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => return Told::Missed,
                 Ok(event) => {
                     let gone = event.events().contains(ReadFlags::DELETE);
                     let name = event.file_name().and_then(|name| name.to_str().ok()).map(str::to_owned);
                     news.extend(name.map(if gone { News::Vanished } else { News::Appeared }));
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return Some(news),
+                Err(_) => return Told::News(news),
             }
         }
     }
@@ -315,20 +432,25 @@ pub(crate) fn new_id() -> u128 {
 mod tests {
     use super::*;
 
+    fn open() -> Directory {
+        Directory::open(&Location::from_environment().unwrap(), "t").unwrap()
+    }
+
     #[test]
     fn a_link_is_followed_only_where_the_user_has_named_it() {
         let _meeting = crate::fuzzing::meet_in_private();
-        let directory = Directory::open("t").unwrap();
+        let directory = open();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(directory.path(), &link).unwrap();
-        assert!(Directory::open_at("t", link.clone(), OFlags::empty()).unwrap().is(&directory));
-        assert!(Directory::open_at("t", link, OFlags::NOFOLLOW).is_err());
+        let open_at = |links| Directory::open_at("t", link.clone(), links, directory.access().clone());
+        assert!(open_at(OFlags::empty()).unwrap().is(&directory));
+        assert!(open_at(OFlags::NOFOLLOW).is_err());
     }
 
     #[test]
     fn only_old_temporary_sockets_are_swept() {
         let _meeting = crate::fuzzing::meet_in_private();
-        let directory = Directory::open("t").unwrap();
+        let directory = open();
         let path = |name: &str| directory.path().join(name);
         let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");
         drop([young, old].map(|name| socket::listen(&path(name)).unwrap()));
@@ -346,7 +468,7 @@ mod tests {
 
     #[test]
     fn which_names_may_match() {
-        let name = socket_name("camera/front", 7);
+        let name = Announced::Publisher { topic: "camera/front".into(), id: 7, times: 0 }.name();
         for pattern in ["camera/front", "camera/*", "**", "ticks/*"] {
             assert!(may_match(&name, pattern), "{pattern}");
             for other in [&name[..40], "tmp-0123", "notes", &format!("{name}0"), &name.replace('-', "+")] {
@@ -354,5 +476,19 @@ mod tests {
             }
         }
         assert!(!may_match(&name, "camera/back"));
+    }
+
+    #[test]
+    fn names_are_never_used_again_and_tell_whose_they_are() {
+        let id = u128::MAX - 1;
+        let mut who = Announced::Publisher { topic: "t".into(), id, times: 0 };
+        let mut names = HashSet::new();
+        for _ in 0..5 {
+            assert!(is_final(&who.name()) && may_be_of(&who.name(), id), "{who:?}");
+            assert!(!may_be_of(&who.name(), id ^ 1 << 32));
+            assert!(names.insert(who.name()));
+            who = who.again();
+        }
+        assert!(names.iter().next().is_some_and(|name| !may_be_of(&name[..16], id)));
     }
 }

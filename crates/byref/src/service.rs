@@ -4,6 +4,7 @@
 //! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
 
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::locks::Mutex;
 use crate::lookout::Lookout;
 use crate::rendezvous::Directory;
@@ -66,7 +67,7 @@ pub(crate) struct Service {
 /// Keeps the service running; every endpoint has one.
 pub(crate) struct Handle {
     service: Arc<Service>,
-    /// The directories watched for this process's subscribers.
+    /// The places where this process's endpoints meet others.
     pub lookouts: Mutex<Vec<Weak<Lookout>>>,
 }
 
@@ -159,31 +160,39 @@ impl Service {
 
     fn run(self: Arc<Self>) {
         let mut ready = Vec::new();
-        loop {
-            let timeout = {
-                let tasks = self.tasks.lock();
-                if tasks.stopped {
-                    return;
-                }
-                let next = tasks.by_token.values().filter_map(|task| task.deadline).min();
-                next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
-            };
-            ready.clear();
-            if let Err(error) = self.epoll.wait(timeout, &mut ready) {
-                log::error!("byref: the service thread cannot wait for events: {error}");
-                std::thread::sleep(Duration::from_millis(100));
+        while self.round(&mut ready) {}
+    }
+
+    /// Sleeps until there is something to do, and does all of it, each task once; `false`: the thread is to end.
+    fn round(self: &Arc<Self>, ready: &mut Vec<Token>) -> bool {
+        let timeout = {
+            let tasks = self.tasks.lock();
+            if tasks.stopped {
+                return false;
             }
-            self.bell.silence();
-            let now = Instant::now();
-            {
-                let tasks = self.tasks.lock();
-                let late = tasks.by_token.iter().filter(|(_, task)| task.deadline.is_some_and(|at| at <= now));
-                ready.extend(late.map(|(token, _)| *token));
-            }
-            for &token in &ready {
-                self.run_task(token, now);
-            }
+            let next = tasks.by_token.values().filter_map(|task| task.deadline).min();
+            next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        };
+        ready.clear();
+        if let Err(error) = self.epoll.wait(timeout, ready) {
+            log::error!("byref: the service thread cannot wait for events: {error}");
+            std::thread::sleep(Duration::from_millis(100));
         }
+        self.bell.silence();
+        fault!("service.woken");
+        let now = Instant::now();
+        {
+            // A task that is both ready and late runs once, as late: what made it ready may be gone after its first run, and a
+            // second one would take that for news.
+            let tasks = self.tasks.lock();
+            let is_late = |task: &Task| task.deadline.is_some_and(|at| at <= now);
+            ready.retain(|token| tasks.by_token.get(token).is_some_and(|task| !is_late(task)));
+            ready.extend(tasks.by_token.iter().filter(|(_, task)| is_late(task)).map(|(token, _)| *token));
+        }
+        for &token in &*ready {
+            self.run_task(token, now);
+        }
+        true
     }
 
     fn run_task(self: &Arc<Self>, token: Token, now: Instant) {
@@ -215,12 +224,13 @@ impl Service {
     }
 }
 
-/// The rendezvous directory and the service, as an endpoint on `topic` needs them.
-pub(crate) fn connect(topic: &str) -> Result<(Arc<Directory>, Arc<Handle>)> {
-    let directory = Arc::new(Directory::open(topic)?);
+/// The place where endpoints meet, and the service, as an endpoint on `topic` needs them.
+pub(crate) fn connect(topic: &str) -> Result<(Arc<Lookout>, Arc<Handle>)> {
+    let location = Location::from_environment()?;
+    let directory = Arc::new(Directory::open(&location, topic)?);
     let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
     let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
-    Ok((directory, handle))
+    Ok((Lookout::over(location, directory, &handle), handle))
 }
 
 #[cfg(test)]
@@ -228,15 +238,34 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    /// A service without a thread.
+    fn idle() -> Arc<Service> {
+        let (epoll, bell) = (Epoll::new().unwrap(), Bell::new().unwrap());
+        let service = Service { epoll, bell, tasks: Mutex::default(), made_in: ForkId::current() };
+        service.epoll.add(&service.bell, BELL, Interest::IN).unwrap();
+        Arc::new(service)
+    }
+
+    /// As after a stop of the whole process, in which a deadline passed and something came.
+    #[test]
+    fn a_task_that_is_ready_and_late_runs_once() {
+        let service = idle();
+        let (reader, writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&runs);
+        let next = move |_: &Arc<Service>, _, event: Event| {
+            seen.lock().push(event == Event::Late);
+            Next::Watch(Interest::RDHUP)
+        };
+        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, Some(Duration::ZERO), next).unwrap();
+        assert!(service.round(&mut Vec::new()));
+        assert_eq!(*runs.lock(), [true]);
+    }
+
     #[test]
     fn a_deadline_ends_with_the_watch_that_had_it() {
-        let service = Arc::new(Service {
-            epoll: Epoll::new().unwrap(),
-            bell: Bell::new().unwrap(),
-            tasks: Mutex::default(),
-            made_in: ForkId::current(),
-        });
-        service.epoll.add(&service.bell, BELL, Interest::IN).unwrap();
+        let service = idle();
         let thread = Arc::clone(&service);
         spawn_without_signals("test", move || thread.run()).unwrap();
 

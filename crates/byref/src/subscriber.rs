@@ -8,19 +8,19 @@ use crate::changes::{Changes, Ended};
 use crate::claim::{Policy, retention_limit};
 use crate::connection::{Connection, LOSSLESS, Stop};
 use crate::copies::{self, Cause, Endpoint};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::event::{Event, EventKind, Incoming};
 use crate::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
 use crate::lease::LEASE_LEN;
 use crate::locks::{Mutex, Turn};
 use crate::lookout::{Listener, Lookout};
 use crate::message::{Message, PublisherInfo, Taken};
-use crate::rendezvous::{self, CANNOT_LIST, Directory};
+use crate::rendezvous::{self, Directory};
 use crate::selector::Item;
 use crate::service::{self, Handle, Next};
 use crate::spin::{DEFAULT_MOST, Sight, Spin};
 use crate::sync::heavy_fence;
-use crate::sys::epoll::{Door, Interest, Woken};
+use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
@@ -32,21 +32,27 @@ use crate::wait::Wait;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Messages sent so close to each other come in a stream.
 const STREAMING_NS: u64 = 250;
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
-/// A busy subscriber looks for publishers that hung up once in so many messages.
-const HOUSEKEEPING: u32 = 4096;
+/// The service thread looks so often at a subscriber that does not sleep in a call: who polls, or does something else, learns of
+/// ends and gives memory back all the same.
+pub(crate) const TIDY: Duration = Duration::from_millis(250);
+/// A lossy subscriber keeps the last messages of so many publishers that are gone.
+const MOST_GONE: usize = 64;
 /// A publisher that takes longer to answer does not hold up the others that are to be asked.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
 /// How often a question without an answer looks whether its subscriber was closed.
 const STILL_WANTED: Duration = Duration::from_secs(1);
 /// How long a thread that waits for its turn to sleep does so before it looks for signals.
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
+/// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -157,6 +163,8 @@ struct Shared {
     changed: Changes,
     /// Held by the one thread that sleeps for a publisher's ring; others look again now and then.
     sleeping: Turn,
+    /// A thread sleeps in a call: it looks at all that happens. For those who have not the lock.
+    attended: AtomicBool,
 }
 
 /// Everything that closing gives back.
@@ -177,7 +185,6 @@ struct Open {
     asleep: bool,
     /// Somebody polls the descriptor.
     polled: bool,
-    since_housekeeping: u32,
     spin: Spin,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
@@ -187,10 +194,11 @@ struct Open {
     trouble: Option<Error>,
     /// What happened and was not told yet.
     events: VecDeque<Event>,
+    shared: Weak<Shared>,
     door: Arc<Door>,
     directory: Arc<Directory>,
     service: Arc<Handle>,
-    _lookout: Arc<Lookout>,
+    lookout: Arc<Lookout>,
 }
 
 /// Counters of a subscriber.
@@ -232,13 +240,10 @@ impl Subscriber {
     }
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
-        let topic = options.topic.clone();
-        let (directory, service) = service::connect(&topic)?;
+        let (topic, spin) = (options.topic.clone(), options.spin);
+        let (lookout, service) = service::connect(&topic)?;
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
-        let lookout = Lookout::over(&directory, &service);
-        let lookout =
-            lookout.map_err(Error::meeting(&topic, directory.path(), "cannot watch the rendezvous directory"))?;
-        let open = Open {
+        let open = |shared: &Weak<Shared>| Open {
             connections: Vec::new(),
             turn: 0,
             turn_left: TURN,
@@ -249,28 +254,30 @@ impl Subscriber {
             armed: false,
             asleep: false,
             polled: false,
-            since_housekeeping: 0,
-            spin: Spin::up_to(options.spin),
+            spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
             stats: SubscriberStats::default(),
             trouble: None,
             events: VecDeque::new(),
-            door,
-            directory: Arc::clone(&directory),
-            service,
-            _lookout: Arc::clone(&lookout),
+            shared: Weak::clone(shared),
+            door: Arc::clone(&door),
+            directory: lookout.directory(),
+            service: Arc::clone(&service),
+            lookout: Arc::clone(&lookout),
         };
-        let shared = Arc::new(Shared {
-            options,
+        let shared = Arc::new_cyclic(|shared| Shared {
             made_in: ForkId::current(),
-            open: Biased::new(Some(open)),
+            open: Biased::new(Some(open(shared))),
+            options,
             final_stats: Mutex::default(),
             changed: Changes::default(),
             sleeping: Turn::default(),
+            attended: AtomicBool::new(false),
         });
-        let registered = lookout.register(&shared);
-        registered.map_err(Error::meeting(&topic, directory.path(), CANNOT_LIST))?;
+        lookout
+            .register(&shared)
+            .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
         Ok(Subscriber { shared })
@@ -451,6 +458,11 @@ impl Subscriber {
         &self.shared.options.topic
     }
 
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.shared.lock()?.is_none())
+    }
+
     /// Closes the subscriber. Calls that wait in other threads end with [`Error::Closed`]; messages stay valid. Closing
     /// twice is fine.
     pub fn close(&self) {
@@ -527,10 +539,17 @@ impl Listener for Shared {
         }
     }
 
-    fn look_around(self: Arc<Self>) -> io::Result<()> {
+    fn tidy(&self) {
+        if !self.attended.load(Ordering::Relaxed) && self.update(|open| open.tidy(&self.options)) == Some(true) {
+            self.changed.notify();
+        }
+    }
+
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()> {
         let listed = self.update(|open| {
+            open.directory = Arc::clone(directory);
             // Within the lock: no name that comes later is forgotten.
-            let mut names = open.directory.names()?;
+            let mut names = directory.names()?;
             names.retain(|name| rendezvous::may_match(name, &self.options.topic));
             open.candidates.meet_all(&names);
             Ok(())
@@ -557,8 +576,9 @@ impl Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        let connected = self.open.lock().as_ref().map_or(0, |open| open.connections.len());
-        let hint = if connected == 0 { "; no publisher is connected".to_owned() } else { String::new() };
+        let alone = self.update(|open| open.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
+        let has_time = wait.given() >= LONG_WAIT;
+        let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
         Error::Timeout { what, topic: self.options.topic.clone(), waited: wait.given(), hint }
     }
 
@@ -642,7 +662,9 @@ impl Shared {
             let slept = Instant::now();
             let mut ready = Vec::new();
             fault!("sleep.subscriber_before");
+            self.attended.store(true, Ordering::Relaxed);
             let woken = door.epoll.wait(slice, &mut ready);
+            self.attended.store(false, Ordering::Relaxed);
             fault!("sleep.subscriber_after");
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
@@ -666,12 +688,19 @@ impl Shared {
             |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
+                    self.update(|open| open.candidates.keep(&candidate.name));
+                    Ok(false)
+                }
                 Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
                 Connect::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
-                Connect::Refused | Connect::Absent => Ok(false),
+                Connect::Refused | Connect::Absent => {
+                    self.update(|open| open.candidates.is_gone(&candidate.name));
+                    Ok(false)
+                }
             });
             let waits_for_answer = asked.unwrap_or_else(|error| {
                 self.is_short_of(&error);
@@ -686,6 +715,15 @@ impl Shared {
                 self.update(|open| open.candidates.finished());
             }
         }
+    }
+
+    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to. Its
+    /// process vouches for it: names and identities can be copied.
+    fn is_connected_to(&self, name: &str, socket: &OwnedFd) -> bool {
+        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+        let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
+        let known = |open: &mut Open| open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+        self.update(known).unwrap_or(false)
     }
 
     /// If this process lacks what a connection takes, the next call that finds no message says so; a publisher is asked again
@@ -703,16 +741,8 @@ impl Shared {
     }
 
     /// Has a publisher asked again after a pause.
-    fn ask_again(self: &Arc<Self>, candidate: Candidate) {
-        let Some(service) = self.update(|open| Arc::clone(&open.service)) else { return };
-        let shared = Arc::downgrade(self);
-        service.after(candidate.pause, move |_, _, _| {
-            if let Some(shared) = shared.upgrade() {
-                shared.update(|open| open.candidates.again(candidate.clone()));
-                shared.ask_candidates();
-            }
-            Next::Done
-        });
+    fn ask_again(&self, candidate: Candidate) {
+        self.update(|open| open.ask_again(candidate));
     }
 
     /// A publisher answered, or takes too long: it is the next one's turn.
@@ -755,7 +785,8 @@ impl Shared {
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
                     let lease = lease.take().expect("the first packet is handled once");
-                    if let Err(error) = shared.welcome(&packet[..len], ring, lease, &answering) {
+                    let outcome = shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
+                    if let Err(error) = outcome {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
                         shared.is_short_of(&error);
                         if error.raw_os_error().is_some() {
@@ -779,7 +810,14 @@ impl Shared {
     }
 
     /// Takes a publisher in.
-    fn welcome(&self, packet: &[u8], ring: Option<OwnedFd>, lease: Mapping, socket: &Arc<OwnedFd>) -> io::Result<()> {
+    fn welcome(
+        &self,
+        packet: &[u8],
+        ring: Option<OwnedFd>,
+        lease: Mapping,
+        socket: &Arc<OwnedFd>,
+        candidate: &Candidate,
+    ) -> io::Result<()> {
         fault!("connect.welcomed");
         let pid = socket::peer_pid(socket);
         let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
@@ -802,7 +840,7 @@ impl Shared {
             Ok(_) | Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
-        let (topic, name) = (welcome.topic.clone(), welcome.name.clone());
+        let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
         if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
@@ -811,10 +849,16 @@ impl Shared {
         let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
+        let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
+        let known = open.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info));
+        if let Some(known) = known {
+            known.candidate = candidate.clone(); // It announced itself anew, and was asked under both names.
+            return Ok(());
+        }
         open.last_id += 1;
         let id = open.last_id;
-        let tell_gaps = self.options.events;
-        let connection = Connection::new(id, info, &welcome, ring, lease, Arc::clone(socket), process, tell_gaps)?;
+        let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
+        let connection = Connection::new(id, info, &welcome, ring, lease, socket, process, candidate, tell_gaps)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
         if let Some(death) = &connection.death {
             open.door.epoll.add(death, id | DEATH, Interest::IN)?;
@@ -838,11 +882,9 @@ impl Shared {
             return;
         }
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.stats.copied_bytes);
-        let Some(open) = closed else { return };
+        let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.stats.clone();
-        for connection in &open.connections {
-            connection.leave();
-        }
+        open.connections.drain(..).for_each(Connection::leave);
         open.door.bell.ring();
         self.changed.notify();
     }
@@ -874,7 +916,7 @@ impl Open {
             let message = Message::inline(&connection.link.info, head, &connection.scratch);
             let len = head.payload_len() as u64;
             self.stats.copied_bytes += len;
-            self.took(options, len, head.timestamp_ns);
+            self.took(len, head.timestamp_ns);
             return Ok(Some(message));
         }
         self.take_unusual(options)
@@ -946,7 +988,7 @@ impl Open {
                     if taken.hold.is_none() {
                         self.stats.copied_bytes += taken.payload_len() as u64;
                     }
-                    self.took(options, taken.payload_len() as u64, taken.head.timestamp_ns);
+                    self.took(taken.payload_len() as u64, taken.head.timestamp_ns);
                     return Ok(Some(taken));
                 }
                 Err(stop) => {
@@ -997,7 +1039,7 @@ impl Open {
         self.stats.received += batch.len() as u64;
         self.stats.bytes += batch.payload_len() as u64;
         self.stats.copied_bytes += batch.copied_len() as u64;
-        self.stay_awake(options, batch.len().try_into().unwrap_or(u32::MAX));
+        self.stay_awake();
         Ok(Some(batch))
     }
 
@@ -1029,7 +1071,7 @@ impl Open {
                     return Ok(true);
                 }
                 let (topic, pid) = (publisher.topic.clone(), publisher.pid);
-                Err(Error::Evicted { topic, pid, why: why.chars().filter(|letter| !letter.is_control()).collect() })
+                Err(Error::Evicted { topic, pid, why: printable(&why) })
             }
             Stop::Refused(error) => {
                 let topic = &self.connections[self.turn].link.info.topic;
@@ -1065,7 +1107,7 @@ impl Open {
 
     /// Accounts for a message of `len` bytes that the publisher at turn sent.
     #[inline(always)]
-    fn took(&mut self, options: &SubscriberBuilder, len: u64, sent_ns: u64) {
+    fn took(&mut self, len: u64, sent_ns: u64) {
         self.turn_left -= 1;
         if self.turn_left == 0 {
             self.next_turn();
@@ -1074,20 +1116,14 @@ impl Open {
         self.sent_ns = sent_ns;
         self.stats.received += 1;
         self.stats.bytes += len;
-        self.stay_awake(options, 1);
+        self.stay_awake();
     }
 
-    /// What receiving messages entails besides: it need not be woken, and now and then looks around.
+    /// Who receives messages need not be woken.
     #[inline(always)]
-    fn stay_awake(&mut self, options: &SubscriberBuilder, messages: u32) {
+    fn stay_awake(&mut self) {
         if self.armed && !self.asleep {
             self.disarm();
-        }
-        self.since_housekeeping = self.since_housekeeping.saturating_add(messages);
-        if self.since_housekeeping >= HOUSEKEEPING {
-            self.since_housekeeping = 0;
-            // The message in hand goes first; what is wrong will show again.
-            let _ = self.handle_events(options);
         }
     }
 
@@ -1095,16 +1131,70 @@ impl Open {
         fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
         self.happened(options, &over.link.info, kind);
+        if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
+            // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
+            self.ask_again(over.candidate.clone());
+        }
         self.part_from(over);
     }
 
     fn part_from(&mut self, over: Connection) {
         // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
-        self.door.epoll.remove(&over.link.socket);
-        if let Some(death) = &over.death {
-            self.door.epoll.remove(death);
-        }
+        unwatch(&self.door, &over);
         over.leave();
+    }
+
+    /// Has a publisher asked again after a pause.
+    fn ask_again(&self, candidate: Candidate) {
+        let shared = Weak::clone(&self.shared);
+        self.service.after(candidate.pause, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| open.candidates.again(candidate.clone()));
+                shared.ask_candidates();
+            }
+            Next::Done
+        });
+    }
+
+    /// Does what receiving does besides, for a subscriber that nobody receives from at the moment: notices ends, reads what
+    /// publishers say, and parts from those that are gone and left no message. Whether anything happened.
+    fn tidy(&mut self, options: &SubscriberBuilder) -> bool {
+        if self.asleep {
+            return false;
+        }
+        let mut happened = self.look_at_descriptors().unwrap_or(false);
+        for connection in &mut self.connections {
+            connection.tidy();
+            happened |= std::mem::take(&mut connection.took_wake);
+        }
+        let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
+        used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
+        self.stats.lost = lost;
+        for over in used_up {
+            self.dismiss(over, options);
+        }
+        if options.policy != Policy::Block {
+            self.forget_oldest(options);
+        }
+        if happened && (self.armed || self.polled) {
+            self.door.bell.ring(); // What made the descriptor readable was taken from under the eyes of who polls it.
+        }
+        happened
+    }
+
+    /// Who may lose messages loses those of publishers that are gone, beyond the last few of these.
+    fn forget_oldest(&mut self, options: &SubscriberBuilder) {
+        let gone = self.connections.iter().filter(|connection| !connection.is_live()).count();
+        for _ in MOST_GONE..gone {
+            let Some(at) = self.connections.iter().position(|connection| !connection.is_live()) else { return };
+            let mut over = self.connections.remove(at);
+            let (first, count) = over.give_up();
+            if count > 0 {
+                self.stats.lost = self.stats.lost.saturating_add(count);
+                self.happened(options, &over.link.info, EventKind::Gap { first, count });
+            }
+            self.dismiss(over, options);
+        }
     }
 
     /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
@@ -1145,12 +1235,6 @@ impl Open {
                     return Ok(taken);
                 }
             }
-        } else {
-            self.since_housekeeping += 1;
-            if self.since_housekeeping >= HOUSEKEEPING {
-                self.since_housekeeping = 0;
-                self.handle_events(options)?;
-            }
         }
         self.trouble.take().map_or(Ok(None), Err)
     }
@@ -1160,11 +1244,22 @@ impl Open {
         if self.asleep {
             return Ok(false);
         }
+        self.look_at_descriptors().map_err(Error::system(&options.topic, "cannot look for events"))
+    }
+
+    /// Handles all that is ready now; `true` when anything was.
+    fn look_at_descriptors(&mut self) -> io::Result<bool> {
         let mut ready = Vec::new();
-        let looked = self.door.epoll.wait(Some(Duration::ZERO), &mut ready);
-        looked.map_err(Error::system(&options.topic, "cannot look for events"))?;
-        self.handle(&ready);
-        Ok(!ready.is_empty())
+        // A socket without end may stay ready: no more looks than there are descriptors.
+        for look in 0..=2 * self.connections.len() / READY_AT_ONCE {
+            ready.clear();
+            self.door.epoll.wait(Some(Duration::ZERO), &mut ready)?;
+            self.handle(&ready);
+            if ready.len() < READY_AT_ONCE {
+                return Ok(look > 0 || !ready.is_empty());
+            }
+        }
+        Ok(true)
     }
 
     /// Reads the sockets that have something, and notes who died. A dead publisher's last messages are still delivered.
@@ -1183,8 +1278,19 @@ impl Open {
                         self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
                     }
                 }
+                if !connection.is_live() {
+                    unwatch(&self.door, connection); // It would be ready for ever.
+                }
             }
         }
+    }
+}
+
+/// Takes a connection's descriptors out of those that wake a sleeper.
+fn unwatch(door: &Door, connection: &Connection) {
+    door.epoll.remove(&connection.link.socket);
+    if let Some(death) = &connection.death {
+        door.epoll.remove(death);
     }
 }
 
@@ -1192,6 +1298,42 @@ impl Open {
 mod tests {
     use super::*;
     use crate::Publisher;
+
+    /// Without a call to it: what may wait is kept, all of it for one that loses nothing.
+    #[test]
+    fn publishers_that_are_gone_leave_nothing_but_messages() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let policies = [Policy::Block, Policy::DropOldest];
+        let build = |policy| Subscriber::builder("a/*").policy(policy).build().unwrap();
+        let subscribers = policies.map(build);
+        let come_and_go = |count: usize, is_sending: bool| {
+            for number in 0..count {
+                let publisher = Publisher::builder(format!("a/{number}")).capacity(16).build().unwrap();
+                publisher.wait_for_subscribers(2, Some(Duration::from_secs(20))).unwrap();
+                if is_sending {
+                    publisher.send(b"x").unwrap();
+                }
+            }
+        };
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            let kept = || subscribers.each_ref().map(|each| each.shared.update(|open| open.connections.len()).unwrap());
+            while kept() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", kept());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        come_and_go(100, false);
+        eventually([0, 0]);
+        come_and_go(100, true);
+        eventually([100, MOST_GONE]);
+        let lost = subscribers.each_ref().map(|each| each.stats().unwrap().lost);
+        assert_eq!(lost, [0, 100 - MOST_GONE as u64]);
+        for (subscriber, count) in subscribers.iter().zip([100, MOST_GONE]) {
+            assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
+        }
+        eventually([0, 0]);
+    }
 
     #[test]
     fn publishers_that_are_gone_are_forgotten() {
@@ -1221,7 +1363,8 @@ mod tests {
         eventually([1, 0]);
         for each in &subscribers {
             each.shared.update(|open| open.candidates.meet("gone"));
-            Arc::clone(&each.shared).look_around().unwrap();
+            let directory = each.shared.update(|open| Arc::clone(&open.directory)).unwrap();
+            Arc::clone(&each.shared).look_around(&directory).unwrap();
         }
         eventually([1, 0]);
         drop((live, subscribers));

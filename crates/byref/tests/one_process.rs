@@ -192,7 +192,7 @@ fn a_full_pool_names_its_holder_and_recovers() {
         .collect();
     let mut brief = Wait::up_to(Some(Duration::from_millis(20)));
     let error = publisher.send_with(&vec![2; 1 << 20], &Encoded::default(), None, &mut brief).unwrap_err();
-    assert!(error.to_string().contains("('hoarder') has 0 messages unread and holds 4"), "{error}");
+    assert!(error.to_string().contains("('hoarder') holds 4"), "{error}");
     let releaser = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
         drop(held);

@@ -1,6 +1,7 @@
 //! Subscribers that say and write anything, beside one that is honest and must miss nothing.
 
 use super::{Number, each};
+use crate::candidates::Candidate;
 use crate::claim::Policy;
 use crate::connection::{Connection, LOSSLESS};
 use crate::handshake::{Hello, ToSubscriber, decode_first, encode_first};
@@ -109,7 +110,8 @@ impl Stage {
         let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet[..len]) else { panic!("no welcome") };
         let info = PublisherInfo { id: welcome.publisher, pid: 0, name: None, topic: welcome.topic.clone() };
         let (socket, process) = (Arc::new(socket), Process::Unknown);
-        let honest = Connection::new(1, info, &welcome, ring, lease.into_map(), socket, process, false);
+        let honest =
+            Connection::new(1, info, &welcome, ring, lease.into_map(), socket, process, Candidate::new(""), false);
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),

@@ -2,6 +2,7 @@
 
 use super::{Number, each};
 use crate::batch::Batch;
+use crate::candidates::Candidate;
 use crate::claim::retention_limit;
 use crate::connection::{Connection, LOSSLESS, Stop};
 use crate::handshake::{ToSubscriber, Welcome, encode};
@@ -145,7 +146,7 @@ pub fn run(input: &[u8]) {
         each(input, |step| stage.play(step));
         let Stage { connection, messages, batches, mut slots, .. } = stage;
         connection.leave();
-        drop((connection, messages, batches));
+        drop((messages, batches));
         slots.push(0);
         let lease = Lease::new(lease.words(), lease.counts(COUNTS));
         assert!(slots.iter().all(|slot| !lease.is_held(*slot)), "a hold outlives all messages");
@@ -167,8 +168,18 @@ impl<'a> Stage<'a> {
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
-        let connection =
-            Connection::new(1, info, &welcome, ring, lease, theirs, Process::Unknown, beginning.tell_gaps).ok()?;
+        let connection = Connection::new(
+            1,
+            info,
+            &welcome,
+            ring,
+            lease,
+            theirs,
+            Process::Unknown,
+            Candidate::new(""),
+            beginning.tell_gaps,
+        )
+        .ok()?;
         let words = memory.ring.map().words();
         let ring = Ring::new(words, capacity);
         ring.set_wake_at(NEVER);
@@ -515,7 +526,8 @@ mod tests {
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
             let (_, theirs) = socket::pair().unwrap();
             let (ring, theirs) = (copy(ring.shared()), Arc::new(theirs));
-            Connection::new(1, info, &welcome, ring, lease, theirs, Process::Unknown, false).map(drop)
+            Connection::new(1, info, &welcome, ring, lease, theirs, Process::Unknown, Candidate::new(""), false)
+                .map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());
         let capacities = [0, 3, 15, 32, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));

@@ -7,7 +7,6 @@ use crate::pool::Sent;
 use crate::service::Next;
 use crate::sys::process::realtime_ns;
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -82,6 +81,11 @@ fn age(sent: &Sent) -> Duration {
     Duration::from_nanos(realtime_ns().saturating_sub(sent.at))
 }
 
+/// A number of messages, for people.
+fn messages(number: u64) -> String {
+    if number == 1 { "1 message".to_owned() } else { format!("{number} messages") }
+}
+
 /// A time for people.
 fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
@@ -138,31 +142,49 @@ impl Open {
         outstanding
     }
 
-    /// Who keeps how much, for error texts.
-    pub(super) fn describe_holders(&self) -> String {
-        let mut text = String::new();
-        for peer in &self.peers {
-            let unread = if peer.is_connected() { self.lag(peer) } else { 0 };
-            let holding = self.holding(peer);
-            if unread == 0 && holding.is_none() {
-                continue;
-            }
-            let _ = write!(text, " {} has {unread} messages unread", peer.who());
-            if let Some(Holding { messages, bytes, oldest }) = holding {
-                let sent = self.pool.sent(oldest).expect("it is held");
-                let (sequence, age) = (sent.sequence, seconds(age(sent)));
-                let place = peer.received_at(oldest, sent).map(|place| format!(", received at {place}"));
-                let place = place.unwrap_or_default();
-                let oldest = format!("the oldest is message {sequence}, sent {age} ago{place}");
-                let _ = write!(text, " and holds {messages} ({bytes} bytes; {oldest})");
-            }
-            text.push(';');
+    /// Who has yet to read, and who keeps memory, as the end of an error text. When a payload finds no room (`in_pool`), only
+    /// messages in the pool are worth naming.
+    pub(super) fn describe_obstacles(&self, in_pool: bool) -> String {
+        let mut obstacles: Vec<_> = self.peers.iter().filter_map(|peer| self.describe_peer(peer, in_pool)).collect();
+        let held = self.peers.iter().filter_map(|peer| self.holding(peer)).any(|_| true);
+        if in_pool && !held && self.unread() == 0 && self.pool.used() > 0 {
+            obstacles.push(format!("this process has lent or keeps {} bytes", self.pool.used()));
         }
-        if text.is_empty() && self.pool.used() > 0 {
-            text = format!(" {} bytes that this process lent or keeps;", self.pool.used());
+        obstacles.join("; ")
+    }
+
+    /// What a subscriber has yet to read, holds, and keeps; `None`: nothing.
+    fn describe_peer(&self, peer: &Peer, in_pool: bool) -> Option<String> {
+        let mut does = Vec::new();
+        let unread = match peer.may_delay() {
+            true if in_pool => self.unread_in_pool(peer),
+            true => self.lag(peer),
+            false => 0,
+        };
+        if unread > 0 {
+            does.push(format!("has {} unread", messages(unread)));
         }
-        text.pop();
-        text
+        if let Some(Holding { messages: number, bytes, oldest }) = self.holding(peer) {
+            let sent = self.pool.sent(oldest).expect("it is held");
+            let place =
+                peer.received_at(oldest, sent).map(|place| format!(", received at {place}")).unwrap_or_default();
+            let oldest = format!("the oldest is message {}, sent {} ago{place}", sent.sequence, seconds(age(sent)));
+            does.push(format!("holds {} ({bytes} bytes; {oldest})", messages(number)));
+        }
+        let kept = self.pool.retired_with(|generation| peer.keeps(generation));
+        if kept > 0 {
+            does.push(format!(
+                "has yet to unmap {kept} bytes that were taken back, as it does soon unless it is stopped"
+            ));
+        }
+        (!does.is_empty()).then(|| format!("{} {}", peer.who(), does.join(" and ")))
+    }
+
+    /// Messages in the pool that a subscriber has not taken yet.
+    fn unread_in_pool(&self, peer: &Peer) -> u64 {
+        let cursor = peer.cursor(self.tail);
+        let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= cursor);
+        unread.filter_map(|(_, slot)| self.pool.sent(*slot)).map(|sent| u64::from(sent.count)).sum()
     }
 
     /// Who holds the message in `slot`, since when it may be, and where it was received.

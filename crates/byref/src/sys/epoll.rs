@@ -8,6 +8,9 @@ use std::time::Duration;
 
 pub(crate) use rustix::event::epoll::EventFlags as Interest;
 
+/// The most descriptors that one wait tells of; those that stay ready come again.
+pub(crate) const READY_AT_ONCE: usize = 64;
+
 /// An epoll instance whose entries carry a `u64` token.
 pub(crate) struct Epoll(OwnedFd);
 
@@ -40,7 +43,7 @@ impl Epoll {
 
     /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.
     pub fn wait(&self, timeout: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<Woken> {
-        let mut events = [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; 64];
+        let mut events = [epoll::Event { flags: Interest::empty(), data: epoll::EventData::new_u64(0) }; READY_AT_ONCE];
         match epoll::wait(&self.0, &mut events[..], timeout.map(timespec).as_ref()) {
             Ok(0) => Ok(Woken::TimedOut),
             Ok(n) => {

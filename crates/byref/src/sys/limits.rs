@@ -18,9 +18,7 @@ pub(crate) fn behind(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(libc::EMFILE) => {
             let most = most_descriptors();
-            format!(
-                "the descriptors of this process, `ulimit -n`: {most}; to watch a directory, fs.inotify.max_user_instances"
-            )
+            format!("the descriptors of this process, `ulimit -n`: {most}")
         }
         Some(libc::ENFILE) => "the descriptors of the system, fs.file-max".into(),
         Some(libc::ENOMEM | libc::ENOBUFS) => {
@@ -32,9 +30,7 @@ pub(crate) fn behind(error: &io::Error) -> String {
             let space = space.unwrap_or_default();
             format!("{space}its mappings, vm.max_map_count: {mappings}; or the system's memory")
         }
-        Some(libc::ENOSPC) => {
-            "the system's memory, or fs.epoll.max_user_watches and fs.inotify.max_user_watches".into()
-        }
+        Some(libc::ENOSPC) => "the system's memory, or fs.epoll.max_user_watches".into(),
         Some(libc::EFBIG) => {
             let most = getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
             format!("the size of files and of shared memory, `ulimit -f`: {} KiB", most >> 10)

@@ -14,6 +14,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64 as Count, Ordering};
 
 /// What every segment is sealed with, once its owner has mapped it. A reader asks for all of it: what it maps cannot go away.
@@ -45,11 +46,18 @@ impl Mapping {
         Ok(Mapping { start, len, only_in: None })
     }
 
+    /// A mapping of shared memory, which core dumps leave out: writing a dump would fill the holes of a sparse segment.
+    fn shared(fd: impl AsFd, len: usize, prot: ProtFlags) -> io::Result<Self> {
+        let map = Mapping::new(fd, 0, len, prot, MapFlags::SHARED)?;
+        map.advise(0..len, Advice::LinuxDontDump)?;
+        Ok(map)
+    }
+
     fn advise(&self, range: Range<usize>, advice: Advice) -> io::Result<()> {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: the range lies inside this mapping (checked above), so the sum stays in it.
         let at = unsafe { self.start.as_ptr().add(range.start) };
-        // SAFETY: as above; the advices used here (populate, do not fork) change no content.
+        // SAFETY: as above; the advices used here (populate; what forks and core dumps get) change no content.
         Ok(unsafe { madvise(at.cast(), range.len(), advice) }?)
     }
 
@@ -93,6 +101,12 @@ impl Drop for Mapping {
     }
 }
 
+/// Whether core dumps are to contain what this process's publishers have written: `BYREF_CORE_DUMPS=payloads`.
+fn dumps_payloads() -> bool {
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    *WANTED.get_or_init(|| std::env::var_os("BYREF_CORE_DUMPS").is_some_and(|what| what == "payloads"))
+}
+
 /// A segment that this process writes and others read.
 pub(crate) struct OwnedSegment {
     map: Mapping,
@@ -115,7 +129,7 @@ impl OwnedSegment {
         rustix::fs::fchmod(&writable, Mode::RUSR | Mode::WUSR)?;
         rustix::fs::ftruncate(&writable, len)?;
         let size = usize::try_from(len).map_err(|_| io::Error::from(Errno::NOMEM))?;
-        let mut map = Mapping::new(&writable, 0, size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?;
+        let mut map = Mapping::shared(&writable, size, ProtFlags::READ | ProtFlags::WRITE)?;
         map.advise(0..size, Advice::LinuxDontFork)?;
         map.only_in = Some(ForkId::current());
         // From here on `map` is the only writable mapping that will ever exist.
@@ -141,6 +155,9 @@ impl OwnedSegment {
             words.iter().step_by(rustix::param::page_size() / 8).for_each(|word| {
                 word.load(Ordering::Relaxed);
             });
+        }
+        if dumps_payloads() {
+            let _ = self.map.advise(pages, Advice::LinuxDoDump);
         }
         if range.start <= self.populated() {
             self.populated.fetch_max(range.end, Ordering::Relaxed);
@@ -194,7 +211,7 @@ impl PeerSegment {
     ///
     /// `len`: the bytes to map of a segment whose layout is known; `None` maps all of it.
     pub fn new(fd: OwnedFd, len: Option<u64>) -> Result<Self, (io::Error, OwnedFd)> {
-        let mapped = checked_len(&fd, len).and_then(|len| Mapping::new(&fd, 0, len, ProtFlags::READ, MapFlags::SHARED));
+        let mapped = checked_len(&fd, len).and_then(|len| Mapping::shared(&fd, len, ProtFlags::READ));
         match mapped {
             Ok(map) => Ok(PeerSegment { map, fd, populated: Count::new(0) }),
             Err(error) => Err((error, fd)),
@@ -390,14 +407,27 @@ mod tests {
         assert_eq!(rustix::fs::fstat(segment.shared()).unwrap().st_mode & 0o777, 0o600);
     }
 
-    #[test]
-    fn a_forked_child_does_not_get_the_owners_mapping() {
-        let segment = OwnedSegment::new("test", 4096).unwrap();
-        let start = format!("{:x}-", segment.map().as_ptr() as usize);
+    /// Whether the kernel has noted this of a mapping.
+    fn has_flag(map: &Mapping, flag: &str) -> bool {
+        let start = format!("{:x}-", map.as_ptr() as usize);
         let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
         let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
-        assert!(flags.split(' ').any(|flag| flag == "dc"), "do not copy: {flags}");
+        flags.split(' ').any(|found| found == flag)
+    }
+
+    #[test]
+    fn a_forked_child_does_not_get_the_owners_mapping() {
+        let segment = OwnedSegment::new("test", 4096).unwrap();
+        assert!(has_flag(segment.map(), "dc"), "do not copy");
+    }
+
+    #[test]
+    fn core_dumps_leave_shared_memory_out() {
+        let segment = OwnedSegment::new("test", 1 << 20).unwrap();
+        segment.populate(0..4096).unwrap();
+        assert!(has_flag(segment.map(), "dd"), "what this process writes");
+        assert!(has_flag(reader(&segment).map(), "dd"), "what it reads");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Unix sockets that keep packet borders (`SOCK_SEQPACKET`) and carry descriptors. Never blocking.
 #![allow(unsafe_code)]
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -89,6 +90,13 @@ pub(crate) fn peer_groups(fd: impl AsFd) -> Vec<u32> {
     let failed = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, out, &mut len) };
     groups.truncate(if failed != 0 { 0 } else { len as usize / size_of::<u32>() });
     groups
+}
+
+/// Whether the other end is closed, by everybody who had it. Packets may still be there to be read.
+pub(crate) fn is_hung_up(fd: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&fd, PollFlags::RDHUP)];
+    matches!(poll(&mut asked, Some(&Timespec::default())), Ok(1..))
+        && asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
 }
 
 /// Ends the connection for every process that shares the descriptor (closing would end it for this one only).

@@ -1,0 +1,217 @@
+"""The end of the interpreter finds threads at work: in callbacks, in waits, in Python code that byref calls."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.processes import PATIENCE, ROOT
+
+# An object that goes last takes its time: threads that want the interpreter meanwhile are ended, or sleep for ever.
+PROGRAM = """
+import asyncio, byref, io, threading, time
+import numpy as np
+
+class Last:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.15)
+
+last = Last()
+
+def on_thread(job):
+    def repeat():
+        while True:
+            job()
+    threading.Thread(target=repeat, daemon=True).start()
+
+def feed(*topics):
+    pubs = [byref.Publisher(topic) for topic in topics]
+    for pub in pubs:
+        pub.wait_for_subscribers(timeout=20)
+    on_thread(lambda: ([pub.send(b"x", timeout=1) for pub in pubs], time.sleep(0.001)))
+
+running = threading.Event()
+lock = threading.Lock()
+
+def pause():
+    running.set()
+    time.sleep(0.01)
+
+def queue(callback=lambda msg: pause(), **options):
+    made = byref.EventQueue(**options)
+    made.subscribe("t", callback, policy="latest")
+    return made
+
+class Slow:
+    def __reduce__(self):
+        pause()
+        return str, ("slow",)
+
+{body}
+running.wait(20)
+time.sleep(0.05)
+print("end", flush=True)
+"""
+
+QUEUES = {
+    "sleep": "queue().start(daemon=True); feed('t')",
+    "file": "queue(lambda msg: (running.set(), open('/proc/self/stat').read())).start(daemon=True); feed('t')",
+    "work": "queue(lambda msg: (running.set(), sum(range(2000)))).start(daemon=True); feed('t')",
+    "lock": "queue(lambda msg: (running.set(), lock.acquire())).start(daemon=True); feed('t')",
+    "for ever": "queue(lambda msg: (running.set(), time.sleep(1000))).start(daemon=True); feed('t')",
+    "logging": """
+import logging
+def fail(msg):
+    pause()
+    raise ValueError("logged")
+logging.getLogger("byref").addHandler(logging.StreamHandler(io.StringIO()))
+logging.getLogger("byref").propagate = False
+queue(fail, on_error="log").start(daemon=True); feed('t')""",
+    "nobody knows it": "queue().start(daemon=True); feed('t'); import gc; gc.collect()",
+    "run": "threading.Thread(target=queue().run, daemon=True).start(); feed('t')",
+    "dispatch": "on_thread(lambda own=queue(): own.dispatch(0.1)); feed('t')",
+    "asyncio": "threading.Thread(target=lambda: asyncio.run(queue().run_async()), daemon=True).start(); feed('t')",
+    "stop event": "queue().start(daemon=True, stop_event=threading.Event()); feed('t')",
+    "on exit": "queue().start(daemon=True, on_exit=lambda problem: pause()); feed('t')",
+}
+
+WAITS = {
+    "recv": "sub = byref.Subscriber('t'); on_thread(sub.recv); feed('t'); running.set()",
+    "recv with timeout": "sub = byref.Subscriber('t', policy='latest'); running.set()\n"
+    "def receive():\n"
+    "    try: sub.recv(timeout=0.001)\n"
+    "    except byref.Timeout: pass\n"
+    "on_thread(receive); feed('t')",
+    "iteration": "sub = byref.Subscriber('t'); on_thread(lambda: [pause() for msg in sub]); feed('t')",
+    "batches": "sub = byref.Subscriber('t'); on_thread(lambda: sub.recv_batch(10)); feed('t'); running.set()",
+    "recv, nothing comes": "sub = byref.Subscriber('t'); on_thread(sub.recv); running.set()",
+    "send": "pub, sub = byref.Publisher('t'), byref.Subscriber('t', depth=1); pub.wait_for_subscribers(timeout=20)\n"
+    "on_thread(lambda: pub.send(b'x')); on_thread(lambda: (sub.recv(), pause()))",
+    "wait_for_subscribers": "pub = byref.Publisher('t'); running.set(); on_thread(pub.wait_for_subscribers)",
+    "wait_for_publishers": "sub = byref.Subscriber('t'); running.set(); on_thread(sub.wait_for_publishers)",
+    "flush": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "on_thread(lambda: (pub.send(b'x'), pub.flush())); on_thread(lambda: (sub.recv(), pause()))",
+    "wait_released": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "on_thread(lambda: pub.send_tracked(b'x').wait_released()); on_thread(lambda: (sub.recv(), pause()))",
+    "async for": "async def main(sub=byref.Subscriber('t')):\n"
+    "    async for msg in sub: pause()\n"
+    "threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start(); feed('t')",
+}
+
+CODE = {
+    "pickling": "pub = byref.Publisher('t'); on_thread(lambda: pub.send_pickle(Slow()))",
+    "unpickling": "class Late:\n"
+    "    def __reduce__(self): return pause, ()\n"
+    "pub, sub = byref.Publisher('t'), byref.Subscriber('t', allow_pickle=True)\n"
+    "pub.wait_for_subscribers(timeout=20); on_thread(lambda: (pub.send_pickle(Late()), sub.recv().value))",
+    "numpy": "pub = byref.Publisher('t'); big = np.ones((3000, 3000))[:, ::2]; running.set()\n"
+    "on_thread(lambda: pub.send(big))",
+    "rows": "pub = byref.Publisher('t'); big = np.ones((3000, 3000))[:, ::2]; running.set()\n"
+    "on_thread(lambda: pub.send_many(big))",
+    "protocols": "class Lazy:\n"
+    "    @property\n"
+    "    def __arrow_c_array__(self): pause(); raise AttributeError\n"
+    "pub = byref.Publisher('t')\n"
+    "def send():\n"
+    "    try: pub.send(Lazy())\n"
+    "    except TypeError: pass\n"
+    "on_thread(send)",
+    "copies": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(np.ones((2000, 2000))); msg = sub.recv(); out = np.empty((2000, 2000), 'f4')\n"
+    "running.set(); on_thread(lambda: msg.copy(out))",
+}
+
+
+# Queues that no daemon runs: they end with the program's other threads.
+STARTED = {
+    "idle": ("queue().start(); running.set()", "end\n"),
+    "busy": ("queue().start(); feed('t')", "end\n"),
+    "on exit": ("queue().start(on_exit=lambda problem: print('over', problem)); feed('t')", "end\nover None\n"),
+    "the callback in progress is waited for": (
+        "queue(lambda msg: (running.set(), time.sleep(0.5), print('called'))).start(); feed('t')",
+        "end\ncalled\n",
+    ),
+    "for a thread that needs it": (
+        "own = queue(lambda msg: (pause(), print('called') if msg.topic == 't' and bytes(msg) == b'late' else None))\n"
+        "own.start(); feed('t')\n"
+        "def work():\n"
+        "    threading.main_thread().join(); time.sleep(0.2)\n"
+        "    with byref.Publisher('t') as pub:\n"
+        "        pub.wait_for_subscribers(timeout=20); pub.send(b'late'); time.sleep(0.5)\n"
+        "threading.Thread(target=work).start()",
+        "end\ncalled\n",
+    ),
+    "started by such a thread": (
+        "own = queue(lambda msg: (running.set(), print('called'), own.stop()))\n"
+        "def work():\n"
+        "    threading.main_thread().join(); own.start().join()\n"
+        "threading.Thread(target=work).start(); running.set(); feed('t')",
+        "end\ncalled\n",
+    ),
+    "in a forked child": (
+        "import os\n"
+        "own = queue(); own.start(); feed('t'); running.wait(20); child = os.fork()\n"
+        "if child: print('child', os.waitpid(child, 0)[1])\n"
+        "else: raise SystemExit",
+        "child 0\nend\n",
+    ),
+    "started at exit": (
+        "import atexit\n"
+        "def late():\n"
+        "    try: queue().start()\n"
+        "    except byref.Error as problem: print(problem)\n"
+        "queue().start(); atexit.register(late); running.set()",
+        "end\nthe program has ended, so an event queue cannot be started any more\n",
+    ),
+}
+
+
+def ends(body: str, rounds: int, output: str = "end\n") -> None:
+    for _ in range(rounds):
+        program = [sys.executable, "-c", PROGRAM.replace("{body}", body)]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+        assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
+
+
+@pytest.mark.parametrize("work", QUEUES)
+def test_daemonic_queues(work: str) -> None:
+    ends(QUEUES[work], 2)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_daemonic_threads_that_wait(wait: str) -> None:
+    ends(WAITS[wait], 2)
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_python_code_that_byref_calls(code: str) -> None:
+    ends(CODE[code], 2)
+
+
+@pytest.mark.parametrize("how", STARTED)
+def test_started_queues_end_with_the_program(how: str) -> None:
+    body, output = STARTED[how]
+    ends(body, 1, output)
+
+
+def test_an_exception_in_the_main_thread_ends_the_program() -> None:
+    program = "import byref; queue = byref.EventQueue(); queue.subscribe('t', print); queue.start(); raise RuntimeError"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "RuntimeError")
+
+
+def test_one_ctrl_c_ends_a_program_whose_callback_hangs() -> None:
+    body = "queue(lambda msg: (print('called', flush=True), running.set(), time.sleep(1000))).start(); feed('t')"
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = [sys.executable, "-c", handler + PROGRAM.replace("{body}", body)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout
+        try:
+            assert [child.stdout.readline() for _ in range(2)] == ["called\n", "end\n"]
+            time.sleep(0.3)  # Then it waits for the callback.
+            child.send_signal(signal.SIGINT)
+            assert child.wait(PATIENCE) in (0, 1, -signal.SIGINT)
+        finally:
+            child.kill()

@@ -1,0 +1,1 @@
+"""Programs for type checkers: `right` is to pass, and every marked line of `wrong` is to be reported."""
