@@ -43,12 +43,19 @@ fn descriptions(input: &[u8]) {
 
 /// Packed values. What is read can be written and read again, and takes no more memory than its stream justifies.
 fn packed(input: &[u8]) {
+    let head = packed::head(input);
     let mut built = 0;
     let containers = Cell::new(MOST_CONTAINERS);
     let found = packed::read(input, 0, &containers, &mut Values { built: &mut built });
     assert!(built <= input.len(), "{built} values of {} bytes", input.len());
     assert_eq!(found.is_ok(), packed::check(input).is_ok());
     let Ok(value) = found else { return };
+    let len = match &value {
+        Value::Sequence(_, values) => Some(values.len()),
+        Value::Dict(entries) => Some(entries.len()),
+        _ => None,
+    };
+    assert_eq!(head.map(|(_, len)| len), len);
     let mut writer = Writer::default();
     value.write(&mut writer);
     let again = writer.finish();
