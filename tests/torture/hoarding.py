@@ -44,8 +44,8 @@ class Hoarding(Scene):
             for helper in frozen:
                 helper.stop()
             is_lossless = any(policy == "block" for policy, _ in parts)
-            # What lossy ones keep is not waited for without end; they get no more then.
-            most = _MEMORY * (1 + sum(policy != "block" for policy, _ in parts)) + _SLACK
+            # What lossy ones keep is not waited for without end; they get no more then (SAFETY.md).
+            most = _MEMORY * (1 + 2 * sum(policy != "block" for policy, _ in parts)) + _SLACK
             for _ in range(rng.randrange(2, 6)):
                 self._take_and_give_back(publisher, is_lossless)
                 self._measure(publisher, helpers, frozen, before, most)
