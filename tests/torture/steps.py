@@ -31,7 +31,7 @@ import byref
 from tests.child import die_with_parent
 from tests.processes import state_of
 
-from . import roles
+from . import leaks, roles
 from .roles import LOSSLESS, LOSSY, PUBLISHER, WITNESS, Part
 from .stage import PATIENCE, Stage, Voice
 from .traffic import JOINING, MOVING, TRAFFICS
@@ -260,7 +260,7 @@ class Director:
         for path in self._scratch.iterdir():
             if path.is_file():
                 lines = path.read_text(errors="replace").splitlines()
-                if telling := [line for line in lines if not line.startswith("[WARN")]:
+                if telling := [line for line in lines if not leaks.is_warning(line)]:
                     self._violation(f"{path.name} wrote to standard error:\n" + "\n".join(telling)[-2000:])
         left = [name for name in os.listdir(self._scratch / "meet") if not name.startswith("tmp-")]
         # The replacement of a publisher may be the last to look, and it came before the others went.
