@@ -71,7 +71,7 @@ test-python: $(TESTING) build-faults ## across real processes, with real librari
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=
-torture: $(TESTING) ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
+torture: $(TESTING) ## random publishers, subscribers, relays, kills, freezes and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: hostile
@@ -132,7 +132,7 @@ build-faults: build
 	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
 
 .PHONY: steps
-steps: $(TESTING) build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
+steps: $(TESTING) build-faults ## kill, stop or freeze a process at each step of the protocols, and check all the others (ARGS="--help")
 	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
 
 .PHONY: soak

@@ -259,17 +259,18 @@ def fork_beside_waiting_threads(line: Line, seconds: float) -> None:
 
 
 def use_byref_with_threads(topic: str) -> int:
-    """How many of five messages three threads receive that wait for each other."""
+    """How many of five messages threads receive that wait for each other."""
     with byref.Publisher(topic) as own, byref.Subscriber(topic) as reader:
         own.wait_for_subscribers(timeout=20)
         got: list[int] = []
 
         def receive() -> None:
-            with contextlib.suppress(byref.Timeout):
-                while len(got) < 5:
-                    got.append(reader.recv(timeout=0.05 if got else 20).sequence)
+            while len(got) < 5:
+                with contextlib.suppress(byref.Timeout):
+                    got.append(reader.recv(timeout=0.02).sequence)
 
-        threads = [threading.Thread(target=receive) for _ in range(3)]
+        # So many that a table of all threads which wait would have to grow.
+        threads = [threading.Thread(target=receive) for _ in range(40)]
         for thread in threads:
             thread.start()
         for _ in range(5):

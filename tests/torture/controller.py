@@ -284,7 +284,7 @@ class Controller:
         """Workers have nothing to write to standard error but warnings: of peers that vanished while they connected."""
         for path in sorted(self._errors.iterdir()):
             lines = path.read_text(errors="replace").splitlines()
-            if telling := [line for line in lines if not line.startswith("[WARN")]:
+            if telling := [line for line in lines if not leaks.is_warning(line)]:
                 text = "\n".join(telling)
                 self._violation(f"worker {path.name} wrote to standard error:\n{text[-4000:]}")
 

@@ -46,6 +46,8 @@ class Hardship:
                 self._report.counts["shortages of descriptors"] += 1
             else:
                 self._be_short_of_memory()
+                # Other endpoints of this process were short of it, too.
+                self._ended = time.monotonic()
 
     def end(self) -> None:
         """Everything is allowed again."""

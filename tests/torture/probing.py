@@ -31,5 +31,7 @@ class Probing(Scene):
                 try:
                     wait(1, PATIENCE)
                 except byref.Timeout as late:
+                    if self._signals.stopping:  # The resident has gone, too.
+                        return
                     self.violation(f"did not meet the resident: {late}")
                 self._report.beat()

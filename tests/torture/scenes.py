@@ -96,6 +96,8 @@ class Helper:
             # Without the directory nobody meets. The other side notices that this one is gone.
             if not self._board.was_troubled(self._began):
                 self._report.violation(f"a helper: {refused!r}\n{traceback.format_exc()[-2000:]}")
+        except (EOFError, ConnectionError):
+            pass  # The other side is gone: it was killed, or has said why.
         except BaseException:
             self._report.violation(f"a helper: {traceback.format_exc()[-2500:]}")
         finally:
