@@ -73,11 +73,13 @@ def _in_flight(end: socket.socket) -> Iterator[tuple[int, int]]:
     end.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
     try:
         while unread[0] > 0:
-            packet, fds, _, _ = socket.recv_fds(end, 1 << 16, 4, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            # Not `socket.recv_fds`, which takes no notice of its flags.
+            packet, passed, _, _ = end.recvmsg(1 << 16, socket.CMSG_LEN(16), socket.MSG_PEEK | socket.MSG_DONTWAIT)
             unread[0] -= len(packet)
-            for fd in fds:
-                if _POOL in os.readlink(f"/proc/self/fd/{fd}"):
-                    yield _size(os.fstat(fd))
-                os.close(fd)
+            for _, _, content in passed:
+                for (fd,) in struct.iter_unpack("i", content[: len(content) // 4 * 4]):
+                    if _POOL in os.readlink(f"/proc/self/fd/{fd}"):
+                        yield _size(os.fstat(fd))
+                    os.close(fd)
     finally:
         end.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, struct.pack("i", -1))

@@ -1,6 +1,7 @@
 """The documents' examples run, calls in docs/python.md are as they are written, and what SAFETY.md names is there."""
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
@@ -40,8 +41,11 @@ def blocks(*pages: Path) -> list[Any]:
 
 
 def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
-    """Run a block. Empty lines in front of it: a traceback names the line of the page."""
-    exec(compile("\n" * line + code, str(page), "exec"), {"__name__": "__main__", **names})
+    """Run a block, in an event loop if it awaits. With empty lines in front, tracebacks name the line of the page."""
+    block = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(block, {"__name__": "__main__", **names})
+    if inspect.iscoroutine(result):
+        asyncio.run(asyncio.wait_for(result, PATIENCE))
 
 
 @pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
@@ -96,6 +100,9 @@ def surroundings(code: str) -> Iterator[dict[str, Any]]:
         with byref.Publisher("t") as pub, byref.Subscriber("t") as sub:
             pub.wait_for_subscribers(timeout=PATIENCE)
             pub.send(FRAME)
+            msg = sub.recv(timeout=PATIENCE)
+            if "recv_async" in code:
+                pub.send(FRAME)
             yield {
                 **{name: function(name) for name in ("print", "on_ticks", "on_tick", "show")},
                 "byref": byref,
@@ -103,7 +110,7 @@ def surroundings(code: str) -> Iterator[dict[str, Any]]:
                 "torch": np,  # For its `from_dlpack`.
                 "pub": pub,
                 "sub": sub,
-                "msg": sub.recv(timeout=PATIENCE),
+                "msg": msg,
                 "image": FRAME,
                 "depth": FRAME[..., 0],
                 "x": 1.0,

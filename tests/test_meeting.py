@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -353,6 +354,36 @@ def subscribe_as_another_user(line: Line, topic: str) -> None:
     os.setuid(USER)
     del os.environ["BYREF_DIR"]
     subscribe(line, topic)
+
+
+# ---- topics that would never match ----
+
+
+@pytest.mark.parametrize(
+    "make", [byref.Publisher, byref.Subscriber, lambda topic: byref.EventQueue().subscribe(topic, print)]
+)
+@pytest.mark.parametrize(
+    ("topic", "right"),
+    [
+        ("sensors/#", "sensors/**"),
+        ("a/+/b", "a/*/b"),
+        ("+/x/#", "*/x/**"),
+        (unicodedata.normalize("NFD", "küche/café"), unicodedata.normalize("NFC", "küche/café")),
+        ("\u212b", "\u00c5"),
+    ],
+)
+def test_topics_that_would_never_match_are_refused(make: Callable[[str], object], topic: str, right: str) -> None:
+    with pytest.raises(byref.InvalidTopic) as problem:
+        make(topic)
+    assert f"'{right}'" in str(problem.value)
+
+
+@pytest.mark.parametrize("topic", ["c++", "#1", "a+b/c#", unicodedata.normalize("NFC", "küche/한국")])
+def test_topics_that_only_look_so(topic: str, endpoints: Endpoints) -> None:
+    pub, sub = endpoints.publisher(topic), endpoints.subscriber(topic)
+    pub.wait_for_subscribers(timeout=20)
+    pub.send(b"")
+    assert sub.recv(timeout=20).topic == topic
 
 
 # ---- where directories cannot be watched ----

@@ -85,6 +85,7 @@ __all__ = [
     "Ticket",
     "_Owner",
     "_Releases",
+    "_Sending",
     "__version__",
     "copied_bytes",
     "monitors",
@@ -143,6 +144,20 @@ class Publisher:
         waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
         """
 
+    def send_async(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, int]:
+        """Send as `send` does, and let other tasks run while there is no room; on asyncio, trio and anyio.
+
+        When it is cancelled, or raises, nobody received anything. Tasks that wait for room have no order among each
+        other.
+        """
+
+    def _send_now(self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None) -> int | _Sending: ...
     def send_pickle(
         self,
         obj: object,
@@ -215,10 +230,15 @@ class Publisher:
     def stats(self) -> dict[str, int]:
         """Counters: sent, bytes, copied_bytes, waits, subscribers, and pool_used, pool_allocated in bytes."""
 
-    def close(self) -> None:
+    def close(self, linger: float | None = None) -> None:
         """Close the publisher; what was sent still reaches every connected lossless subscriber.
 
-        Calling it again has no effect.
+        `linger`: wait up to so many seconds until what was sent has been taken. If there has been no subscriber so far,
+        wait for the first one, which gets all messages that are still there: the last `history` ones, and others that
+        were not overwritten. It waits for no second subscriber, and not at all if nothing was sent. Without `linger`,
+        and at the end of a `with` block, it does not wait; if all messages reached nobody, a warning is logged.
+
+        Calling it again has no effect. Raises `ValueError` for a negative time.
         """
 
     @property
@@ -263,6 +283,16 @@ class Ticket:
     @property
     def sequence(self) -> int:
         """The message's sequence number."""
+
+@final
+class _Sending:
+    """A message that waits for room."""
+
+    def attempt(self, waited: float | None = None) -> int | None:
+        """Try again: its sequence number, or None while there is no room; for the last time with `waited`."""
+
+    def discard(self) -> None:
+        """Give it up, and its memory back."""
 
 @final
 class _Releases:
@@ -393,6 +423,13 @@ class Subscriber(Generic[_Told]):
     def recv(self, timeout: float | None = None) -> Message | _Told:
         """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
 
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Message | _Told]:
+        """Return the next message, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no message is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Message | _Told: ...
     def try_recv(self) -> Message | _Told | None:
         """Return the next message, or None when none is there."""
 
@@ -426,7 +463,7 @@ class Subscriber(Generic[_Told]):
     def topic(self) -> str:
         """The topic or pattern, as it was given."""
 
-    def __iter__(self) -> Self: ...
+    def __iter__(self) -> Iterator[Message | _Told]: ...
     def __next__(self) -> Message | _Told: ...
     def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
     def __enter__(self) -> Self: ...

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from ._errors import Error
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ._byref import EventQueue
 
 # How often a user's `stop_event` is looked at among green threads, in seconds.
@@ -158,17 +156,16 @@ def _green_wait() -> Callable[[int | None, float | None], object]:
 
 async def run_async(queue: EventQueue) -> None:
     """Call the receivers in the running event loop, one after the other, until the queue is stopped."""
-    import asyncio  # A queue on a thread does without.
+    from . import _aio  # With it comes asyncio, which a queue on a thread does without.
 
-    loop = asyncio.get_running_loop()
     fileno = queue.fileno()
     queue._enter()
     try:
         while (step := queue._step(True)) is not None:
             if step is True:
-                await asyncio.sleep(0)
+                await _aio.sleep(0)
             elif step is False:
-                await _readable(loop, fileno)
+                await _aio.readable(fileno)
             else:
                 problem: BaseException | None = None
                 try:
@@ -178,17 +175,3 @@ async def run_async(queue: EventQueue) -> None:
                 queue._awaited(problem)
     finally:
         queue._leave()
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, fileno: int) -> None:
-    waiter = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    loop.add_reader(fileno, wake)
-    try:
-        await waiter
-    finally:
-        loop.remove_reader(fileno)

@@ -101,10 +101,13 @@ def _seed(run: int, sequence: int) -> int:
     return run << 32 | sequence
 
 
+# Who joins late takes what is kept for it, and the pool has no room for much beside: only for those who are frozen.
+JOINING = "joining"
 _LARGE = (6000,) * 9 + (300_000,)
 TRAFFICS = {
     traffic.name: traffic
     for traffic in (
+        Traffic(JOINING, (60_000,), messages=40, history=8),
         Traffic("inline", (0, 1, 40, 200)),
         Traffic("pooled", _LARGE),
         Traffic("blocks", (600, 40), rows=4, messages=120),

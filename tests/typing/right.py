@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypedDict, assert_type
@@ -62,8 +61,6 @@ def containers(pub: Publisher, frame: Frame, table: pa.Table) -> None:
     pub.send(pair)
     views: Views = {"rgb": frame, "depth": np.zeros((2, 2), np.float32)}
     pub.send(views)
-    ordered: OrderedDict[str, Frame] = OrderedDict(left=frame)
-    pub.send(ordered)
     pub.send({})
     pub.send([])
 

@@ -26,8 +26,10 @@ mod publisher;
 mod queue;
 mod receipt;
 mod receiver;
+mod refusals;
 mod report;
 mod rows;
+mod sending;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -78,7 +80,9 @@ mod _byref {
     #[pymodule_export]
     use crate::report::monitors;
     #[pymodule_export]
-    use crate::subscriber::Subscriber;
+    use crate::sending::Sending;
+    #[pymodule_export]
+    use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]
     use crate::ticket::{Releases, Ticket};
 

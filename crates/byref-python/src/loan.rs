@@ -189,7 +189,7 @@ impl Loan {
     #[pyo3(signature = (timestamp_ns=None, timeout=None))]
     fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?;
-        let headers = headers::from_python(self.headers.bind(py))?;
+        let headers = headers::from_python(self.headers.bind(py), &self.topic)?;
         self.check_columns(py)?;
         let taken = {
             let mut state = self.lock();

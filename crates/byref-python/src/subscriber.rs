@@ -11,6 +11,7 @@ use crate::waiting::Timeout;
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
@@ -28,6 +29,35 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    #[inline(always)]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap);
+        }
+        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+    }
+
+    /// The next message, or the end.
+    #[inline(always)]
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let timeout = Timeout::new(None)?;
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
+        }
+        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| self.wrap(py, message)).transpose()
+    }
+
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
         note_caller(py, &message);
@@ -131,12 +161,22 @@ impl Subscriber {
     #[doc = doc!("Subscriber.recv")]
     #[pyo3(signature = (timeout=None))]
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let timeout = Timeout::new(timeout)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
-            return self.wrap_incoming(py, incoming, Self::wrap);
-        }
-        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+        self.receive(py, Timeout::new(timeout)?)
+    }
+
+    #[doc = doc!("Subscriber.recv_async")]
+    #[pyo3(signature = (timeout=None))]
+    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let recv = RECV.get_or_try_init(py, || py.import("byref._aio")?.getattr("recv").map(Bound::unbind))?;
+        recv.bind(py).call1((slf, timeout))
+    }
+
+    /// For `recv_async`: the last attempt, after a wait of so many seconds.
+    fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, Timeout::Over(Duration::try_from_secs_f64(waited).unwrap_or(Duration::MAX)))
     }
 
     #[doc = doc!("Subscriber.try_recv")]
@@ -164,26 +204,12 @@ impl Subscriber {
         self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
     }
 
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+        Bound::new(slf.py(), Iteration(slf.clone().unbind()))
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let timeout = Timeout::new(None)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
-            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
-        }
-        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
-        // written in, and the processor waits for that.
-        match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
-            Ok(Some(None)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
-        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
-        message.map(|message| self.wrap(py, message)).transpose()
+        self.next(py)
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -250,5 +276,20 @@ impl Subscriber {
 
     fn __repr__(&self) -> String {
         format!("<byref.Subscriber to {:?}{}>", self.core.topic(), state(self.core.is_closed()))
+    }
+}
+
+/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[pyclass(frozen, name = "_Iterator", module = "byref")]
+pub struct Iteration(Py<Subscriber>);
+
+#[pymethods]
+impl Iteration {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.get().next(py)
     }
 }

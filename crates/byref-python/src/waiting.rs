@@ -1,12 +1,12 @@
 //! Calls that may wait: first an attempt with the interpreter held, then the wait without it.
 
 use crate::ending;
-use crate::errors::to_python;
+use crate::errors::{to_python, would_block};
 use byref::{Error, Result, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Whether this is the thread in which Python runs signal handlers.
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
@@ -23,39 +23,58 @@ fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     Ok(is_main)
 }
 
-/// A checked `timeout` argument; `None` means without limit.
+/// A checked `timeout` argument, or what a coroutine that looks again and again has instead.
 #[derive(Clone, Copy)]
-pub struct Timeout(Option<Duration>);
+pub enum Timeout {
+    /// `None` means without limit.
+    UpTo(Option<Duration>),
+    /// An attempt of a coroutine that has waited since then. When it fails for want of room it is a [`would_block`] error.
+    Polling(Instant),
+    /// Its last attempt: so long it has waited.
+    Over(Duration),
+}
 
 impl Timeout {
     /// From seconds; `None` and infinity mean without limit.
     pub fn new(seconds: Option<f64>) -> PyResult<Self> {
         match seconds {
-            None => Ok(Timeout(None)),
+            None => Ok(Timeout::UpTo(None)),
             Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
                 Err(PyValueError::new_err(format!("timeout must be None or at least 0 seconds, not {seconds}")))
             }
-            Some(seconds) => Ok(Timeout(Duration::try_from_secs_f64(seconds).ok())),
+            Some(seconds) => Ok(Timeout::UpTo(Duration::try_from_secs_f64(seconds).ok())),
         }
     }
 
     /// So long, or without limit.
     pub fn of(duration: Option<Duration>) -> Self {
-        Timeout(duration)
+        Timeout::UpTo(duration)
     }
 
     /// The time; `None` means without limit.
     pub fn duration(self) -> Option<Duration> {
-        self.0
+        match self {
+            Timeout::UpTo(duration) => duration,
+            Timeout::Polling(_) | Timeout::Over(_) => Some(Duration::ZERO),
+        }
+    }
+
+    fn permission<'a>(self) -> Wait<'a> {
+        match self {
+            Timeout::UpTo(duration) => Wait::up_to(duration),
+            Timeout::Polling(began) => Wait::polling(began),
+            Timeout::Over(duration) => Wait::over(duration),
+        }
     }
 
     /// Runs `call` without the interpreter. In the main thread, signal handlers run whenever it is about to sleep and after
     /// each signal; what they raise ends the call. Other threads have none, and must not attach for them: a daemon thread
     /// that attaches when the interpreter is gone crashes.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {
-        if !is_main_thread(py)? {
+        let is_polling = matches!(self, Timeout::Polling(_));
+        if is_polling || !is_main_thread(py)? {
             ending::outlive();
-            return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
+            return py.detach(|| call(&mut self.permission())).map_err(|error| self.refused(py, error));
         }
         let mut raised = None;
         let result = py.detach(|| {
@@ -63,7 +82,7 @@ impl Timeout {
                 raised = Python::attach(|py| py.check_signals().err());
                 raised.is_some()
             };
-            call(&mut Wait::up_to(self.0).interruptible(&mut check))
+            call(&mut self.permission().interruptible(&mut check))
         });
         match (result, raised) {
             (Ok(value), _) => Ok(value),
@@ -79,10 +98,20 @@ impl Timeout {
         py: Python<'_>,
         mut call: impl FnMut(&mut Wait<'_>) -> Result<T> + Send,
     ) -> PyResult<T> {
+        if let Timeout::Polling(began) = self {
+            return call(&mut Wait::polling(began)).map_err(|error| self.refused(py, error));
+        }
         match call(&mut Wait::never()) {
             Ok(value) => Ok(value),
             Err(Error::WouldBlock { .. }) => self.wait(py, call),
             Err(error) => Err(to_python(py, error)),
+        }
+    }
+
+    fn refused(self, py: Python<'_>, error: Error) -> PyErr {
+        match (self, error) {
+            (Timeout::Polling(_), Error::WouldBlock { .. }) => would_block(py),
+            (_, error) => to_python(py, error),
         }
     }
 }

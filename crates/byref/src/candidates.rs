@@ -62,6 +62,11 @@ impl Candidates {
         self.spare.push(name.to_owned());
     }
 
+    /// Whether the publisher of this name has one in the directory.
+    pub fn has_name_of(&self, name: &str) -> bool {
+        self.known.contains(name) || self.spare.iter().any(|spare| same_publisher(spare, name))
+    }
+
     /// Nobody listens under this name any more. If the publisher has other names, they are asked.
     pub fn is_gone(&mut self, name: &str) {
         let (others, rest) = std::mem::take(&mut self.spare).into_iter().partition(|spare| same_publisher(spare, name));
@@ -120,6 +125,7 @@ mod tests {
             candidates.keep(name);
         }
         assert_eq!(candidates.next(), None);
+        assert!(candidates.has_name_of(&first) && candidates.has_name_of(&other));
         candidates.is_gone(&first);
         assert_eq!(candidates.next().map(|next| next.name), Some(second));
         assert_eq!(candidates.next(), None);

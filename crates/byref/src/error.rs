@@ -1,6 +1,7 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
 use crate::sys::limits;
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub enum Error {
         /// What was given (shortened when long).
         topic: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// An argument makes no sense.
     #[error("{0}")]

@@ -114,6 +114,7 @@ pub(crate) mod enabled {
         "lose.noticed",
         "lose.removed",
         "over.noticed",
+        "close.publisher_lingers",
         "close.publisher_begun",
         "close.publisher_flagged",
         "close.publisher_unlinked",

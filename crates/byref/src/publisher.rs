@@ -1,10 +1,11 @@
 //! The publishing side: appends to the ring, and serves subscribers.
 
 mod eviction;
+mod linger;
 mod outstanding;
 pub(crate) mod ticket;
 
-pub(crate) use eviction::Stall;
+pub(crate) use eviction::{Silence, Stall};
 pub use outstanding::{Holder, Outstanding};
 pub use ticket::{Releases, Ticket};
 
@@ -222,6 +223,8 @@ struct Open {
     reclaim: u64,
     peers: Vec<Peer>,
     last_peer: u64,
+    /// It waits for a first subscriber before it closes.
+    lingers: bool,
     pairing: Pairing,
     pool: Pool,
     glossary: Option<Glossary>,
@@ -364,6 +367,7 @@ impl Publisher {
             reclaim: 0,
             peers: Vec::new(),
             last_peer: 0,
+            lingers: false,
             pairing: Pairing::with(true),
             pool: Pool::new(max_memory),
             glossary: None,
@@ -826,7 +830,12 @@ impl Shared {
         (at, poll): (u64, Option<Duration>),
         attempt: &mut dyn FnMut(&Self, &mut Open) -> Attempt<T>,
     ) -> Result<T> {
+        let limit = self.limits.stall.filter(|_| what == "send");
         if !wait.is_allowed() {
+            if let (Some(began), Some(open)) = (wait.polled_since(), self.lock()?.as_mut()) {
+                limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+                open.warn_of_silence(&self.topic, what, at, began);
+            }
             return Err(Error::WouldBlock { topic: self.topic.clone() });
         }
         let (door, batch) = {
@@ -856,7 +865,6 @@ impl Shared {
         let mut armed = NEVER;
         let mut hurry = false;
         let (began, mut wanted) = (Instant::now(), NEVER);
-        let limit = self.limits.stall.filter(|_| what == "send");
         let outcome = loop {
             let Some(left) = wait.remaining() else {
                 if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
@@ -879,6 +887,7 @@ impl Shared {
             };
             wanted = at;
             let until_eviction = limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+            open.warn_of_silence(&self.topic, what, at, began);
             if leader.is_none() {
                 continue;
             }
@@ -1052,7 +1061,11 @@ impl Shared {
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
-        let late = hello.history.min(self.history).min(if hello.policy == Policy::Block { u64::MAX } else { depth });
+        let late = open.history_for(hello.history, self.history).min(if hello.policy == Policy::Block {
+            u64::MAX
+        } else {
+            depth
+        });
         // A position is at least one message, so these are enough; what is reclaimed among them is gone.
         let earliest = open.tail.saturating_sub(late).max(open.reclaim);
         let first = open.sent.saturating_sub(late);
@@ -1103,6 +1116,7 @@ impl Shared {
             joined: open.generation,
             written_off: false,
             owes: 0,
+            silence: Silence::default(),
             outbox,
             tasks,
             listening: None,
@@ -1136,6 +1150,7 @@ impl Shared {
         };
         let Some(open) = copies::settle(Cause::Send, close, |open| open.copied_bytes) else { return };
         *self.final_stats.lock() = open.stats();
+        open.tell_if_unheard(self);
         fault!("close.publisher_begun");
         open.ring().set_closed();
         fault!("close.publisher_flagged");

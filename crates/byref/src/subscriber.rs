@@ -1131,7 +1131,7 @@ impl Open {
         fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
         self.happened(options, &over.link.info, kind);
-        if over.was_cut_off() && self.candidates.known.contains(&over.candidate.name) {
+        if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
             // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
             self.ask_again(over.candidate.clone());
         }

@@ -2,9 +2,15 @@
 //!
 //! In a pattern `*` stands for exactly one level, and `**` for any number of them, none too. Both are whole levels:
 //! Zenoh's `$*`, for a part of one, is refused. Zenoh wants patterns in a canonical form (`**` for `**/**`); here every
-//! form has its meaning. No other character has one.
+//! form has its meaning. No other character has one. But `+` and `#` alone in a level are refused: who writes them means the
+//! wildcards of MQTT, and would wait for ever.
+//!
+//! Topics are compared byte by byte. Two spellings of one text in Unicode, such as `é` and `e` with an accent, would never meet, so only
+//! the composed one (normal form C) is a topic.
 
 use crate::error::{Error, Result};
+use std::borrow::Cow;
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// The longest topic or pattern, in bytes.
 pub const MAX_TOPIC: usize = 1024;
@@ -12,7 +18,7 @@ pub const MAX_TOPIC: usize = 1024;
 /// Checks a topic that is to be published on.
 pub(crate) fn validate(topic: &str) -> Result<()> {
     if topic.contains('*') {
-        return Err(invalid(topic, "'*' is a wildcard, for subscribers only; a publisher names one topic"));
+        return Err(invalid(topic, "'*' is a wildcard, for subscribers only; a publisher names one topic".into()));
     }
     validate_pattern(topic)
 }
@@ -29,18 +35,43 @@ pub(crate) fn validate_pattern(pattern: &str) -> Result<()> {
         "it has an empty level; write 'a/b', without a leading, trailing or double '/'"
     } else if pattern.split('/').any(|level| level.contains('*') && !matches!(level, "*" | "**")) {
         "a wildcard is a whole level, '*' (exactly one) or '**' (any number): write 'a/*/b', not 'a*' or 'a$*'"
+    } else if pattern.split('/').any(|level| matches!(level, "+" | "#")) {
+        let ours = pattern.split('/').map(|level| match level {
+            "+" => "*",
+            "#" => "**",
+            level => level,
+        });
+        let ours = ours.collect::<Vec<_>>().join("/");
+        let text = format!(
+            "'+' and '#' are MQTT's wildcards; here '*' is exactly one level and '**' any number, for subscribers: '{}'",
+            shortened(&ours)
+        );
+        return Err(invalid(pattern, text.into()));
+    } else if !is_nfc(pattern) {
+        let composed: String = pattern.nfc().collect();
+        let odd = pattern.chars().find(|letter| !composed.contains(*letter)).map_or(0, u32::from);
+        let text = format!(
+            "it contains U+{odd:04X}, which Unicode's normal form C (NFC) writes otherwise; both look the same and would never meet: write \
+             '{}' (in Python: unicodedata.normalize('NFC', topic))",
+            shortened(&composed)
+        );
+        return Err(invalid(pattern, text.into()));
     } else {
         return Ok(());
     };
-    Err(invalid(pattern, reason))
+    Err(invalid(pattern, reason.into()))
 }
 
-fn invalid(topic: &str, reason: &'static str) -> Error {
+fn invalid(topic: &str, reason: Cow<'static, str>) -> Error {
+    Error::InvalidTopic { topic: shortened(topic), reason }
+}
+
+fn shortened(topic: &str) -> String {
     let mut shown: String = topic.chars().take(80).collect();
     if shown.len() < topic.len() {
         shown.push('…');
     }
-    Error::InvalidTopic { topic: shown, reason }
+    shown
 }
 
 /// Whether it has wildcards; otherwise it is the name of one topic.
@@ -97,11 +128,21 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["a", "camera/front", "ticks/EUR-USD/bid", "ünï/code", "$SPX/#1/a?", &"x".repeat(MAX_TOPIC)] {
+        for good in [
+            "a",
+            "camera/front",
+            "ticks/EUR-USD/bid",
+            "ünï/code",
+            "$SPX/#1/a?",
+            "c++/a+b/##",
+            "각/ガ",
+            &"x".repeat(MAX_TOPIC),
+        ] {
             assert!(validate(good).is_ok(), "{good}");
             assert!(validate_pattern(good).is_ok() && !is_pattern(good), "{good}");
         }
-        for bad in ["", "/a", "a/", "a//b", "a\0b", &"x".repeat(MAX_TOPIC + 1)] {
+        for bad in ["", "/a", "a/", "a//b", "a\0b", "#", "+", "a/#", "a/+/b", "cafe\u{301}", &"x".repeat(MAX_TOPIC + 1)]
+        {
             assert!(matches!(validate(bad), Err(Error::InvalidTopic { .. })), "{bad}");
             assert!(matches!(validate_pattern(bad), Err(Error::InvalidTopic { .. })), "{bad}");
         }
@@ -125,6 +166,12 @@ mod tests {
         assert!(reason(validate("camera/*")).contains("a publisher names one topic"));
         assert!(reason(validate_pattern("camera/a*")).contains("whole level"));
         assert!(reason(validate_pattern(&"x/".repeat(600))).contains("1024"));
+        assert!(reason(validate_pattern("sensors/+/#")).contains("'sensors/*/**'"));
+        assert!(reason(validate("a/#")).contains("'a/**'"));
+        for check in [validate, validate_pattern] {
+            let told = reason(check("kitchen/cafe\u{301}/1"));
+            assert!(told.contains("write 'kitchen/café/1'") && told.contains("contains U+0301,"), "{told}");
+        }
     }
 
     #[test]
