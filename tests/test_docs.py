@@ -41,11 +41,11 @@ def blocks(*pages: Path) -> list[Any]:
 
 
 def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
-    """Run a block, in an event loop if it awaits. With empty lines in front, tracebacks name the line of the page."""
-    block = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    result = eval(block, {"__name__": "__main__", **names})
-    if inspect.iscoroutine(result):
-        asyncio.run(asyncio.wait_for(result, PATIENCE))
+    """Run a block, which may await. Empty lines in front of it: a traceback names the line of the page."""
+    compiled = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    begun = eval(compiled, {"__name__": "__main__", **names})
+    if inspect.iscoroutine(begun):
+        asyncio.run(begun)
 
 
 @pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
@@ -133,6 +133,9 @@ def test_fragment(page: Path, line: int, code: str, tmp_path: Path, monkeypatch:
         program.write_text(code)
         output = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE)
         assert f"it prints `{output.stdout.strip()}`" in README, output.stdout + output.stderr
+    elif "log_to_logging" in code:  # It is for a whole process.
+        program = f"import byref, logging\n{code}"
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
     elif re.match("import ", code):
         run(page, line, code, {})
     else:

@@ -30,6 +30,7 @@ from ._byref import (
     record_receives,
 )
 from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
+from ._logging import log_to_logging
 
 __all__ = [
     "INLINE_LIMIT",
@@ -57,6 +58,7 @@ __all__ = [
     "VersionMismatch",
     "__version__",
     "copied_bytes",
+    "log_to_logging",
     "monitors",
     "record_receives",
 ]

@@ -3,6 +3,7 @@
 
 use crate::array::{self, describe_type};
 use crate::arrow::{self, Imported};
+use crate::entries::entries;
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
@@ -166,7 +167,7 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
     // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
     // lets other threads run, all of which may change the container.
     if let Ok(dict) = data.cast_exact::<PyDict>() {
-        let entries: Vec<_> = dict.iter().collect();
+        let entries = entries(dict);
         items.push(Item::Token(Token::Dict(entries.len() as u64)));
         for (key, value) in entries {
             if let Some(key) = scalar(&key)? {

@@ -16,7 +16,7 @@ use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::waiting::Timeout;
+use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -86,7 +86,7 @@ impl Publisher {
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
@@ -125,7 +125,7 @@ impl Publisher {
         &self,
         array: &Bound<'_, PyUntypedArray>,
         attributes_len: usize,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = array.py();
@@ -141,7 +141,7 @@ impl Publisher {
         py: Python<'py>,
         draft: &Draft<'py>,
         headers: Option<&Bound<'py, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let headers = self.headers(headers)?;
@@ -159,7 +159,7 @@ fn send_bytes<T: Send>(
     py: Python<'_>,
     bytes: &[u8],
     attributes: &Encoded,
-    timeout: Timeout,
+    timeout: impl Patience,
     mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
