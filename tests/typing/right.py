@@ -211,3 +211,6 @@ async def in_a_loop(sub: Subscriber, pub: Publisher) -> None:
         msg.release()
         break
     await ticket
+    arrays: dict[str, NDArray[np.float64]] = {"a": np.zeros(3)}
+    assert_type(await pub.send_async(arrays, {"camera": "front"}), int)
+    assert_type(await sub.recv_async(), Message)
