@@ -88,6 +88,8 @@ __all__ = [
     "_Releases",
     "_Sending",
     "__version__",
+    "_close_log",
+    "_open_log",
     "copied_bytes",
     "monitors",
     "record_receives",

@@ -128,15 +128,14 @@ pub fn begin<'py>(
 
 #[pymethods]
 impl Sending {
-    /// Tries again: the sequence number, or None while there is no room. `waited`: it is the last attempt, and it was waited so
-    /// many seconds; Timeout when there is no room.
+    #[doc = doc!("_Sending.attempt")]
     #[pyo3(signature = (waited=None))]
     fn attempt(&self, py: Python<'_>, waited: Option<f64>) -> PyResult<Option<u64>> {
         let Some(stage) = lock(&self.stage).take() else { return Ok(None) };
         self.try_once(py, stage, waited.map_or(Attempt::Since(self.began), Attempt::last))
     }
 
-    /// Gives it up, and its memory back.
+    #[doc = doc!("_Sending.discard")]
     fn discard(&self) {
         let stage = lock(&self.stage).take();
         drop(stage);

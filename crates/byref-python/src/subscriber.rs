@@ -267,7 +267,7 @@ impl Subscriber {
     }
 }
 
-/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[doc = doc!("_Iterator")]
 #[pyclass(frozen, name = "_Iterator", module = "byref")]
 pub struct Iteration {
     /// Of its own, since a look into the other object costs each message some nanoseconds.
