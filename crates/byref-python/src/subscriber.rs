@@ -40,8 +40,7 @@ impl Subscriber {
 
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
-        note_caller(py, &message);
-        Ok(Bound::new(py, Message::new(message, self.manner))?.into_any())
+        wrap(py, message, self.manner)
     }
 
     fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
@@ -61,6 +60,12 @@ impl Subscriber {
             Incoming::Event(event) => Ok(Bound::new(py, Event(event))?.into_any()),
         }
     }
+}
+
+#[inline]
+fn wrap(py: Python<'_>, message: byref::Message, manner: Manner) -> PyResult<Bound<'_, PyAny>> {
+    note_caller(py, &message);
+    Ok(Bound::new(py, Message::new(message, manner))?.into_any())
 }
 
 /// A subscriber's settings, from Python's arguments.
@@ -290,13 +295,12 @@ impl Iteration {
         // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
         // written in, and the processor waits for that.
         match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => {
-                note_caller(py, &message);
-                Ok(Some(Bound::new(py, Message::new(message, self.manner))?.into_any()))
-            }
-            Ok(Some(None)) => self.subscriber.get().__next__(py),
-            Ok(None) => Ok(None),
-            Err(error) => Err(to_python(py, error)),
+            Ok(Some(Some(message))) => return Ok(Some(wrap(py, message, self.manner)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
         }
+        let message = Timeout::new(None)?.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| wrap(py, message, self.manner)).transpose()
     }
 }
