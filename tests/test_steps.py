@@ -29,6 +29,7 @@ def test_the_others_survive_whatever_step_it_was() -> None:
     )
     assert run.returncode == 0, run.stdout
     assert "kill: publisher" in run.stdout
+    assert "freeze: publisher" in run.stdout
 
 
 def test_an_ordinary_build_has_no_fault_points() -> None:
