@@ -153,7 +153,7 @@ bench: build $(VENV)/.installed-bench ## byref beside its peers, in one run: a t
 	$(BIN)/python -m bench $(ARGS)
 
 .PHONY: lint
-lint: build $(VENV)/.installed-lint ## formatting, lints, types
+lint: build msrv $(VENV)/.installed-lint ## formatting, lints, types
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- --deny warnings
 	$(CARGO) clippy --workspace --all-targets --features faults --profile faults --quiet -- --deny warnings
@@ -163,6 +163,15 @@ lint: build $(VENV)/.installed-lint ## formatting, lints, types
 	$(BIN)/mypy
 	$(BIN)/python tools/typed.py
 	$(BIN)/python -m mypy.stubtest byref._byref --ignore-disjoint-bases --allowlist tests/stubtest-allowlist.txt
+
+# Clippy refuses newer functions of the standard library by itself (`incompatible_msrv`).
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+.PHONY: msrv
+msrv: $(BIN)/python ## whether it is all for the minimum Rust version, by that compiler where rustup has it
+	$(BIN)/python tools/msrv.py $(MSRV)
+	@if $(CARGO) +$(MSRV) --version > /dev/null 2>&1; then \
+	  $(CARGO) +$(MSRV) check --quiet --workspace --all-targets --target-dir target/msrv; \
+	else echo "msrv: dependencies checked; Rust $(MSRV) is not installed here, so nothing was compiled with it"; fi
 
 .PHONY: docs
 docs: ## the Rust API as web pages, in target/doc

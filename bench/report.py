@@ -16,6 +16,11 @@ _WIDTHS = (34, 9, 16, *(max(9, len(peer)) for peer in _PEERS), 23, 9)
 
 _README = Path(__file__).parents[1] / "README.md"
 _BEGIN, _END = "<!-- bench -->\n", "<!-- /bench -->"
+# The README shows the first figure of each of these cases.
+_SHOWN = (
+    *("rate", "callback", "batch", "asyncio", "rate-1048576", "arrow-table", "parts"),
+    *("send", "round-trip-64", "round-trip-paced", "round-trip-1048576"),
+)
 
 
 def header() -> str:
@@ -61,23 +66,31 @@ def write(path: Path, facts: dict[str, str], outcomes: list[Outcome]) -> None:
 
 
 def write_readme(facts: dict[str, str], outcomes: list[Outcome]) -> None:
-    """Put the figures that have a target into the README, between its marks."""
+    """Put the main figures of byref and its peers into the README, between its marks."""
     section = [
         *_paragraph(
             f"One run of `make bench` on {facts['processors']}, {facts['kernel']}, {facts['python']}: medians of "
-            "interleaved trials, peers in their best configuration, 64-byte messages unless said, nothing lost. "
-            "*Measured* is byref's ratio to what the target names, or byref's own value. Such machines are noisy: read "
-            "the ratios, and run it on yours. [docs/bench.md](docs/bench.md) has all figures, and how each peer is set "
-            "up."
+            "interleaved trials, peers in their best configuration, 64-byte messages unless said, nothing lost. Such "
+            "machines are noisy: read the ratios, and run it on yours. [docs/bench.md](docs/bench.md) has all figures, "
+            "what byref was to reach, also where it did not, and how each peer is set up."
         ),
         "",
-        "![Bars of the rates and the round trips of byref and its peers, from the table below](docs/bench.svg)",
+        "![Bars of the rates and the round trips of byref and its peers](docs/bench.svg)",
         "",
-        *_markdown(row for row in _all_rows(outcomes) if row[-1]),
+        *_markdown(_main_rows(outcomes)),
     ]
     before, begin, rest = _README.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     _README.write_text("".join([before, begin, "\n".join(section), "\n", end, after]))
+
+
+def _main_rows(outcomes: Iterable[Outcome]) -> Iterator[tuple[str, ...]]:
+    """Of each case that the README shows, the first figure without spread and targets."""
+    for outcome in outcomes:
+        if outcome.case.name in _SHOWN:
+            figure = Figure.all_of(outcome)[0]
+            label, ours, _, *rest = next(_rows(figure, f"{outcome.case.title}: {figure.label}"))
+            yield label, ours, "", *rest[: len(_PEERS)], "", "", "", ""
 
 
 def _rows(figure: Figure, label: str) -> Iterator[tuple[str, ...]]:

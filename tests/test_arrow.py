@@ -164,10 +164,10 @@ def test_tables_from_any_library(made: Callable[[], Any], pair: Any) -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [lambda: pl.Series(TABLE["text"]), lambda: pandas.Series(TABLE["text"].to_pandas(types_mapper=pandas.ArrowDtype)),
-     lambda: arro3.core.ChunkedArray(TABLE["text"]), lambda: arro3.core.Array(TABLE["text"].chunk(0)),
+    [lambda: pl.Series(TABLE["text"]), lambda: arro3.core.ChunkedArray(TABLE["text"]),
+     lambda: arro3.core.Array(TABLE["text"].chunk(0)),
      lambda: nanoarrow.Array(TABLE["text"])],
-    ids=["polars", "pandas", "arro3", "arro3 array", "nanoarrow"],
+    ids=["polars", "arro3", "arro3 array", "nanoarrow"],
 )  # fmt: skip
 def test_columns_from_any_library(made: Callable[[], Any], pair: Any) -> None:
     pub, sub = pair

@@ -93,8 +93,21 @@ def test_objects_that_cannot_be_sent(data: Any, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     with pytest.raises(TypeError) as refused:
         pub.send(data)
-    for accepted in ("bytes", "bytearray", "memoryview", "buffer protocol", "NumPy", "Arrow", "dict", "send_pickle"):
-        assert accepted in str(refused.value)
+    assert "topic 't'" in str(refused.value)
+    if data is int or type(data) is object:
+        for accepted in (
+            "bytes",
+            "bytearray",
+            "memoryview",
+            "buffer protocol",
+            "NumPy",
+            "Arrow",
+            "dict",
+            "send_pickle",
+        ):
+            assert accepted in str(refused.value)
+    else:
+        assert "; send " in str(refused.value)
     culprit = next(iter(data.values() if isinstance(data, dict) else data)) if isinstance(data, dict | list) else data
     assert type(culprit).__name__ in str(refused.value)
     nothing_was_sent(pub, sub)

@@ -1,21 +1,37 @@
-"""The examples in the documents run as they stand there; what SAFETY.md and the lists of removals name is there."""
+"""The documents' examples run, calls in docs/python.md are as they are written, and what SAFETY.md names is there."""
 
+import ast
+import asyncio
+import inspect
 import re
+import subprocess
+import sys
+import threading
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import byref
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import PATIENCE, ROOT
 
 SAFETY = (ROOT / "SAFETY.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FRAME = np.zeros((1080, 1920, 3), np.uint8)
+TICKS = np.zeros(1000, [("price", "f8"), ("size", "u4")])
 
 
-def examples() -> list[object]:
-    """The Python blocks of the pages on formats, by file and line."""
+def blocks(*pages: Path) -> list[Any]:
+    """The Python blocks of these pages: page, line, code."""
     found = []
-    for page in sorted((ROOT / "docs/formats").glob("*.md")):
+    for page in pages:
         text = page.read_text()
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start(1))
@@ -24,11 +40,163 @@ def examples() -> list[object]:
     return found
 
 
-@pytest.mark.parametrize(("page", "line", "code"), examples())
+def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
+    """Run a block, which may await. Empty lines in front of it: a traceback names the line of the page."""
+    compiled = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    begun = eval(compiled, {"__name__": "__main__", **names})
+    if inspect.iscoroutine(begun):
+        asyncio.run(begun)
+
+
+@pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
 def test_example(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those about formats need nothing else."""
     monkeypatch.chdir(tmp_path)
-    # Empty lines in front: a traceback names the line of the page.
-    exec(compile("\n" * line + code, str(page), "exec"), {"__name__": "__main__"})
+    run(page, line, code, {})
+
+
+class Seen(KeyboardInterrupt):
+    """A fragment has printed, or called, what it has to; many would go on for ever."""
+
+
+@contextmanager
+def surroundings(code: str) -> Iterator[dict[str, Any]]:
+    """What fragments take for granted: a pair of endpoints, functions to call, and cameras and tickers that go on."""
+    awaited = {name for name in ("print", "on_ticks", "on_tick", "on_order", "show") if re.search(rf"\b{name}\b", code)}
+    # "# prints" tells what is printed, apart from the numbers.
+    told = [re.sub(r"\d+", "0", text) for text in re.findall(r"# prints (.*)", code)]
+
+    def function(name: str) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            printed = re.sub(r"\d+", "0", " ".join(map(str, arguments)))
+            if name != "print" or not told or printed in told:
+                awaited.discard(name)
+                if not awaited:
+                    raise Seen
+
+        return call
+
+    over = threading.Event()
+
+    def publish() -> None:
+        # Four at once: who wants the latest alone misses three of them.
+        topics = {
+            "camera/front": np.stack([FRAME] * 4),
+            "ticks": TICKS[:4],
+            "ticks/EUR": TICKS[:4],
+            "orders": TICKS[:4],
+        }
+        publishers = {topic: byref.Publisher(topic, max_memory=1 << 28) for topic in topics}
+        while not over.wait(0.01):
+            for topic, publisher in publishers.items():
+                with suppress(byref.Timeout):
+                    publisher.send_many(topics[topic], timeout=0.1)
+        for publisher in publishers.values():
+            publisher.close()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        with byref.Publisher("t") as pub, byref.Subscriber("t") as sub:
+            pub.wait_for_subscribers(timeout=PATIENCE)
+            pub.send(FRAME)
+            yield {
+                **{name: function(name) for name in ("print", "on_ticks", "on_tick", "show")},
+                "byref": byref,
+                "np": np,
+                "torch": np,  # For its `from_dlpack`.
+                "pub": pub,
+                "sub": sub,
+                "msg": sub.recv(timeout=PATIENCE),
+                "image": FRAME,
+                "depth": FRAME[..., 0],
+                "x": 1.0,
+                "y": 2.0,
+                "pyarrow_table": pa.table({"a": [1, 2]}),
+                "book": SimpleNamespace(on_order=function("on_order")),
+            }
+        assert not awaited, f"the block never reached {awaited}"
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("page", "line", "code"), blocks(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+def test_fragment(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other blocks: whole programs, and fragments within the surroundings that they speak of."""
+    monkeypatch.chdir(tmp_path)
+    if "__main__" in code:
+        program = tmp_path / "hello.py"
+        program.write_text(code)
+        output = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE)
+        assert f"it prints `{output.stdout.strip()}`" in README, output.stdout + output.stderr
+    elif re.match("import ", code):
+        run(page, line, code, {})
+    else:
+        with surroundings(code) as names, suppress(Seen):
+            run(page, line, code, names)
+
+
+def signatures() -> list[Any]:
+    """What docs/python.md writes of calls, section by section: a name as in `byref`, and its parameters."""
+    owner, found = "", []
+    for line in (ROOT / "docs/python.md").read_text().splitlines():
+        if heading := re.match(r"###? (\w+?)(?:es)?$", line):
+            owner = heading[1] if hasattr(byref, heading[1]) else owner
+        elif call := re.match(r"(\| |### |)`(?:await )?(\w+)\((.*?)\)(?: ->.*?)?`", line):
+            where, name, arguments = call.groups()
+            path = name if hasattr(byref, name) else f"{owner}.{name}"
+            if where or path == name:
+                found.append(pytest.param(path, arguments, id=path))
+    assert len(found) > 30
+    return [entry for entry in found if entry.id not in ("Message.memoryview", "Message.bytes", "Message.len")]
+
+
+@pytest.mark.parametrize(("path", "arguments"), signatures())
+def test_signature(path: str, arguments: str) -> None:
+    function = ast.parse(f"def f({arguments}): pass").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    names = [argument.arg for argument in (*function.args.args, *function.args.kwonlyargs)]
+    defaults = [*function.args.defaults, *(value for value in function.args.kw_defaults if value is not None)]
+    thing: Any = byref
+    for part in path.split("."):
+        thing = getattr(thing, part)
+    parameters = [p for p in inspect.signature(thing).parameters.values() if p.name != "self"]
+    assert names == [parameter.name for parameter in parameters]
+    given = [parameter.default for parameter in parameters if parameter.default is not inspect.Parameter.empty]
+    assert [ast.literal_eval(value) for value in defaults] == given
+
+
+def pages() -> list[Path]:
+    """Every document."""
+    patterns = ("*.md", "docs/**/*.md", "bench/**/*.md", "examples/**/*.md", "tests/**/*.md")
+    return [page for pattern in patterns for page in ROOT.glob(pattern)]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which its headings can be linked to."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_somewhere() -> None:
+    linked = [(page, link) for page in pages() for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    assert len(linked) > 50
+    broken = []
+    for page, link in linked:
+        place, _, anchor = link.partition("#")
+        if not place.startswith("http"):
+            target = page.parent / place if place else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append((page.name, link))
+    assert not broken
+
+
+def test_commands_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {(page.name, name) for page in pages() for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
+    assert len(named) > 20
+    assert not {(page, name) for page, name in named if name not in targets}
 
 
 def python_tests() -> dict[str, set[str]]:

@@ -1,18 +1,23 @@
 """After os.fork(): the parent's endpoints say so, the child can make its own, and the parent feels nothing."""
 
+import contextlib
 import ctypes
 import gc
 import mmap
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import byref
 import numpy as np
+import pytest
 
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, maps
+from tests.processes import Child, Line, eventually, maps, state_of
 
 Spawn = Callable[..., Child]
 
@@ -70,6 +75,7 @@ def fork_with_everything(line: Line, goodbye: str) -> None:
     if not child:
         line.tell({name: outcome(call) for name, call in inherited_calls(pub, sub, loan).items()})
         line.tell([is_payload(view, 0, 100_000), is_payload(mine, 0, 100_000), bytes(msg) == bytes(view)])
+        assert all(repr(thing).endswith(", of the parent process>") for thing in (pub, sub))
         del dropped
         with byref.Publisher("t") as own, byref.Subscriber("t") as reader:
             # The parent's publisher and subscriber are of this topic, too: they meet.
@@ -184,8 +190,6 @@ def test_a_forked_child_looks_at_a_message_and_lets_go(spawn: Spawn) -> None:
 
 def fork_from_a_busy_process(line: Line) -> None:
     """Forks while threads send and receive: whatever locks they hold at that instant stay taken in the child."""
-    import threading
-
     pub, sub = byref.Publisher("t"), byref.Subscriber("t")
     pub.wait_for_subscribers(timeout=30)
 
@@ -219,3 +223,117 @@ def test_forks_of_a_busy_process(spawn: Spawn) -> None:
     for parent in [spawn(fork_from_a_busy_process) for _ in range(6)]:
         assert [parent.hear() for _ in range(20)] == [0] * 20
         parent.finish()
+
+
+def fork_beside_waiting_threads(line: Line, seconds: float) -> None:
+    """Forks while many threads go to sleep and are woken; each child uses byref with threads of its own."""
+    pub, subs = byref.Publisher("t"), [byref.Subscriber("nobody") for _ in range(4)]
+    go_on = True
+
+    def wait_for(call: Callable[[], object]) -> None:
+        while go_on:
+            with contextlib.suppress(byref.Timeout):
+                call()
+
+    waits = [lambda sub=sub: sub.recv(timeout=0.0003) for sub in subs * 3]
+    waits += [lambda: pub.wait_for_subscribers(9, timeout=0.0003)] * 4
+    threads = [threading.Thread(target=wait_for, args=(wait,)) for wait in waits]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        child = os.fork()
+        if not child:
+            signal.alarm(30)
+            line.tell(use_byref_with_threads(f"own/{os.getpid()}"))
+            os._exit(0)
+        deadline = time.monotonic() + 60
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline, "a child hangs, and hears no alarm"
+            time.sleep(0.002)
+        assert ended[1] == 0, "a child hangs (its alarm is 14), or fails"
+    go_on = False
+    for thread in threads:
+        thread.join()
+    line.tell("done")
+
+
+def use_byref_with_threads(topic: str) -> int:
+    """How many of five messages three threads receive that wait for each other."""
+    with byref.Publisher(topic) as own, byref.Subscriber(topic) as reader:
+        own.wait_for_subscribers(timeout=20)
+        got: list[int] = []
+
+        def receive() -> None:
+            with contextlib.suppress(byref.Timeout):
+                while len(got) < 5:
+                    got.append(reader.recv(timeout=0.05 if got else 20).sequence)
+
+        threads = [threading.Thread(target=receive) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            own.send(bytes(300))
+        for thread in threads:
+            thread.join()
+        return len(got)
+
+
+def test_forks_beside_threads_that_wait(spawn: Spawn) -> None:
+    """No lock has a state elsewhere that another thread may have been changing."""
+    parent = spawn(fork_beside_waiting_threads, 15)
+    children = []
+    while (told := parent.hear()) != "done":
+        children.append(told)
+    assert len(children) > 5
+    assert set(children) == {5}, "each child has received its five messages"
+    parent.finish()
+
+
+def fork_in_a_thread(line: Line, wait: str) -> None:
+    """A thread forks; the child waits in byref, and is told to stop by a signal."""
+    pub, sub = byref.Publisher("t"), byref.Subscriber("t")
+    pub.wait_for_subscribers(timeout=30)
+
+    def fork() -> None:
+        child = os.fork()
+        if child:
+            line.tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return
+        topic = f"own/{os.getpid()}"
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with byref.Publisher(topic) as own, byref.Subscriber(topic, depth=1) as reader:
+            own.wait_for_subscribers(timeout=30)
+            own.send(b"x")
+            line.tell(os.getpid())
+            try:
+                if wait == "send":
+                    own.send(b"y")
+                elif wait == "wait":
+                    own.wait_for_subscribers(2)
+                else:
+                    reader.recv()
+                    reader.recv()
+            except KeyboardInterrupt:
+                os._exit(7)
+            os._exit(1)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    # Nothing happened to the parent.
+    pub.send(b"z")
+    line.tell(bytes(sub.recv(timeout=30)).decode())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("wait", ["recv", "send", "wait"])
+def test_a_child_that_a_thread_forked_obeys_signals(wait: str, stop: signal.Signals, spawn: Spawn) -> None:
+    parent = spawn(fork_in_a_thread, wait)
+    child = parent.hear()
+    eventually(lambda: state_of(child) == "S", "it waits")
+    time.sleep(0.1)
+    os.kill(child, stop)
+    assert parent.hear() == 7
+    assert parent.hear() == "z"
+    parent.finish()

@@ -97,6 +97,7 @@ def plain() -> list[tuple[Any, bytes]]:
         (memoryview(raw)[10:2000], raw[10:2000]),
         (array.array("B", raw), raw),
         (memoryview(raw).cast("c"), raw),
+        (pa.py_buffer(raw), raw),
     ]
 
 
@@ -137,7 +138,6 @@ TYPED: dict[str, Callable[[], Any]] = {
     "memoryview of two dimensions": lambda: memoryview(bytes(range(24))).cast("B", (2, 3, 4)),
     "memoryview with steps": lambda: memoryview(bytes(range(100)))[::3],
     "ctypes array": lambda: (ctypes.c_int16 * 4)(1, -2, 3, -4),
-    "Arrow buffer, whose bytes are signed": lambda: pa.py_buffer(bytes(range(256))),
     "ctypes bytes": lambda: (ctypes.c_ubyte * 100)(*range(100)),
     "ctypes structures": lambda: (Pixel * 2)(Pixel(1, 2.5), Pixel(3, 4.5)),
 }

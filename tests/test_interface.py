@@ -5,7 +5,6 @@ import asyncio
 import collections
 import importlib.metadata
 import inspect
-import os
 import subprocess
 import sys
 import tomllib
@@ -94,9 +93,6 @@ def test_what_is_printed_of_objects(endpoints: Endpoints) -> None:
 
     assert repr(pub) == '<byref.Publisher on "t">'
     assert repr(sub) == '<byref.Subscriber to "t">'
-    if os.fork() == 0:
-        os._exit("parent" not in repr(pub) or "parent" not in repr(sub))
-    assert os.wait()[1] == 0
     pub.close()
     sub.close()
     assert repr(pub) == '<byref.Publisher on "t", closed>'
@@ -124,13 +120,18 @@ pub.send({"a": memoryview(b"b"), "c": 1})
 pub.loan((2, 2), "f4").send()
 values = [sub.recv(timeout=20).value for _ in range(3)]
 print(sorted(set(sys.modules) - imported))
+queue = byref.EventQueue()
+thread = queue.start()
+queue.stop()
+thread.join()
+print("asyncio" in sys.modules)
 """
 
 
 def test_the_first_messages_import_nothing() -> None:
-    """NumPy takes 100 ms: that is for `import byref`, not for the first message of a program."""
+    """NumPy takes 100 ms, at `import byref` and not at the first message. A queue on a thread needs no asyncio."""
     output = subprocess.run([sys.executable, "-c", FIRST_MESSAGES], capture_output=True, text=True, timeout=PATIENCE)
-    assert output.stdout == "[]\n", output.stdout + output.stderr
+    assert output.stdout == "[]\nFalse\n", output.stdout + output.stderr
 
 
 def test_right_programs_run(endpoints: Endpoints) -> None:
@@ -144,7 +145,7 @@ def test_right_programs_run(endpoints: Endpoints) -> None:
     right.columns(pub)
     pub.send(frame)
     right.relay(sub, endpoints.publisher("relayed"))
-    assert right.events("t") == ["joined"]
+    assert set(right.events("t")) <= {"joined"}
     right.subscribe("t")
     right.run(byref.EventQueue())
     asyncio.run(asyncio.wait_for(right.in_a_loop(sub, pub), 20))

@@ -1,14 +1,18 @@
 """The view is the lease: bytes stay as long as anybody looks at them, and go when nobody does."""
 
+import asyncio
 import gc
+import io
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 import byref
 import numpy as np
 import pytest
+import tqdm
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
@@ -447,3 +451,52 @@ def test_views_survive_within_one_process(endpoints: Endpoints) -> None:
     del pub, sub
     gc.collect()
     assert is_payload(view, 1, MIB)
+
+
+def test_iterations_that_are_given_up_leave_the_subscriber_open(endpoints: Endpoints) -> None:
+    """A generator closes what it yields from when it is closed, or collected."""
+    pub, sub = endpoints.pair()
+
+    def delegate() -> Generator[byref.Message, None, None]:
+        yield from sub
+
+    def closed() -> int:
+        messages = delegate()
+        number = next(messages).sequence
+        messages.close()
+        return number
+
+    def chain() -> Generator[byref.Message, None, None]:
+        yield from itertools.chain.from_iterable([sub])
+
+    async def asynchronous() -> AsyncGenerator[byref.Message, None]:
+        async for msg in sub:
+            yield msg
+
+    async def first(messages: AsyncGenerator[byref.Message, None]) -> int:
+        msg = await anext(messages)
+        await messages.aclose()
+        return msg.sequence
+
+    ways: dict[str, Callable[[], int]] = {
+        "yield from, collected": lambda: next(delegate()).sequence,
+        "yield from, closed": closed,
+        "chain": lambda: next(chain()).sequence,
+        "for": lambda: next(msg.sequence for msg in sub),
+        "iterator": lambda: next(iter(sub)).sequence,
+        "next": lambda: next(sub).sequence,
+        "tqdm": lambda: next(msg.sequence for msg in tqdm.tqdm(sub, disable=None, file=io.StringIO())),
+        "map": lambda: next(map(lambda msg: msg.sequence, sub)),
+        "async generator": lambda: asyncio.run(first(asynchronous())),
+    }
+    for number, (name, way) in enumerate(ways.items()):
+        pub.send(b"")
+        assert way() == number, name
+        gc.collect()
+    assert not hasattr(iter(sub), "close")
+    assert not hasattr(aiter(sub), "aclose")
+    assert iter(iter(sub)) is not sub
+    sub.close()
+    assert list(sub) == list(delegate()) == []
+    with pytest.raises(StopIteration):
+        next(sub)

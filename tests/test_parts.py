@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import collections
-import enum
 import math
 import struct
 import threading
@@ -64,7 +62,8 @@ ARROW = st.builds(
 )  # fmt: skip
 NUMPY_SCALARS = st.sampled_from(
     [np.float32(1.5), np.int8(-3), np.uint64(2**64 - 1), np.bool_(True), np.complex64(1j), np.datetime64("2020-01-01"),
-     np.timedelta64(5, "s"), np.str_("text"), np.float16(2), np.array((1, 2.5), "i4,f8")[()]]
+     np.timedelta64(5, "s"), np.str_("text"), np.bytes_(b"bytes"), np.float64(0.5), np.float16(2),
+     np.array((1, 2.5), "i4,f8")[()]]
 )  # fmt: skip
 KEYS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=4))
 
@@ -93,7 +92,7 @@ def assert_alike(found: Any, sent: Any) -> None:
         assert len(found) == len(sent)
         for one, other in zip(found, sent, strict=True):
             assert_alike(one, other)
-    elif isinstance(sent, np.ndarray | np.generic) and not isinstance(sent, np.str_ | np.float64):
+    elif isinstance(sent, np.ndarray | np.generic):
         assert type(found) is type(sent)
         assert found.dtype == sent.dtype
         assert found.shape == sent.shape
@@ -205,27 +204,6 @@ def test_messages_inside(pair: Any) -> None:
     found = sub.recv(timeout=20).value
     assert_alike(found, {"all": kinds, "again": tuple(kinds)})
     assert_by_reference(found)
-
-
-class Colour(enum.IntEnum):
-    """An int of another type."""
-
-    RED = 1
-
-
-class Loud(int):
-    """An int that prints as it likes."""
-
-    def __format__(self, spec: str) -> str:
-        return "loud"
-
-
-def test_subclasses_arrive_as_what_they_are_made_of(pair: Any) -> None:
-    pub, sub = pair
-    point = collections.namedtuple("point", "x y")
-    ordered = collections.OrderedDict(b=1, a=2)
-    pub.send([Colour.RED, Loud(2**90), point(1, 2), ordered, collections.defaultdict(list, x=[1]), np.float64(0.5)])
-    assert_alike(sub.recv(timeout=20).value, [1, 2**90, (1, 2), {"b": 1, "a": 2}, {"x": [1]}, np.float64(0.5)])
 
 
 # ---- what cannot be sent ----

@@ -6,14 +6,17 @@ import os
 import signal
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line, descriptors, eventually
+from tests.payloads import is_payload, payload
+from tests.processes import Child, Line, descriptors, eventually, maps
 from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_subscriber, fake_publisher, memfd
 
 Spawn = Callable[..., Child]
@@ -380,3 +383,73 @@ def test_a_subscriber_of_another_version_is_told_version_and_topic(
     with knock() as end:
         end.sendall(struct.pack("<II", MAGIC, 99) + b"whatever")
         assert end.recv(4096) == struct.pack("<II", MAGIC, VERSION) + b"t"
+
+
+def pass_by(line: Line, count: int, messages: int, end: str) -> None:
+    """Publishers that come, one after another, meet the subscriber, say something perhaps, and go."""
+    line.hear()
+    for number in range(count):
+        if not os.fork():
+            pub = byref.Publisher(f"a/{number}", max_memory=1 << 20)
+            pub.wait_for_subscribers(timeout=30)
+            for _ in range(messages):
+                pub.send(payload(number, 5000))
+            if end == "close":
+                pub.close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.wait()
+    line.tell(count)
+
+
+def footprint() -> tuple[int, int]:
+    """Descriptors of this process, and mappings of publishers' memory."""
+    return len(descriptors()), len([name for _, _, _, name in maps() if "memfd:byref" in name])
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+@pytest.mark.parametrize(
+    ("policy", "messages"), [("block", 0), ("block", 3), ("latest", 0), ("latest", 3), ("drop_oldest", 0)]
+)
+@pytest.mark.parametrize("events", [False, True])
+def test_publishers_that_came_and_went_cost_a_subscriber_that_does_not_receive_nothing(
+    end: str, messages: int, policy: Any, events: bool, spawn: Spawn, endpoints: Endpoints
+) -> None:
+    """It is not looked at meanwhile. A lossless subscriber keeps what it has to read, and nothing else."""
+    count = 40
+    publishers = spawn(pass_by, count, messages, end)
+    sub = endpoints.subscriber("a/*", policy=policy, events=events)
+    with endpoints.publisher("a/first"):
+        sub.wait_for_publishers(timeout=30)
+    if events:
+        assert [sub.recv(timeout=30).kind for _ in range(2)] == ["joined", "left"]
+    eventually(lambda: not sub.publishers, "the first one is gone")
+    before = footprint()
+    publishers.tell()
+    assert publishers.hear() == count
+    publishers.finish()
+    keeps = policy == "block" and messages
+    if not keeps:
+
+        def is_flat() -> bool:
+            now = footprint()
+            # What belongs to a few may still be there.
+            return now[0] <= before[0] + 4 and now[1] <= before[1] + 4
+
+        eventually(is_flat, f"{before} at first, and now {footprint()}", timeout=20)
+    received: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    while (found := sub.try_recv()) is not None or sub.publishers:
+        if isinstance(found, byref.Event):
+            told[found.kind] += found.count if found.kind == "gap" else 1
+        elif found is not None:
+            number = int(found.topic.removeprefix("a/"))
+            assert is_payload(found, number, 5000)
+            received[found.topic] += 1
+    if policy == "block":
+        assert received == {f"a/{number}": messages for number in range(count) if messages}
+    assert received.total() + sub.lost == count * messages, "what a lossy subscriber missed was counted"
+    if events:
+        assert told.pop("gap", 0) == sub.lost
+        assert told == {"joined": count, "left" if end == "close" else "lost": count}
+    del found
+    eventually(lambda: footprint()[0] <= before[0] and footprint()[1] <= before[1], "nothing is left")

@@ -6,6 +6,7 @@ bytes that stays valid as long as anyone holds it.
 
 # With it comes NumPy: its import takes longer than a hundred messages, and is not left to the first send or receive.
 from . import _dtypes as _dtypes
+from . import _pickles as _pickles
 from ._byref import (
     INLINE_LIMIT,
     Arrow,

@@ -1,39 +1,111 @@
-"""`async for` over a subscriber and `await` for a ticket, on any event loop that has `add_reader`."""
+"""Waiting in event loops: `async for`, `recv_async`, `send_async`, `await` for a ticket; on asyncio, trio and anyio.
+
+An asyncio loop is any that has `add_reader`; anyio runs on one of the two.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
+import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ._byref import _Releases
 from ._errors import Closed
 
 if TYPE_CHECKING:
-    from ._byref import Event, Message, Subscriber, Ticket
+    from ._byref import Event, Message, Publisher, Subscriber, Ticket, _HeaderValue
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
+# A send without room lets the other tasks run so often, since they may make room,
+_TURNS = 4
+# and looks again after pauses from the one to the other, in seconds.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005
+
+_in_a_row = 0
+
+
+def _trio() -> Any:
+    """The trio module if it runs the current task, else None: then asyncio does."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return None
+    with contextlib.suppress(RuntimeError):
+        if asyncio.current_task() is not None:
+            return None  # It may itself run within trio.
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return None
+    return trio
+
+
+async def sleep(seconds: float) -> None:
+    """Let other tasks run, for so long."""
+    await (_trio() or asyncio).sleep(seconds)
+
+
+async def readable(fileno: int, seconds: float | None = None) -> None:
+    """Wait until a descriptor is readable, or so many seconds."""
+    trio = _trio()
+    if trio is not None:
+        await _readable_in_trio(trio, fileno, seconds)
+        return
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+    loop.add_reader(fileno, _wake, waiter)
+    timer = None if seconds is None else loop.call_later(seconds, _wake, waiter)
+    try:
+        await waiter
+    finally:
+        loop.remove_reader(fileno)
+        if timer is not None:
+            timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _readable_in_trio(trio: Any, fileno: int, seconds: float | None) -> None:
+    with trio.move_on_after(float("inf") if seconds is None else seconds):
+        try:
+            await trio.lowlevel.wait_readable(fileno)
+        except trio.BusyResourceError:
+            # Only one task may wait for a descriptor.
+            own = os.dup(fileno)
+            try:
+                await trio.lowlevel.wait_readable(own)
+            finally:
+                os.close(own)
 
 
 class _Waiters:
-    """The tasks of one event loop that wait for one subscriber's descriptor."""
+    """The tasks of one asyncio loop that wait for one subscriber's descriptor."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fileno: int) -> None:
         self.loop = loop
         self._fileno = fileno
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def wait(self) -> None:
-        """Wait until the descriptor is readable or the subscriber was closed."""
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until the descriptor is readable or the subscriber was closed, or so long."""
         waiter = self.loop.create_future()
         if not self._waiting:
             self.loop.add_reader(self._fileno, self.wake)
         self._waiting.append(waiter)
+        timer = None if seconds is None else self.loop.call_later(seconds, _wake, waiter)
         try:
             await waiter
         finally:
+            if timer is not None:
+                timer.cancel()
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
                 if not self._waiting:
@@ -44,12 +116,21 @@ class _Waiters:
         if self._waiting:
             self.loop.remove_reader(self._fileno)
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(self._waiting.popleft())
 
 
 _waiters: WeakKeyDictionary[Subscriber[Event], dict[asyncio.AbstractEventLoop, _Waiters]] = WeakKeyDictionary()
+
+
+async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | None = None) -> None:
+    """Wait until a subscriber that had nothing may have something, or so long."""
+    trio = _trio()
+    if trio is not None:
+        await _readable_in_trio(trio, fileno, seconds)
+        return
+    loop = asyncio.get_running_loop()
+    of_loops = _waiters.setdefault(subscriber, {})
+    await of_loops.setdefault(loop, _Waiters(loop, fileno)).wait(seconds)
 
 
 class Messages:
@@ -66,17 +147,70 @@ class Messages:
         self._in_a_row += 1
         if self._in_a_row > _IN_A_ROW:
             self._in_a_row = 0
-            await asyncio.sleep(0)
+            await sleep(0)
         try:
             fileno = self._subscriber.fileno()
             while (message := self._subscriber.try_recv()) is None:
                 self._in_a_row = 0
-                loop = asyncio.get_running_loop()
-                of_loops = _waiters.setdefault(self._subscriber, {})
-                await of_loops.setdefault(loop, _Waiters(loop, fileno)).wait()
+                await _message(self._subscriber, fileno)
         except Closed:
             raise StopAsyncIteration from None
         return message
+
+
+async def _now_and_then() -> None:
+    """Let the other tasks run, one in so many times."""
+    global _in_a_row
+    _in_a_row += 1
+    if _in_a_row > _IN_A_ROW:
+        _in_a_row = 0
+        await sleep(0)
+
+
+async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message | Event:
+    """Receive a message; `Subscriber.recv_async`. Nothing is awaited once it is taken, so no cancellation loses it."""
+    await _now_and_then()
+    fileno = subscriber.fileno()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while (message := subscriber.try_recv()) is None:
+        left = None if deadline is None else deadline - time.monotonic()
+        if timeout is not None and left is not None and left <= 0:
+            return subscriber._recv_at_last(timeout)
+        await _message(subscriber, fileno, left)
+    return message
+
+
+async def send(
+    publisher: Publisher,
+    data: Any,
+    headers: dict[str, _HeaderValue] | None,
+    timestamp_ns: int | None,
+    timeout: float | None,
+) -> int:
+    """Send a message; `Publisher.send_async`. Nothing is awaited once it is sent, so a cancelled one sent nothing."""
+    await _now_and_then()
+    sending = publisher._send_now(data, headers, timestamp_ns)
+    if isinstance(sending, int):
+        return sending
+    deadline = None if timeout is None else time.monotonic() + timeout
+    turns, pause = _TURNS, _FIRST_PAUSE
+    try:
+        while True:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                sequence = sending.attempt(timeout)
+            else:
+                if turns > 0:
+                    turns -= 1
+                    await sleep(0)
+                else:
+                    await sleep(pause if left is None else min(pause, left))
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                sequence = sending.attempt()
+            if sequence is not None:
+                return sequence
+    finally:
+        sending.discard()
 
 
 def closed(subscriber: Subscriber[Event]) -> None:
@@ -87,7 +221,7 @@ def closed(subscriber: Subscriber[Event]) -> None:
 
 
 class _Tickets:
-    """The tickets that the tasks of one event loop wait for: one descriptor, whatever their number."""
+    """The tickets that the tasks of one asyncio loop wait for: one descriptor, whatever their number."""
 
     def __init__(self) -> None:
         self._releases = _Releases()
@@ -121,11 +255,26 @@ class _Tickets:
 _tickets: WeakKeyDictionary[asyncio.AbstractEventLoop, _Tickets] = WeakKeyDictionary()
 
 
+async def _released_in_trio(trio: Any, ticket: Ticket) -> None:
+    releases = _Releases()
+    releases.add(ticket, 0)
+    try:
+        while not releases.take():
+            await trio.lowlevel.wait_readable(releases.fileno())
+    finally:
+        releases.remove(ticket, 0)
+
+
 async def released(ticket: Ticket) -> None:
     """Wait for a release; `await ticket` is this. `Closed` when the publisher was closed before."""
-    if not ticket.released:
+    if ticket.released:
+        return
+    trio = _trio()
+    if trio is not None:
+        await _released_in_trio(trio, ticket)
+    else:
         loop = asyncio.get_running_loop()
         if loop not in _tickets:
             _tickets[loop] = _Tickets()
         await _tickets[loop].wait(ticket)
-        ticket.wait_released(0)
+    ticket.wait_released(0)

@@ -83,8 +83,10 @@ __all__ = [
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
+    "_Iterator",
     "_Owner",
     "_Releases",
+    "_Sending",
     "__version__",
     "copied_bytes",
     "monitors",
@@ -143,6 +145,20 @@ class Publisher:
         waiting, `TypeError` for data that cannot be sent, `Closed`, `Forked`.
         """
 
+    def send_async(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> Coroutine[Any, Any, int]:
+        """Send as `send` does, and let other tasks run while there is no room; on asyncio, trio and anyio.
+
+        When it is cancelled, or raises, nobody received anything. Tasks that wait for room have no order among each
+        other.
+        """
+
+    def _send_now(self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None) -> int | _Sending: ...
     def send_pickle(
         self,
         obj: object,
@@ -268,6 +284,16 @@ class Ticket:
     @property
     def sequence(self) -> int:
         """The message's sequence number."""
+
+@final
+class _Sending:
+    """A message that waits for room."""
+
+    def attempt(self, waited: float | None = None) -> int | None:
+        """Try again: its sequence number, or None while there is no room; for the last time with `waited`."""
+
+    def discard(self) -> None:
+        """Give it up, and its memory back."""
 
 @final
 class _Releases:
@@ -398,6 +424,13 @@ class Subscriber(Generic[_Told]):
     def recv(self, timeout: float | None = None) -> Message | _Told:
         """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
 
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Message | _Told]:
+        """Return the next message, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no message is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Message | _Told: ...
     def try_recv(self) -> Message | _Told | None:
         """Return the next message, or None when none is there."""
 
@@ -431,7 +464,7 @@ class Subscriber(Generic[_Told]):
     def topic(self) -> str:
         """The topic or pattern, as it was given."""
 
-    def __iter__(self) -> Self: ...
+    def __iter__(self) -> _Iterator[_Told]: ...
     def __next__(self) -> Message | _Told: ...
     def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
     def __enter__(self) -> Self: ...
@@ -877,6 +910,13 @@ class SubscriberInfo:
     @property
     def stalled(self) -> float:
         """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
+
+@final
+class _Iterator(Generic[_Told]):
+    """The messages of a subscriber. It has no `close`, which a generator that is given up would call."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message | _Told: ...
 
 @final
 class _Owner:

@@ -1,8 +1,9 @@
 """NumPy element types in words that another process understands.
 
 A plain type travels as its `dtype.str` ("<f4", "<M8[ns]"). A structured one, or one with a shape of its own, travels as
-JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive. The types
-of the package ml_dtypes ("ml_dtypes.bfloat16"), which JAX and others use, travel by name; other packages' types do not.
+JSON: names, formats, offsets and the item's size, nested as the type is, so that padding and order survive, and
+whether its elements are records (`np.record`). The types of the package ml_dtypes ("ml_dtypes.bfloat16"), which JAX and
+others use, travel by name; other packages' types do not.
 """
 
 import importlib
@@ -17,13 +18,20 @@ _BY_NAME = "ml_dtypes."
 _MOST_PADDING = 4096
 
 
-@lru_cache(maxsize=256)
 def encode(dtype: np.dtype[Any]) -> bytes:
-    """Describe `dtype`; `decode` makes an equal one of it.
+    """Describe `dtype`; `decode` makes an equal one of it."""
+    return _encode(dtype, dtype.type is np.record)
 
-    Senders ask again and again for the same few. (A type whose fields are renamed in place has another hash then.)
+
+@lru_cache(maxsize=256)
+def _encode(dtype: np.dtype[Any], is_record: bool) -> bytes:
+    """Remember the words: senders ask again and again for the same few.
+
+    A type whose fields are renamed in place has another hash then. Records equal others.
     """
     words = _describe(dtype)
+    if is_record:
+        words["record"] = True
     return words.encode() if isinstance(words, str) else json.dumps(words, separators=(",", ":")).encode()
 
 
@@ -98,7 +106,7 @@ def _build(words: _Words) -> np.dtype[Any]:
         "itemsize": words["itemsize"],
     }
     dtype: np.dtype[Any] = np.dtype(layout, align=words["aligned"])
-    return dtype
+    return np.dtype((np.record, dtype)) if words.get("record") else dtype
 
 
 def _known_by_name(name: str) -> np.dtype[Any]:

@@ -35,3 +35,7 @@ class InvalidTopic(Error, ValueError):
 
 for _class in (Error, Timeout, Closed, PoolExhausted, Evicted, VersionMismatch, Forked, InvalidTopic):
     _class.__module__ = "byref"
+
+
+class WouldBlock(Exception):
+    """An attempt of `send_async` found no room; it is made again. Never raised to a caller."""

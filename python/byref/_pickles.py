@@ -1,9 +1,32 @@
-"""Pickles whose large buffers lie beside them (protocol 5, PEP 574)."""
+"""Pickles whose large buffers lie beside them (protocol 5, PEP 574), and pickles of memoryviews."""
 
+import copyreg
+import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 from ._errors import Error
+
+
+def _bytes_of(view: memoryview) -> tuple[Callable[..., memoryview], tuple[bytes]]:
+    """How a memoryview of plain bytes is pickled: as a view of a copy, which needs no byref to be unpickled."""
+    if view.format != "B" or view.ndim != 1:
+        raise TypeError(
+            f"cannot pickle a memoryview of format {view.format!r} and {view.ndim} dimensions; pickle bytes(view)"
+        )
+    return memoryview, (bytes(view),)
+
+
+def _buffer_of(view: memoryview) -> tuple[Callable[..., memoryview], tuple[Any]]:
+    """The same, its bytes beside the pickle."""
+    is_plain = view.format == "B" and view.ndim == 1 and view.contiguous
+    return (memoryview, (pickle.PickleBuffer(view),)) if is_plain else _bytes_of(view)
+
+
+# Bytes in a received value are memoryviews, which Python by itself cannot pickle. If somebody taught it to, that stays.
+if memoryview not in copyreg.dispatch_table:
+    copyreg.pickle(memoryview, _bytes_of)
 
 
 def dumps(obj: Any) -> tuple[bytes, list[memoryview]]:
@@ -17,8 +40,12 @@ def dumps(obj: Any) -> tuple[bytes, list[memoryview]]:
             return True
         return False
 
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, protocol=5, buffer_callback=keep)
+    pickler.dispatch_table = copyreg.dispatch_table | {memoryview: _buffer_of}
     try:
-        return pickle.dumps(obj, protocol=5, buffer_callback=keep), buffers
+        pickler.dump(obj)
+        return stream.getvalue(), buffers
     except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as cause:
         raise TypeError(f"cannot pickle an object of type {type(obj).__qualname__}: {cause}") from cause
 

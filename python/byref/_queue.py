@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import os
@@ -12,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import _aio
 from ._errors import Error
 
 if TYPE_CHECKING:
@@ -157,15 +157,14 @@ def _green_wait() -> Callable[[int | None, float | None], object]:
 
 async def run_async(queue: EventQueue) -> None:
     """Call the receivers in the running event loop, one after the other, until the queue is stopped."""
-    loop = asyncio.get_running_loop()
     fileno = queue.fileno()
     queue._enter()
     try:
         while (step := queue._step(True)) is not None:
             if step is True:
-                await asyncio.sleep(0)
+                await _aio.sleep(0)
             elif step is False:
-                await _readable(loop, fileno)
+                await _aio.readable(fileno)
             else:
                 problem: BaseException | None = None
                 try:
@@ -175,17 +174,3 @@ async def run_async(queue: EventQueue) -> None:
                 queue._awaited(problem)
     finally:
         queue._leave()
-
-
-async def _readable(loop: asyncio.AbstractEventLoop, fileno: int) -> None:
-    waiter = loop.create_future()
-
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    loop.add_reader(fileno, wake)
-    try:
-        await waiter
-    finally:
-        loop.remove_reader(fileno)

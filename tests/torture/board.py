@@ -53,6 +53,10 @@ class Board:
         """Whether it may have been unusable since that time."""
         return bool(since < self._trouble[0])
 
+    def trouble_ended(self) -> float:
+        """When it was, or is to be, usable again; another time after another trouble."""
+        return float(self._trouble[0])
+
     def since_taken(self, run: int) -> float:
         """In seconds."""
         return (time.monotonic_ns() - int(self._rows[run % _ROWS, 2])) / 1e9

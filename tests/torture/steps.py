@@ -1,8 +1,11 @@
-"""Kill, or stop, a process at each step of the protocols: ``python -m tests.torture.steps``, on a build with faults.
+"""Kill, stop or freeze a process at each step of the protocols: ``python -m tests.torture.steps``, with fault points.
 
 A *step* is one passing of a fault point (`crates/byref/src/faults.rs`). For each point, each kind of traffic in which
 it matters, each role that passes it, and each fate, a publisher and three subscribers meet; one of them, the victim,
 meets its fate there; somebody takes its place. The others must not notice more than they have to (`roles`).
+
+At the steps of connecting and parting there is one fate more: a *freeze*, longer than anybody waits in a handshake. The
+others give up and go on, or ask again. Afterwards all are connected, and nobody's views have changed.
 """
 
 from __future__ import annotations
@@ -26,19 +29,40 @@ from typing import Any, Literal, NoReturn
 import byref
 
 from tests.child import die_with_parent
+from tests.processes import state_of
 
 from . import roles
 from .roles import LOSSLESS, LOSSY, PUBLISHER, WITNESS, Part
 from .stage import PATIENCE, Stage, Voice
-from .traffic import TRAFFICS
+from .traffic import JOINING, TRAFFICS
 
-Fate = Literal["kill", "stop, kill", "stop, continue"]
+Fate = Literal["kill", "stop, kill", "stop, continue", "freeze"]
 FATES: tuple[Fate, ...] = ("kill", "stop, kill", "stop, continue")
 VICTIMS = (PUBLISHER, LOSSLESS, LOSSY)
 # So long (s) a victim stays stopped: the others must get on without it, as far as its policy lets them.
 _STOPPED = 0.02
 # For a step that needs others to come far meanwhile.
 _STOPPED_LONG = 0.3
+# So long (s) a frozen one stays stopped. A publisher gives up a connection that says nothing after `_HANDSHAKE` (ms;
+# in an ordinary build 10 s); a subscriber asks the next publisher after 200 ms.
+_FROZEN = 0.4
+_HANDSHAKE = 150
+# Where a process can be frozen: points at which others wait for it to connect, or to part. A publisher that accepts
+# passes the same point for each subscriber, before and after it has begun to wait for a hello.
+_CONNECTING = (
+    "listen",
+    "accept",
+    "announce",
+    "history",
+    "connect",
+    "segment",
+    "grow",
+    "retire",
+    "lose",
+    "over",
+    "close",
+)
+_PASSINGS = 3
 # Points of the data path, which matter in every traffic; the others are tried in the first that reaches them.
 _DATA = ("publish", "receive", "hold", "release", "loan", "reclaim")
 # A step that only a subscriber reaches that was stopped before, at the middle passing of another point.
@@ -61,7 +85,8 @@ class Step:
     def environment(self) -> str:
         """What the victim's library has to do."""
         stop = f"{self.after[0]}:{self.after[1]}:stop," if self.after else ""
-        return f"{stop}{self.point}:{self.passing}:{self.fate.partition(',')[0]}" if self.point else ""
+        signal = "kill" if self.fate == "kill" else "stop"
+        return f"{stop}{self.point}:{self.passing}:{signal}" if self.point else ""
 
     def __str__(self) -> str:
         return f"{self.point or 'nothing'}:{self.passing}, {self.fate}, {self.role}, {self.traffic}"
@@ -87,6 +112,9 @@ class Director:
         self._died: float | None = None
         self._scratch = Path(tempfile.mkdtemp(prefix="byref-steps-"))
         os.environ["BYREF_DIR"] = str(self._scratch / "meet")
+        os.environ.pop("BYREF_HANDSHAKE_MS", None)
+        if step.fate == "freeze":
+            os.environ["BYREF_HANDSHAKE_MS"] = str(_HANDSHAKE)
         self._stage.clear()
         try:
             met = self._perform()
@@ -104,7 +132,11 @@ class Director:
         step, stage, traffic = self._step, self._stage, TRAFFICS[self._step.traffic]
         publishers = {self._start(PUBLISHER)}
         if traffic.history:
-            self._until(lambda: stage.primed or not publishers & self._children.keys(), "the publisher has a history")
+            is_stopped = lambda: any(state_of(pid) == "T" for pid in publishers & self._children.keys())  # noqa: E731
+            self._until(
+                lambda: stage.primed or not publishers & self._children.keys() or is_stopped(),
+                "the publisher has a history",
+            )
         subscribers = {self._start(role) for role in (LOSSLESS, LOSSY, WITNESS)}
         stage.cast(subscribers)
         victim = next(pid for pid, role in self._children.items() if role == step.role)
@@ -163,7 +195,7 @@ class Director:
             stops += 1
             # Whoever was stopped only so that it meets its fate later goes on.
             is_prelude = self._step.after is not None and stops == 1
-            self._pause(_STOPPED_LONG if is_prelude else _STOPPED)
+            self._pause(_STOPPED_LONG if is_prelude else _FROZEN if self._step.fate == "freeze" else _STOPPED)
             if self._step.fate == "stop, kill" and not is_prelude:
                 os.kill(victim, signal.SIGKILL)
             else:
@@ -277,16 +309,22 @@ def plan(director: Director, traffics: list[str], only: str) -> tuple[list[Step]
     points = sorted(byref._byref.faults())
     reached = set(_AFTER_A_STOP) | _ELSEWHERE
     for role in VICTIMS:
-        seen: set[str] = set()
+        seen, frozen = set[str](), set[str]()
         for traffic in traffics:
             _, passed = director.run(Step(traffic, role))
             if director.violations:
                 return [], []
             for point in points:
-                if point in passed and (point not in seen or point.startswith(_DATA)):
+                if point not in passed:
+                    continue
+                middle = (passed[point] + 1) // 2
+                if traffic != JOINING and (point not in seen or point.startswith(_DATA)):
                     seen.add(point)
-                    passing = (passed[point] + 1) // 2
-                    steps += [Step(traffic, role, point, passing, fate) for fate in FATES]
+                    steps += [Step(traffic, role, point, middle, fate) for fate in FATES]
+                if point.startswith(_CONNECTING) and point not in frozen:
+                    frozen.add(point)
+                    passings = sorted({*range(1, min(passed[point], _PASSINGS) + 1), middle})
+                    steps += [Step(traffic, role, point, passing, "freeze") for passing in passings]
         reached |= seen
     for point, stop_at in _AFTER_A_STOP.items():
         stops = [step for step in steps if (step.point, step.role, step.traffic) == (stop_at, LOSSY, "pooled")]

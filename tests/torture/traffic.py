@@ -101,17 +101,20 @@ def _seed(run: int, sequence: int) -> int:
     return run << 32 | sequence
 
 
+# Who joins late takes what is kept for it, and the pool has no room for much beside: only for those who are frozen.
+JOINING = "joining"
 _LARGE = (6000,) * 9 + (300_000,)
 TRAFFICS = {
     traffic.name: traffic
     for traffic in (
+        Traffic(JOINING, (60_000,), messages=40, history=8),
         Traffic("inline", (0, 1, 40, 200)),
         Traffic("pooled", _LARGE),
         Traffic("blocks", (600, 40), rows=4, messages=120),
         Traffic("batches", (40, 600, 40), rows=4, messages=120, batches=True),
         Traffic("history", (40, 6000), history=8),
         Traffic("queue", (40, 6000), queue=True),
-        # More than one segment, and then a message that only a new one can take.
-        Traffic("growth", (40 * _MIB, 40 * _MIB, 90 * _MIB), messages=6, max_memory=128 * _MIB),
+        # More than one ordinary segment, and then a message that needs one of its own, for which they have to go.
+        Traffic("growth", (30 * _MIB, 30 * _MIB, 30 * _MIB, 100 * _MIB), messages=8, max_memory=128 * _MIB),
     )
 }

@@ -4,6 +4,8 @@
 use crate::array;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
+use crate::refusals::class_name;
+use crate::value;
 use byref::{Cause, Layout};
 use numpy::{PyArray1, PyArrayDescr, PyArrayDescrMethods};
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
@@ -28,17 +30,21 @@ impl Batch {
         Message::new(self.core.get(index).expect("the caller checked the index"), self.manner)
     }
 
-    /// The element type and the shape of each payload of `len` bytes, as their senders declared them.
-    fn declared<'py>(&self, py: Python<'py>, len: usize) -> PyResult<(Bound<'py, PyArrayDescr>, Vec<u64>)> {
-        let layout = self.core.layout().map_err(|other| {
-            let text = "differ in type or shape from those before; take them one by one, or give a dtype";
-            PyValueError::new_err(format!("the messages of this batch from number {other} on {text}"))
-        })?;
-        let Some(Layout { kind, shape }) = layout else {
-            return Ok((numpy::dtype::<u8>(py), vec![len as u64]));
+    /// Refuses messages of several parts: their payloads are no elements of anything.
+    fn refuse_parts(&self, layout: &Result<Option<Layout>, usize>) -> PyResult<()> {
+        let has_parts = |layout: &Layout| value::place(layout).is_some();
+        let number = match layout {
+            Ok(Some(layout)) if has_parts(layout) => Some(0),
+            Ok(_) => None,
+            Err(_) => self.core.iter().position(|message| message.attributes().layout.as_ref().is_some_and(has_parts)),
         };
-        let element = array::declared_type(py, &kind, &shape, len)?;
-        Ok((element.dtype.bind(py).clone(), shape))
+        let Some(message) = number.and_then(|number| self.core.get(number)) else { return Ok(()) };
+        Err(PyTypeError::new_err(format!(
+            "topic '{}': message number {} of this batch consists of parts (it is a dict, list or tuple, Arrow data, or a \
+             pickle), so the batch is not one array; take the messages one by one: [msg.value for msg in batch]",
+            message.topic(),
+            number.unwrap_or(0),
+        )))
     }
 
     /// The length of every payload; ValueError if they differ.
@@ -58,15 +64,34 @@ impl Batch {
     }
 }
 
+/// The element type and the shape of each payload of `len` bytes, as their senders declared them.
+fn declared(
+    py: Python<'_>,
+    layout: Result<Option<Layout>, usize>,
+    len: usize,
+) -> PyResult<(Bound<'_, PyArrayDescr>, Vec<u64>)> {
+    let layout = layout.map_err(|other| {
+        let text = "differ in type or shape from those before; take them one by one, or give a dtype";
+        PyValueError::new_err(format!("the messages of this batch from number {other} on {text}"))
+    })?;
+    let Some(Layout { kind, shape }) = layout else {
+        return Ok((numpy::dtype::<u8>(py), vec![len as u64]));
+    };
+    let element = array::declared_type(py, &kind, &shape, len)?;
+    Ok((element.dtype.bind(py).clone(), shape))
+}
+
 #[pymethods]
 impl Batch {
     #[doc = doc!("Batch.array")]
     #[pyo3(signature = (dtype=None))]
     fn array<'py>(slf: &Bound<'py, Self>, dtype: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
+        let layout = this.core.layout();
+        this.refuse_parts(&layout)?;
         let len = this.equal_len()?;
         let (dtype, row) = match dtype {
-            None => this.declared(py, len)?,
+            None => declared(py, layout, len)?,
             Some(dtype) => {
                 let dtype = PyArrayDescr::new(py, dtype)?;
                 array::refuse_objects(&dtype)?;
@@ -144,7 +169,7 @@ impl Batch {
             return Ok(PyList::new(py, messages)?.into_any());
         }
         let number: isize = index.extract().map_err(|_| {
-            PyTypeError::new_err(format!("a batch's indices are ints or slices, not {}", index.get_type()))
+            PyTypeError::new_err(format!("a batch's indices are ints or slices, not {}", class_name(index)))
         })?;
         let index = if number < 0 { number + len as isize } else { number };
         if !(0..len as isize).contains(&index) {

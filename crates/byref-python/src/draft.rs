@@ -3,10 +3,12 @@
 
 use crate::array::{self, describe_type};
 use crate::arrow::{self, Imported};
+use crate::entries::entries;
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
-use crate::payload::Payload;
+use crate::payload::{Payload, numpy_scalar};
+use crate::refusals::{class_name, located, resolve};
 use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
@@ -41,33 +43,36 @@ enum Item<'py> {
 }
 
 impl<'py> Draft<'py> {
-    /// What `data` is; `None`: bytes or an array, which need no draft.
+    /// What `data`, for that topic, is: the payload of bytes or an array, or a draft of anything else.
     #[inline]
-    pub fn of(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
+    pub fn of(data: &Bound<'py, PyAny>, topic: &str) -> PyResult<Result<Payload<'py>, Self>> {
         if data.is_exact_instance_of::<PyBytes>() || data.is_exact_instance_of::<PyUntypedArray>() {
-            return Ok(None);
+            return Payload::of(data).map(Ok).map_err(|error| located(data.py(), topic, "", error));
         }
-        Self::of_other(data)
+        let mut items = Vec::new();
+        match Self::of_other(data, &mut items) {
+            Ok(Some(payload)) => Ok(Ok(payload)),
+            Ok(None) => Ok(Err(Draft(items))),
+            Err(error) => Err(located(data.py(), topic, &place_of(&items), error)),
+        }
     }
 
-    fn of_other(data: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        let mut items = Vec::new();
-        if data.is_instance_of::<PyDict>() || data.is_instance_of::<PyList>() || data.is_instance_of::<PyTuple>() {
-            collect(data, &mut items, 0)?;
+    fn of_other(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
+        if is_container(data) {
+            collect(data, items, 0)?;
         } else if let Ok(message) = data.cast::<Message>() {
             match message.get().parts(data.py())? {
                 Some((message, layout)) => items.push(Item::Message(message, Some(layout), 0)),
-                None => return Ok(None),
+                None => return Payload::of(data).map(Some),
             }
         } else if has_own_payload(data) {
-            return Ok(None);
+            return Payload::of(data).map(Some);
+        } else if let Some(array) = numpy_scalar(data)? {
+            return Payload::of(array.as_any()).map(Some);
         } else {
-            match arrow::import(data)? {
-                Some(imported) => items.push(Item::Arrow(imported)),
-                None => return Ok(None),
-            }
+            return arrow_or_payload(data, items);
         }
-        Ok(Some(Draft(items)))
+        Ok(None)
     }
 
     /// The pickle of any object, its buffers beside it.
@@ -89,7 +94,9 @@ impl<'py> Draft<'py> {
         headers: Vec<(String, HeaderValue)>,
     ) -> PyResult<Planned<'a>> {
         let mut planner = Planner { py, publisher, plan: Plan::default(), tokens: Vec::new(), refers: false };
-        self.0.iter().try_for_each(|item| planner.add(item))?;
+        for (index, item) in self.0.iter().enumerate() {
+            planner.add(item).map_err(|error| located(py, publisher.topic(), &place_of(&self.0[..index]), error))?;
+        }
         if planner.tokens.len() > MOST_TOKENS {
             return Err(too_many());
         }
@@ -124,9 +131,28 @@ impl Planned<'_> {
 
 /// Whether it is sent by its buffer although it may offer Arrow data, too.
 fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
-    data.is_instance_of::<PyByteArray>()
-        || data.is_instance_of::<PyMemoryView>()
-        || data.is_instance_of::<PyUntypedArray>()
+    data.is_exact_instance_of::<PyByteArray>()
+        || data.is_exact_instance_of::<PyMemoryView>()
+        || data.is_exact_instance_of::<PyUntypedArray>()
+}
+
+/// Whether it is a container that travels as one. (A subclass is more than that.)
+fn is_container(data: &Bound<'_, PyAny>) -> bool {
+    data.is_exact_instance_of::<PyDict>()
+        || data.is_exact_instance_of::<PyList>()
+        || data.is_exact_instance_of::<PyTuple>()
+}
+
+/// Appends the Arrow data that an object stands for, or gives the bytes or the array.
+fn arrow_or_payload<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
+    let found = resolve(data)?;
+    if !has_own_payload(&found)
+        && let Some(imported) = arrow::import(&found)?
+    {
+        items.push(Item::Arrow(imported));
+        return Ok(None);
+    }
+    Payload::of_resolved(&found).map(Some)
 }
 
 /// Appends what `data` is.
@@ -140,44 +166,114 @@ fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usi
     }
     // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
     // lets other threads run, all of which may change the container.
-    if let Ok(dict) = data.cast::<PyDict>() {
-        let entries: Vec<_> = dict.iter().collect();
+    if let Ok(dict) = data.cast_exact::<PyDict>() {
+        let entries = entries(dict);
         items.push(Item::Token(Token::Dict(entries.len() as u64)));
         for (key, value) in entries {
-            match scalar(&key)? {
-                Some(key) => items.push(Item::Token(key)),
-                None => {
-                    let found = key.get_type().name()?;
-                    let text =
-                        format!("cannot send a dict with a key of type {found}; keys are str, numbers, bool or None");
-                    return Err(PyTypeError::new_err(text));
-                }
+            if let Some(key) = scalar(&key)? {
+                items.push(Item::Token(key));
+            } else if let Some(key) = numpy_scalar(&key)? {
+                items.push(Item::Scalar(key));
+            } else {
+                let found = class_name(&key);
+                let text = format!(
+                    "cannot send a dict with a key of type {found}; keys are str, numbers, bool or None, of these types \
+                     exactly, or NumPy scalars; convert the keys, or send list(x.items())"
+                );
+                return Err(PyTypeError::new_err(text));
             }
             collect(&value, items, level + 1)?;
         }
-    } else if let Ok(list) = data.cast::<PyList>() {
+    } else if let Ok(list) = data.cast_exact::<PyList>() {
         let values: Vec<_> = list.iter().collect();
         items.push(Item::Token(Token::List(values.len() as u64)));
         values.iter().try_for_each(|value| collect(value, items, level + 1))?;
-    } else if let Ok(tuple) = data.cast::<PyTuple>() {
+    } else if let Ok(tuple) = data.cast_exact::<PyTuple>() {
         items.push(Item::Token(Token::Tuple(tuple.len() as u64)));
         tuple.iter().try_for_each(|value| collect(&value, items, level + 1))?;
-    } else if let Some(array) = numpy_scalar(data)? {
-        array::refuse_objects(&array.dtype())?;
-        items.push(Item::Scalar(array));
     } else if let Some(token) = scalar(data)? {
         items.push(Item::Token(token));
+    } else if let Some(array) = numpy_scalar(data)? {
+        items.push(Item::Scalar(array));
     } else if let Ok(message) = data.cast::<Message>() {
         let (message, layout) = message.get().whole(py)?;
         items.push(Item::Message(message, layout, level));
     } else if has_own_payload(data) || data.is_exact_instance_of::<PyBytes>() {
         items.push(Item::Payload(Payload::of(data)?));
-    } else if let Some(imported) = arrow::import(data)? {
-        items.push(Item::Arrow(imported));
-    } else {
-        items.push(Item::Payload(Payload::of(data)?));
+    } else if let Some(payload) = arrow_or_payload(data, items)? {
+        items.push(Item::Payload(payload));
     }
     Ok(())
+}
+
+/// The most steps of a place that are told, from the outside and from the inside.
+const MOST_STEPS: (usize, usize) = (6, 3);
+/// The most characters of a key that are told.
+const MOST_KEY: usize = 40;
+
+/// Where in the containers of `items` the next item belongs: `['a'][3]`.
+fn place_of(items: &[Item<'_>]) -> String {
+    struct Level {
+        left: u64,
+        next: u64,
+        /// Of a dict: the key that was read, until its value is.
+        key: Option<String>,
+        is_dict: bool,
+    }
+    let mut levels: Vec<Level> = Vec::new();
+    for item in items {
+        if let Some(level) = levels.last_mut() {
+            if level.is_dict && level.key.is_none() {
+                level.key = Some(key_of(item));
+                continue;
+            }
+            level.left -= 1;
+            level.next += 1;
+        }
+        let begun = match item {
+            Item::Token(Token::Dict(count)) => Some((*count, true)),
+            Item::Token(Token::List(count) | Token::Tuple(count)) => Some((*count, false)),
+            _ => None,
+        };
+        if let Some((left, is_dict)) = begun {
+            levels.push(Level { left, next: 0, key: None, is_dict });
+        } else if let Some(level) = levels.last_mut() {
+            level.key = None;
+        }
+        while levels.last().is_some_and(|level| level.left == 0) {
+            levels.pop();
+            if let Some(level) = levels.last_mut() {
+                level.key = None;
+            }
+        }
+    }
+    let steps: Vec<String> = levels
+        .into_iter()
+        .filter_map(|level| if level.is_dict { level.key } else { Some(level.next.to_string()) })
+        .map(|step| format!("[{step}]"))
+        .collect();
+    let (first, last) = MOST_STEPS;
+    if steps.len() <= first + last {
+        return steps.concat();
+    }
+    format!("{}...{}", steps[..first].concat(), steps[steps.len() - last..].concat())
+}
+
+/// A key, as Python writes it.
+fn key_of(item: &Item<'_>) -> String {
+    let text = match item {
+        Item::Token(Token::Str(text)) => format!("'{}'", text.escape_debug()),
+        Item::Token(Token::Int(number)) => number.to_string(),
+        Item::Token(Token::Float(number)) => format!("{number:?}"),
+        Item::Token(Token::Bool(flag)) => if *flag { "True" } else { "False" }.to_owned(),
+        Item::Token(Token::None) => "None".to_owned(),
+        Item::Scalar(array) => array.get_item(PyTuple::empty(array.py())).map_or("?".to_owned(), |key| key.to_string()),
+        _ => "?".to_owned(),
+    };
+    match text.char_indices().nth(MOST_KEY) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 fn too_deep() -> PyErr {
@@ -189,42 +285,26 @@ fn too_many() -> PyErr {
     PyValueError::new_err(text)
 }
 
-/// A scalar of Python's own; `None` for anything else.
+/// A scalar of Python's own, of that type exactly; `None` for anything else.
 fn scalar(value: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
     Ok(Some(if value.is_none() {
         Token::None
-    } else if let Ok(text) = value.cast::<PyString>() {
+    } else if let Ok(text) = value.cast_exact::<PyString>() {
         Token::Str(text.to_str()?.to_owned())
     } else if let Ok(flag) = value.cast::<PyBool>() {
         Token::Bool(flag.is_true())
-    } else if value.is_instance_of::<PyInt>() {
+    } else if value.is_exact_instance_of::<PyInt>() {
         match value.extract::<i64>() {
             Ok(number) => Token::Int(number),
-            Err(_) => {
-                // By the class, since an instance may have a `__format__` of its own.
-                let class = value.py().get_type::<PyInt>();
-                Token::Long(class.call_method1(intern!(value.py(), "__format__"), (value, "x"))?.extract()?)
-            }
+            Err(_) => Token::Long(value.call_method1(intern!(value.py(), "__format__"), ("x",))?.extract()?),
         }
-    } else if let Ok(number) = value.cast::<PyFloat>() {
+    } else if let Ok(number) = value.cast_exact::<PyFloat>() {
         Token::Float(number.value())
-    } else if let Ok(number) = value.cast::<PyComplex>() {
+    } else if let Ok(number) = value.cast_exact::<PyComplex>() {
         Token::Complex(number.real(), number.imag())
     } else {
         return Ok(None);
     }))
-}
-
-/// A NumPy scalar as an array without dimensions.
-fn numpy_scalar<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
-    static GENERIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = value.py();
-    let generic = GENERIC.get_or_try_init(py, || py.import("numpy")?.getattr("generic").map(Bound::unbind))?;
-    if !value.is_instance(generic.bind(py))? {
-        return Ok(None);
-    }
-    let array = py.import("numpy")?.call_method1("asarray", (value,))?;
-    Ok(Some(array.cast_into::<PyUntypedArray>()?))
 }
 
 struct Planner<'p, 'a> {

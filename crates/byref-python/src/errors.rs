@@ -76,3 +76,17 @@ own_text!(
     forked,
     "Forked"
 );
+
+/// An attempt found no room; the coroutine that made it looks again. No user sees it.
+#[cold]
+pub fn would_block(py: Python<'_>) -> PyErr {
+    match exception!(py, "WouldBlock") {
+        Ok(class) => PyErr::from_type(class.clone(), ()),
+        Err(import_failed) => import_failed,
+    }
+}
+
+/// Whether it is that.
+pub fn is_would_block(py: Python<'_>, error: &PyErr) -> bool {
+    exception!(py, "WouldBlock").is_ok_and(|class| error.is_instance(py, class))
+}

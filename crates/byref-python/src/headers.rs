@@ -1,6 +1,10 @@
 //! Headers: a mapping of `str` to `str | bytes | int | float | bool` on their way out, a `dict` when received.
 
+use crate::entries::entries;
+use crate::payload::numpy_scalar;
+use crate::refusals::class_name;
 use byref::HeaderValue;
+use numpy::{PyArrayDescrMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyMapping, PyString};
@@ -14,7 +18,7 @@ pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
         return Ok(Some(dict.clone()));
     }
     let Ok(mapping) = headers.cast::<PyMapping>() else {
-        let text = format!("headers must be a dict or another mapping, not {}", type_name(headers));
+        let text = format!("headers must be a dict or another mapping, not {}", class_name(headers));
         return Err(PyTypeError::new_err(text));
     };
     let dict = PyDict::new(headers.py());
@@ -23,36 +27,57 @@ pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
 }
 
 /// Checks and takes over a `headers` argument.
-pub fn from_python(headers: &Bound<'_, PyDict>) -> PyResult<Vec<(String, HeaderValue)>> {
-    headers
-        .iter()
+pub fn from_python(headers: &Bound<'_, PyDict>, topic: &str) -> PyResult<Vec<(String, HeaderValue)>> {
+    entries(headers)
+        .into_iter()
         .map(|(key, value)| {
             let Ok(name) = key.cast::<PyString>() else {
-                return Err(PyTypeError::new_err(format!("header names must be str, not {}", type_name(&key))));
+                let text = format!("topic '{topic}': header names are str, not {}", class_name(&key));
+                return Err(PyTypeError::new_err(text));
             };
-            Ok((name.to_str()?.to_owned(), value_from_python(name, &value)?))
+            let name = name.to_str()?;
+            Ok((name.to_owned(), value_from_python(topic, name, &value)?))
         })
         .collect()
 }
 
-fn value_from_python(name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<HeaderValue> {
+fn value_from_python(topic: &str, name: &str, value: &Bound<'_, PyAny>) -> PyResult<HeaderValue> {
     if let Ok(text) = value.cast::<PyString>() {
         Ok(HeaderValue::Str(text.to_str()?.to_owned()))
     } else if let Ok(flag) = value.cast::<PyBool>() {
         Ok(HeaderValue::Bool(flag.is_true()))
     } else if value.is_instance_of::<PyInt>() {
         let number = value.extract::<i64>();
-        number
-            .map(HeaderValue::Int)
-            .map_err(|_| PyValueError::new_err(format!("header {name}: integers must fit into 64 bits")))
+        number.map(HeaderValue::Int).map_err(|_| {
+            PyValueError::new_err(format!("topic '{topic}': header '{name}': integers have 64 bits; send str(x)"))
+        })
     } else if value.is_instance_of::<PyFloat>() {
         Ok(HeaderValue::Float(value.extract()?))
     } else if let Ok(bytes) = value.cast::<PyBytes>() {
         Ok(HeaderValue::Bytes(bytes.as_bytes().to_vec()))
     } else {
-        let found = type_name(value);
-        Err(PyTypeError::new_err(format!("header {name}: values must be str, bytes, int, float or bool, not {found}")))
+        match plain(value)? {
+            Some(plain) => value_from_python(topic, name, &plain),
+            None => Err(PyTypeError::new_err(format!(
+                "topic '{topic}': header '{name}': values are str, bytes, int, float or bool, or NumPy scalars of these kinds, \
+                 not {}; convert it (str(x), bytes(x), float(x)), or make it a part of the message",
+                class_name(value)
+            ))),
+        }
     }
+}
+
+/// A NumPy number or truth value as Python's own that equals it; `None` for what has none.
+fn plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if numpy_scalar(value)?.is_none_or(|array| !matches!(array.dtype().kind(), b'b' | b'i' | b'u' | b'f')) {
+        return Ok(None);
+    }
+    let plain = value.call_method0("item")?;
+    // Of a long double, `item` gives itself.
+    Ok((plain.is_exact_instance_of::<PyBool>()
+        || plain.is_exact_instance_of::<PyInt>()
+        || plain.is_exact_instance_of::<PyFloat>())
+    .then_some(plain))
 }
 
 /// The headers as a new `dict`.
@@ -68,8 +93,4 @@ pub fn to_python<'py>(py: Python<'py>, headers: &[(String, HeaderValue)]) -> PyR
         }
     }
     Ok(dict)
-}
-
-fn type_name(of: &Bound<'_, PyAny>) -> String {
-    of.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string())
 }

@@ -12,10 +12,12 @@ mod columns;
 mod dlpack;
 mod draft;
 mod ending;
+mod entries;
 mod errors;
 mod event;
 mod foreign;
 mod freelist;
+mod guarded;
 mod headers;
 mod loan;
 mod logging;
@@ -27,8 +29,10 @@ mod publisher;
 mod queue;
 mod receipt;
 mod receiver;
+mod refusals;
 mod report;
 mod rows;
+mod sending;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -81,7 +85,9 @@ mod _byref {
     #[pymodule_export]
     use crate::report::monitors;
     #[pymodule_export]
-    use crate::subscriber::Subscriber;
+    use crate::sending::Sending;
+    #[pymodule_export]
+    use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]
     use crate::ticket::{Releases, Ticket};
 

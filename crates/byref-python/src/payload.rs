@@ -3,14 +3,15 @@
 
 use crate::array::{contiguous_bytes, describe_type, refuse_objects};
 use crate::message::Message;
+use crate::refusals::{class_name, refuse, refuse_row, resolve};
 use byref::Layout;
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 use std::ffi::CStr;
 
 /// A payload in this process's memory, kept there as long as this lives.
@@ -71,29 +72,39 @@ impl<'py> Payload<'py> {
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             return Ok(Payload::Bytes(bytes.clone()));
         }
-        if let Ok(array) = data.cast::<PyUntypedArray>() {
+        if let Ok(array) = data.cast_exact::<PyUntypedArray>() {
             refuse_objects(&array.dtype())?;
-            if !data.is_exact_instance_of::<PyUntypedArray>() {
-                refuse_masked(data)?;
-            }
             return Ok(Payload::Array(array.clone()));
+        }
+        if data.is_exact_instance_of::<PyByteArray>()
+            || data.is_exact_instance_of::<PyMemoryView>()
+            || data.is_instance_of::<Message>()
+        {
+            return Self::of_resolved(data);
+        }
+        if let Some(array) = numpy_scalar(data)? {
+            return Ok(Payload::Array(array));
+        }
+        Self::of_resolved(&resolve(data)?)
+    }
+
+    /// What an object is that stands for itself.
+    pub fn of_resolved(data: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(array) = data.cast::<PyUntypedArray>() {
+            return Self::of_array(array.clone());
         }
         match RawBuffer::acquire(data) {
             Some(buffer) if buffer.is_plain() => Ok(Payload::Buffer(buffer)),
             // Typed or strided memory is an array by another name; a message knows its own type.
-            Some(_) => Self::of_array(as_array(data)?),
+            Some(_) => Self::of_array(as_array(data).map_err(|cause| unreadable(data, cause))?),
             None if data.is_instance_of::<Message>() => Self::of_array(as_array(data)?),
+            None if is_arrow(data)? => Err(refuse_row(data)),
             None if data.hasattr(intern!(data.py(), "__dlpack__"))? => Self::of_array(tensor_as_array(data)?),
-            None => Err(PyTypeError::new_err(format!(
-                "cannot send {}; send bytes, bytearray, memoryview, any object with the buffer protocol or DLPack, a NumPy array, \
-                 Arrow data, or a dict, list or tuple of these; send_pickle takes other objects",
-                data.get_type().name()?
-            ))),
+            None => Err(refuse(data)),
         }
     }
 
-    fn of_array(array: Bound<'py, PyAny>) -> PyResult<Self> {
-        let array = array.cast_into::<PyUntypedArray>()?;
+    fn of_array(array: Bound<'py, PyUntypedArray>) -> PyResult<Self> {
         refuse_objects(&array.dtype())?;
         Ok(Payload::Array(array))
     }
@@ -134,30 +145,60 @@ pub fn layout_of(dtype: &Bound<'_, PyArrayDescr>, shape: impl Iterator<Item = u6
     Ok(Layout { kind: describe_type(dtype)?, shape: shape.collect() })
 }
 
-/// Refuses arrays of which a part would get lost.
-#[cold]
-fn refuse_masked(array: &Bound<'_, PyAny>) -> PyResult<()> {
-    let masked = array.py().import("numpy.ma")?.getattr("MaskedArray")?;
-    if array.is_instance(&masked)? {
-        let text =
-            "cannot send a masked array: its mask would be lost; send {'data': a.data, 'mask': a.mask}, or a.filled()";
-        return Err(PyTypeError::new_err(text));
-    }
-    Ok(())
+fn is_arrow(data: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = data.py();
+    Ok(data.hasattr(intern!(py, "__arrow_c_array__"))? || data.hasattr(intern!(py, "__arrow_c_stream__"))?)
 }
 
-fn as_array<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// A NumPy scalar as an array without dimensions; `None` for anything else.
+pub fn numpy_scalar<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyUntypedArray>>> {
+    static GENERIC: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = value.py();
+    let generic = GENERIC.get_or_try_init(py, || py.import("numpy")?.getattr("generic").map(Bound::unbind))?;
+    if !value.is_instance(generic.bind(py))? {
+        return Ok(None);
+    }
+    let array = as_array(value)?;
+    refuse_objects(&array.dtype())?;
+    // An array's elements end where their last zeros begin.
+    let ends_in_zero = match (value.cast::<PyString>(), value.cast::<PyBytes>()) {
+        (Ok(text), _) => text.to_str()?.ends_with('\0'),
+        (_, Ok(bytes)) => bytes.as_bytes().ends_with(&[0]),
+        _ => false,
+    };
+    if ends_in_zero {
+        let (found, base) = (class_name(value), if value.is_instance_of::<PyString>() { "str" } else { "bytes" });
+        let text = format!("cannot send a {found} that ends in NUL, which NumPy's arrays do not keep; send {base}(x)");
+        return Err(PyTypeError::new_err(text));
+    }
+    Ok(Some(array))
+}
+
+/// The error for a buffer whose elements NumPy cannot read.
+fn unreadable(data: &Bound<'_, PyAny>, cause: PyErr) -> PyErr {
+    let py = data.py();
+    if !cause.is_instance_of::<PyValueError>(py) && !cause.is_instance_of::<PyTypeError>(py) {
+        return cause;
+    }
+    PyTypeError::new_err(format!(
+        "cannot send this {}, whose elements NumPy cannot read ({}); send memoryview(x).cast('B'), its bytes",
+        class_name(data),
+        cause.value(py)
+    ))
+}
+
+fn as_array<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     static ASARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = data.py();
     let asarray = ASARRAY.get_or_try_init(py, || py.import("numpy")?.getattr("asarray").map(Bound::unbind))?;
-    asarray.bind(py).call1((data,))
+    Ok(asarray.bind(py).call1((data,))?.cast_into()?)
 }
 
 /// An array over a tensor of another library.
-fn tensor_as_array<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+fn tensor_as_array<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     static AS_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = tensor.py();
     let as_array =
         AS_ARRAY.get_or_try_init(py, || py.import("byref._tensors")?.getattr("as_array").map(Bound::unbind))?;
-    as_array.bind(py).call1((tensor,))
+    Ok(as_array.bind(py).call1((tensor,))?.cast_into()?)
 }

@@ -12,13 +12,16 @@ use crate::loan::Loan;
 use crate::outstanding::Outstanding;
 use crate::owner::{Memory, Owner};
 use crate::payload::{Payload, layout_of};
+use crate::refusals::{class_name, located};
 use crate::rows::Rows;
+use crate::sending;
 use crate::ticket::Ticket;
-use crate::waiting::Timeout;
-use byref::{Attributes, Encoded, Policy, Wait};
+use crate::waiting::{Patience, Timeout};
+use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
 use std::time::Duration;
 
@@ -75,34 +78,33 @@ pub const POLICIES: [(&str, Policy); 3] =
 
 #[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
-pub struct Publisher(byref::Publisher);
+pub struct Publisher(pub byref::Publisher);
 
 impl Publisher {
     /// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
-    fn send_as<T: Send>(
+    pub fn send_as<T: Send>(
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Option<f64>,
+        timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = data.py();
-        let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
             // Most messages, before anything larger than registers is passed around.
             return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
         }
         ending::outlive(); // Reading it may run any Python code.
-        if let Some(draft) = Draft::of(data)? {
-            return self.send_draft(py, &draft, headers, timeout, send_loan);
-        }
-        let payload = Payload::of(data)?;
-        let layout = payload.layout()?;
+        let payload = match Draft::of(data, self.0.topic())? {
+            Ok(payload) => payload,
+            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send_loan),
+        };
+        let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
         let attributes = if layout.is_none() && headers.is_none() {
             Encoded::default()
         } else {
-            let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+            let headers = self.headers(headers)?;
             Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
         };
         match (payload.bytes(), &payload) {
@@ -115,11 +117,15 @@ impl Publisher {
         }
     }
 
+    fn headers(&self, headers: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, HeaderValue)>> {
+        headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
+    }
+
     fn send_array<T: Send>(
         &self,
         array: &Bound<'_, PyUntypedArray>,
         attributes_len: usize,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = array.py();
@@ -129,15 +135,16 @@ impl Publisher {
         timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
     }
 
-    fn send_draft<'py, T: Send>(
+    /// Sends what `draft` is made of.
+    pub fn send_draft<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
         headers: Option<&Bound<'py, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
-        let headers = headers.map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let headers = self.headers(headers)?;
         let planned = draft.plan(py, &self.0, headers)?;
         let (size, room) = (planned.size(), planned.attributes.len());
         let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
@@ -152,7 +159,7 @@ fn send_bytes<T: Send>(
     py: Python<'_>,
     bytes: &[u8],
     attributes: &Encoded,
-    timeout: Timeout,
+    timeout: impl Patience,
     mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
@@ -232,7 +239,33 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), timeout, send, send_loan)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+    }
+
+    #[doc = doc!("Publisher.send_async")]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_async<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyAny>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
+        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout))
+    }
+
+    /// For `send_async`: the sequence number, if there is room at once; else what to try again.
+    fn _send_now<'py>(
+        slf: &Bound<'py, Self>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        sending::begin(slf, data, headers, timestamp_ns)
     }
 
     #[doc = doc!("Publisher.send_tracked")]
@@ -250,7 +283,7 @@ impl Publisher {
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_tracked_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), timeout, send, send_loan).map(Ticket)
+        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan).map(Ticket)
     }
 
     #[doc = doc!("Publisher.send_pickle")]
@@ -267,7 +300,8 @@ impl Publisher {
             loan.send_with(attributes, timestamp_ns, wait)
         };
         ending::outlive();
-        self.send_draft(py, &Draft::pickle(obj)?, headers.as_ref(), Timeout::new(timeout)?, send)
+        let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
+        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Publisher.send_many")]
@@ -282,8 +316,8 @@ impl Publisher {
     ) -> PyResult<Bound<'py, PyRange>> {
         let timeout = Timeout::new(timeout)?;
         ending::outlive();
-        let rows = Rows::of(rows)?;
-        let headers = headers.as_ref().map_or_else(|| Ok(Vec::new()), headers::from_python)?;
+        let rows = Rows::of(rows, self.0.topic())?;
+        let headers = self.headers(headers.as_ref())?;
         let attributes =
             Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
         let (count, row_len) = (rows.count(), rows.row_len());
@@ -458,7 +492,7 @@ pub fn non_negative(name: &str, value: i128) -> PyResult<u64> {
 fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let extent = |value: &Bound<'_, PyAny>| -> PyResult<u64> {
         let index = value.py().import("operator")?.getattr("index")?.call1((value,)).map_err(|_| {
-            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", shape.get_type()))
+            PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", class_name(shape)))
         })?;
         let refused =
             || PyValueError::new_err(format!("a shape's extents must be between 0 and 2**63 - 1, not {index}"));

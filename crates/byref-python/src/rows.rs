@@ -4,11 +4,12 @@
 use crate::array::contiguous_bytes;
 use crate::payload::{Payload, layout_of};
 use crate::publisher::{gather, resized};
+use crate::refusals::{class_name, located, refuse_row};
 use byref::{Layout, Loan};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 /// Payloads of equal size.
 pub enum Rows<'py> {
@@ -18,18 +19,30 @@ pub enum Rows<'py> {
 }
 
 impl<'py> Rows<'py> {
-    pub fn of(rows: &Bound<'py, PyAny>) -> PyResult<Self> {
+    pub fn of(rows: &Bound<'py, PyAny>, topic: &str) -> PyResult<Self> {
+        let py = rows.py();
         if rows.is_instance_of::<PyList>() || rows.is_instance_of::<PyTuple>() {
-            let payloads = rows.try_iter()?.map(|row| Payload::of(&row?)).collect::<PyResult<Vec<_>>>()?;
-            return Self::of_each(payloads);
+            let mut payloads = Vec::new();
+            for (index, row) in rows.try_iter()?.enumerate() {
+                payloads.push(Self::row(&row?).map_err(|error| located(py, topic, &format!("[{index}]"), error))?);
+            }
+            return Self::of_each(payloads).map_err(|error| located(py, topic, "", error));
         }
-        match Payload::of(rows)? {
+        let found = Self::row(rows).and_then(|payload| match payload {
             Payload::Array(array) if array.ndim() > 0 => Ok(Rows::Array(array)),
             _ => Err(PyTypeError::new_err(format!(
                 "send_many takes an array with rows, or a list or tuple of payloads of equal size, not {}",
-                rows.get_type().name()?
+                class_name(rows)
             ))),
+        });
+        found.map_err(|error| located(py, topic, "", error))
+    }
+
+    fn row(row: &Bound<'py, PyAny>) -> PyResult<Payload<'py>> {
+        if row.is_instance_of::<PyDict>() || row.is_instance_of::<PyList>() || row.is_instance_of::<PyTuple>() {
+            return Err(refuse_row(row));
         }
+        Payload::of(row)
     }
 
     fn of_each(payloads: Vec<Payload<'py>>) -> PyResult<Self> {

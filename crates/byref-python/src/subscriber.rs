@@ -7,10 +7,11 @@ use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
-use crate::waiting::Timeout;
+use crate::waiting::{Attempt, Patience, Timeout};
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::OnceLock;
@@ -28,6 +29,15 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
+    #[inline(always)]
+    fn receive<'py>(&self, py: Python<'py>, timeout: impl Patience) -> PyResult<Bound<'py, PyAny>> {
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            return self.wrap_incoming(py, incoming, Self::wrap);
+        }
+        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+    }
+
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
         note_caller(py, &message);
@@ -131,12 +141,22 @@ impl Subscriber {
     #[doc = doc!("Subscriber.recv")]
     #[pyo3(signature = (timeout=None))]
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        let timeout = Timeout::new(timeout)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
-            return self.wrap_incoming(py, incoming, Self::wrap);
-        }
-        self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
+        self.receive(py, Timeout::new(timeout)?)
+    }
+
+    #[doc = doc!("Subscriber.recv_async")]
+    #[pyo3(signature = (timeout=None))]
+    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        Timeout::new(timeout)?;
+        let recv = RECV.get_or_try_init(py, || py.import("byref._aio")?.getattr("recv").map(Bound::unbind))?;
+        recv.bind(py).call1((slf, timeout))
+    }
+
+    /// For `recv_async`: the last attempt, after a wait of so many seconds.
+    fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
+        self.receive(py, Attempt::last(waited))
     }
 
     #[doc = doc!("Subscriber.try_recv")]
@@ -164,8 +184,10 @@ impl Subscriber {
         self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
     }
 
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+        let Subscriber { core, manner, events, .. } = slf.get();
+        let (core, manner, events) = (core.handle(), *manner, *events);
+        Bound::new(slf.py(), Iteration { core, manner, events, subscriber: slf.clone().unbind() })
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
@@ -174,15 +196,7 @@ impl Subscriber {
             let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
         }
-        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
-        // written in, and the processor waits for that.
-        match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
-            Ok(Some(None)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
-        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        let message = timeout.wait_if_needed(py, |wait| unless_closed(self.core.recv_with(wait)))?;
         message.map(|message| self.wrap(py, message)).transpose()
     }
 
@@ -250,5 +264,39 @@ impl Subscriber {
 
     fn __repr__(&self) -> String {
         format!("<byref.Subscriber to {:?}{}>", self.core.topic(), state(self.core.is_closed()))
+    }
+}
+
+/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[pyclass(frozen, name = "_Iterator", module = "byref")]
+pub struct Iteration {
+    /// Of its own, since a look into the other object costs each message some nanoseconds.
+    core: byref::Subscriber,
+    manner: Manner,
+    events: bool,
+    subscriber: Py<Subscriber>,
+}
+
+#[pymethods]
+impl Iteration {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.events {
+            return self.subscriber.get().__next__(py);
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => {
+                note_caller(py, &message);
+                Ok(Some(Bound::new(py, Message::new(message, self.manner))?.into_any()))
+            }
+            Ok(Some(None)) => self.subscriber.get().__next__(py),
+            Ok(None) => Ok(None),
+            Err(error) => Err(to_python(py, error)),
+        }
     }
 }

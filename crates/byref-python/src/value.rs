@@ -89,9 +89,11 @@ impl<'py> Shown<'py> {
                 let element = array::declared_type(py, &kind, &shape, at.len as usize)?;
                 let data = self.inside(py, at)?;
                 let dtype = element.dtype.bind(py).clone();
+                // A scalar never changes, and may be a key.
+                let writable = self.writable && !scalar;
                 // SAFETY: type and shape take the part's bytes, which are inside of the payload and aligned; the owner
                 // keeps them, writable or not; `declared_type` refuses objects and made sure of the size.
-                let array = unsafe { array::over(dtype, &shape, data, self.writable, self.owner.clone()) }?;
+                let array = unsafe { array::over(dtype, &shape, data, writable, self.owner.clone()) }?;
                 if scalar { array.get_item(PyTuple::empty(py))? } else { array }
             }
             Token::Arrow { class, schema, chunks } => {

@@ -25,13 +25,8 @@
 //! # }
 //! ```
 //!
-//! Where to read on: `ARCHITECTURE.md` is the map; [`ring`], [`lease`], [`wake`] and [`biased`] each explain one lock-free protocol;
-//! `SAFETY.md` says what is promised and which test or model covers it.
-//!
-//! [`ring`]: https://github.com/byref/byref/blob/main/crates/byref/src/ring.rs
-//! [`lease`]: https://github.com/byref/byref/blob/main/crates/byref/src/lease.rs
-//! [`wake`]: https://github.com/byref/byref/blob/main/crates/byref/src/wake.rs
-//! [`biased`]: https://github.com/byref/byref/blob/main/crates/byref/src/biased.rs
+//! Where to read on: `ARCHITECTURE.md` is the map; the heads of `ring.rs`, `lease.rs`, `wake.rs` and `biased.rs` each explain one
+//! lock-free protocol; `SAFETY.md` says what is promised and which test or model covers it.
 
 #[macro_use] // First: the other modules name its macro.
 mod faults;
@@ -99,6 +94,12 @@ pub use selector::{Ended, Item, Selector, Turn, Waker};
 pub use subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
 pub use topic::MAX_TOPIC;
 pub use wait::Wait;
+
+/// A number for the running process, never 0, that none of those from which it was forked has: for what is remembered about the
+/// process, or about a thread. After [`prepare`] it costs one load.
+pub fn fork_number() -> u64 {
+    sys::fork::ForkId::current().number()
+}
 
 /// Looks at the machine, which the first endpoint does otherwise. For programs in which a thread may fork while another one
 /// makes that first endpoint: call it before there are threads. A relative `BYREF_DIR` is resolved against the working directory

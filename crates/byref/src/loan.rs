@@ -53,6 +53,17 @@ impl Loan {
         Ok(LoanMemory(Arc::clone(&self.chunk()?.pin)))
     }
 
+    /// The loan itself, for who has it by reference; what is left behind is over.
+    pub fn take(&mut self) -> Loan {
+        Loan {
+            shared: Arc::clone(&self.shared),
+            chunk: self.chunk.take(),
+            len: self.len,
+            copied: self.copied,
+            tracked: self.tracked.take(),
+        }
+    }
+
     /// Counts `bytes` of the payload as copied to here, for libraries that fill loans with what their callers give them.
     pub fn count_copied(&mut self, bytes: usize) {
         self.copied += bytes;

@@ -5,7 +5,7 @@ use crate::handshake::{self, ToSubscriber};
 use crate::lease::{CLOSED, COUNTS, Lease};
 use crate::note;
 use crate::pool::Sent;
-use crate::publisher::Stall;
+use crate::publisher::{Silence, Stall};
 use crate::service::Token;
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
@@ -38,6 +38,8 @@ pub(crate) struct Peer {
     pub written_off: bool,
     /// The generation that it acknowledges when it has read all news of retired memory that it was sent.
     pub owes: u64,
+    /// It has done nothing while calls waited for it.
+    pub silence: Silence,
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
     pub tasks: Vec<Token>,

@@ -5,7 +5,7 @@ mod linger;
 mod outstanding;
 pub(crate) mod ticket;
 
-pub(crate) use eviction::Stall;
+pub(crate) use eviction::{Silence, Stall};
 pub use outstanding::{Holder, Outstanding};
 pub use ticket::{Releases, Ticket};
 
@@ -830,7 +830,12 @@ impl Shared {
         (at, poll): (u64, Option<Duration>),
         attempt: &mut dyn FnMut(&Self, &mut Open) -> Attempt<T>,
     ) -> Result<T> {
+        let limit = self.limits.stall.filter(|_| what == "send");
         if !wait.is_allowed() {
+            if let (Some(began), Some(open)) = (wait.polled_since(), self.lock()?.as_mut()) {
+                limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+                open.warn_of_silence(&self.topic, what, at, began);
+            }
             return Err(Error::WouldBlock { topic: self.topic.clone() });
         }
         let (door, batch) = {
@@ -860,7 +865,6 @@ impl Shared {
         let mut armed = NEVER;
         let mut hurry = false;
         let (began, mut wanted) = (Instant::now(), NEVER);
-        let limit = self.limits.stall.filter(|_| what == "send");
         let outcome = loop {
             let Some(left) = wait.remaining() else {
                 if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
@@ -883,6 +887,7 @@ impl Shared {
             };
             wanted = at;
             let until_eviction = limit.and_then(|most| open.limit_stalls(&self.topic, most, at, began));
+            open.warn_of_silence(&self.topic, what, at, began);
             if leader.is_none() {
                 continue;
             }
@@ -1112,6 +1117,7 @@ impl Shared {
             joined: open.generation,
             written_off: false,
             owes: 0,
+            silence: Silence::default(),
             outbox,
             tasks,
             listening: None,

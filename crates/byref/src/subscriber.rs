@@ -141,6 +141,8 @@ impl SubscriberBuilder {
 /// several publishers turns are fair.
 pub struct Subscriber {
     shared: Arc<Shared>,
+    /// Dropping it closes it.
+    closes: bool,
 }
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
@@ -280,7 +282,7 @@ impl Subscriber {
             .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
-        Ok(Subscriber { shared })
+        Ok(Subscriber { shared, closes: true })
     }
 
     /// The next message; waits without limit.
@@ -291,6 +293,11 @@ impl Subscriber {
     /// The next message; waits up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
         self.recv_with(&mut Wait::up_to(Some(timeout)))
+    }
+
+    /// A second handle to the same subscriber. Dropping it closes nothing.
+    pub fn handle(&self) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false }
     }
 
     /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
@@ -521,7 +528,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.shared.close();
+        if self.closes {
+            self.shared.close();
+        }
     }
 }
 
@@ -628,8 +637,12 @@ impl Shared {
         let mut still_armed = false;
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
-            if look_for_signals && wait.is_interrupted() {
-                return Err(Error::Interrupted { topic: self.options.topic.clone() });
+            if look_for_signals && wait.may_be_interrupted() {
+                // What runs now may receive from here, too, and would wait for the right that its own thread has.
+                (leader, still_armed) = (None, false);
+                if wait.is_interrupted() {
+                    return Err(Error::Interrupted { topic: self.options.topic.clone() });
+                }
             }
             let slice = wait.slice(left);
             if leader.is_none() {
@@ -1177,6 +1190,7 @@ impl Open {
         let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
         used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
         self.stats.lost = lost;
+        happened |= !used_up.is_empty();
         for over in used_up {
             self.dismiss(over, options);
         }

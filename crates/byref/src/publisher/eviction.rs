@@ -31,6 +31,17 @@ pub(crate) struct Stall {
     waited: Duration,
 }
 
+/// How far a subscriber was when a call that waits for it looked first, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Silence {
+    since: Option<((u64, u64, u64), Instant)>,
+    /// From which cursor on the next warning is due: when it has read what waited at the last one.
+    told: u64,
+}
+
+/// A call that waits so long for a subscriber that does nothing warns of it.
+const SILENCE: Duration = Duration::from_secs(5);
+
 impl Open {
     /// Disconnects the subscriber at `index`.
     pub(super) fn evict(&mut self, topic: &str, index: usize, why: &str) {
@@ -98,6 +109,38 @@ impl Open {
         let kept = |peer: &Peer| self.pool.retired_with(|generation| peer.keeps(generation));
         let most = lossless().map(|(index, peer)| (self.held_bytes(peer) + kept(peer), index)).max();
         most.filter(|(held, _)| *held > 0).map(|(_, index)| index).into_iter().collect()
+    }
+
+    /// Warns, once, of each subscriber that has done nothing while a call waited for it since `began`, for a cursor to reach `at`.
+    /// Where memory is short because messages are held, other warnings say so.
+    pub(super) fn warn_of_silence(&mut self, topic: &str, what: &str, at: u64, began: Instant) {
+        if self.warned.is_some_and(|warned| warned >= began) {
+            return;
+        }
+        for index in self.awaited(at) {
+            let progress = self.progress(&self.peers[index]);
+            let lag = self.lag(&self.peers[index]);
+            let peer = &mut self.peers[index];
+            if at == NEVER && peer.outbox.is_empty() {
+                continue;
+            }
+            let since = match peer.silence.since {
+                Some((before, since)) if before == progress => since.max(began),
+                _ => {
+                    peer.silence.since = Some((progress, Instant::now()));
+                    continue;
+                }
+            };
+            if since.elapsed() >= SILENCE && progress.0 >= peer.silence.told {
+                peer.silence.told = self.tail.max(progress.0 + 1);
+                log::warn!(
+                    "byref: topic '{topic}': a {what} has waited {} s for {}, which does not read: {lag} messages wait for it; \
+                     have it read them (in the same event loop: use send_async), or close it, or give the publisher a max_stall",
+                    SILENCE.as_secs(),
+                    peer.who()
+                );
+            }
+        }
     }
 
     /// Counts the time since the last count, but not before `began`, against those for whom a send waits and who have done
