@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, eventually
+from tests.processes import Child, Line, eventually, state_of
+from tests.test_steps import FAULTS, needs_faults
 
 Spawn = Callable[..., Child]
 
@@ -163,6 +164,31 @@ def test_closed_meanwhile(endpoints: Endpoints) -> None:
     pub.close()
     eventually(lambda: not closing.is_alive(), "the other one ends")
     pub.close(linger=1)
+
+
+def stop_while_it_lingers(line: Line, fate: str) -> None:
+    os.environ["BYREF_FAULT"] = f"close.publisher_lingers:1:{fate}"
+    send(line, [50] * 5, 60.0)
+
+
+@needs_faults
+@pytest.mark.parametrize("fate", ["stop", "kill"])
+def test_a_step_of_it(fate: str, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    pub = spawn(stop_while_it_lingers, fate)
+    assert pub.hear() == "sent"
+    if fate == "kill":
+        assert pub.wait() == -signal.SIGKILL
+        with byref.Subscriber("t") as sub, pytest.raises(byref.Timeout):
+            sub.recv(timeout=0.2)
+        return
+    eventually(lambda: state_of(pub.pid) == "T", "it stops")
+    sub = spawn(receive, [50] * 5, {})
+    assert sub.hear() == "watching"
+    pub.signal(signal.SIGCONT)
+    assert sub.hear() == 5
+    pub.hear()
+    pub.finish()
 
 
 @pytest.mark.parametrize("linger", [-1, float("nan")])

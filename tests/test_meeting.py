@@ -16,7 +16,8 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line, descriptors, eventually
+from tests.processes import Child, Line, descriptors, eventually, state_of
+from tests.test_steps import FAULTS, needs_faults
 
 Spawn = Callable[..., Child]
 
@@ -226,6 +227,73 @@ def test_a_replaced_directory_is_checked(place: Path, endpoints: Endpoints, spaw
     late = spawn(subscribe, "t")
     assert late.hear() == "watching"
     pub.wait_for_subscribers(2, timeout=20)
+
+
+# ---- at each step of it ----
+
+POINTS = ["meet.moved", "listen.bound", "listen.announced", "renew.former_left", "meet.told"]
+
+
+def publish_to_the_end(line: Line, topic: str, fate: str) -> None:
+    """Announces itself, and meets its fate when it does so again."""
+    os.environ["BYREF_FAULT"] = fate
+    publish(line, topic)
+
+
+def passing(point: str) -> int:
+    """Of the points that each publisher passes when it is made, the next passing is the one that counts."""
+    return 2 if point.startswith("listen.") else 1
+
+
+@needs_faults
+@pytest.mark.parametrize("point", POINTS)
+def test_a_publisher_that_stops_while_it_moves(
+    point: str, spawn: Spawn, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    pub, sub = spawn(publish_to_the_end, "t", f"{point}:{passing(point)}:stop"), spawn(subscribe, "t")
+    assert (pub.hear(), sub.hear()) == ("listening", "watching")
+    pub.tell(1)
+    assert pub.hear() == [sub.pid]
+    replaced(place)
+    eventually(lambda: state_of(pub.pid) == "T", "it stops")
+    late = spawn(subscribe, "t")
+    assert late.hear() == "watching"
+    pub.signal(signal.SIGCONT)
+    pub.tell(2)
+    assert pub.hear() == sorted([sub.pid, late.pid])
+    pub.tell("last")
+    pub.hear()
+    assert [sub.hear(), sub.hear()] == ["joined", "last"]
+    assert [late.hear(), late.hear()] == ["joined", "last"]
+    pub.tell("end")
+    pub.finish()
+    assert os.listdir(place) == []
+
+
+@needs_faults
+@pytest.mark.parametrize("point", POINTS)
+def test_a_publisher_that_dies_while_it_moves(
+    point: str, spawn: Spawn, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who are connected learn of it, and newcomers meet its successor."""
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    pub, sub = spawn(publish_to_the_end, "t", f"{point}:{passing(point)}:kill"), spawn(subscribe, "t")
+    assert (pub.hear(), sub.hear()) == ("listening", "watching")
+    pub.tell(1)
+    assert pub.hear() == [sub.pid]
+    replaced(place)
+    assert pub.wait() == -signal.SIGKILL
+    assert [sub.hear(), sub.hear()] == ["joined", "lost"]
+    second = spawn(publish, "t")
+    assert second.hear() == "listening"
+    second.tell(1)
+    assert second.hear() == [sub.pid]
+    second.tell("end")
+    second.finish()
+    eventually(
+        lambda: all(name.startswith("tmp-") for name in os.listdir(place)), "nothing but a temporary name is left"
+    )
 
 
 # ---- which directory ----
