@@ -485,11 +485,13 @@ def test_waiting_leaves_no_descriptors(endpoints: Endpoints) -> None:
         with pytest.raises(byref.Timeout):
             ticket.wait_released(timeout=0)
 
-    once()
+    # The first hundred also give this process's own thread the time to let go of what connecting took.
+    for _ in range(100):
+        once()
     before = len(descriptors())
     for _ in range(100):
         once()
-    assert len(descriptors()) == before
+    eventually(lambda: len(descriptors()) <= before, "waiting leaves no descriptor")
 
 
 # ---- warnings --------------------------------------------------------------------------------------------------------
