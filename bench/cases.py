@@ -12,7 +12,7 @@ from bench import rust
 from bench.contents import CONTENTS
 from bench.metrics import Case, Metric, Target, at_least, at_most
 from bench.peers import BATCH, Address, BlockingPeer, ObjectPeer, load
-from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, streams, trips
+from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, scalars, streams, trips
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -88,6 +88,11 @@ def _batches_of_arrow(system: str, length: int) -> Trial:
     if system == PYARROW:
         return _alone(objects.import_batches, length, 1e-3)
     return _objects(system, length, "batch", 1e-3)
+
+
+def _scalars(system: str, length: int) -> Trial:
+    seconds, ratios = _with_roles(system, partial(run_alone, scalars.compare), length)
+    return Trial(seconds, tuple(ratios))
 
 
 def _called(system: str, length: int, kind: str = "function") -> Trial:
@@ -307,6 +312,19 @@ CASES = (
         ("byref", "pyzmq", "dora", PYARROW),
         length=5_000,
         note="pyzmq: Arrow's IPC message, without the schema, which its receiver has to know",
+    ),
+    Case(
+        "scalars",
+        "containers of Python's scalars, send and value, compared with send_pickle and value",
+        (
+            *(Metric(f"{name} : the same as a pickle", "", at_most(1)) for name in scalars.VALUES),
+            Metric("pandas DataFrame : pyarrow.Table.from_pandas alone", "", at_most(1.25)),
+        ),
+        _scalars,
+        ("byref",),
+        length=30,
+        adaptive=False,
+        note="sender and receiver are one process; of the data frame nearly all of the time is that of its export",
     ),
     Case(
         "send",

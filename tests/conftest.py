@@ -23,8 +23,11 @@ _stderr: TextIO | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the real standard error for the last resort, a dump of all threads."""
+    """Keep the real standard error for the last resort, a dump of all threads. Let Ctrl-C do what it usually does."""
     global _stderr
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Started in the background of a shell: Python leaves it so, and children inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         _stderr = os.fdopen(os.dup(2), "w")

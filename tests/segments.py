@@ -16,29 +16,34 @@ _SO_PEEK_OFF = 42
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def kept_memory(pid: int) -> dict[int, int]:
+def kept_memory(pid: int | str, sockets: bool = True) -> dict[int, int]:
     """Bytes that the system has given to each segment (by inode) that a process keeps from going.
 
-    The process has to be stopped: it must not read its sockets meanwhile.
+    `sockets`: also by not reading those. It has to be stopped for that.
     """
     found = dict(_mapped(pid))
     for entry in os.scandir(f"/proc/{pid}/fd"):
-        what = os.readlink(entry.path)
+        try:
+            what = os.readlink(entry.path)
+        except FileNotFoundError:  # Of this process: the one that lists the directory.
+            continue
         if _POOL in what:
             found.update([_size(os.stat(entry.path))])
-        elif what.startswith("socket:"):
-            with _taken(pid, int(entry.name)) as end:
+        elif sockets and what.startswith("socket:"):
+            with _taken(int(pid), int(entry.name)) as end:
                 found.update(_in_flight(end))
     return found
 
 
-def _mapped(pid: int) -> Iterator[tuple[int, int]]:
+def _mapped(pid: int | str) -> Iterator[tuple[int, int]]:
     with open(f"/proc/{pid}/maps") as rows:
         for row in rows:
             if _POOL in row:
                 span, _, _, _, inode, *_ = row.split()
                 try:
                     yield _size(os.stat(f"/proc/{pid}/map_files/{span}"))
+                except FileNotFoundError:  # It was unmapped just now.
+                    continue
                 except PermissionError:  # Only root may look there; what is mapped is no less than what there is.
                     start, _, end = span.partition("-")
                     yield int(inode), int(end, 16) - int(start, 16)
@@ -71,6 +76,7 @@ def _in_flight(end: socket.socket) -> Iterator[tuple[int, int]]:
     unread = array.array("i", [0])
     fcntl.ioctl(end, termios.FIONREAD, unread)
     end.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0)
+    # A forked process shares its parent's sockets, which that reads, and which may have been hung up.
     try:
         while unread[0] > 0:
             # Not `socket.recv_fds`, which takes no notice of its flags.
@@ -81,5 +87,7 @@ def _in_flight(end: socket.socket) -> Iterator[tuple[int, int]]:
                     if _POOL in os.readlink(f"/proc/self/fd/{fd}"):
                         yield _size(os.fstat(fd))
                     os.close(fd)
+    except (BlockingIOError, ConnectionError):
+        return
     finally:
         end.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, struct.pack("i", -1))

@@ -153,6 +153,15 @@ def test_other_users_are_kept_out(people: People, meeting_place: Path) -> None:
     assert people(OWNER, receive).hear() is True
 
 
+def test_the_owner_of_a_foreign_directory_is_told(people: People, meeting_place: Path) -> None:
+    """By name, where there is one, and with what to do."""
+    meeting_place.mkdir(mode=0o700)  # Of root.
+    answer = people(STRANGER, receive).hear()
+    assert "it belongs to user 'root' (0)" in answer
+    assert f"this process runs as user {STRANGER}" in answer
+    assert f"BYREF_ALLOW=user:0 here and BYREF_ALLOW=user:{STRANGER} there" in answer
+
+
 def test_a_group_by_choice(people: People, meeting_place: Path) -> None:
     allow = f"group:{GROUP}"
     publisher = people(OWNER, publish, (GROUP,), allow)

@@ -193,6 +193,11 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[byref.Message], bool]]] = {
         lambda: np.arange(20_000)[::2],
         lambda msg: bool((np.asarray(msg) == np.arange(0, 20_000, 2)).all()),
     ),
+    "small dict": (lambda: {"a": [1, 2.5]}, lambda msg: msg.value == {"a": [1, 2.5]}),
+    "dict of scalars": (
+        lambda: {"a": list(range(20_000)), "headers": None},
+        lambda msg: msg.value == {"a": list(range(20_000)), "headers": None},
+    ),
     "dict": (
         lambda: {"a": np.arange(10_000), "b": [1, "x"]},
         lambda msg: msg.value["b"] == [1, "x"] and bool((msg.value["a"] == np.arange(10_000)).all()),
@@ -236,10 +241,31 @@ def test_sending_to_the_same_loop(kind: str, short: str, run: Callable[[Main], A
     assert pub.stats()["sent"] == count
 
 
+@pytest.mark.parametrize("headers", [None, {"a": 1}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_message_as_that_of_send(
+    kind: str, headers: Any, run: Callable[[Main], Any], endpoints: Endpoints
+) -> None:
+    make, _ = KINDS[kind]
+    pub, sub = endpoints.pair()
+
+    async def main() -> None:
+        await pub.send_async(make(), headers)
+
+    before = pub.stats()["pool_used"]
+    run(main)
+    used = pub.stats()["pool_used"] - before
+    pub.send(make(), headers)
+    assert pub.stats()["pool_used"] - before == 2 * used
+    one, other = sub.recv(timeout=20), sub.recv(timeout=20)
+    assert bytes(one) == bytes(other)
+    assert one.headers == other.headers == (headers or {})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("short", ["records", "memory"])
 def test_a_cancelled_send_sent_nothing(kind: str, short: str, run: Callable[[Main], Any], endpoints: Endpoints) -> None:
-    if short == "memory" and kind in ("small", "with headers"):
+    if short == "memory" and kind in ("small", "small dict", "with headers"):
         pytest.skip("it needs no memory")
     make, is_right = KINDS[kind]
     pub = endpoints.publisher(max_memory=1 << 17)

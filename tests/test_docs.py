@@ -1,6 +1,7 @@
 """The documents' examples run, calls in docs/python.md are as they are written, and what SAFETY.md names is there."""
 
 import ast
+import asyncio
 import inspect
 import re
 import subprocess
@@ -40,8 +41,11 @@ def blocks(*pages: Path) -> list[Any]:
 
 
 def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
-    """Run a block. Empty lines in front of it: a traceback names the line of the page."""
-    exec(compile("\n" * line + code, str(page), "exec"), {"__name__": "__main__", **names})
+    """Run a block, which may await. Empty lines in front of it: a traceback names the line of the page."""
+    compiled = compile("\n" * line + code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    begun = eval(compiled, {"__name__": "__main__", **names})
+    if inspect.iscoroutine(begun):
+        asyncio.run(begun)
 
 
 @pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
@@ -96,6 +100,9 @@ def surroundings(code: str) -> Iterator[dict[str, Any]]:
         with byref.Publisher("t") as pub, byref.Subscriber("t") as sub:
             pub.wait_for_subscribers(timeout=PATIENCE)
             pub.send(FRAME)
+            msg = sub.recv(timeout=PATIENCE)
+            if "recv_async" in code:
+                pub.send(FRAME)
             yield {
                 **{name: function(name) for name in ("print", "on_ticks", "on_tick", "show")},
                 "byref": byref,
@@ -103,7 +110,7 @@ def surroundings(code: str) -> Iterator[dict[str, Any]]:
                 "torch": np,  # For its `from_dlpack`.
                 "pub": pub,
                 "sub": sub,
-                "msg": sub.recv(timeout=PATIENCE),
+                "msg": msg,
                 "image": FRAME,
                 "depth": FRAME[..., 0],
                 "x": 1.0,
@@ -126,6 +133,9 @@ def test_fragment(page: Path, line: int, code: str, tmp_path: Path, monkeypatch:
         program.write_text(code)
         output = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE)
         assert f"it prints `{output.stdout.strip()}`" in README, output.stdout + output.stderr
+    elif "log_to_logging" in code:  # It is for a whole process.
+        program = f"import byref, logging\n{code}"
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
     elif re.match("import ", code):
         run(page, line, code, {})
     else:

@@ -109,3 +109,33 @@ raise RuntimeError
     assert out[1].startswith("the receiver never of topic 't' is a coroutine function")
     assert "RuntimeError" in done.stderr
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("patch", PATCHES)
+def test_ctrl_c(patch: str) -> None:
+    """A wait that one green thread made says nothing about which system thread handles signals."""
+    program = f"""
+import warnings; warnings.simplefilter("ignore")
+import _thread, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+start_native = _thread.start_new_thread
+from time import sleep
+{PATCHES[patch]}
+import byref, os, threading
+sub = byref.Subscriber("t")
+def wait():
+    try:
+        sub.recv(timeout=0.01)
+    except byref.Timeout:
+        print("waited")
+thread = threading.Thread(target=wait)
+thread.start()
+thread.join()
+start_native(lambda: (sleep(0.2), os.kill(os.getpid(), signal.SIGINT)), ())
+try:
+    sub.recv(timeout=20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "waited\ninterrupted\n", "")

@@ -120,13 +120,18 @@ pub.send({"a": memoryview(b"b"), "c": 1})
 pub.loan((2, 2), "f4").send()
 values = [sub.recv(timeout=20).value for _ in range(3)]
 print(sorted(set(sys.modules) - imported))
+queue = byref.EventQueue()
+thread = queue.start()
+queue.stop()
+thread.join()
+print("asyncio" in sys.modules)
 """
 
 
 def test_the_first_messages_import_nothing() -> None:
-    """NumPy takes 100 ms: that is for `import byref`, not for the first message of a program."""
+    """NumPy takes 100 ms, at `import byref` and not at the first message. A queue on a thread needs no asyncio."""
     output = subprocess.run([sys.executable, "-c", FIRST_MESSAGES], capture_output=True, text=True, timeout=PATIENCE)
-    assert output.stdout == "[]\n", output.stdout + output.stderr
+    assert output.stdout == "[]\nFalse\n", output.stdout + output.stderr
 
 
 def test_right_programs_run(endpoints: Endpoints) -> None:
@@ -140,7 +145,7 @@ def test_right_programs_run(endpoints: Endpoints) -> None:
     right.columns(pub)
     pub.send(frame)
     right.relay(sub, endpoints.publisher("relayed"))
-    assert right.events("t") == ["joined"]
+    assert set(right.events("t")) <= {"joined"}
     right.subscribe("t")
     right.run(byref.EventQueue())
     asyncio.run(asyncio.wait_for(right.in_a_loop(sub, pub), 20))

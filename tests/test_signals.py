@@ -1,16 +1,21 @@
 """Ctrl-C interrupts every call that waits; other signals do not disturb it."""
 
+import contextlib
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line
+from tests.processes import PATIENCE, ROOT, Child, Line
 from tests.test_threads import WAITS, waiting_pair
 
 Spawn = Callable[..., Child]
@@ -61,6 +66,45 @@ def test_ctrl_c_interrupts_within_100_ms(wait: str, spawn: Spawn) -> None:
     child.finish()
 
 
+def fork_in_a_thread(line: Line, wait: str) -> None:
+    """A thread that has waited before forks: in the child it is the main thread."""
+
+    def work() -> None:
+        with byref.Subscriber("nothing comes") as idle, contextlib.suppress(byref.Timeout):
+            idle.recv(timeout=0.01)
+        child = os.fork()
+        if child:
+            line.tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            return
+        try:
+            wait_to_be_interrupted(line, wait)
+        finally:
+            os._exit(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_ctrl_c_in_a_child_that_a_thread_forked(wait: str, spawn: Spawn) -> None:
+    child = spawn(fork_in_a_thread, wait)
+    took = [child.hear() for _ in range(ROUNDS)]
+    assert all(isinstance(one, float) for one in took), took
+    assert [child.hear(), child.hear()] == ["after", 0]
+    child.finish()
+
+
+def test_these_tests_run_where_sigint_is_ignored(rendezvous: Path) -> None:
+    """As in the background of a shell, or under nohup."""
+    some = "ctrl_c and (closing or 100_ms and flush)"
+    pytest_ = f"{sys.executable} -m pytest -v -p no:cacheprovider -k '{some}' tests/test_queue.py tests/test_signals.py"
+    command = f"trap '' INT HUP; exec {pytest_}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+
+
 def test_a_handler_that_raises_nothing_lets_the_call_wait_on(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     handled = []
@@ -73,6 +117,30 @@ def test_a_handler_that_raises_nothing_lets_the_call_wait_on(endpoints: Endpoint
         assert bytes(sub.recv(timeout=20)) == b"at last"
         sender.join()
         assert len(handled) == 3
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handler_may_receive_from_the_same_subscriber(endpoints: Endpoints) -> None:
+    """The call that it interrupts holds nothing that it would wait for."""
+    pub, sub = endpoints.pair()
+    received = []
+
+    def send() -> None:
+        pub.send(b"first")
+        pub.send(b"second")
+
+    def handler(*_: object) -> None:
+        sender = threading.Timer(0.3, send)
+        sender.start()
+        received.append(bytes(sub.recv(timeout=10)))
+        sender.join()
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        received.append(bytes(sub.recv(timeout=20)))
+        assert received == [b"first", b"second"]
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -4,8 +4,9 @@ A publisher writes a payload once; every subscriber, in any process of the host,
 bytes that stays valid as long as anyone holds it.
 """
 
-# With it comes NumPy: its import takes longer than a hundred messages, and is not left to the first send or receive.
+# With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive.
 from . import _dtypes as _dtypes
+from . import _kinds as _kinds
 from . import _pickles as _pickles
 from ._byref import (
     INLINE_LIMIT,
@@ -29,6 +30,7 @@ from ._byref import (
     record_receives,
 )
 from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
+from ._logging import log_to_logging
 
 __all__ = [
     "INLINE_LIMIT",
@@ -56,6 +58,7 @@ __all__ = [
     "VersionMismatch",
     "__version__",
     "copied_bytes",
+    "log_to_logging",
     "monitors",
     "record_receives",
 ]

@@ -83,10 +83,13 @@ __all__ = [
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
+    "_Iterator",
     "_Owner",
     "_Releases",
     "_Sending",
     "__version__",
+    "_close_log",
+    "_open_log",
     "copied_bytes",
     "monitors",
     "record_receives",
@@ -464,7 +467,7 @@ class Subscriber(Generic[_Told]):
     def topic(self) -> str:
         """The topic or pattern, as it was given."""
 
-    def __iter__(self) -> Iterator[Message | _Told]: ...
+    def __iter__(self) -> _Iterator[_Told]: ...
     def __next__(self) -> Message | _Told: ...
     def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
     def __enter__(self) -> Self: ...
@@ -912,6 +915,13 @@ class SubscriberInfo:
         """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
 
 @final
+class _Iterator(Generic[_Told]):
+    """The messages of a subscriber. It has no `close`, which a generator that is given up would call."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message | _Told: ...
+
+@final
 class _Owner:
     """The base of arrays over byref's memory. It has no use of its own."""
 
@@ -921,3 +931,7 @@ def copied_bytes() -> dict[str, int]:
     `send`: into shared memory, by its publishers. `receive`: small payloads, out of the ring. `writable`: private views
     of small messages. `copy`: because the program asked for a copy.
     """
+
+# For `_logging`.
+def _open_log(level: int | None) -> int: ...
+def _close_log() -> None: ...

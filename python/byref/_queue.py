@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import _aio
 from ._errors import Error
 
 if TYPE_CHECKING:
@@ -157,6 +156,8 @@ def _green_wait() -> Callable[[int | None, float | None], object]:
 
 async def run_async(queue: EventQueue) -> None:
     """Call the receivers in the running event loop, one after the other, until the queue is stopped."""
+    from . import _aio  # With it comes asyncio, which a queue on a thread does without.
+
     fileno = queue.fileno()
     queue._enter()
     try:

@@ -25,10 +25,16 @@ import byref
 
 from . import leaks
 from .board import Board, Report
+from .probing import reside
 from .worker import Worker, end_with
 
-_MOST_WORKERS = 6
+# So many workers at a time, and so many of them players, who are killed seldom: their scenes take seconds.
+_MOST_WORKERS, _PLAYERS = 7, 2
+_PLAYER_KILLS = 0.1
 _BETWEEN_ACTIONS = 0.3  # seconds, on average
+# Freezes take so long (s); a few are longer than a handshake may take.
+_FREEZES = (0.01, 0.1, 0.5, 0.5, 1, 3)
+_LONG_FREEZE, _LONG_SHARE = 10.5, 0.02
 _SILENCE = 40.0  # A worker that says nothing for so many seconds hangs.
 _PAUSE = 2.0  # The controller itself is never so long (s) without looking.
 _MOST_VIOLATIONS = 20  # Then the run is over.
@@ -50,6 +56,7 @@ class _Process:
     heard: float  # When it last reported.
     thaw_at: float | None = None  # It is frozen until then.
     killed: bool = False
+    is_player: bool = False
 
 
 class Controller:
@@ -81,8 +88,10 @@ class Controller:
             gc.collect()
             descriptors, shared_memory = leaks.descriptors(), leaks.shared_memory()
             self._pipe, self._report_to = os.pipe()
+            resident = self._settle_resident()
             try:
                 self._stress(seconds)
+                os.kill(resident, signal.SIGTERM)
                 self._stop()
             finally:
                 self._kill_all()
@@ -115,16 +124,17 @@ class Controller:
     def _spawn(self) -> None:
         number = self._started
         self._started += 1
+        is_player = sum(worker.is_player for worker in self._workers.values()) < _PLAYERS
         self.counts["workers"] += 1
         # Asked to stop, it must not die before it knows how to.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if not pid:
-            self._be_worker(number)
+            self._be_worker(number, is_player)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        self._workers[pid] = _Process(pid, number, time.monotonic())
+        self._workers[pid] = _Process(pid, number, time.monotonic(), is_player=is_player)
 
-    def _be_worker(self, number: int) -> NoReturn:
+    def _be_worker(self, number: int, is_player: bool) -> NoReturn:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.close(self._pipe)
         errors = os.open(self._errors / str(number), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
@@ -132,19 +142,29 @@ class Controller:
             os.dup2(errors, standard)
         os.close(errors)
         faulthandler.enable()
-        worker = Worker(number, self._seed, self._board, self._report_to)
+        worker = Worker(number, self._seed, self._board, self._report_to, is_player)
         end_with(Report(self._report_to, number), worker.run)
+
+    def _settle_resident(self) -> int:
+        """Somebody whom newcomers meet, whatever becomes of the directory."""
+        pid = os.fork()
+        if not pid:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            end_with(Report(self._report_to, -1), reside)
+        return pid
 
     def _act(self) -> None:
         """Kill some worker, or freeze it for a while; seldom, take the directory away."""
         worker = self._rng.choice(list(self._workers.values()))
         if self._rng.random() < 0.03:
             self._trouble_directory()
-        elif self._rng.random() < 0.7:
+        elif self._rng.random() < (_PLAYER_KILLS if worker.is_player else 0.7):
             self._kill(worker)
             self.counts["kills"] += 1
         elif worker.thaw_at is None:
-            worker.thaw_at = time.monotonic() + self._rng.choice((0.01, 0.1, 0.5))
+            is_long = self._rng.random() < _LONG_SHARE
+            worker.thaw_at = time.monotonic() + (_LONG_FREEZE if is_long else self._rng.choice(_FREEZES))
+            self.counts["freezes of more than 10 s"] += is_long
             self.counts["freezes"] += 1
             self._signal(worker, signal.SIGSTOP)
 
@@ -235,7 +255,7 @@ class Controller:
             who = f"worker {worker.number}" if worker else f"an orphan, process {pid},"
             self._note(f"{who} ended with {code}")
             # Children kill themselves now and then, and a worker that failed has said so.
-            expected = (0, 1, -signal.SIGKILL) if not worker or worker.killed else (0, 1)
+            expected = (0, 1, -signal.SIGKILL, -signal.SIGTERM) if not worker or worker.killed else (0, 1)
             if code not in expected and not (worker and worker.killed):
                 self._violation(f"{who} ended with {code}")
 
@@ -264,7 +284,7 @@ class Controller:
         """Workers have nothing to write to standard error but warnings: of peers that vanished while they connected."""
         for path in sorted(self._errors.iterdir()):
             lines = path.read_text(errors="replace").splitlines()
-            if telling := [line for line in lines if not line.startswith("[WARN")]:
+            if telling := [line for line in lines if not leaks.is_warning(line)]:
                 text = "\n".join(telling)
                 self._violation(f"worker {path.name} wrote to standard error:\n{text[-4000:]}")
 

@@ -27,9 +27,9 @@ _BIG = 1 << 30
 class Hardship:
     """Lowers the limits of this process now and then, and says whether a refusal is due to that."""
 
-    def __init__(self, rng: random.Random, report: Report) -> None:
+    def __init__(self, rng: random.Random, report: Report, never: bool = False) -> None:
         self._rng, self._report = rng, report
-        self._share = rng.choice((0, 0, 0, 0.01))
+        self._share = 0 if never else rng.choice((0, 0, 0, 0.01))
         self._until = self._ended = 0.0
 
     def step(self) -> None:
@@ -46,12 +46,18 @@ class Hardship:
                 self._report.counts["shortages of descriptors"] += 1
             else:
                 self._be_short_of_memory()
+                # Other endpoints of this process were short of it, too.
+                self._ended = time.monotonic()
 
     def end(self) -> None:
         """Everything is allowed again."""
         if self._until:
             limit(resource.RLIMIT_NOFILE, None)
             self._until, self._ended = 0.0, time.monotonic()
+
+    @property
+    def never_comes(self) -> bool:
+        return self._share == 0
 
     @property
     def is_on(self) -> bool:

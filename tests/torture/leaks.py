@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,8 @@ def shared_memory() -> int:
 def holders() -> list[int]:
     """The processes that map byref's segments."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and mappings(name)]
+
+
+def is_warning(line: str) -> bool:
+    """Whether a line of standard error is a warning of byref's log."""
+    return re.match(r"\S+ byref\[\d+\] WARN ", line) is not None

@@ -12,8 +12,8 @@ from .kinds import Plain
 from .names import Source
 from .pattern import HUGE, LARGEST, LONGEST_BLOCK, Payload, as_bytes, payload
 
-# A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for much less.
-_STALL_LIMIT = 15.0
+# A send that gets nowhere for so long is a hang: readers are frozen, and hold messages, for less.
+_STALL_LIMIT = 30.0
 # A send that waits so long, and in the end for nobody who had not taken everything, has slept through its wake-up.
 _LONG_WAIT, _SLEPT = 0.4, 0.2
 # So many of the publishers send messages of up to hundreds of MiB now and then.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import socket
 import sys
 import time
@@ -125,6 +126,8 @@ def _publish(part: Part) -> None:
             sending.some(_PRIMED)
         stage.primed = True
         sending.wait_for_all()
+        if traffic.moves and not part.is_second:
+            _move(part)
         sending.some(traffic.messages)
         if not part.is_victim and not part.is_second:
             while not (stage.settled and stage.replaced):
@@ -135,7 +138,21 @@ def _publish(part: Part) -> None:
         sending.publisher.flush(PATIENCE)
         if not part.is_victim:
             sending.check_memory()
+        sending.publisher.close(linger=PATIENCE)
     part.voice.say(stalls=sending.stalls)
+
+
+def _move(part: Part) -> None:
+    """The rendezvous directory vanishes, and the next endpoint makes it anew: all others meet there, too."""
+    directory, stage = Path(os.environ["BYREF_DIR"]), part.stage
+    shutil.rmtree(directory)
+    with byref.Publisher(TOPIC, 1 << 20, name=str(VISITOR)) as newcomer:
+        stage.wait(lambda: len(os.listdir(directory)) > 1, "a publisher is announced in the new directory")
+
+        def all_are_there() -> bool:
+            return stage.settled or stage.expected() <= {subscriber.pid for subscriber in newcomer.subscribers}
+
+        stage.wait(all_are_there, "all subscribers look for publishers in the new directory")
 
 
 @dataclass
@@ -169,7 +186,7 @@ class _Receiving:
     def _run_subscriber(self) -> int:
         history = self._traffic.history
         with byref.Subscriber(TOPIC, self._policy, self._depth, history, name=self._part.role) as subscriber:
-            if self._part.role == WITNESS and not self._part.is_second:
+            if self._part.role == WITNESS and not self._part.is_second and not self._traffic.moves:
                 self._visit(subscriber)
             while not self._is_over(subscriber):
                 before = self._taken

@@ -31,10 +31,10 @@ import byref
 from tests.child import die_with_parent
 from tests.processes import state_of
 
-from . import roles
+from . import leaks, roles
 from .roles import LOSSLESS, LOSSY, PUBLISHER, WITNESS, Part
 from .stage import PATIENCE, Stage, Voice
-from .traffic import JOINING, TRAFFICS
+from .traffic import JOINING, MOVING, TRAFFICS
 
 Fate = Literal["kill", "stop, kill", "stop, continue", "freeze"]
 FATES: tuple[Fate, ...] = ("kill", "stop, kill", "stop, continue")
@@ -62,6 +62,7 @@ _CONNECTING = (
     "over",
     "close",
 )
+_CONNECTING += ("meet", "renew")
 _PASSINGS = 3
 # Points of the data path, which matter in every traffic; the others are tried in the first that reaches them.
 _DATA = ("publish", "receive", "hold", "release", "loan", "reclaim")
@@ -259,7 +260,7 @@ class Director:
         for path in self._scratch.iterdir():
             if path.is_file():
                 lines = path.read_text(errors="replace").splitlines()
-                if telling := [line for line in lines if not line.startswith("[WARN")]:
+                if telling := [line for line in lines if not leaks.is_warning(line)]:
                     self._violation(f"{path.name} wrote to standard error:\n" + "\n".join(telling)[-2000:])
         left = [name for name in os.listdir(self._scratch / "meet") if not name.startswith("tmp-")]
         # The replacement of a publisher may be the last to look, and it came before the others went.
@@ -316,7 +317,8 @@ def plan(director: Director, traffics: list[str], only: str) -> tuple[list[Step]
                 if point not in passed:
                     continue
                 middle = (passed[point] + 1) // 2
-                if traffic != JOINING and (point not in seen or point.startswith(_DATA)):
+                is_special = traffic in (JOINING, MOVING)
+                if traffic != JOINING and (point not in seen or (point.startswith(_DATA) and not is_special)):
                     seen.add(point)
                     steps += [Step(traffic, role, point, middle, fate) for fate in FATES]
                 if point.startswith(_CONNECTING) and point not in frozen:

@@ -33,9 +33,12 @@ class Traffic:
         batches: bool = False,
         history: int = 0,
         queue: bool = False,
+        moves: bool = False,
     ) -> None:
         self.name, self.rows, self.messages, self.max_memory = name, rows, messages, max_memory
         self.batches, self.history, self.queue = batches, history, queue
+        # The rendezvous directory vanishes before the first message.
+        self.moves = moves
         self._sizes = sizes
 
     def size(self, sequence: int) -> int:
@@ -103,6 +106,8 @@ def _seed(run: int, sequence: int) -> int:
 
 # Who joins late takes what is kept for it, and the pool has no room for much beside: only for those who are frozen.
 JOINING = "joining"
+# Only for the steps that nothing else reaches: those of meeting again elsewhere.
+MOVING = "moving"
 _LARGE = (6000,) * 9 + (300_000,)
 TRAFFICS = {
     traffic.name: traffic
@@ -114,7 +119,8 @@ TRAFFICS = {
         Traffic("batches", (40, 600, 40), rows=4, messages=120, batches=True),
         Traffic("history", (40, 6000), history=8),
         Traffic("queue", (40, 6000), queue=True),
-        # More than one segment, and then a message that only a new one can take.
-        Traffic("growth", (40 * _MIB, 40 * _MIB, 90 * _MIB), messages=6, max_memory=128 * _MIB),
+        # More than one ordinary segment, and then a message that needs one of its own, for which they have to go.
+        Traffic("growth", (30 * _MIB, 30 * _MIB, 30 * _MIB, 100 * _MIB), messages=8, max_memory=128 * _MIB),
+        Traffic(MOVING, (40, 6000), moves=True),
     )
 }

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypedDict, assert_type
@@ -62,8 +61,6 @@ def containers(pub: Publisher, frame: Frame, table: pa.Table) -> None:
     pub.send(pair)
     views: Views = {"rgb": frame, "depth": np.zeros((2, 2), np.float32)}
     pub.send(views)
-    ordered: OrderedDict[str, Frame] = OrderedDict(left=frame)
-    pub.send(ordered)
     pub.send({})
     pub.send([])
 
@@ -214,3 +211,6 @@ async def in_a_loop(sub: Subscriber, pub: Publisher) -> None:
         msg.release()
         break
     await ticket
+    arrays: dict[str, NDArray[np.float64]] = {"a": np.zeros(3)}
+    assert_type(await pub.send_async(arrays, {"camera": "front"}), int)
+    assert_type(await sub.recv_async(), Message)

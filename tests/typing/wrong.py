@@ -93,3 +93,10 @@ def subscribe(queue: byref.EventQueue) -> None:
     queue.subscribe("t")  # wrong
     queue.subscribe("t", on_message, policy="all")  # wrong
     queue.subscribe("t", on_message, None, "latest")  # wrong
+
+
+async def in_a_loop(pub: Publisher, sub: Subscriber) -> None:
+    """What is awaited, and what is not."""
+    await pub.send_async("text")  # wrong
+    await pub.send(b"")  # wrong
+    print((await sub.recv_async()).values)  # wrong

@@ -1,6 +1,7 @@
-//! How a message of several parts describes them: a flat list, each container followed by what it contains.
+//! How a message of several parts describes them: a flat list, each packed container followed by what belongs into it.
 
 use crate::arrow::{Chunk, Class};
+use crate::packed;
 use crate::plan::Part;
 use serde::{Deserialize, Serialize};
 
@@ -8,26 +9,12 @@ use serde::{Deserialize, Serialize};
 const MOST_DESCRIPTION: usize = 64 << 20;
 /// The deepest nesting of containers.
 pub const MOST_LEVELS: usize = 64;
-/// The most tokens of a message: a peer can write one in a byte, but not make its reader spend gigabytes on them.
+/// The most tokens of a message: a peer can write one in three bytes, but not make its reader spend gigabytes on them.
 pub const MOST_TOKENS: usize = 1 << 20;
 
 /// One thing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Token {
-    /// Nothing.
-    None,
-    /// A truth value.
-    Bool(bool),
-    /// An integer of 64 bits.
-    Int(i64),
-    /// One beyond 64 bits, in hexadecimal.
-    Long(String),
-    /// A float of 64 bits.
-    Float(f64),
-    /// Real and imaginary part.
-    Complex(f64, f64),
-    /// Text.
-    Str(String),
     /// Plain bytes.
     Bytes(Part),
     /// An array.
@@ -50,18 +37,19 @@ pub enum Token {
         /// Their arrays.
         chunks: Vec<Chunk>,
     },
-    /// So many follow.
-    List(u64),
-    /// So many follow.
-    Tuple(u64),
-    /// So many keys follow, each with its value.
-    Dict(u64),
     /// A pickle.
     Pickle {
         /// Its stream.
         stream: Part,
         /// The buffers beside it, in order.
         buffers: Vec<Part>,
+    },
+    /// A container and the scalars and containers within it, as [`packed`] has them.
+    Packed {
+        /// The stream.
+        at: Part,
+        /// So many values follow that belong into it.
+        others: u64,
     },
 }
 
@@ -77,7 +65,7 @@ pub enum Words {
 impl Token {
     fn each_part(&self, each: &mut impl FnMut(&Part)) {
         match self {
-            Token::Bytes(at) | Token::Array { at, .. } => each(at),
+            Token::Bytes(at) | Token::Array { at, .. } | Token::Packed { at, .. } => each(at),
             Token::Arrow { schema, chunks, .. } => {
                 if let Words::Here(at) = schema {
                     each(at);
@@ -88,7 +76,6 @@ impl Token {
                 each(stream);
                 buffers.iter().for_each(each);
             }
-            _ => {}
         }
     }
 
@@ -96,7 +83,7 @@ impl Token {
     pub fn relocate(&mut self, payload: &[u8], distance: u64) -> Option<()> {
         let shift = |part: &mut Part| part.of(payload).map(|_| part.at += distance);
         match self {
-            Token::Bytes(at) | Token::Array { at, .. } => shift(at),
+            Token::Bytes(at) | Token::Array { at, .. } | Token::Packed { at, .. } => shift(at),
             Token::Arrow { schema, chunks, .. } => {
                 if let Words::Here(at) = schema {
                     shift(at)?;
@@ -107,7 +94,6 @@ impl Token {
                 shift(stream)?;
                 buffers.iter_mut().try_for_each(shift)
             }
-            _ => Some(()),
         }
     }
 }
@@ -143,7 +129,8 @@ pub fn decode(payload: &[u8], at: Part) -> Result<Vec<Token>, String> {
     if named > payload.len() as u64 { Err("parts that overlap".into()) } else { Ok(tokens) }
 }
 
-/// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep.
+/// How deep the one value is that `tokens` describe: 0 for a scalar. An error if they are no value, or one too deep. What is packed
+/// is not looked at: [`depth`] does so.
 pub fn levels(tokens: &[Token]) -> Result<usize, String> {
     // Of each container that is not complete: how many are missing.
     let mut missing = vec![1u64];
@@ -152,10 +139,8 @@ pub fn levels(tokens: &[Token]) -> Result<usize, String> {
         let left = missing.last_mut().ok_or("more parts than one value has")?;
         *left -= 1;
         deepest = deepest.max(missing.len() - 1);
-        match token {
-            Token::List(count) | Token::Tuple(count) => missing.push(*count),
-            Token::Dict(count) => missing.push(count.saturating_mul(2)),
-            _ => {}
+        if let Token::Packed { others, .. } = token {
+            missing.push(*others);
         }
         while missing.last() == Some(&0) {
             missing.pop();
@@ -167,40 +152,103 @@ pub fn levels(tokens: &[Token]) -> Result<usize, String> {
     if missing.is_empty() { Ok(deepest) } else { Err("fewer parts than announced".into()) }
 }
 
+/// How deep the one value is that `tokens`, which [`decode`] gave, describe in `payload`, and how many packed containers it has. An
+/// error if it is too deep, or what is packed is none.
+pub fn depth(tokens: &[Token], payload: &[u8]) -> Result<(usize, usize), String> {
+    // Of each container that is not complete: how deep what is missing belongs, the next one last.
+    let mut missing = vec![vec![0]];
+    let (mut deepest, mut containers) = (0, 0);
+    for token in tokens {
+        let level = missing.last_mut().and_then(Vec::pop).ok_or("more parts than one value has")?;
+        deepest = deepest.max(level);
+        if let Token::Packed { at, others } = token {
+            // A copy, since its sender may change it meanwhile.
+            let stream = at.of(payload).ok_or("a part outside of it, or not aligned")?.to_vec();
+            let summary = packed::check(&stream)?;
+            if summary.others.len() as u64 != *others {
+                return Err("packed values with others than announced".into());
+            }
+            containers += summary.containers;
+            deepest = deepest.max(level + summary.levels);
+            missing.push(summary.others.iter().rev().map(|below| level + below).collect());
+        }
+        if deepest > MOST_LEVELS {
+            return Err("containers nested too deep".into());
+        }
+        while missing.last().is_some_and(Vec::is_empty) {
+            missing.pop();
+        }
+    }
+    Ok((deepest, containers))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOWHERE: Part = Part { at: 0, len: 0 };
+
+    /// A packed container, as its description alone says.
+    fn container(others: u64) -> Token {
+        Token::Packed { at: NOWHERE, others }
+    }
+
     #[test]
     fn values_and_what_is_none() {
-        let (one, list) = (Token::None, |count| Token::List(count));
+        let one = bytes(0, 0);
         assert_eq!(levels(std::slice::from_ref(&one)), Ok(0));
-        assert_eq!(levels(&[list(0)]), Ok(0));
-        assert_eq!(levels(&[list(2), one.clone(), list(1), one.clone()]), Ok(2));
-        assert_eq!(levels(&[Token::Dict(1), one.clone(), Token::Tuple(1), list(0)]), Ok(2));
-        for wrong in [vec![], vec![list(1)], vec![one.clone(), one.clone()], vec![Token::Dict(u64::MAX), one.clone()]] {
+        assert_eq!(levels(&[container(0)]), Ok(0));
+        assert_eq!(levels(&[container(2), one.clone(), container(1), one.clone()]), Ok(2));
+        assert_eq!(levels(&[container(2), one.clone(), container(1), container(0)]), Ok(2));
+        for wrong in
+            [vec![], vec![container(1)], vec![one.clone(), one.clone()], vec![container(u64::MAX), one.clone()]]
+        {
             assert!(levels(&wrong).is_err(), "{wrong:?}");
         }
-        let deep = |count| [vec![list(1); count], vec![Token::None]].concat();
+        let deep = |count| [vec![container(1); count], vec![one.clone()]].concat();
         assert_eq!(levels(&deep(MOST_LEVELS)), Ok(MOST_LEVELS));
         assert!(levels(&deep(MOST_LEVELS + 1)).is_err());
     }
 
     #[test]
+    fn packed_values_count_with_what_is_in_them() {
+        // Three lists, one in the other, and a value more in the innermost; then two lists, and two values.
+        let streams = [
+            vec![packed::LIST, 1, packed::LIST, 1, packed::LIST, 1, packed::OTHER],
+            vec![packed::LIST, 2, packed::OTHER, packed::LIST, 1, packed::OTHER],
+        ];
+        let mut payload = streams[0].clone();
+        payload.resize(64, 0);
+        payload.extend(&streams[1]);
+        let one = Token::Packed { at: Part { at: 0, len: streams[0].len() as u64 }, others: 1 };
+        let two = |others| Token::Packed { at: Part { at: 64, len: streams[1].len() as u64 }, others };
+        let leaf = bytes(0, 0);
+        assert_eq!(depth(std::slice::from_ref(&leaf), &payload), Ok((0, 0)));
+        assert_eq!(depth(&[one.clone(), leaf.clone()], &payload), Ok((3, 3)));
+        assert_eq!(depth(&[two(2), one.clone(), leaf.clone(), leaf.clone()], &payload), Ok((4, 5)));
+        assert_eq!(depth(&[two(2), leaf.clone(), one.clone(), leaf.clone()], &payload), Ok((5, 5)));
+        assert!(depth(&[two(1), leaf.clone()], &payload).unwrap_err().contains("announced"));
+        assert!(depth(&[Token::Packed { at: Part { at: 128, len: 1 }, others: 0 }], &payload).is_err());
+        let deep = |count| [vec![one.clone(); count], vec![leaf.clone()]].concat();
+        assert_eq!(depth(&deep(MOST_LEVELS / 3), &payload), Ok((63, 63)));
+        assert!(depth(&deep(MOST_LEVELS / 3 + 1), &payload).is_err());
+    }
+
+    #[test]
     fn only_one_value_of_a_bearable_size_is_read() {
         let read = |bytes: &[u8]| decode(bytes, Part { at: 0, len: bytes.len() as u64 });
-        let tokens = vec![Token::List(1), Token::Str("a".into())];
+        let tokens = vec![container(1), bytes(0, 1)];
         assert_eq!(read(&encode(&tokens)), Ok(tokens));
-        assert!(read(&encode(&[Token::List(2), Token::None])).is_err());
-        assert!(read(&[encode(&[Token::None]), vec![0]].concat()).unwrap_err().contains("more than"));
-        let zeros = vec![0; MOST_TOKENS + 10];
+        assert!(read(&encode(&[container(2), bytes(0, 0)])).is_err());
+        assert!(read(&[encode(&[bytes(0, 0)]), vec![0]].concat()).unwrap_err().contains("more than"));
+        let zeros = vec![0; 3 * MOST_TOKENS + 10];
         let many = [postcard::to_stdvec(&(MOST_TOKENS as u64 + 1)).unwrap(), zeros].concat();
         assert!(read(&many).unwrap_err().contains("parts"));
     }
 
     #[test]
     fn parts_that_overlap_are_refused() {
-        let said = |count| encode(&[vec![Token::List(count)], vec![bytes(0, 128); count as usize]].concat());
+        let said = |count| encode(&[vec![container(count)], vec![bytes(0, 128); count as usize]].concat());
         for (count, is_possible) in [(1, true), (2, true), (3, false)] {
             let mut payload = said(count);
             let at = Part { at: 0, len: payload.len() as u64 };

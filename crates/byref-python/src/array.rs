@@ -3,16 +3,17 @@
 
 use crate::ending;
 use crate::errors::error;
+use crate::guarded::Guarded;
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, flags};
 use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyImportError, PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::{MutexExt, PyOnceLock};
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::raw::c_int;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// The most element types remembered; a peer that invents more of them makes the memory start anew.
 const MOST_TYPES: usize = 1024;
@@ -50,11 +51,10 @@ pub fn describe_type(dtype: &Bound<'_, PyArrayDescr>) -> PyResult<Vec<u8>> {
 
 /// The element type that `kind` describes; a new one is remembered.
 fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
-    static KNOWN: Mutex<Option<HashMap<Vec<u8>, Arc<ElementType>>>> = Mutex::new(None);
+    static KNOWN: Guarded<Option<HashMap<Vec<u8>, Arc<ElementType>>>> = Guarded::new(None);
     static DECODE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let known = || KNOWN.lock_py_attached(py).unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(found) = known().as_ref().and_then(|known| known.get(kind)) {
-        return Ok(Arc::clone(found));
+    if let Some(found) = KNOWN.with(|known| known.as_ref()?.get(kind).cloned()) {
+        return Ok(found);
     }
     if kind.len() > MOST_WORDS {
         return Err(PyValueError::new_err(format!("a description of an element type with {} bytes", kind.len())));
@@ -66,13 +66,15 @@ fn element_type(py: Python<'_>, kind: &[u8]) -> PyResult<Arc<ElementType>> {
     }
     let format = format.map(|format| CString::new(format).expect("formats have no NUL"));
     let found = Arc::new(ElementType { itemsize: dtype.itemsize(), dtype: dtype.unbind(), format });
-    let mut known = known();
-    let known = known.get_or_insert_default();
-    if known.len() >= MOST_TYPES {
-        known.clear();
-    }
     if kind.len() <= REMEMBERED_WORDS {
-        known.insert(kind.to_vec(), Arc::clone(&found));
+        let (kind, found) = (kind.to_vec(), Arc::clone(&found));
+        // What makes room, and what another thread has put there meanwhile, holds types: it goes when the lock is gone.
+        let gone = KNOWN.with(|known| {
+            let known = known.get_or_insert_default();
+            let too_many = (known.len() >= MOST_TYPES).then(|| std::mem::take(known));
+            (too_many, known.insert(kind, found))
+        });
+        drop(gone);
     }
     Ok(found)
 }

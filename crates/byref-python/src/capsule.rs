@@ -5,6 +5,7 @@ use byref_parts::arrow::abi::Owned;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use std::ptr;
 
 /// Takes the struct out of a capsule, as its consumer.
@@ -16,9 +17,13 @@ pub fn take<T: Owned>(capsule: &Bound<'_, PyAny>) -> PyResult<T> {
         let (wanted, found) = (T::CAPSULE.to_string_lossy(), capsule.get_type());
         return Err(PyTypeError::new_err(format!("the sender's Arrow data is no capsule '{wanted}' but {found}")));
     }
-    // SAFETY: by the interface, a capsule of that name points to such a struct, which its consumer moves out by marking the
-    // source as released. The interpreter is attached, so nobody else takes it meanwhile.
-    let taken = unsafe { ptr::replace(pointer, T::empty()) };
+    // Two threads that take one capsule at the same time would both have what is in it, and release it twice.
+    let taken = with_critical_section(capsule, || {
+        // SAFETY: by the interface, a capsule of that name points to such a struct, which its consumer moves out by marking
+        // the source as released. No other thread of this module is here meanwhile: the interpreter is attached, and where
+        // that excludes nobody, the critical section does, as nothing in it lets go of it.
+        unsafe { ptr::replace(pointer, T::empty()) }
+    });
     if taken.is_released() {
         return Err(PyValueError::new_err("the sender's Arrow data was consumed already"));
     }

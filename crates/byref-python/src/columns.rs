@@ -3,6 +3,7 @@
 
 use crate::array;
 use crate::draft::explain;
+use crate::entries::entries;
 use crate::owner::{Memory, Owner};
 use crate::value;
 use byref::{Encoded, HeaderValue, Loan};
@@ -125,7 +126,7 @@ impl Columns {
 /// The first `rows` rows of `arrays`.
 pub fn truncated<'py>(arrays: &Bound<'py, PyDict>, rows: usize) -> PyResult<Bound<'py, PyDict>> {
     let shorter = PyDict::new(arrays.py());
-    for (name, array) in arrays {
+    for (name, array) in entries(arrays) {
         shorter.set_item(name, array.get_item(PySlice::new(arrays.py(), 0, rows as isize, 1))?)?;
     }
     Ok(shorter)

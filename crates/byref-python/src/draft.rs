@@ -6,21 +6,20 @@ use crate::arrow::{self, Imported};
 use crate::errors::to_python;
 use crate::message::Message;
 use crate::owner::{Memory, Owner};
+use crate::packed::{Other, Packing, Unpackable, pack, too_deep};
 use crate::payload::{Payload, numpy_scalar};
 use crate::refusals::{check_polars, class_name, located, resolve};
-use crate::value;
+use crate::value::{self, Place};
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
+use byref_parts::packed::{self, MOST_CONTAINERS};
 use byref_parts::plan::{self, Part, Source};
 use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple,
-};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyTuple};
 
 type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 
@@ -28,7 +27,8 @@ type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 pub struct Draft<'py>(Vec<Item<'py>>);
 
 enum Item<'py> {
-    Token(Token),
+    /// A container of scalars, into which all further items belong, in order.
+    Packed(Packing),
     Payload(Payload<'py>),
     /// A NumPy scalar, as an array.
     Scalar(Bound<'py, PyUntypedArray>),
@@ -52,26 +52,45 @@ impl<'py> Draft<'py> {
         match Self::of_other(data, &mut items) {
             Ok(Some(payload)) => Ok(Ok(payload)),
             Ok(None) => Ok(Err(Draft(items))),
-            Err(error) => Err(located(data.py(), topic, &place_of(&items), error)),
+            Err((place, error)) => Err(located(data.py(), topic, &place, error)),
         }
     }
 
-    fn of_other(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
-        if is_container(data) {
-            collect(data, items, 0)?;
-        } else if let Ok(message) = data.cast::<Message>() {
-            match message.get().parts(data.py())? {
-                Some((message, layout)) => items.push(Item::Message(message, Some(layout), 0)),
-                None => return Payload::of(data).map(Some),
+    /// The error comes with its place.
+    fn of_other(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> Result<Option<Payload<'py>>, (String, PyErr)> {
+        let here = |error| (String::new(), error);
+        let packed = pack(data).map_err(|Unpackable { stream, others, error }| {
+            let key = |number: usize| key_of(numpy_scalar(&others[number].object).ok().flatten().as_ref());
+            (place_in(&stream, usize::MAX, key), error)
+        })?;
+        if let Some((packing, others)) = packed {
+            items.reserve(1 + others.len());
+            items.push(Item::Packed(packing));
+            for other in &others {
+                collect(other, items).map_err(|error| (place_of(items, items.len()), error))?;
             }
+            Ok(None)
+        } else if let Ok(message) = data.cast::<Message>() {
+            match message.get().parts(data.py()).map_err(here)? {
+                Some((message, layout)) => items.push(Item::Message(message, Some(layout), 0)),
+                None => return Payload::of(data).map(Some).map_err(here),
+            }
+            Ok(None)
         } else if has_own_payload(data) {
-            return Payload::of(data).map(Some);
-        } else if let Some(array) = numpy_scalar(data)? {
-            return Payload::of(array.as_any()).map(Some);
+            Payload::of(data).map(Some).map_err(here)
+        } else if let Some(array) = numpy_scalar(data).map_err(here)? {
+            Payload::of(array.as_any()).map(Some).map_err(here)
         } else {
-            return arrow_or_payload(data, items);
+            arrow_or_payload(data, items).map_err(here)
         }
-        Ok(None)
+    }
+
+    /// The stream of a value that has nothing beside it.
+    pub fn packed(&self) -> Option<&[u8]> {
+        match &self.0[..] {
+            [Item::Packed(packing)] => Some(&packing.stream),
+            _ => None,
+        }
     }
 
     /// The pickle of any object, its buffers beside it.
@@ -92,14 +111,26 @@ impl<'py> Draft<'py> {
         publisher: &'a byref::Publisher,
         headers: Vec<(String, HeaderValue)>,
     ) -> PyResult<Planned<'a>> {
-        let mut planner = Planner { py, publisher, plan: Plan::default(), tokens: Vec::new(), refers: false };
+        let mut planner = Planner {
+            py,
+            publisher,
+            plan: Plan::default(),
+            tokens: Vec::new(),
+            others: self.0.len() as u64 - 1,
+            containers: 0,
+            refers: false,
+        };
         for (index, item) in self.0.iter().enumerate() {
-            planner.add(item).map_err(|error| located(py, publisher.topic(), &place_of(&self.0[..index]), error))?;
+            planner.add(item).map_err(|error| located(py, publisher.topic(), &place_of(&self.0, index), error))?;
         }
-        if planner.tokens.len() > MOST_TOKENS {
+        if planner.tokens.len() > MOST_TOKENS || planner.containers > MOST_CONTAINERS {
             return Err(too_many());
         }
-        let Planner { mut plan, tokens, refers, .. } = planner;
+        let Planner { mut plan, mut tokens, refers, .. } = planner;
+        // Behind all arrays.
+        if let (Some(Item::Packed(packing)), Some(Token::Packed { at, .. })) = (self.0.first(), tokens.first_mut()) {
+            *at = plan.copy(&packing.stream);
+        }
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
         let attributes = Attributes { layout: Some(value::layout(at)), headers };
@@ -135,13 +166,6 @@ fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
         || data.is_exact_instance_of::<PyUntypedArray>()
 }
 
-/// Whether it is a container that travels as one. (A subclass is more than that.)
-fn is_container(data: &Bound<'_, PyAny>) -> bool {
-    data.is_exact_instance_of::<PyDict>()
-        || data.is_exact_instance_of::<PyList>()
-        || data.is_exact_instance_of::<PyTuple>()
-}
-
 /// Appends the Arrow data that an object stands for, or gives the bytes or the array.
 fn arrow_or_payload<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
     let found = resolve(data)?;
@@ -159,49 +183,21 @@ fn arrow_or_payload<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -
     Ok(None)
 }
 
-/// Appends what `data` is.
-fn collect<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>, level: usize) -> PyResult<()> {
-    let py = data.py();
-    if level > MOST_LEVELS {
-        return Err(too_deep());
-    }
-    if items.len() >= MOST_TOKENS {
-        return Err(too_many());
-    }
-    // The content of a container is taken at once: what it contains runs code of its own when it is asked for its data, and
-    // lets other threads run, all of which may change the container.
-    if let Ok(dict) = data.cast_exact::<PyDict>() {
-        let entries: Vec<_> = dict.iter().collect();
-        items.push(Item::Token(Token::Dict(entries.len() as u64)));
-        for (key, value) in entries {
-            if let Some(key) = scalar(&key)? {
-                items.push(Item::Token(key));
-            } else if let Some(key) = numpy_scalar(&key)? {
-                items.push(Item::Scalar(key));
-            } else {
-                let found = class_name(&key);
-                let text = format!(
-                    "cannot send a dict with a key of type {found}; keys are str, numbers, bool or None, of these types \
-                     exactly, or NumPy scalars; convert the keys, or send list(x.items())"
-                );
-                return Err(PyTypeError::new_err(text));
-            }
-            collect(&value, items, level + 1)?;
-        }
-    } else if let Ok(list) = data.cast_exact::<PyList>() {
-        let values: Vec<_> = list.iter().collect();
-        items.push(Item::Token(Token::List(values.len() as u64)));
-        values.iter().try_for_each(|value| collect(value, items, level + 1))?;
-    } else if let Ok(tuple) = data.cast_exact::<PyTuple>() {
-        items.push(Item::Token(Token::Tuple(tuple.len() as u64)));
-        tuple.iter().try_for_each(|value| collect(&value, items, level + 1))?;
-    } else if let Some(token) = scalar(data)? {
-        items.push(Item::Token(token));
-    } else if let Some(array) = numpy_scalar(data)? {
+/// Appends what belongs beside a packed container, as one item.
+fn collect<'py>(other: &Other<'py>, items: &mut Vec<Item<'py>>) -> PyResult<()> {
+    let (data, py) = (&other.object, other.object.py());
+    if let Some(array) = numpy_scalar(data)? {
         items.push(Item::Scalar(array));
+    } else if other.is_key {
+        let found = class_name(data);
+        let text = format!(
+            "cannot send a dict with a key of type {found}; keys are str, numbers, bool or None, of these types exactly, or \
+             NumPy scalars; convert the keys, or send list(x.items())"
+        );
+        return Err(PyTypeError::new_err(text));
     } else if let Ok(message) = data.cast::<Message>() {
         let (message, layout) = message.get().whole(py)?;
-        items.push(Item::Message(message, layout, level));
+        items.push(Item::Message(message, layout, other.level));
     } else if has_own_payload(data) || data.is_exact_instance_of::<PyBytes>() {
         items.push(Item::Payload(Payload::of(data)?));
     } else if let Some(payload) = arrow_or_payload(data, items)? {
@@ -215,49 +211,33 @@ const MOST_STEPS: (usize, usize) = (6, 3);
 /// The most characters of a key that are told.
 const MOST_KEY: usize = 40;
 
-/// Where in the containers of `items` the next item belongs: `['a'][3]`.
-fn place_of(items: &[Item<'_>]) -> String {
-    struct Level {
-        left: u64,
-        next: u64,
-        /// Of a dict: the key that was read, until its value is.
-        key: Option<String>,
-        is_dict: bool,
+/// Where in a container the item of that index belongs: `['a'][3]`.
+fn place_of(items: &[Item<'_>], index: usize) -> String {
+    match (items.first(), index.checked_sub(1)) {
+        (Some(Item::Packed(packing)), Some(other)) => {
+            let key = |number: usize| match &items[number + 1] {
+                Item::Scalar(array) => key_of(Some(array)),
+                _ => key_of(None),
+            };
+            place_in(&packing.stream, other, key)
+        }
+        _ => String::new(),
     }
-    let mut levels: Vec<Level> = Vec::new();
-    for item in items {
-        if let Some(level) = levels.last_mut() {
-            if level.is_dict && level.key.is_none() {
-                level.key = Some(key_of(item));
-                continue;
-            }
-            level.left -= 1;
-            level.next += 1;
-        }
-        let begun = match item {
-            Item::Token(Token::Dict(count)) => Some((*count, true)),
-            Item::Token(Token::List(count) | Token::Tuple(count)) => Some((*count, false)),
-            _ => None,
-        };
-        if let Some((left, is_dict)) = begun {
-            levels.push(Level { left, next: 0, key: None, is_dict });
-        } else if let Some(level) = levels.last_mut() {
-            level.key = None;
-        }
-        while levels.last().is_some_and(|level| level.left == 0) {
-            levels.pop();
-            if let Some(level) = levels.last_mut() {
-                level.key = None;
-            }
-        }
-    }
-    let innermost = levels.len().saturating_sub(1);
-    // What a level contains, and is not complete, has been counted in it already.
-    let step = |(depth, level): (usize, Level)| match level {
-        Level { is_dict: true, key, .. } => key,
-        Level { next, .. } => Some((if depth == innermost { next } else { next - 1 }).to_string()),
+}
+
+/// A key that is a NumPy scalar, as text.
+fn key_of(array: Option<&Bound<'_, PyUntypedArray>>) -> String {
+    let key = array.and_then(|array| array.get_item(PyTuple::empty(array.py())).ok());
+    key.map_or_else(|| "?".to_owned(), |key| key.to_string())
+}
+
+/// Where the value of that number beside a stream belongs, or what follows its end. `key` tells a key that stands beside it.
+fn place_in(stream: &[u8], other: usize, key: impl Fn(usize) -> String) -> String {
+    let cut = |step: String| match step.char_indices().nth(MOST_KEY) {
+        Some((end, _)) => format!("[{}...]", &step[..end]),
+        None => format!("[{step}]"),
     };
-    let steps: Vec<String> = levels.into_iter().enumerate().filter_map(step).map(|step| format!("[{step}]")).collect();
+    let steps: Vec<String> = packed::place(stream, other, key).into_iter().map(cut).collect();
     let (first, last) = MOST_STEPS;
     if steps.len() <= first + last {
         return steps.concat();
@@ -265,52 +245,10 @@ fn place_of(items: &[Item<'_>]) -> String {
     format!("{}...{}", steps[..first].concat(), steps[steps.len() - last..].concat())
 }
 
-/// A key, as Python writes it.
-fn key_of(item: &Item<'_>) -> String {
-    let text = match item {
-        Item::Token(Token::Str(text)) => format!("'{}'", text.escape_debug()),
-        Item::Token(Token::Int(number)) => number.to_string(),
-        Item::Token(Token::Float(number)) => format!("{number:?}"),
-        Item::Token(Token::Bool(flag)) => if *flag { "True" } else { "False" }.to_owned(),
-        Item::Token(Token::None) => "None".to_owned(),
-        Item::Scalar(array) => array.get_item(PyTuple::empty(array.py())).map_or("?".to_owned(), |key| key.to_string()),
-        _ => "?".to_owned(),
-    };
-    match text.char_indices().nth(MOST_KEY) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
-}
-
-fn too_deep() -> PyErr {
-    PyValueError::new_err(format!("cannot send containers that are nested deeper than {MOST_LEVELS} levels"))
-}
-
 fn too_many() -> PyErr {
-    let text = format!("cannot send a message of more than {MOST_TOKENS} parts and scalars; put numbers into arrays");
+    let text =
+        format!("cannot send a message of more than {MOST_TOKENS} parts and containers; put numbers into arrays");
     PyValueError::new_err(text)
-}
-
-/// A scalar of Python's own, of that type exactly; `None` for anything else.
-fn scalar(value: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
-    Ok(Some(if value.is_none() {
-        Token::None
-    } else if let Ok(text) = value.cast_exact::<PyString>() {
-        Token::Str(text.to_str()?.to_owned())
-    } else if let Ok(flag) = value.cast::<PyBool>() {
-        Token::Bool(flag.is_true())
-    } else if value.is_exact_instance_of::<PyInt>() {
-        match value.extract::<i64>() {
-            Ok(number) => Token::Int(number),
-            Err(_) => Token::Long(value.call_method1(intern!(value.py(), "__format__"), ("x",))?.extract()?),
-        }
-    } else if let Ok(number) = value.cast_exact::<PyFloat>() {
-        Token::Float(number.value())
-    } else if let Ok(number) = value.cast_exact::<PyComplex>() {
-        Token::Complex(number.real(), number.imag())
-    } else {
-        return Ok(None);
-    }))
 }
 
 struct Planner<'p, 'a> {
@@ -318,6 +256,10 @@ struct Planner<'p, 'a> {
     publisher: &'a byref::Publisher,
     plan: Plan<'a>,
     tokens: Vec<Token>,
+    /// How many items belong into the packed container.
+    others: u64,
+    /// How many containers are packed.
+    containers: usize,
     /// Something is explained in the glossary.
     refers: bool,
 }
@@ -325,7 +267,11 @@ struct Planner<'p, 'a> {
 impl<'a> Planner<'_, 'a> {
     fn add(&mut self, item: &'a Item<'a>) -> PyResult<()> {
         let token = match item {
-            Item::Token(token) => token.clone(),
+            Item::Packed(packing) => {
+                self.containers += packing.containers;
+                // Its place is known when those of the others are.
+                Token::Packed { at: Part { at: 0, len: 0 }, others: self.others }
+            }
             Item::Payload(payload) => self.payload(payload)?,
             Item::Scalar(array) => self.array(array, true)?,
             Item::Arrow(Imported { kind, class, arrays }) => {
@@ -378,20 +324,26 @@ impl<'a> Planner<'_, 'a> {
             self.tokens.push(Token::Bytes(at));
             return Ok(());
         };
-        let Some(description) = value::place(layout) else {
-            let Layout { kind, shape } = layout.clone();
-            let at = self.plan.copy(message);
-            self.tokens.push(Token::Array { kind, shape, at, scalar: false });
-            return Ok(());
+        // Parts lie before the description.
+        let (inner, parts_end) = match value::place(layout) {
+            Some(Place::Described(at)) => (tokens::decode(message, at), at.at as usize),
+            Some(Place::Packed) => (Ok(vec![value::packed(message)]), message.len()),
+            None => {
+                let Layout { kind, shape } = layout.clone();
+                let at = self.plan.copy(message);
+                self.tokens.push(Token::Array { kind, shape, at, scalar: false });
+                return Ok(());
+            }
         };
         let py = self.py;
         let wrong = |why: String| value::wrong(py, message.topic(), &why);
-        let inner = tokens::decode(message, description).map_err(wrong)?;
-        if level + tokens::levels(&inner).map_err(wrong)? > MOST_LEVELS {
+        let inner = inner.map_err(wrong)?;
+        let (levels, containers) = tokens::depth(&inner, message).map_err(wrong)?;
+        self.containers += containers;
+        if level + levels > MOST_LEVELS {
             return Err(too_deep());
         }
-        // Parts lie before the description.
-        let payload = &message[..description.at as usize];
+        let payload = &message[..parts_end];
         let distance = self.plan.copy(payload).at;
         for mut token in inner {
             token.relocate(payload, distance).ok_or_else(|| wrong("a part outside of it, or not aligned".into()))?;

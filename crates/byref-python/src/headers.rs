@@ -1,5 +1,6 @@
 //! Headers: a mapping of `str` to `str | bytes | int | float | bool` on their way out, a `dict` when received.
 
+use crate::entries::entries;
 use crate::payload::numpy_scalar;
 use crate::refusals::class_name;
 use byref::HeaderValue;
@@ -27,8 +28,8 @@ pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
 
 /// Checks and takes over a `headers` argument.
 pub fn from_python(headers: &Bound<'_, PyDict>, topic: &str) -> PyResult<Vec<(String, HeaderValue)>> {
-    headers
-        .iter()
+    entries(headers)
+        .into_iter()
         .map(|(key, value)| {
             let Ok(name) = key.cast::<PyString>() else {
                 let text = format!("topic '{topic}': header names are str, not {}", class_name(&key));

@@ -12,15 +12,19 @@ mod columns;
 mod dlpack;
 mod draft;
 mod ending;
+mod entries;
 mod errors;
 mod event;
 mod foreign;
 mod freelist;
+mod guarded;
 mod headers;
 mod loan;
+mod logging;
 mod message;
 mod outstanding;
 mod owner;
+mod packed;
 mod payload;
 mod publisher;
 mod queue;
@@ -51,7 +55,9 @@ fn in_main_interpreter() -> bool {
     current == unsafe { ffi::PyInterpreterState_Main() }
 }
 
-#[pymodule]
+// On a free-threaded interpreter the module asks for the GIL, until its stress (`make test-threaded`) has passed on a version that
+// PyO3 supports. What is in `test_free_threads.py` holds without the GIL; PYTHON_GIL=0 has the last word.
+#[pymodule(gil_used = true)]
 mod _byref {
     use super::*;
 
@@ -63,6 +69,8 @@ mod _byref {
     use crate::event::Event;
     #[pymodule_export]
     use crate::loan::Loan;
+    #[pymodule_export]
+    use crate::logging::{_close_log, _open_log};
     #[pymodule_export]
     use crate::message::{Message, PublisherInfo};
     #[pymodule_export]
@@ -119,9 +127,7 @@ mod _byref {
             let text = "byref does not work in sub-interpreters; import it in the main one, or use another process";
             return Err(PyImportError::new_err(text));
         }
-        let filter = env_logger::Env::new().filter_or("BYREF_LOG", "byref=warn");
-        // Another logger may be set already; then that one serves.
-        let _ = env_logger::Builder::from_env(filter).try_init();
+        logging::install();
         receipt::from_environment();
         // What is otherwise made at first use would be missing for ever in a child that is forked at that moment.
         byref::prepare();

@@ -3,7 +3,9 @@
 
 use crate::array;
 use crate::columns::{self, Columns};
+use crate::entries::entries;
 use crate::errors::{closed, to_python};
+use crate::guarded::Guarded;
 use crate::headers;
 use crate::message::shape_text;
 use crate::owner::{Memory, Owner};
@@ -14,23 +16,25 @@ use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PySlice};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 #[doc = doc!("Loan")]
 #[pyclass(frozen, generic, weakref, module = "byref")]
 pub struct Loan {
-    state: Mutex<State>,
+    state: Guarded<State>,
     headers: Py<PyDict>,
     topic: String,
 }
 
 struct State {
-    /// `None` once it was sent or discarded.
+    /// `None` once it was sent or discarded, and while it is being sent.
     loan: Option<byref::Loan>,
     /// The array, or the columns of a batch by name.
-    array: Py<PyAny>,
+    array: Arc<Py<PyAny>>,
     /// Every array that was handed out: they become read-only together.
-    handed_out: Vec<Py<PyAny>>,
+    handed_out: Vec<Arc<Py<PyAny>>>,
+    /// They have become so: it is over.
+    frozen: bool,
     content: Content,
 }
 
@@ -43,6 +47,16 @@ enum Content {
         row: usize,
     },
     Batch(Columns),
+}
+
+/// What came of shortening the memory.
+enum Shortened {
+    Array,
+    /// A batch of so many rows, whose columns are shortened apart.
+    Batch(u64),
+    Over,
+    TooLong(Vec<u64>),
+    Failed(byref::Error),
 }
 
 impl Loan {
@@ -61,9 +75,8 @@ impl Loan {
         let owner = Owner::wrap(py, Memory::Loan(memory))?;
         // SAFETY: the caller took the loan for this type and shape; the owner keeps its memory from being reused.
         let array = unsafe { array::over(dtype, shape, data, true, owner) }?.unbind();
-        let handed_out = vec![array.clone_ref(py)];
-        let state = State { loan: Some(loan), array, handed_out, content: Content::Array { layout, row } };
-        Self::of(py, state, topic)
+        let handed_out = vec![Arc::new(array.clone_ref(py))];
+        Self::of(py, loan, array, handed_out, Content::Array { layout, row }, topic)
     }
 
     /// Wraps a loan as the columns of a record batch of the type `field`.
@@ -75,18 +88,40 @@ impl Loan {
         topic: &str,
     ) -> PyResult<Bound<'py, Self>> {
         let arrays = columns.arrays(py, field, &loan)?;
-        let handed_out = arrays.values().iter().map(Bound::unbind).collect();
-        let (array, content) = (arrays.into_any().unbind(), Content::Batch(columns));
-        Self::of(py, State { loan: Some(loan), array, handed_out, content }, topic)
+        let handed_out = arrays_of(&arrays);
+        Self::of(py, loan, arrays.into_any().unbind(), handed_out, Content::Batch(columns), topic)
     }
 
-    fn of<'py>(py: Python<'py>, state: State, topic: &str) -> PyResult<Bound<'py, Self>> {
-        let headers = PyDict::new(py).unbind();
-        Bound::new(py, Loan { state: Mutex::new(state), headers, topic: topic.to_owned() })
+    fn of<'py>(
+        py: Python<'py>,
+        loan: byref::Loan,
+        array: Py<PyAny>,
+        handed_out: Vec<Arc<Py<PyAny>>>,
+        content: Content,
+        topic: &str,
+    ) -> PyResult<Bound<'py, Self>> {
+        let state = State { loan: Some(loan), array: Arc::new(array), handed_out, frozen: false, content };
+        let (state, headers) = (Guarded::new(state), PyDict::new(py).unbind());
+        Bound::new(py, Loan { state, headers, topic: topic.to_owned() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// The array, or the columns.
+    fn shown(&self, py: Python<'_>) -> Py<PyAny> {
+        self.state.with(|state| Arc::clone(&state.array)).clone_ref(py)
+    }
+
+    /// Shows a shorter array, or shorter columns, which consists of these arrays, from now on.
+    fn show(&self, py: Python<'_>, shorter: Py<PyAny>, arrays: Vec<Arc<Py<PyAny>>>) -> PyResult<()> {
+        let shorter = Arc::new(shorter);
+        let (_replaced, too_late) = self.state.with(|state| {
+            let replaced = std::mem::replace(&mut state.array, shorter);
+            if state.frozen {
+                return (replaced, arrays);
+            }
+            state.handed_out.extend(arrays);
+            (replaced, Vec::new())
+        });
+        freeze(py, too_late) // Sent by another thread since.
     }
 
     fn over(&self, py: Python<'_>) -> PyErr {
@@ -98,22 +133,25 @@ impl Loan {
             return Err(PyValueError::new_err(format!("cannot truncate a loan of {most} rows to {rows}")));
         }
         self.check_columns(py)?;
-        let shorter = columns::truncated(self.array(py).bind(py).cast()?, rows)?;
-        let mut state = self.lock();
-        if let Content::Batch(columns) = &mut state.content {
-            columns.rows = rows as u64;
-        }
-        state.handed_out.extend(shorter.values().iter().map(Bound::unbind));
-        state.array = shorter.into_any().unbind();
-        Ok(())
+        let shorter = columns::truncated(self.shown(py).bind(py).cast()?, rows)?;
+        self.state.with(|state| {
+            if let Content::Batch(columns) = &mut state.content {
+                columns.rows = columns.rows.min(rows as u64);
+            }
+        });
+        let arrays = arrays_of(&shorter);
+        self.show(py, shorter.into_any().unbind(), arrays)
     }
 
     /// Refuses a batch whose dict has other arrays than those in the pool: these alone are sent.
     fn check_columns(&self, py: Python<'_>) -> PyResult<()> {
-        let state = self.lock();
-        let (Ok(arrays), true) = (state.array.bind(py).cast::<PyDict>(), state.loan.is_some()) else { return Ok(()) };
-        for (name, array) in arrays {
-            if !state.handed_out.iter().any(|own| own.is(&array)) {
+        let seen = self.state.with(|state| {
+            let is_batch = matches!(state.content, Content::Batch(_)) && state.loan.is_some();
+            is_batch.then(|| (Arc::clone(&state.array), state.handed_out.clone()))
+        });
+        let Some((arrays, own)) = seen else { return Ok(()) };
+        for (name, array) in entries(arrays.bind(py).cast::<PyDict>()?) {
+            if !own.iter().any(|own| own.is(&array)) {
                 let text = format!(
                     "the column {name} of this loan on topic '{}' was replaced by another object, which would not be \
                      sent; fill the array that is there, as in columns[name][:] = values",
@@ -127,12 +165,22 @@ impl Loan {
 
     /// Ends the writing, as far as Python's arrays go.
     fn freeze(&self, py: Python<'_>) -> PyResult<()> {
-        let handed_out = std::mem::take(&mut self.lock().handed_out);
-        for array in handed_out {
-            array.bind(py).call_method1("setflags", (false,))?;
-        }
-        Ok(())
+        let handed_out = self.state.with(|state| {
+            state.frozen = true;
+            std::mem::take(&mut state.handed_out)
+        });
+        freeze(py, handed_out)
     }
+}
+
+/// The arrays of a dict of columns.
+fn arrays_of(columns: &Bound<'_, PyDict>) -> Vec<Arc<Py<PyAny>>> {
+    entries(columns).into_iter().map(|(_, array)| Arc::new(array.unbind())).collect()
+}
+
+/// Makes arrays read-only.
+fn freeze(py: Python<'_>, arrays: Vec<Arc<Py<PyAny>>>) -> PyResult<()> {
+    arrays.iter().try_for_each(|array| array.bind(py).call_method1("setflags", (false,)).map(drop))
 }
 
 #[pymethods]
@@ -140,7 +188,7 @@ impl Loan {
     #[doc = doc!("Loan.array")]
     #[getter]
     fn array(&self, py: Python<'_>) -> Py<PyAny> {
-        self.lock().array.clone_ref(py)
+        self.shown(py)
     }
 
     #[doc = doc!("Loan.headers")]
@@ -153,36 +201,39 @@ impl Loan {
     fn truncate(&self, py: Python<'_>, n: isize) -> PyResult<()> {
         let rows =
             usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
-        let mut state = self.lock();
-        let State { loan, content, .. } = &mut *state;
-        let Some(loan) = loan.as_mut() else {
-            drop(state);
-            return Err(self.over(py));
-        };
-        let (layout, row) = match content {
-            Content::Array { layout, row } => (layout, row),
-            Content::Batch(columns) => {
-                let most = columns.rows;
-                drop(state);
-                return self.truncate_batch(py, rows, most);
+        let shortened = self.state.with(|State { loan, content, .. }| {
+            let Some(loan) = loan else { return Shortened::Over };
+            match content {
+                Content::Batch(columns) => Shortened::Batch(columns.rows),
+                Content::Array { layout: Some(Layout { shape, .. }), .. }
+                    if shape.first().is_none_or(|most| rows as u64 > *most) =>
+                {
+                    Shortened::TooLong(shape.clone())
+                }
+                Content::Array { layout, row } => match loan.truncate(rows.saturating_mul(*row)) {
+                    Ok(()) => {
+                        if let Some(layout) = layout {
+                            layout.shape[0] = rows as u64;
+                        }
+                        Shortened::Array
+                    }
+                    Err(error) => Shortened::Failed(error),
+                },
             }
-        };
-        if let Some(Layout { shape, .. }) = layout
-            && shape.first().is_none_or(|most| rows as u64 > *most)
-        {
-            return Err(PyValueError::new_err(format!("cannot truncate a loan of shape {shape:?} to {n} rows")));
+        });
+        match shortened {
+            Shortened::Array => {
+                let shorter = self.shown(py).bind(py).get_item(PySlice::new(py, 0, n, 1))?;
+                let arrays = vec![Arc::new(shorter.clone().unbind())];
+                self.show(py, shorter.unbind(), arrays)
+            }
+            Shortened::Batch(most) => self.truncate_batch(py, rows, most),
+            Shortened::Over => Err(self.over(py)),
+            Shortened::TooLong(shape) => {
+                Err(PyValueError::new_err(format!("cannot truncate a loan of shape {shape:?} to {n} rows")))
+            }
+            Shortened::Failed(error) => Err(to_python(py, error)),
         }
-        loan.truncate(rows.saturating_mul(*row)).map_err(|error| to_python(py, error))?;
-        if let Some(layout) = layout {
-            layout.shape[0] = rows as u64;
-        }
-        let whole = state.array.clone_ref(py);
-        drop(state);
-        let shorter = whole.bind(py).get_item(PySlice::new(py, 0, n, 1))?.unbind();
-        let mut state = self.lock();
-        state.handed_out.push(shorter.clone_ref(py));
-        state.array = shorter;
-        Ok(())
     }
 
     #[doc = doc!("Loan.send")]
@@ -191,11 +242,7 @@ impl Loan {
         let timeout = Timeout::new(timeout)?;
         let headers = headers::from_python(self.headers.bind(py), &self.topic)?;
         self.check_columns(py)?;
-        let taken = {
-            let mut state = self.lock();
-            let content = state.content.clone();
-            state.loan.take().map(|loan| (loan, content))
-        };
+        let taken = self.state.with(|state| Some((state.loan.take()?, state.content.clone())));
         let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
         let attributes = match content {
             Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
@@ -205,7 +252,11 @@ impl Loan {
             .map_err(|error| to_python(py, error))
             .and_then(|attributes| timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait)));
         if sent.is_err() && loan.is_open() {
-            self.lock().loan = Some(loan);
+            // Discarded by another thread meanwhile, it is not put back.
+            let _over = self.state.with(|state| match state.frozen {
+                true => Some(loan),
+                false => state.loan.replace(loan),
+            });
         } else {
             self.freeze(py)?;
         }
@@ -214,18 +265,16 @@ impl Loan {
 
     #[doc = doc!("Loan.discard")]
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
-        let loan = self.lock().loan.take();
+        let loan = self.state.with(|state| state.loan.take());
         drop(loan);
         self.freeze(py)
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let state = self.lock();
-        if state.loan.is_none() {
-            drop(state);
+        if self.state.with(|state| state.loan.is_none()) {
             return Err(self.over(py));
         }
-        Ok(state.array.clone_ref(py))
+        Ok(self.shown(py))
     }
 
     /// Sends; after an exception in the block, discards. Does nothing when either was done by hand.
@@ -239,7 +288,7 @@ impl Loan {
         if !exception.is_none() {
             return self.discard(py);
         }
-        if self.lock().loan.is_none() {
+        if self.state.with(|state| state.loan.is_none()) {
             return Ok(());
         }
         let sent = self.send(py, None, None).map(drop);
@@ -250,12 +299,9 @@ impl Loan {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
-        let (array, len) = {
-            let state = self.lock();
-            (state.array.clone_ref(py), state.loan.as_ref().map(|loan| loan.len()))
-        };
+        let len = self.state.with(|state| state.loan.as_ref().map(|loan| loan.len()));
         let Some(len) = len else { return format!("<byref.Loan on {:?}, sent or discarded>", self.topic) };
-        let what = match array.bind(py).cast::<PyUntypedArray>() {
+        let what = match self.shown(py).bind(py).cast::<PyUntypedArray>() {
             Ok(array) => {
                 let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
                 format!("{} of {}, ", shape_text(&shape), array.dtype())

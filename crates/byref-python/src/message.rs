@@ -6,11 +6,13 @@ use crate::arrow::Arrow;
 use crate::dlpack;
 use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
+use crate::guarded::Guarded;
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Shown};
+use crate::value::{self, Place, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
+use byref_parts::packed;
 use byref_parts::plan::ALIGNMENT;
 use byref_parts::tokens::{self, Token};
 use numpy::PyArrayDescr;
@@ -20,7 +22,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyMemoryView, PyTuple};
 use std::ffi::CString;
 use std::os::raw::{c_int, c_void};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 #[doc = doc!("PublisherInfo")]
 #[pyclass(frozen, eq, hash, module = "byref")]
@@ -62,7 +64,7 @@ impl PublisherInfo {
 #[doc = doc!("Message")]
 #[pyclass(frozen, weakref, module = "byref")]
 pub struct Message {
-    state: Mutex<State>,
+    state: Guarded<State>,
     manner: Manner,
     /// Made with the first typed buffer.
     extents: OnceLock<Box<Extents>>,
@@ -102,42 +104,38 @@ impl Message {
     #[inline]
     pub fn new(message: byref::Message, manner: Manner) -> Self {
         Message {
-            state: Mutex::new(State { message: Some(message), views: 0, foreign: None }),
+            state: Guarded::new(State { message: Some(message), views: 0, foreign: None }),
             manner,
             extents: OnceLock::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Runs `look` on the message, unless it was released.
-    fn with<T>(&self, py: Python<'_>, look: impl FnOnce(&byref::Message) -> T) -> PyResult<T> {
-        match &self.lock().message {
-            Some(message) => Ok(look(message)),
-            None => Err(closed(py, "this message was released")),
-        }
+    /// Runs `look` on the message, unless it was released; with its lock held (see [`guarded`](crate::guarded)).
+    fn with<T>(&self, py: Python<'_>, look: impl FnOnce(&byref::Message) -> T + Send) -> PyResult<T> {
+        let seen = self.state.with(|state| state.message.as_ref().map(look));
+        seen.ok_or_else(|| released(py))
     }
 
     /// Counts one more view; its bytes stay valid until `close_view`.
     fn open_view(&self, py: Python<'_>) -> PyResult<(*mut u8, usize)> {
-        let mut state = self.lock();
-        let Some(message) = &state.message else { return Err(closed(py, "this message was released")) };
-        let bytes = (message.as_ptr().cast_mut(), message.len());
-        state.views += 1;
-        Ok(bytes)
+        let bytes = self.state.with(|State { message, views, .. }| {
+            let message = message.as_ref()?;
+            *views += 1;
+            Some((message.as_ptr().cast_mut(), message.len()))
+        });
+        bytes.ok_or_else(|| released(py))
     }
 
     pub fn close_view(&self) {
-        self.lock().views -= 1;
+        self.state.with(|state| state.views -= 1);
     }
 
     /// A view that lives outside of Python's objects, with a hold of its own.
     pub fn open_foreign(&self, py: Python<'_>) -> PyResult<Foreign> {
-        let state = &mut *self.lock();
-        let Some(message) = &state.message else { return Err(closed(py, "this message was released")) };
-        Ok(Foreign::new(message.clone(), state.foreign.get_or_insert_default()))
+        let opened = self.state.with(|State { message, foreign, .. }| {
+            Some(Foreign::new(message.as_ref()?.clone(), foreign.get_or_insert_default()))
+        });
+        opened.ok_or_else(|| released(py))
     }
 
     /// The message itself, and how its payload is to be understood.
@@ -160,7 +158,10 @@ impl Message {
     /// What the message consists of; `None`: bytes, or an array.
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
-            let at = value::place(&layout_of(message)?)?;
+            let at = match value::place(&layout_of(message)?)? {
+                Place::Packed => return Some(Ok(vec![value::packed(message)])),
+                Place::Described(at) => at,
+            };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
                 return Some(Err((message.topic().to_owned(), "it is not aligned".to_owned())));
             }
@@ -197,6 +198,16 @@ impl Message {
         Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
     }
 
+    /// The value of a message that has nothing but scalars and their containers.
+    fn packed_value<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.with(py, |message| {
+            let is_packed = matches!(value::place(&layout_of(message)?), Some(Place::Packed));
+            // A copy, since its sender may change it meanwhile.
+            is_packed.then(|| (Arc::clone(message.publisher()), message.to_vec()))
+        })?;
+        found.map(|(publisher, stream)| value::unpacked(py, &publisher.topic, &stream)).transpose()
+    }
+
     /// The value that `tokens` describe, over the payload or over a private copy of it.
     fn value_of<'py>(slf: &Bound<'py, Self>, tokens: Vec<Token>, writable: bool) -> PyResult<Bound<'py, PyAny>> {
         let (py, this) = (slf.py(), slf.get());
@@ -215,9 +226,10 @@ impl Message {
     fn what(&self, py: Python<'_>) -> String {
         if let Ok(Some(tokens)) = self.tokens(py) {
             return match tokens.first() {
-                Some(Token::Dict(entries)) => format!("dict of {entries}, "),
-                Some(Token::List(entries)) => format!("list of {entries}, "),
-                Some(Token::Tuple(entries)) => format!("tuple of {entries}, "),
+                Some(Token::Packed { at, .. }) => {
+                    let told = self.with(py, |message| packed::head(at.of(message)?));
+                    told.ok().flatten().map_or_else(String::new, |(kind, entries)| format!("{kind} of {entries}, "))
+                }
                 Some(Token::Arrow { class, .. }) => format!("Arrow {class:?}, "),
                 Some(Token::Pickle { .. }) => "pickle, ".to_owned(),
                 _ => String::new(),
@@ -251,6 +263,11 @@ pub fn shape_text(shape: &[u64]) -> String {
         [extent] => format!("({extent},)"),
         _ => format!("({})", shape.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
     }
+}
+
+#[cold]
+fn released(py: Python<'_>) -> PyErr {
+    closed(py, "this message was released")
 }
 
 #[inline]
@@ -353,6 +370,9 @@ impl Message {
         if this.manner.writable {
             return Self::writable(slf);
         }
+        if let Some(value) = this.packed_value(slf.py())? {
+            return Ok(value);
+        }
         if let Some(tokens) = this.tokens(slf.py())? {
             return Self::value_of(slf, tokens, false);
         }
@@ -380,16 +400,20 @@ impl Message {
 
     #[doc = doc!("Message.release")]
     fn release(&self) -> PyResult<()> {
-        let mut state = self.lock();
-        let views = state.open_views();
-        if views > 0 {
-            let text = format!("cannot release a message while {views} views of it are alive; delete them first");
-            return Err(PyBufferError::new_err(text));
+        let released = self.state.with(|state| match state.open_views() {
+            0 => Ok(state.message.take()),
+            views => Err(views),
+        });
+        match released {
+            Ok(message) => {
+                drop(message);
+                Ok(())
+            }
+            Err(views) => {
+                let text = format!("cannot release a message while {views} views of it are alive; delete them first");
+                Err(PyBufferError::new_err(text))
+            }
         }
-        let released = state.message.take();
-        drop(state);
-        drop(released);
-        Ok(())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -411,10 +435,9 @@ impl Message {
     }
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        self.with(py, |message| {
-            byref::count_copied(Cause::Asked, message.len());
-            PyBytes::new(py, message)
-        })
+        let message = self.with(py, byref::Message::clone)?;
+        byref::count_copied(Cause::Asked, message.len());
+        Ok(PyBytes::new(py, &message))
     }
 
     /// For NumPy, where the buffer protocol cannot express the element type (`datetime64` and others).

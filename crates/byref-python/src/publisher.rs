@@ -16,13 +16,15 @@ use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::waiting::Timeout;
+use crate::value;
+use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
@@ -86,7 +88,7 @@ impl Publisher {
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
@@ -98,7 +100,7 @@ impl Publisher {
         ending::outlive(); // Reading it may run any Python code.
         let payload = match Draft::of(data, self.0.topic())? {
             Ok(payload) => payload,
-            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send_loan),
+            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send, send_loan),
         };
         let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
         let attributes = if layout.is_none() && headers.is_none() {
@@ -121,11 +123,47 @@ impl Publisher {
         headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
     }
 
+    /// Sends what `draft` is made of: a packed value by `send`, anything else by way of a loan, `send_loan`.
+    pub fn send_draft<'py, T: Send>(
+        &self,
+        py: Python<'py>,
+        draft: &Draft<'py>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timeout: impl Patience,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+        send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        match draft.packed() {
+            Some(stream) => self.send_packed(py, stream, headers, timeout, send),
+            None => self.send_parts(py, draft, headers, timeout, send_loan),
+        }
+    }
+
+    /// Sends a packed value, which lies in one piece.
+    fn send_packed<'py, T: Send>(
+        &self,
+        py: Python<'py>,
+        stream: &[u8],
+        headers: Option<&Bound<'py, PyDict>>,
+        timeout: impl Patience,
+        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    ) -> PyResult<T> {
+        /// What most of them have beside the payload.
+        static PLAIN: OnceLock<Encoded> = OnceLock::new();
+        let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
+        if headers.is_none() {
+            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
+            return send_bytes(py, stream, plain, timeout, send);
+        }
+        let attributes = encode(self.headers(headers)?).map_err(|error| to_python(py, error))?;
+        send_bytes(py, stream, &attributes, timeout, send)
+    }
+
     fn send_array<T: Send>(
         &self,
         array: &Bound<'_, PyUntypedArray>,
         attributes_len: usize,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let py = array.py();
@@ -135,13 +173,13 @@ impl Publisher {
         timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
     }
 
-    /// Sends what `draft` is made of.
-    pub fn send_draft<'py, T: Send>(
+    /// Sends what `draft` is made of in one loan.
+    fn send_parts<'py, T: Send>(
         &self,
         py: Python<'py>,
         draft: &Draft<'py>,
         headers: Option<&Bound<'py, PyDict>>,
-        timeout: Timeout,
+        timeout: impl Patience,
         mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         let headers = self.headers(headers)?;
@@ -159,7 +197,7 @@ fn send_bytes<T: Send>(
     py: Python<'_>,
     bytes: &[u8],
     attributes: &Encoded,
-    timeout: Timeout,
+    timeout: impl Patience,
     mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
 ) -> PyResult<T> {
     let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
@@ -301,7 +339,7 @@ impl Publisher {
         };
         ending::outlive();
         let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
+        self.send_parts(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Publisher.send_many")]

@@ -8,7 +8,7 @@ use crate::receiver::{Receiver, Slot, Wants, label_of, resolve};
 use crate::report::queue_dict;
 use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
 use crate::subscriber;
-use crate::waiting::Timeout;
+use crate::waiting::{Timeout, let_interpreter_work};
 use byref::{Ended, Monitor, Readiness, Selector, Thresholds};
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
@@ -73,7 +73,7 @@ impl EventQueue {
                 }
                 Pause::Empty => {}
                 Pause::Slice | Pause::Enough | Pause::Await(_) => {
-                    py.check_signals()?;
+                    let_interpreter_work(py)?;
                     py.detach(|| ());
                     continue;
                 }
@@ -113,7 +113,7 @@ impl EventQueue {
                     break;
                 }
                 Pause::Slice | Pause::Await(_) => {
-                    py.check_signals()?;
+                    let_interpreter_work(py)?;
                     py.detach(|| ());
                     continue;
                 }

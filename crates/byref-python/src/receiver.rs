@@ -1,6 +1,7 @@
 //! `Receiver`: a callable that an event queue calls, and the handle by which it is closed.
 
 use crate::errors::to_python;
+use crate::guarded::Guarded;
 use crate::message::Manner;
 use crate::receipt::place_of;
 use crate::report::add_figures;
@@ -12,8 +13,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFunction, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A receiver as its queue knows it.
 pub struct Slot {
@@ -26,7 +27,7 @@ pub struct Slot {
     pub wants: Wants,
     pub is_coroutine_function: bool,
     /// The queue's; absent once it is closed. The queue shows it to the garbage collector.
-    callable: Mutex<Option<Py<PyAny>>>,
+    callable: Guarded<Option<Arc<Py<PyAny>>>>,
     closed: AtomicBool,
 }
 
@@ -54,30 +55,23 @@ impl Slot {
             place: callable.place,
             wants,
             is_coroutine_function: callable.is_coroutine_function,
-            callable: Mutex::new(Some(callable.callable)),
+            callable: Guarded::new(Some(Arc::new(callable.callable))),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// Held for moments, and never while Python code runs.
-    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
-        self.callable.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     pub fn callable(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.lock().as_ref().map(|callable| callable.clone_ref(py))
+        let callable = self.callable.with(|callable| callable.clone())?;
+        Some(callable.clone_ref(py))
     }
 
-    pub fn take_callable(&self) -> Option<Py<PyAny>> {
-        self.lock().take()
+    pub fn take_callable(&self) -> Option<Arc<Py<PyAny>>> {
+        self.callable.with(Option::take)
     }
 
     /// Shows the callable to the garbage collector, unless somebody is at it just now: then it counts as in use.
     pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self.callable.try_lock() {
-            Ok(callable) => visit.call(&*callable),
-            Err(_) => Ok(()),
-        }
+        self.callable.visit(|callable| visit.call(callable.as_deref())).unwrap_or(Ok(()))
     }
 
     #[inline]

@@ -9,12 +9,12 @@ use crate::draft::Draft;
 use crate::ending;
 use crate::errors::is_would_block;
 use crate::publisher::Publisher;
-use crate::waiting::Timeout;
+use crate::waiting::{Attempt, Patience};
 use byref::{Encoded, Error, INLINE_LIMIT, Loan, Wait};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A message that waits for room.
 #[pyclass(frozen, name = "_Sending", module = "byref")]
@@ -58,7 +58,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Sending {
     /// Makes an attempt; `None`: there is no room yet.
-    fn try_once(&self, py: Python<'_>, stage: Stage, timeout: Timeout) -> PyResult<Option<u64>> {
+    fn try_once(&self, py: Python<'_>, stage: Stage, attempt: Attempt) -> PyResult<Option<u64>> {
         let publisher = self.publisher.get();
         let headers = self.headers.as_ref().map(|headers| headers.bind(py));
         let filled = Mutex::new(None);
@@ -69,26 +69,26 @@ impl Sending {
             }
             sent
         };
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            if bytes.len() <= INLINE_LIMIT {
+                return publisher.0.send_with(bytes, attributes, self.timestamp_ns, wait);
+            }
+            let mut loan = publisher.0.loan_with(bytes.len(), attributes.len(), wait)?;
+            loan.write(0, bytes);
+            loan.count_copied(bytes.len());
+            send_loan(&mut loan, attributes, wait)
+        };
         let (sent, unsent) = match stage {
             Stage::Object(object) => {
-                let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-                    if bytes.len() <= INLINE_LIMIT {
-                        return publisher.0.send_with(bytes, attributes, self.timestamp_ns, wait);
-                    }
-                    let mut loan = publisher.0.loan_with(bytes.len(), attributes.len(), wait)?;
-                    loan.write(0, bytes);
-                    loan.count_copied(bytes.len());
-                    send_loan(&mut loan, attributes, wait)
-                };
-                let sent = publisher.send_as(object.bind(py), headers, timeout, send, send_loan);
+                let sent = publisher.send_as(object.bind(py), headers, attempt, send, send_loan);
                 (sent, Stage::Object(object))
             }
             Stage::Draft(kept) => {
-                let sent = publisher.send_draft(py, &kept.0, headers, timeout, send_loan);
+                let sent = publisher.send_draft(py, &kept.0, headers, attempt, send, send_loan);
                 (sent, Stage::Draft(kept))
             }
             Stage::Filled(mut loan, attributes) => {
-                let sent = timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, self.timestamp_ns, wait));
+                let sent = attempt.wait_if_needed(py, |wait| loan.send_with(&attributes, self.timestamp_ns, wait));
                 (sent, Stage::Filled(loan, attributes))
             }
         };
@@ -120,7 +120,7 @@ pub fn begin<'py>(
     };
     let (publisher, headers) = (publisher.clone().unbind(), headers.map(Bound::unbind));
     let sending = Sending { publisher, headers, timestamp_ns, began, stage: Mutex::new(None) };
-    match sending.try_once(py, stage, Timeout::Polling(began))? {
+    match sending.try_once(py, stage, Attempt::Since(began))? {
         Some(sequence) => Ok(sequence.into_pyobject(py)?.into_any()),
         None => Ok(Bound::new(py, sending)?.into_any()),
     }
@@ -128,19 +128,14 @@ pub fn begin<'py>(
 
 #[pymethods]
 impl Sending {
-    /// Tries again: the sequence number, or None while there is no room. `waited`: it is the last attempt, and it was waited so
-    /// many seconds; Timeout when there is no room.
+    #[doc = doc!("_Sending.attempt")]
     #[pyo3(signature = (waited=None))]
     fn attempt(&self, py: Python<'_>, waited: Option<f64>) -> PyResult<Option<u64>> {
         let Some(stage) = lock(&self.stage).take() else { return Ok(None) };
-        let timeout = match waited {
-            Some(waited) => Timeout::Over(Duration::try_from_secs_f64(waited).unwrap_or(Duration::MAX)),
-            None => Timeout::Polling(self.began),
-        };
-        self.try_once(py, stage, timeout)
+        self.try_once(py, stage, waited.map_or(Attempt::Since(self.began), Attempt::last))
     }
 
-    /// Gives it up, and its memory back.
+    #[doc = doc!("_Sending.discard")]
     fn discard(&self) {
         let stage = lock(&self.stage).take();
         drop(stage);

@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::message::Message;
 use crate::receipt::note_receiver;
 use crate::receiver::Slot;
+use crate::waiting::let_interpreter_work;
 use byref::{Error, Item, Monitor, Selector, Turn, Waker};
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::intern;
@@ -63,7 +64,8 @@ pub struct Slots {
     pub new: Vec<Arc<Slot>>,
 }
 
-/// What a queue shares with its receivers. No lock is held while Python code runs, but that of the selector.
+/// What a queue shares with its receivers. No lock is held while Python code runs ([`guarded`](crate::guarded) says why), but
+/// that of the selector, for which nobody waits who does not have the right to run the queue.
 pub struct Shared {
     pub name: Option<String>,
     pub on_error: OnError,
@@ -222,7 +224,7 @@ impl Shared {
             slots.open.retain(|open| !Arc::ptr_eq(open, slot));
             slots.new.retain(|new| !Arc::ptr_eq(new, slot));
         }
-        drop(slot.take_callable());
+        drop(slot.take_callable()); // Without a lock: a finaliser may run.
     }
 
     pub fn detach_all(&self) {
@@ -244,7 +246,7 @@ impl Shared {
                     drop(self.changed.wait_timeout(state, LOOK_EVERY));
                 }
             });
-            py.check_signals()?;
+            let_interpreter_work(py)?;
         }
         Ok(())
     }

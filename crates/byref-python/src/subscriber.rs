@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
-use crate::waiting::Timeout;
+use crate::waiting::{Attempt, Patience, Timeout};
 use byref::{Error, Incoming, Readiness, SubscriberBuilder};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -30,7 +30,7 @@ pub struct Subscriber {
 
 impl Subscriber {
     #[inline(always)]
-    fn receive<'py>(&self, py: Python<'py>, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+    fn receive<'py>(&self, py: Python<'py>, timeout: impl Patience) -> PyResult<Bound<'py, PyAny>> {
         if self.events {
             let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
             return self.wrap_incoming(py, incoming, Self::wrap);
@@ -38,30 +38,9 @@ impl Subscriber {
         self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
     }
 
-    /// The next message, or the end.
-    #[inline(always)]
-    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let timeout = Timeout::new(None)?;
-        if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
-            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
-        }
-        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
-        // written in, and the processor waits for that.
-        match unless_closed(self.core.try_recv()) {
-            Ok(Some(Some(message))) => return Ok(Some(self.wrap(py, message)?)),
-            Ok(Some(None)) => {}
-            Ok(None) => return Ok(None),
-            Err(error) => return Err(to_python(py, error)),
-        }
-        let message = timeout.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
-        message.map(|message| self.wrap(py, message)).transpose()
-    }
-
     #[inline]
     fn wrap<'py>(&self, py: Python<'py>, message: byref::Message) -> PyResult<Bound<'py, PyAny>> {
-        note_caller(py, &message);
-        Ok(Bound::new(py, Message::new(message, self.manner))?.into_any())
+        wrap(py, message, self.manner)
     }
 
     fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
@@ -81,6 +60,12 @@ impl Subscriber {
             Incoming::Event(event) => Ok(Bound::new(py, Event(event))?.into_any()),
         }
     }
+}
+
+#[inline]
+fn wrap(py: Python<'_>, message: byref::Message, manner: Manner) -> PyResult<Bound<'_, PyAny>> {
+    note_caller(py, &message);
+    Ok(Bound::new(py, Message::new(message, manner))?.into_any())
 }
 
 /// A subscriber's settings, from Python's arguments.
@@ -176,7 +161,7 @@ impl Subscriber {
 
     /// For `recv_async`: the last attempt, after a wait of so many seconds.
     fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
-        self.receive(py, Timeout::Over(Duration::try_from_secs_f64(waited).unwrap_or(Duration::MAX)))
+        self.receive(py, Attempt::last(waited))
     }
 
     #[doc = doc!("Subscriber.try_recv")]
@@ -205,11 +190,19 @@ impl Subscriber {
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
-        Bound::new(slf.py(), Iteration(slf.clone().unbind()))
+        let Subscriber { core, manner, events, .. } = slf.get();
+        let (core, manner, events) = (core.handle(), *manner, *events);
+        Bound::new(slf.py(), Iteration { core, manner, events, subscriber: slf.clone().unbind() })
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.next(py)
+        let timeout = Timeout::new(None)?;
+        if self.events {
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
+        }
+        let message = timeout.wait_if_needed(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| self.wrap(py, message)).transpose()
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -279,9 +272,15 @@ impl Subscriber {
     }
 }
 
-/// What `iter` gives. It has no `close`, unlike the subscriber: a generator closes what it yields from when it is given up.
+#[doc = doc!("_Iterator")]
 #[pyclass(frozen, name = "_Iterator", module = "byref")]
-pub struct Iteration(Py<Subscriber>);
+pub struct Iteration {
+    /// Of its own, since a look into the other object costs each message some nanoseconds.
+    core: byref::Subscriber,
+    manner: Manner,
+    events: bool,
+    subscriber: Py<Subscriber>,
+}
 
 #[pymethods]
 impl Iteration {
@@ -290,6 +289,18 @@ impl Iteration {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.0.get().next(py)
+        if self.events {
+            return self.subscriber.get().__next__(py);
+        }
+        // Results are taken apart where they are made: one that is passed on whole is read in other pieces than it was
+        // written in, and the processor waits for that.
+        match unless_closed(self.core.try_recv()) {
+            Ok(Some(Some(message))) => return Ok(Some(wrap(py, message, self.manner)?)),
+            Ok(Some(None)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(to_python(py, error)),
+        }
+        let message = Timeout::new(None)?.wait(py, |wait| unless_closed(self.core.recv_with(wait)))?;
+        message.map(|message| wrap(py, message, self.manner)).transpose()
     }
 }

@@ -6,13 +6,16 @@ use crate::arrow::Arrow;
 use crate::ending;
 use crate::errors::error;
 use crate::foreign::Foreign;
+use crate::packed::unpack;
 use byref::{Entry, Layout};
 use byref_parts::arrow::Field;
+use byref_parts::packed::MOST_CONTAINERS;
 use byref_parts::plan::Part;
-use byref_parts::tokens::{Token, Words};
+use byref_parts::tokens::{MOST_LEVELS, Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyComplex, PyDict, PyInt, PyList, PyMemoryView, PyTuple};
+use pyo3::types::{PyMemoryView, PyTuple};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
@@ -23,12 +26,39 @@ pub fn layout(at: Part) -> Layout {
     Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
 }
 
-/// Where the tokens of a message of that layout lie; `None`: it has none.
-pub fn place(layout: &Layout) -> Option<Part> {
+/// The layout of a message that is one packed value.
+pub fn packed_layout() -> Layout {
+    Layout { kind: KIND.to_vec(), shape: Vec::new() }
+}
+
+/// How a message of several parts, or of scalars, says what it is.
+pub enum Place {
+    /// By tokens, which lie there.
+    Described(Part),
+    /// It is one packed value.
+    Packed,
+}
+
+/// How a message of that layout says what it is; `None`: it is bytes, or an array.
+pub fn place(layout: &Layout) -> Option<Place> {
     match layout.shape[..] {
-        [at, len] if layout.kind == KIND => Some(Part { at, len }),
+        [at, len] if layout.kind == KIND => Some(Place::Described(Part { at, len })),
+        [] if layout.kind == KIND => Some(Place::Packed),
         _ => None,
     }
+}
+
+/// The token for a message that is one packed value.
+pub fn packed(message: &byref::Message) -> Token {
+    Token::Packed { at: Part { at: 0, len: message.len() as u64 }, others: 0 }
+}
+
+/// The value of a message that is one packed value, of which this is a copy.
+pub fn unpacked<'py>(py: Python<'py>, topic: &str, stream: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    ending::outlive(); // New containers may have the garbage collector run, and so any Python code.
+    let wrong = |why: &str| wrong(py, topic, why);
+    let other = |_| Err(wrong(OTHERS));
+    unpack(py, stream, 0, &Cell::new(MOST_CONTAINERS), other, wrong)
 }
 
 /// Where the arrays and buffers of a value lie.
@@ -41,6 +71,8 @@ pub struct Shown<'py> {
     pub owner: Bound<'py, PyAny>,
     pub allow_pickle: bool,
 }
+
+const OTHERS: &str = "packed values with others than announced";
 
 /// The receiver's error: a peer sent what is none.
 pub fn wrong(py: Python<'_>, topic: &str, why: &str) -> PyErr {
@@ -61,29 +93,32 @@ pub fn field(message: &byref::Message, words: Words) -> Result<Arc<Field>, Strin
     }
 }
 
+/// What is still to come.
+struct Rest<'a> {
+    tokens: std::vec::IntoIter<Token>,
+    /// How many packed containers there may be.
+    containers: &'a Cell<usize>,
+}
+
 impl<'py> Shown<'py> {
     /// The object that the tokens describe, which `tokens::decode` gave.
     pub fn value(&self, py: Python<'py>, tokens: Vec<Token>) -> PyResult<Bound<'py, PyAny>> {
         ending::outlive();
-        self.next(py, &mut tokens.into_iter())
+        let mut rest = Rest { tokens: tokens.into_iter(), containers: &Cell::new(MOST_CONTAINERS) };
+        self.next(py, &mut rest, 0)
     }
 
     fn wrong(&self, py: Python<'_>, why: &str) -> PyErr {
         wrong(py, self.payload.topic(), why)
     }
 
-    fn next(&self, py: Python<'py>, tokens: &mut impl Iterator<Item = Token>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(match tokens.next().expect("decoding counted them") {
-            Token::None => py.None().into_bound(py),
-            Token::Bool(flag) => flag.into_pyobject(py)?.to_owned().into_any(),
-            Token::Int(number) => number.into_pyobject(py)?.into_any(),
-            Token::Long(digits) => {
-                let number = py.get_type::<PyInt>().call1((digits, 16));
-                number.map_err(|_| self.wrong(py, "an integer that is none"))?
-            }
-            Token::Float(number) => number.into_pyobject(py)?.into_any(),
-            Token::Complex(real, imaginary) => PyComplex::from_doubles(py, real, imaginary).into_any(),
-            Token::Str(text) => text.into_pyobject(py)?.into_any(),
+    fn next(&self, py: Python<'py>, rest: &mut Rest<'_>, level: usize) -> PyResult<Bound<'py, PyAny>> {
+        if level > MOST_LEVELS {
+            return Err(self.wrong(py, "containers nested too deep"));
+        }
+        // Decoding counted them, but for those that packed values ask for.
+        let token = rest.tokens.next().ok_or_else(|| self.wrong(py, "fewer parts than announced"))?;
+        Ok(match token {
             Token::Bytes(at) => self.buffer(py, at)?,
             Token::Array { kind, shape, at, scalar } => {
                 let element = array::declared_type(py, &kind, &shape, at.len as usize)?;
@@ -100,26 +135,35 @@ impl<'py> Shown<'py> {
                 let field = field(&self.payload, schema).map_err(|why| self.wrong(py, &why))?;
                 Arrow::new(field, class, chunks, Arc::clone(&self.payload)).natural(py)?
             }
-            Token::List(count) => {
-                let list = PyList::empty(py);
-                (0..count).try_for_each(|_| list.append(self.next(py, tokens)?))?;
-                list.into_any()
-            }
-            Token::Tuple(count) => {
-                let values = (0..count).map(|_| self.next(py, tokens)).collect::<PyResult<Vec<_>>>()?;
-                PyTuple::new(py, values)?.into_any()
-            }
-            Token::Dict(count) => {
-                let dict = PyDict::new(py);
-                for _ in 0..count {
-                    let key = self.next(py, tokens)?;
-                    let value = self.next(py, tokens)?;
-                    dict.set_item(key, value).map_err(|_| self.wrong(py, "a dict with a key that cannot be one"))?;
-                }
-                dict.into_any()
-            }
             Token::Pickle { stream, buffers } => self.unpickle(py, stream, &buffers)?,
+            Token::Packed { at, others } => self.packed(py, at, others, rest, level)?,
         })
+    }
+
+    /// A packed value, and the values that belong into it.
+    fn packed(
+        &self,
+        py: Python<'py>,
+        at: Part,
+        others: u64,
+        rest: &mut Rest<'_>,
+        level: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // A copy, since its sender may change it meanwhile.
+        let stream =
+            at.of(&self.payload).ok_or_else(|| self.wrong(py, "a part outside of it, or not aligned"))?.to_vec();
+        let wrong = |why: &str| self.wrong(py, why);
+        let containers = rest.containers;
+        let mut left = others;
+        let other = |level| {
+            left = left.checked_sub(1).ok_or_else(|| wrong(OTHERS))?;
+            self.next(py, rest, level)
+        };
+        let value = unpack(py, &stream, level, containers, other, wrong)?;
+        if left > 0 {
+            return Err(wrong(OTHERS));
+        }
+        Ok(value)
     }
 
     /// The first byte of a part that is inside.

@@ -53,14 +53,19 @@ impl Access {
         !self.users.is_empty() || !self.groups.is_empty()
     }
 
-    /// Whether endpoints may meet in a directory: nobody may look into it who may not connect. Otherwise, why not.
-    pub fn check_directory(&self, stat: &Stat) -> Result<(), String> {
+    /// Whether endpoints may meet in a directory: nobody may look into it who may not connect. Otherwise, why not. `told`: how users
+    /// are called; to ask for a name may take long.
+    pub fn check_directory(&self, stat: &Stat, told: fn(u32) -> String) -> Result<(), String> {
         let mode = stat.st_mode & 0o7777;
         let group_is_allowed = self.groups.contains(&stat.st_gid);
         if stat.st_uid != self.own && !self.users.contains(&stat.st_uid) && !group_is_allowed {
             return Err(format!(
-                "it belongs to user {}, this process runs as user {} (mode {mode:04o}); set BYREF_DIR to a directory of your own",
-                stat.st_uid, self.own
+                "it belongs to user {}, this process runs as user {} (mode {mode:04o}); set BYREF_DIR to a directory of your own, or, \
+                 to meet that user's processes, BYREF_ALLOW=user:{} here and BYREF_ALLOW=user:{} there",
+                told(stat.st_uid),
+                told(self.own),
+                stat.st_uid,
+                self.own
             ));
         }
         // The bits of a group are also those of an access control list, which a directory for single users needs.
@@ -71,7 +76,7 @@ impl Access {
             let (wanted, command) = if self.is_shared() { ("3770", "3770") } else { ("0700", "700") };
             return Err(format!(
                 "its mode is {mode:04o}, owner user {}; it must be {wanted}: run `chmod {command}` on it",
-                stat.st_uid
+                told(stat.st_uid)
             ));
         }
         Ok(())
@@ -123,7 +128,7 @@ mod tests {
         let check = |allowed: &str, uid: u32, gid: u32, mode: u32| {
             let mut stat = rustix::fs::stat("/").unwrap();
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
-            Access::parse(7, allowed).unwrap().check_directory(&stat).is_ok()
+            Access::parse(7, allowed).unwrap().check_directory(&stat, |user| user.to_string()).is_ok()
         };
         assert!(check("", 7, 1, 0o40700));
         assert!(!check("", 8, 1, 0o40700) && !check("", 7, 1, 0o40750) && !check("", 7, 1, 0o40701));

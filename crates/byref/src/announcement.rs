@@ -49,6 +49,7 @@ impl Announcement {
         let accept: Arc<Accept> = Arc::new(accept);
         let place = Place::take(service, &directory, who, &accept);
         let place = place.map_err(Error::meeting(topic, directory.path(), CANNOT_LISTEN))?;
+        log::debug!("byref: topic '{topic}': announced as {} in {}", place.name, directory.path().display());
         let announcement = Arc::new(Announcement {
             lookout: Arc::clone(lookout),
             service: Arc::downgrade(service),

@@ -39,7 +39,7 @@ impl Changes {
             let Some(left) = wait.remaining() else { return Ok(Ended::TimedOut) };
             let count = self.count.lock();
             if *count == seen {
-                let slice = left.unwrap_or(SLICE).min(SLICE);
+                let slice = wait.slice(left).unwrap_or(SLICE).min(SLICE);
                 drop(self.changed.wait_timeout(count, slice).unwrap_or_else(PoisonError::into_inner));
             } else {
                 drop(count);

@@ -109,7 +109,7 @@ pub enum Error {
         topic: String,
     },
     /// The system refused something: descriptors, memory, address space. The text names the limits that can be behind it.
-    #[error("topic '{topic}': {what}: {source}{}", limits::behind(source))]
+    #[error("topic '{topic}': {what}: {source}{}{}", limits::behind(source), limits::sandbox(source))]
     System {
         /// The topic.
         topic: String,

@@ -95,6 +95,12 @@ pub use subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, Subscrib
 pub use topic::MAX_TOPIC;
 pub use wait::Wait;
 
+/// A number for the running process, never 0, that none of those from which it was forked has: for what is remembered about the
+/// process, or about a thread. After [`prepare`] it costs one load.
+pub fn fork_number() -> u64 {
+    sys::fork::ForkId::current().number()
+}
+
 /// Looks at the machine, which the first endpoint does otherwise. For programs in which a thread may fork while another one
 /// makes that first endpoint: call it before there are threads. A relative `BYREF_DIR` is resolved against the working directory
 /// at this moment.

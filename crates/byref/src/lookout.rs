@@ -162,6 +162,7 @@ impl Lookout {
         if state.watch.is_none() && !state.is_polling {
             self.watch(&mut state).map_err(|error| (CANNOT_WATCH, error))?;
         }
+        log::debug!("byref: publishers are looked for in {}", self.directory().path().display());
         let weak: Weak<dyn Listener> = Arc::downgrade(listener) as _;
         self.listeners.lock().push(weak);
         Arc::clone(listener).look_around(&self.directory()).map_err(|error| (CANNOT_LIST, error))

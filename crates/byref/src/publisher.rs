@@ -980,6 +980,7 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         let Some(index) = open.peers.iter().position(|found| found.id == peer) else { return };
+        log::debug!("byref: topic '{}': the subscriber in process {} is gone", self.topic, open.peers[index].pid);
         fault!("lose.noticed");
         open.peers[index].alive = false;
         let lost = hung_up.then(|| open.peers.remove(index));
@@ -1129,6 +1130,11 @@ impl Shared {
         fault!("accept.welcomed");
         open.peers.push(peer);
         open.send_outboxes();
+        log::debug!(
+            "byref: topic '{}': a subscriber in process {} is connected",
+            self.topic,
+            open.peers[open.peers.len() - 1].pid
+        );
         fault!("accept.counted");
         open.update_pairing();
         open.limit = open.tail;

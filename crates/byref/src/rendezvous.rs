@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::location::Location;
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
+use crate::sys::users;
 use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
@@ -56,7 +57,7 @@ impl Directory {
     pub fn successor(&self, location: &Location) -> Result<Option<Self>> {
         let (path, links) = location.path();
         match Self::open_existing("*", path, links, self.access.clone()) {
-            Ok(found) => found.check().map(|()| Some(found)),
+            Ok(found) => found.check_as(by_number).map(|()| Some(found)),
             Err((Errno::NOENT, _)) => Ok(None),
             Err((_, error)) => Err(error),
         }
@@ -65,7 +66,7 @@ impl Directory {
     /// Opens a directory at `path` that somebody else has made; `None`: there is none that may be used.
     pub fn glance(path: PathBuf, access: Access) -> Option<Self> {
         let found = Self::open_existing("*", path, OFlags::NOFOLLOW, access).ok()?;
-        found.check().ok().map(|()| found)
+        found.check_as(by_number).ok().map(|()| found)
     }
 
     /// `links`: whether a link in its place is followed.
@@ -80,7 +81,12 @@ impl Directory {
                 format!("it cannot be made: {error}; set BYREF_DIR to a directory of your own"),
             ));
         }
-        let directory = Self::open_existing(topic, path, links, access).map_err(|(_, error)| error)?;
+        let directory = Self::open_existing(topic, path.clone(), links, access.clone()).map_err(|(errno, error)| {
+            // Most likely it is somebody else's.
+            let stat = rustix::fs::stat(&path).ok().filter(|_| errno == Errno::ACCESS);
+            let why = stat.and_then(|stat| access.check_directory(&stat, users::told).err());
+            why.map_or(error, |why| Error::directory(&path, why))
+        })?;
         if let (Some(group), false) = (directory.access.group(), was_there) {
             directory.share_with(group)?;
         }
@@ -109,9 +115,13 @@ impl Directory {
 
     /// Only who may connect may look into the directory: whoever can connect can read messages.
     fn check(&self) -> Result<()> {
+        self.check_as(users::told)
+    }
+
+    fn check_as(&self, told: fn(u32) -> String) -> Result<()> {
         let stat = rustix::fs::fstat(&self.fd)
             .map_err(|error| Error::directory(&self.path, io::Error::from(error).to_string()))?;
-        self.access.check_directory(&stat).map_err(|why| Error::directory(&self.path, why))
+        self.access.check_directory(&stat, told).map_err(|why| Error::directory(&self.path, why))
     }
 
     /// Whether both are the same directory.
@@ -282,6 +292,11 @@ impl Directory {
         let old = SystemTime::now().duration_since(made).is_ok_and(|age| age > ABANDONED);
         old && matches!(socket::connect(&self.socket_path(name)), Ok(Connect::Refused))
     }
+}
+
+/// How users are called on the service thread: to ask for their names may take long.
+fn by_number(user: u32) -> String {
+    user.to_string()
 }
 
 fn identity(stat: Stat) -> (u64, u64) {

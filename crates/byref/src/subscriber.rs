@@ -141,6 +141,8 @@ impl SubscriberBuilder {
 /// several publishers turns are fair.
 pub struct Subscriber {
     shared: Arc<Shared>,
+    /// Dropping it closes it.
+    closes: bool,
 }
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
@@ -280,7 +282,7 @@ impl Subscriber {
             .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
-        Ok(Subscriber { shared })
+        Ok(Subscriber { shared, closes: true })
     }
 
     /// The next message; waits without limit.
@@ -291,6 +293,11 @@ impl Subscriber {
     /// The next message; waits up to `timeout`.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
         self.recv_with(&mut Wait::up_to(Some(timeout)))
+    }
+
+    /// A second handle to the same subscriber. Dropping it closes nothing.
+    pub fn handle(&self) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false }
     }
 
     /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
@@ -521,7 +528,9 @@ impl Subscriber {
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.shared.close();
+        if self.closes {
+            self.shared.close();
+        }
     }
 }
 
@@ -628,8 +637,12 @@ impl Shared {
         let mut still_armed = false;
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
-            if look_for_signals && wait.is_interrupted() {
-                return Err(Error::Interrupted { topic: self.options.topic.clone() });
+            if look_for_signals && wait.may_be_interrupted() {
+                // What runs now may receive from here, too, and would wait for the right that its own thread has.
+                (leader, still_armed) = (None, false);
+                if wait.is_interrupted() {
+                    return Err(Error::Interrupted { topic: self.options.topic.clone() });
+                }
             }
             let slice = wait.slice(left);
             if leader.is_none() {
@@ -687,6 +700,7 @@ impl Shared {
         let next =
             |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
+            log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
                 Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
                     self.update(|open| open.candidates.keep(&candidate.name));
@@ -824,7 +838,10 @@ impl Shared {
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
-            Ok(ToSubscriber::NotThisTopic) => return Ok(()),
+            Ok(ToSubscriber::NotThisTopic) => {
+                log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
+                return Ok(());
+            }
             Err(NotUnderstood::Version(theirs)) => {
                 let topic = handshake::topic_of_other_version(packet);
                 if topic.is_some_and(|topic| !topic::matches(pattern, topic)) {
@@ -871,6 +888,7 @@ impl Shared {
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
         open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
+        log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
         open.door.bell.ring();
         self.changed.notify();
@@ -1130,6 +1148,8 @@ impl Open {
     fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
         fault!("over.noticed");
         let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
+        let (topic, pid) = (&over.link.info.topic, over.link.info.pid);
+        log::debug!("byref: topic '{topic}': the connection to the publisher in process {pid} is over: {kind:?}");
         self.happened(options, &over.link.info, kind);
         if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
             // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
@@ -1170,6 +1190,7 @@ impl Open {
         let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
         used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
         self.stats.lost = lost;
+        happened |= !used_up.is_empty();
         for over in used_up {
             self.dismiss(over, options);
         }

@@ -7,44 +7,53 @@ const LONGEST_SLICE: Duration = Duration::from_secs(5);
 
 /// A call's permission to wait.
 pub struct Wait<'a> {
-    allowed: bool,
+    permission: Permission,
     timeout: Option<Duration>,
     started: Option<Instant>,
     slice: Duration,
+    longest_slice: Duration,
     interrupt: Option<&'a mut dyn FnMut() -> bool>,
-    polled_since: Option<Instant>,
-    over: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Permission {
+    Never,
+    /// As never; the caller has tried again and again since `started`.
+    Polling,
+    UpTo,
+    /// All of the time has passed.
+    Over,
 }
 
 impl<'a> Wait<'a> {
+    #[inline]
+    fn with(permission: Permission, timeout: Option<Duration>) -> Self {
+        let (slice, longest_slice) = (FIRST_SLICE, LONGEST_SLICE);
+        Wait { permission, timeout, started: None, slice, longest_slice, interrupt: None }
+    }
+
     /// Do not wait: a call that would have to gives [`Error::WouldBlock`](crate::Error::WouldBlock).
+    #[inline]
     pub fn never() -> Self {
-        Wait { allowed: false, ..Self::up_to(None) }
+        Self::with(Permission::Never, None)
     }
 
     /// Wait up to `timeout`; `None` means without limit.
+    #[inline]
     pub fn up_to(timeout: Option<Duration>) -> Self {
-        Wait {
-            allowed: true,
-            timeout,
-            started: None,
-            slice: FIRST_SLICE,
-            interrupt: None,
-            polled_since: None,
-            over: false,
-        }
+        Self::with(Permission::UpTo, timeout)
     }
 
     /// Do not wait, as with [`never`](Self::never); the caller tries again and again since `began`. That counts as a wait
     /// against subscribers that stall the publisher.
     pub fn polling(began: Instant) -> Self {
-        Wait { polled_since: Some(began), ..Self::never() }
+        Wait { started: Some(began), ..Self::with(Permission::Polling, None) }
     }
 
     /// Do not wait: the caller has waited for `timeout` already. A call that would have to wait gives
     /// [`Error::Timeout`](crate::Error::Timeout).
     pub fn over(timeout: Duration) -> Self {
-        Wait { over: true, ..Self::up_to(Some(timeout)) }
+        Self::with(Permission::Over, Some(timeout))
     }
 
     /// Ask `interrupt` before going to sleep, after each signal, and now and then; `true` ends the call with
@@ -54,13 +63,20 @@ impl<'a> Wait<'a> {
         self
     }
 
+    /// Ask that at least so often, for an `interrupt` that has work to do meanwhile. No message is missed for it.
+    pub fn at_least_every(mut self, longest_slice: Duration) -> Self {
+        self.longest_slice = longest_slice;
+        self.slice = self.slice.min(longest_slice);
+        self
+    }
+
     pub(crate) fn is_allowed(&self) -> bool {
-        self.allowed
+        matches!(self.permission, Permission::UpTo | Permission::Over)
     }
 
     /// Since when the caller has tried again and again.
     pub(crate) fn polled_since(&self) -> Option<Instant> {
-        self.polled_since
+        self.started.filter(|_| self.permission == Permission::Polling)
     }
 
     /// The time given, for error texts.
@@ -70,7 +86,7 @@ impl<'a> Wait<'a> {
 
     /// What is left (`Some(None)`: no limit), or `None` when the time is over. The clock starts with the first call.
     pub(crate) fn remaining(&mut self) -> Option<Option<Duration>> {
-        if self.over {
+        if self.permission == Permission::Over {
             return None;
         }
         let Some(timeout) = self.timeout else { return Some(None) };
@@ -85,8 +101,12 @@ impl<'a> Wait<'a> {
             return left;
         }
         let slice = self.slice;
-        self.slice = (slice * 2).min(LONGEST_SLICE);
+        self.slice = (slice * 2).min(self.longest_slice);
         Some(left.map_or(slice, |left| left.min(slice)))
+    }
+
+    pub(crate) fn may_be_interrupted(&self) -> bool {
+        self.interrupt.is_some()
     }
 
     pub(crate) fn is_interrupted(&mut self) -> bool {

@@ -1,5 +1,6 @@
 //! Waiting for descriptors.
 
+use super::limits;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
@@ -25,7 +26,8 @@ pub(crate) enum Woken {
 
 impl Epoll {
     pub fn new() -> io::Result<Self> {
-        Ok(Epoll(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+        let made = epoll::create(epoll::CreateFlags::CLOEXEC);
+        Ok(Epoll(made.map_err(|error| limits::name_if_forbidden("epoll_create1", error.into()))?))
     }
 
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
@@ -73,7 +75,8 @@ pub(crate) struct Bell(OwnedFd);
 
 impl Bell {
     pub fn new() -> io::Result<Self> {
-        Ok(Bell(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Bell(made.map_err(|error| limits::name_if_forbidden("eventfd2", error.into()))?))
     }
 
     pub fn ring(&self) {

@@ -61,6 +61,11 @@ impl ForkId {
         }
     }
 
+    /// Its number, never 0.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     /// Whether the running process is the one that took this identity (and not a forked child of it).
     #[inline]
     pub fn is_current(self) -> bool {

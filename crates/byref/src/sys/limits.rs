@@ -43,6 +43,22 @@ pub(crate) fn behind(error: &io::Error) -> String {
     format!(" (a limit was reached: {text}; raise it, or use less)")
 }
 
+/// What else can be behind an error, as the end of a sentence: a system call that is not allowed. Empty: something else.
+pub(crate) fn sandbox(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::ENOSYS) => {
+            " (a sandbox or container forbids this, most likely by a seccomp filter: have the system call allowed, or run outside of it)"
+        }
+        _ => "",
+    }
+}
+
+/// An error of `call` that names it, if it was forbidden.
+pub(crate) fn name_if_forbidden(call: &str, error: io::Error) -> io::Error {
+    let why = sandbox(&error);
+    if why.is_empty() { error } else { io::Error::new(error.kind(), format!("{call}: {error}{why}")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +70,8 @@ mod tests {
         let mappings = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
         assert!(text(libc::ENOMEM).contains(&format!("vm.max_map_count: {};", mappings.trim())));
         assert!(is_shortage(&io::Error::from_raw_os_error(libc::ENOSPC)));
+        let forbidden = name_if_forbidden("memfd_create", io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(forbidden.starts_with("memfd_create: ") && forbidden.contains("seccomp"), "{forbidden}");
         assert!(!is_shortage(&io::Error::from_raw_os_error(libc::EACCES)) && !is_shortage(&io::Error::other("else")));
     }
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::fork::ForkId;
+use super::limits;
 use crate::sync::{AtomicU32, AtomicU64};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
@@ -123,9 +124,10 @@ impl OwnedSegment {
         let len = page_ceil(len);
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let writable = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags)?, // before Linux 6.3
-            other => other?,
+            Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags), // before Linux 6.3
+            other => other,
         };
+        let writable = writable.map_err(|error| limits::name_if_forbidden("memfd_create", error.into()))?;
         rustix::fs::fchmod(&writable, Mode::RUSR | Mode::WUSR)?;
         rustix::fs::ftruncate(&writable, len)?;
         let size = usize::try_from(len).map_err(|_| io::Error::from(Errno::NOMEM))?;

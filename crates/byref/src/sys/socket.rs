@@ -1,6 +1,7 @@
 //! Unix sockets that keep packet borders (`SOCK_SEQPACKET`) and carry descriptors. Never blocking.
 #![allow(unsafe_code)]
 
+use crate::sys::limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -21,7 +22,8 @@ const BACKLOG: i32 = 256;
 
 fn socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+    let made = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    made.map_err(|error| limits::name_if_forbidden("socket", error.into()))
 }
 
 /// A listening socket bound to `path`.

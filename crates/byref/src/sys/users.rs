@@ -1,7 +1,7 @@
 //! The numbers of users and groups.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 /// Room for the texts of an entry; the system says if it needs more.
 const ROOM: usize = 1 << 10;
@@ -27,6 +27,28 @@ pub(crate) fn group(name: &str) -> Option<u32> {
         })
         .map(|entry| entry.gr_gid)
     })
+}
+
+/// How a user is told to people: by name, where the system knows one, and number.
+pub(crate) fn told(user: u32) -> String {
+    let mut room = ROOM;
+    loop {
+        let mut texts: Vec<libc::c_char> = vec![0; room];
+        let mut entry = std::mem::MaybeUninit::uninit();
+        let mut found = std::ptr::null_mut();
+        // SAFETY: all pointers are valid for the call, and `texts` is as long as it says.
+        match unsafe { libc::getpwuid_r(user, entry.as_mut_ptr(), texts.as_mut_ptr(), texts.len(), &mut found) } {
+            libc::ERANGE if room < MOST_ROOM => room *= 2,
+            0 if !found.is_null() => {
+                // SAFETY: the system found the user, and so filled the entry in.
+                let entry = unsafe { entry.assume_init() };
+                // SAFETY: the entry's name is a text within `texts`, which ends with a NUL.
+                let name = unsafe { CStr::from_ptr(entry.pw_name) };
+                return format!("'{}' ({user})", name.to_string_lossy().escape_debug());
+            }
+            _ => return user.to_string(),
+        }
+    }
 }
 
 /// A number that is one: the last of all means "none" to the system.
@@ -57,6 +79,11 @@ fn look_up<T: Copy>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_told_by_name() {
+        assert_eq!((told(0), told(4_000_000_000)), ("'root' (0)".into(), "4000000000".into()));
+    }
 
     #[test]
     fn names_and_numbers() {

@@ -1,0 +1,255 @@
+"""Log lines: complete, whole, to standard error or to `logging`, and no obstacle to anybody."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import byref
+import pytest
+
+from tests.processes import PATIENCE, Child, Line, eventually
+
+Spawn = Callable[..., Child]
+
+LINE = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z byref\[(?P<process>\d+)\] (?P<level>[A-Z]+) (?P<text>.+)"
+)
+IN_VAIN = "reached nobody"
+
+
+def in_vain(topic: str = "t") -> None:
+    """Logs one line."""
+    with byref.Publisher(topic) as pub:
+        pub.send(b"")
+
+
+def log_one(line: Line) -> None:
+    in_vain()
+    line.tell("done")
+
+
+def test_a_line_says_when_and_who(spawn: Spawn) -> None:
+    child = spawn(log_one)
+    assert child.hear() == "done"
+    child.finish()
+    (text,) = child.output().splitlines()
+    found = LINE.fullmatch(text)
+    assert found
+    said = datetime.fromisoformat(found["time"]).replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - said) < timedelta(seconds=PATIENCE)
+    assert (int(found["process"]), found["level"]) == (child.pid, "WARN")
+    assert found["text"].startswith("topic 't': a publisher is closed")
+
+
+def log_forgery(line: Line) -> None:
+    os.environ["BYREF_DIR"] += "/a\nforged line\x1b[31m"
+    in_vain()
+    line.tell("done")
+
+
+def test_nobody_forges_a_line(spawn: Spawn) -> None:
+    child = spawn(log_forgery)
+    assert child.hear() == "done"
+    child.finish()
+    (text,) = child.output().splitlines()
+    assert LINE.fullmatch(text)
+    assert "\x1b" not in text
+
+
+def meet(line: Line) -> None:
+    with byref.Publisher("t") as pub, byref.Subscriber("t") as sub:
+        pub.wait_for_subscribers(timeout=20)
+        sub.wait_for_publishers(timeout=20)
+        with byref.Subscriber("*") as other:
+            other.wait_for_publishers(timeout=20)
+        eventually(lambda: len(pub.subscribers) == 1, "it is gone")
+    line.tell("done")
+
+
+def test_debug_lines_tell_of_connecting(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, rendezvous: object) -> None:
+    monkeypatch.setenv("BYREF_LOG", "debug")
+    child = spawn(meet)
+    assert child.hear() == "done"
+    child.finish()
+    lines = child.output().splitlines()
+    assert all(LINE.fullmatch(text) for text in lines), lines
+    for told in (
+        r"topic 't': announced as [0-9a-f]{16}-[0-9a-f]{32} in " + str(rendezvous),
+        f"publishers are looked for in {rendezvous}",
+        r"topic 't': asks the publisher [0-9a-f]{16}-[0-9a-f]{32}",
+        rf"topic '\*': connected to the publisher in process {child.pid}",
+        rf"topic 't': a subscriber in process {child.pid} is connected",
+        rf"topic 't': the subscriber in process {child.pid} is gone",
+    ):
+        assert any(re.search(told, text) for text in lines), (told, lines)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines"), [("off", 0), ("error", 0), ("byref=warn", 1), ("other=debug", 0), ("=", 2)]
+)
+def test_the_environment_chooses(wanted: str, lines: int, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is told, and the default taken."""
+    monkeypatch.setenv("BYREF_LOG", wanted)
+    child = spawn(log_one)
+    assert child.hear() == "done"
+    child.finish()
+    assert len(child.output().splitlines()) == lines
+
+
+# ---- to Python ----
+
+
+class Kept(logging.Handler):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def log_to_python(line: Line) -> None:
+    kept, logger = Kept(), logging.getLogger("mine")
+    logger.addHandler(kept)
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    byref.log_to_logging(logger)
+    began = time.time()
+    meet(line)
+    in_vain("äöü/%s")
+    eventually(lambda: any(IN_VAIN in record.getMessage() for record in kept.records), "the warning comes")
+    (warning,) = (record for record in kept.records if record.levelno == logging.WARNING)
+    assert warning.getMessage().startswith("topic 'äöü/%s': a publisher is closed")
+    assert (warning.name, warning.process, warning.module) == ("mine", os.getpid(), "linger")
+    assert began - 1 <= warning.created <= time.time()
+    assert any("announced as" in record.getMessage() and record.levelno == logging.DEBUG for record in kept.records)
+
+    byref.log_to_logging(logger, level=logging.ERROR)
+    count = len(kept.records)
+    in_vain()
+    byref.log_to_logging(logger, level=logging.WARNING)  # What is under way is passed on first.
+    assert len(kept.records) == count
+    in_vain()
+    eventually(lambda: len(kept.records) == count + 1, "it is heard again")
+
+    pid = os.fork()
+    if not pid:
+        in_vain("of a child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not any("of a child" in record.getMessage() for record in kept.records)
+    line.tell("heard")
+
+
+def test_lines_go_to_logging(spawn: Spawn) -> None:
+    child = spawn(log_to_python)
+    assert (child.hear(), child.hear()) == ("done", "heard")
+    child.finish()
+    (text,) = child.output().splitlines()
+    assert "topic 'of a child'" in text, "a child logs to standard error"
+
+
+def test_the_last_lines_are_not_lost() -> None:
+    program = """
+import logging, byref
+logging.basicConfig(format="PY %(levelname)s %(name)s %(message)s")
+byref.log_to_logging()
+for number in range(5):
+    with byref.Publisher(f"t{number}") as pub:
+        pub.send(b"")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    lines = done.stderr.splitlines()
+    assert [line[:34] for line in lines] == [f"PY WARNING byref topic 't{number}': a pub"[:34] for number in range(5)]
+
+
+def log_to_a_handler_that_hangs(line: Line) -> None:
+    """It is the program's, and so is its trouble."""
+    hanging, kept = threading.Event(), []
+
+    class Hangs(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+            hanging.wait(60)
+
+    logger = logging.getLogger("mine")
+    logger.addHandler(Hangs())
+    logger.propagate = False
+    byref.log_to_logging(logger, level=logging.WARNING)
+    for _ in range(600):
+        in_vain()
+    hanging.set()
+    in_vain()
+    line.tell("not held up")
+    eventually(lambda: any("lines before were lost" in text for text in kept), "what was lost is told")
+
+
+def test_a_handler_that_hangs_holds_nobody_up(spawn: Spawn) -> None:
+    child = spawn(log_to_a_handler_that_hangs)
+    assert child.hear() == "not held up"
+    child.finish()
+
+
+# ---- who is in nobody's way ----
+
+
+def test_a_reader_of_standard_error_that_stops_holds_nobody_up() -> None:
+    program = """
+import byref
+for _ in range(600):
+    with byref.Publisher("t") as pub:
+        pub.send(b"")
+print("done", flush=True)
+"""
+    end, error = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=error, text=True) as process:
+        os.close(error)
+        assert process.stdout
+        assert process.stdout.readline() == "done\n"
+        os.close(end)
+
+
+def fork_while_others_log(line: Line) -> None:
+    """Each child logs, too."""
+    stop = False
+
+    def log() -> None:
+        while not stop:
+            in_vain()
+
+    loggers = [threading.Thread(target=log) for _ in range(3)]
+    for each in loggers:
+        each.start()
+    hung = 0
+    for _ in range(150):
+        pid = os.fork()
+        if not pid:
+            signal.alarm(20)  # A child that hangs is ended by it.
+            with contextlib.suppress(byref.Error):
+                in_vain()
+            os._exit(0)
+        hung += os.waitpid(pid, 0)[1] != 0
+    stop = True
+    for each in loggers:
+        each.join()
+    line.tell(hung)
+
+
+@pytest.mark.parametrize("level", ["warn", "trace"])
+def test_a_child_that_was_forked_while_others_logged(level: str, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYREF_LOG", level)
+    child = spawn(fork_while_others_log)
+    assert child.hear() == 0
+    child.finish()
+    lines = child.output().splitlines()
+    assert all(LINE.fullmatch(text) for text in lines), "lines stay whole"

@@ -1,0 +1,90 @@
+"""Sandboxes that forbid system calls: byref does without what it can, and names what it cannot."""
+
+import ctypes
+import errno
+import platform
+import struct
+from collections.abc import Callable
+
+import byref
+import pytest
+
+from tests.processes import Child, Line
+
+Spawn = Callable[..., Child]
+
+# Numbers of system calls.
+CALLS = {
+    "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41}
+    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324},
+    "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198}
+    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283},
+}.get(platform.machine(), {})
+
+pytestmark = pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not listed")
+
+
+def forbid(call: str, error: int) -> None:
+    """Has a system call of this process refused from now on, by a seccomp filter."""
+    load, equal, give = 0x20, 0x15, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000
+    steps = [(load, 0, 0, 0), (equal, 0, 1, CALLS[call]), (give, 0, 0, refuse | error), (give, 0, 0, allow)]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in steps))
+    described = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    pr_set_no_new_privs, pr_set_seccomp, filtering = 38, 22, 2
+    assert not libc.prctl(pr_set_no_new_privs, 1, 0, 0, 0)
+    assert not libc.prctl(pr_set_seccomp, filtering, described, 0, 0)
+
+
+def endpoints_without(line: Line, call: str, error: int) -> None:
+    """Tells what is said of it."""
+    try:
+        forbid(call, error)
+    except AssertionError:
+        line.tell(None)
+        return
+    said = []
+    for make in (byref.Publisher, byref.Subscriber):
+        try:
+            make("t").close()
+        except byref.Error as problem:
+            said.append(str(problem))
+    line.tell(said)
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+@pytest.mark.parametrize("call", ["memfd_create", "eventfd2", "epoll_create1", "socket"])
+def test_what_byref_needs_is_named(call: str, error: int, spawn: Spawn) -> None:
+    said = spawn(endpoints_without, call, error).hear()
+    if said is None:
+        pytest.skip("seccomp cannot be had here")
+    assert said
+    for text in said:
+        assert f"{call}: " in text
+        assert "seccomp filter" in text
+        assert text.startswith(("topic 't': ", "cannot use the rendezvous directory"))
+
+
+def talk_without(line: Line, call: str) -> None:
+    try:
+        forbid(call, errno.EPERM)
+    except AssertionError:
+        line.tell(None)
+        return
+    with byref.Subscriber("t") as sub, byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=20)
+        for size in (10, 100_000):
+            pub.send(bytes(size))
+            assert sub.recv(timeout=20).nbytes == size
+    line.tell("well")
+
+
+@pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch", "pidfd_open", "membarrier"])
+def test_what_byref_can_do_without(call: str, spawn: Spawn) -> None:
+    child = spawn(talk_without, call)
+    said = child.hear()
+    if said is None:
+        pytest.skip("seccomp cannot be had here")
+    assert said == "well"
+    child.finish()
