@@ -285,19 +285,22 @@ def _of_tensor(tensor: Any) -> Any:
 def _rule_of_polars(kind: type, obj: Any) -> _Rule:
     if not hasattr(kind, "__arrow_c_stream__"):
         raise refuse(obj)
-    return _of_polars_frame if hasattr(kind, "columns") else _of_polars_series
-
-
-def _of_polars_frame(frame: Any) -> Any:
-    for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
-        _check_polars(name, dtype)
-    return frame
+    return _as_it_is if hasattr(kind, "columns") else _of_polars_series
 
 
 def _of_polars_series(series: Any) -> Any:
     """A table of one column, whose name is the series' one: an array has no name."""
-    _check_polars(series.name, series.dtype)
     return series.to_frame()
+
+
+def check_polars(frame: Any) -> None:
+    """Refuse a polars frame, one that exports elements of 8 bytes or a type that nobody knows, if it is for its types.
+
+    (The types of all columns take many times as long as the export.)
+    """
+    if _package(type(frame)) == "polars":
+        for name, dtype in zip(frame.columns, frame.dtypes, strict=True):
+            _check_polars(name, dtype)
 
 
 def _check_polars(name: str, dtype: Any) -> None:

@@ -24,6 +24,12 @@ pub struct Imported {
 pub struct Known {
     pub field: Field,
     pub encoded: Vec<u8>,
+    /// Some elements are 8 bytes without a type, as polars exports the pointers to Python's objects.
+    pub may_be_pointers: bool,
+}
+
+fn may_be_pointers(field: &Field) -> bool {
+    field.format() == "w:8" || field.children.iter().chain(field.dictionary.as_deref()).any(may_be_pointers)
 }
 
 /// How many types a thread remembers, of at most how many bytes each.
@@ -43,7 +49,7 @@ impl Known {
                 return Ok(Arc::clone(&recent[0]));
             }
             let field = Field::import(schema)?;
-            let known = Arc::new(Known { encoded: field.encode(), field });
+            let known = Arc::new(Known { encoded: field.encode(), may_be_pointers: may_be_pointers(&field), field });
             if known.encoded.len() <= MOST_REMEMBERED {
                 recent.truncate(REMEMBERED - 1);
                 recent.insert(0, Arc::clone(&known));

@@ -8,7 +8,7 @@ use crate::message::Message;
 use crate::owner::{Memory, Owner};
 use crate::packed::{Other, Packing, Unpackable, pack, too_deep};
 use crate::payload::{Payload, numpy_scalar};
-use crate::refusals::{class_name, located, resolve};
+use crate::refusals::{check_polars, class_name, located, resolve};
 use crate::value::{self, Place};
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
@@ -169,13 +169,18 @@ fn has_own_payload(data: &Bound<'_, PyAny>) -> bool {
 /// Appends the Arrow data that an object stands for, or gives the bytes or the array.
 fn arrow_or_payload<'py>(data: &Bound<'py, PyAny>, items: &mut Vec<Item<'py>>) -> PyResult<Option<Payload<'py>>> {
     let found = resolve(data)?;
-    if !has_own_payload(&found)
-        && let Some(imported) = arrow::import(&found)?
-    {
-        items.push(Item::Arrow(imported));
-        return Ok(None);
+    if has_own_payload(&found) {
+        return Payload::of_resolved(&found).map(Some);
     }
-    Payload::of_resolved(&found).map(Some)
+    let imported = arrow::import(&found);
+    if imported.as_ref().map_or(true, |imported| imported.as_ref().is_some_and(|it| it.kind.may_be_pointers)) {
+        check_polars(&found)?;
+    }
+    match imported? {
+        Some(imported) => items.push(Item::Arrow(imported)),
+        None => return Payload::of_resolved(&found).map(Some),
+    }
+    Ok(None)
 }
 
 /// Appends what belongs beside a packed container, as one item.

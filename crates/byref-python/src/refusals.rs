@@ -18,6 +18,12 @@ pub fn resolve<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     member(data.py(), &RESOLVE, "resolve")?.call1((data,))
 }
 
+/// Refuses a polars frame that exports pointers to Python's objects, or types that no other library knows.
+pub fn check_polars(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    static CHECK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    member(data.py(), &CHECK, "check_polars")?.call1((data,)).map(drop)
+}
+
 /// The error for an object that has nothing to send.
 pub fn refuse(data: &Bound<'_, PyAny>) -> PyErr {
     static REFUSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
