@@ -11,7 +11,7 @@ use byref::{Entry, Layout};
 use byref_parts::arrow::Field;
 use byref_parts::packed::MOST_CONTAINERS;
 use byref_parts::plan::Part;
-use byref_parts::tokens::{MOST_LEVELS, Token, Words};
+use byref_parts::tokens::{Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyMemoryView, PyTuple};
@@ -113,9 +113,6 @@ impl<'py> Shown<'py> {
     }
 
     fn next(&self, py: Python<'py>, rest: &mut Rest<'_>, level: usize) -> PyResult<Bound<'py, PyAny>> {
-        if level > MOST_LEVELS {
-            return Err(self.wrong(py, "containers nested too deep"));
-        }
         // Decoding counted them, but for those that packed values ask for.
         let token = rest.tokens.next().ok_or_else(|| self.wrong(py, "fewer parts than announced"))?;
         Ok(match token {
