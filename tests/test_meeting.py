@@ -501,6 +501,13 @@ def subscribe_without_watch(line: Line, kind: str) -> None:
         line.hear(90)
 
 
+@pytest.fixture
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who enters a user namespace may have no other thread, not even one of NumPy's."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("kind", ["instances", "watches"])
 def test_without_inotify(kind: str, spawn: Spawn, endpoints: Endpoints) -> None:
     sub = spawn(subscribe_without_watch, kind)
@@ -539,6 +546,7 @@ def many_subscribers(line: Line, count: int) -> None:
     line.tell([os.waitpid(child, 0)[1] for child in children])
 
 
+@pytest.mark.usefixtures("_one_thread")
 def test_more_processes_than_instances(spawn: Spawn, endpoints: Endpoints) -> None:
     sub = spawn(many_subscribers, 5)
     if not sub.hear():
