@@ -472,7 +472,7 @@ STALLS = {
     "several short ones": ("stall(3); stall(3); stall(3)", 0),
     "once for each stall": ("stall(6); stall(6); sub.recv(); sub.recv(); send(b'3'); send(b'4'); stall(6)", 2),
     "one that reads slowly": (
-        "threading.Thread(target=lambda: [(time.sleep(2), sub.recv()) for _ in range(4)], daemon=True).start()\n"
+        "threading.Thread(target=lambda: [(time.sleep(1.5), sub.recv()) for _ in range(4)], daemon=True).start()\n"
         "[send(b'x') for _ in range(4)]",
         0,
     ),
@@ -498,7 +498,7 @@ def test_a_send_that_waits_long_names_who_does_not_read(tmp_path: Path, monkeypa
         child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         children[send, stall] = child
     for (send, stall), child in children.items():
-        _, log = child.communicate(timeout=PATIENCE)
+        _, log = child.communicate(timeout=2 * PATIENCE)
         assert child.returncode == 0, log
         warnings = [line for line in log.splitlines() if "does not read" in line]
         assert len(warnings) == STALLS[stall][1], (send, stall, log)
