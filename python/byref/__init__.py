@@ -4,10 +4,6 @@ A publisher writes a payload once; every subscriber, in any process of the host,
 bytes that stays valid as long as anyone holds it.
 """
 
-# With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive.
-from . import _dtypes as _dtypes
-from . import _kinds as _kinds
-from . import _pickles as _pickles
 from ._byref import (
     INLINE_LIMIT,
     Arrow,
@@ -31,6 +27,12 @@ from ._byref import (
 )
 from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 from ._logging import log_to_logging
+
+# With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive. The extension comes before it: it
+# refuses sub-interpreters, and NumPy would fail there with less to say.
+from . import _dtypes as _dtypes  # isort: skip
+from . import _kinds as _kinds  # isort: skip
+from . import _pickles as _pickles  # isort: skip
 
 __all__ = [
     "INLINE_LIMIT",

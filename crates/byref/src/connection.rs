@@ -84,6 +84,8 @@ pub(crate) struct Connection {
     expected: u64,
     /// Positions were skipped whose messages are not counted as lost yet.
     skipped: bool,
+    /// The subscriber may lose messages.
+    may_lose: bool,
     /// The record at the cursor, if it is a block that a lossless subscriber has begun.
     block: Option<Block>,
     /// Whether to stop at gaps, and the last one: its first message, and how many.
@@ -177,6 +179,7 @@ impl Connection {
             cursor: welcome.start,
             expected: welcome.first,
             skipped: false,
+            may_lose: false,
             block: None,
             tell_gaps,
             gap: None,
@@ -323,6 +326,10 @@ impl Connection {
             if let Some(why) = self.evicted.take() {
                 return Err(Stop::Evicted(why));
             }
+            if self.gap.is_some() {
+                return Err(Stop::Gap); // It was found while nobody received.
+            }
+            self.may_lose = depth != LOSSLESS;
             if depth != LOSSLESS {
                 self.skip_old(depth, lost)?;
             } else if self.block.is_some() {
@@ -347,6 +354,7 @@ impl Connection {
                         self.block = Some(Block { head, hold });
                         return Ok(Found::Block);
                     }
+                    None if self.cursor > position => {} // It was given up.
                     None => self.skip_to(self.ring.get().reclaim())?,
                 },
                 Look::Empty => {
@@ -603,6 +611,8 @@ impl Connection {
         }
         match self.short_of.take() {
             Some(error) => Err(Stop::Refused(error)),
+            // It was sent no more memory before it had given some back, and now the publisher is gone.
+            None if self.ended && self.may_lose => self.skip_to(position + 1).map(|()| None),
             None if self.ended => Err(self.broke_the_rules("a record that names an unknown segment")),
             None => Err(Stop::Nothing),
         }
@@ -615,11 +625,13 @@ impl Connection {
         Stop::Over
     }
 
-    /// Does what the publisher asks for, also while nobody receives.
-    pub fn tidy(&mut self) {
-        if self.ring.get().generation() != self.generation {
+    /// Does what the publisher asks for, also while nobody receives; `true` when there was anything.
+    pub fn tidy(&mut self) -> bool {
+        let is_asked = self.ring.get().generation() != self.generation;
+        if is_asked {
             self.catch_up();
         }
+        is_asked
     }
 
     /// The publisher retired segments: unmaps them, and tells so.
@@ -734,7 +746,8 @@ impl Connection {
         fault!("close.subscriber_begun");
         self.link.lease().set_cursor(CLOSED);
         fault!("close.subscriber_left");
-        // Descriptors that wait in the socket keep memory, too.
+        // Descriptors that wait in the socket keep memory, too. None come after this.
+        socket::stop_receiving(&self.link.socket);
         let mut packet = [0u8; MAX_PACKET];
         for _ in 0..MOST_SEGMENTS {
             let Ok(Received::Packet(..)) = socket::receive(&self.link.socket, &mut packet) else { break };

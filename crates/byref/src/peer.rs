@@ -97,7 +97,7 @@ impl Peer {
     /// Whether it has news of retired memory to acknowledge, or to be sent.
     fn is_behind(&self) -> bool {
         let has_news = self.outbox.iter().any(|(packet, _)| matches!(packet, ToSubscriber::Retire { .. }));
-        has_news || self.lease().generation() < self.owes
+        (has_news && self.is_told()) || self.lease().generation() < self.owes
     }
 
     /// Whether a send waits for it as long as it takes.

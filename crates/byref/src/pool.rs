@@ -108,6 +108,8 @@ struct Segment {
     unused: bool,
     /// It was made for a payload of more than half a usual segment. Small ones stay out of it where they can.
     huge: bool,
+    /// It was retired before: somebody may have it mapped under another number.
+    is_reused: bool,
 }
 
 impl Segment {
@@ -143,6 +145,8 @@ struct Retired {
     generation: u64,
     since: Instant,
     segment: Segment,
+    /// The subscribers that were never sent its descriptor.
+    unsent: Vec<u64>,
     written_off: bool,
 }
 
@@ -253,9 +257,10 @@ impl Pool {
         let serves = |retired: &Retired| retired.segment.len() >= bytes && (huge || !retired.segment.huge);
         let candidates = self.retired.iter().enumerate().filter(|(_, retired)| serves(retired));
         let (at, _) = candidates.min_by_key(|(_, retired)| retired.segment.missing(bytes))?;
-        let Retired { generation, since, mut segment, written_off } = self.retired.remove(at);
-        let (id, index) = (segment.id, self.segments.len());
+        let Retired { generation, since, mut segment, unsent, written_off } = self.retired.remove(at);
+        let (id, was_reused, index) = (segment.id, segment.is_reused, self.segments.len());
         segment.id = self.next_segment;
+        segment.is_reused = true;
         self.populated += segment.populated;
         self.segments.push(segment);
         if let Some(chunk) = self.allocate_in(index, units) {
@@ -264,8 +269,8 @@ impl Pool {
         }
         let mut segment = self.segments.pop()?;
         self.populated -= segment.populated;
-        segment.id = id;
-        self.retired.push(Retired { generation, since, segment, written_off });
+        (segment.id, segment.is_reused) = (id, was_reused);
+        self.retired.push(Retired { generation, since, segment, unsent, written_off });
         None
     }
 
@@ -336,6 +341,7 @@ impl Pool {
             populated: 0,
             unused: false,
             huge,
+            is_reused: false,
         });
         Ok(self.segments.len() - 1)
     }
@@ -389,7 +395,8 @@ impl Pool {
         for segment in self.segments.extract_if(.., is_due) {
             self.populated -= segment.populated;
             numbers.push(segment.id);
-            self.retired.push(Retired { generation, since: Instant::now(), segment, written_off: false });
+            let unsent = Vec::new();
+            self.retired.push(Retired { generation, since: Instant::now(), segment, unsent, written_off: false });
         }
         numbers
     }
@@ -415,9 +422,17 @@ impl Pool {
         self.retired_bytes(|retired| which(retired.generation))
     }
 
+    /// A subscriber was never sent the descriptor of a retired segment.
+    pub fn note_unsent(&mut self, segment: u32, subscriber: u64) {
+        let found = self.retired.iter_mut().find(|retired| retired.segment.id == segment);
+        if let Some(retired) = found.filter(|retired| !retired.segment.is_reused) {
+            retired.unsent.push(subscriber);
+        }
+    }
+
     /// Gives the memory of retired segments back whose fate, by generation and age, is to be unmapped.
-    pub fn settle_retired(&mut self, mut fate: impl FnMut(u64, Instant) -> Fate) {
-        self.retired.retain_mut(|retired| match fate(retired.generation, retired.since) {
+    pub fn settle_retired(&mut self, mut fate: impl FnMut(u64, Instant, &[u64]) -> Fate) {
+        self.retired.retain_mut(|retired| match fate(retired.generation, retired.since, &retired.unsent) {
             Fate::Unmapped => false,
             found => {
                 retired.written_off = found == Fate::WrittenOff;
@@ -502,7 +517,7 @@ mod tests {
         pool.free(first.slot);
         assert_eq!(pool.retire_empty(1), [first.segment]);
         assert_eq!(pool.populated(), 80 << 20);
-        pool.settle_retired(|_, _| Fate::Unmapped);
+        pool.settle_retired(|_, _, _| Fate::Unmapped);
         assert_eq!(pool.populated(), 40 << 20);
     }
 
@@ -527,7 +542,7 @@ mod tests {
         assert_eq!(slots.len(), 128);
         slots.into_iter().for_each(|slot| drop(pool.free(slot)));
         assert_eq!(pool.retire_empty(1), [0, 1]);
-        pool.settle_retired(|_, _| Fate::Kept);
+        pool.settle_retired(|_, _, _| Fate::Kept);
         assert!(matches!(pool.allocate(100 << 20), Err(NoChunk::Full)), "more memory than there may be");
         assert!(pool.unmapping_may_help(100 << 20));
 
@@ -539,12 +554,12 @@ mod tests {
 
         again.into_iter().for_each(|slot| drop(pool.free(slot)));
         pool.retire_empty(2);
-        pool.settle_retired(|_, _| Fate::WrittenOff);
+        pool.settle_retired(|_, _, _| Fate::WrittenOff);
         assert!(!pool.unmapping_may_help(100 << 20));
         let more = pool.allocate(100 << 20).ok().unwrap().0.bytes;
         assert!(more >= 100 << 20, "nobody is waited for");
         assert_eq!(pool.populated(), (128 << 20) + more, "it counts all the same");
-        pool.settle_retired(|_, _| Fate::Unmapped);
+        pool.settle_retired(|_, _, _| Fate::Unmapped);
         assert_eq!(pool.populated(), more);
     }
 

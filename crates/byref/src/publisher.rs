@@ -65,10 +65,11 @@ const UNUSED: Duration = Duration::from_secs(5);
 /// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
 /// unmap it within a few [`TIDY`](crate::subscriber::TIDY) at most.)
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The first pause before a look whether retired memory was unmapped; later ones double.
+/// The first pause before a look whether retired memory was unmapped, and the longest; each is twice the one before.
 const FIRST_SETTLING: Duration = Duration::from_millis(20);
+const LAST_SETTLING: Duration = Duration::from_millis(250);
 /// A subscriber that was written off is looked at again after this time, while something waits for it.
-const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(250);
+const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(50);
 /// Memory is taken from the system in steps of this size, between which signals are noticed.
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
@@ -983,6 +984,7 @@ impl Shared {
         log::debug!("byref: topic '{}': the subscriber in process {} is gone", self.topic, open.peers[index].pid);
         fault!("lose.noticed");
         open.peers[index].alive = false;
+        open.peers[index].outbox.clear(); // Nobody is left to read it.
         let lost = hung_up.then(|| open.peers.remove(index));
         open.update_pairing();
         open.limit = open.tail; // Look at the cursors again.
@@ -1245,6 +1247,13 @@ impl Open {
         self.tail += 1;
         self.sent += count as u64;
         self.sent_bytes += len as u64;
+        self.wake_sleepers();
+        sequence
+    }
+
+    /// Wakes who sleeps and was not woken from this sleep yet, after something that they look for was stored.
+    #[inline]
+    fn wake_sleepers(&mut self) {
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
         let mut woken = true;
         for peer in &mut self.peers {
@@ -1258,7 +1267,6 @@ impl Open {
         if !woken {
             self.send_later();
         }
-        sequence
     }
 
     /// What one more record has to wait for, if anything.
@@ -1402,6 +1410,8 @@ impl Open {
         if added {
             fault!("grow.segment_made");
             self.announce(chunk.segment, chunk.pin.segment());
+        }
+        if added || !chunk.unpopulated.is_empty() {
             self.shrink_later();
         }
         Ok(chunk)
@@ -1437,10 +1447,10 @@ impl Open {
     /// publisher may take, and they get no more of it before they have given that back.
     fn settle_retired(&mut self) {
         let (peers, pool) = (&mut self.peers, &mut self.pool);
-        pool.settle_retired(|generation, since| {
+        pool.settle_retired(|generation, since, unsent| {
             let is_due = since.elapsed() >= PATIENCE;
             let mut fate = Fate::Unmapped;
-            for peer in peers.iter_mut().filter(|peer| peer.keeps(generation)) {
+            for peer in peers.iter_mut().filter(|peer| peer.keeps(generation) && !unsent.contains(&peer.id)) {
                 if peer.may_delay() || !is_due {
                     return Fate::Kept;
                 }
@@ -1488,7 +1498,9 @@ impl Open {
                 let waiting = peer.outbox.len();
                 peer.outbox.retain(|(packet, _)| !is_unsent(packet));
                 // Who has not heard of the segment need not. So the outbox of one that never reads does not grow for ever.
-                if peer.outbox.len() == waiting && peer.is_connected() {
+                if peer.outbox.len() < waiting {
+                    self.pool.note_unsent(id, peer.id);
+                } else if peer.is_connected() {
                     peer.outbox.push_back((ToSubscriber::Retire { id }, None));
                 }
             }
@@ -1499,12 +1511,14 @@ impl Open {
         fault!("retire.announced");
         self.ring().set_generation(generation);
         fault!("retire.generation_set");
+        // One that read its socket before this, and sleeps again, has not seen it.
+        self.wake_sleepers();
         self.settle_retired();
         if self.pool.has_retired() && !std::mem::replace(&mut self.settling, true) {
             let shared = self.shared.clone();
             let mut pause = FIRST_SETTLING;
             self.service.after(pause, move |_, _, _| {
-                pause = (pause * 2).min(UNUSED);
+                pause = (pause * 2).min(LAST_SETTLING);
                 match shared.upgrade() {
                     Some(shared) if shared.settle_retired() => Next::After(pause),
                     _ => Next::Done,
@@ -1899,7 +1913,7 @@ mod tests {
             let chunk = open.try_allocate(64).unwrap();
             open.pool.free(chunk.slot);
             open.retire(Pool::retire_empty);
-            open.pool.settle_retired(|_, _| Fate::Unmapped);
+            open.pool.settle_retired(|_, _, _| Fate::Unmapped);
         }
         let [peer] = &open.peers[..] else { panic!("one subscriber") };
         assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());

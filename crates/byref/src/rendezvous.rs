@@ -171,18 +171,20 @@ impl Directory {
 
     /// Starts to listen, and announces it; gives the socket and its name in the directory.
     pub fn listen(&self, who: &Announced) -> io::Result<(OwnedFd, String)> {
-        let (name, id) = (who.name(), who.id());
-        let temporary = format!("{TEMPORARY}{id:032x}");
-        let listener = socket::listen(&self.socket_path(&temporary))?;
-        fault!("listen.bound");
-        if self.access.is_shared() {
-            // To connect one needs the permission to write; who has it was decided for the directory.
-            self.open_to_others(&temporary)?;
-        }
-        if let Err(error) = rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name) {
-            self.remove(&temporary);
-            return Err(error.into());
-        }
+        let name = who.name();
+        let temporary = format!("{TEMPORARY}{:032x}", new_id());
+        // What is bound is found by its path, in whatever directory that leads to; what is renamed, in the one that was checked.
+        let path = self.socket_path(&temporary);
+        let listening = socket::listen(&path).and_then(|listener| {
+            fault!("listen.bound");
+            if self.access.is_shared() {
+                // To connect one needs the permission to write; who has it was decided for the directory.
+                self.open_to_others(&temporary)?;
+            }
+            rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name)?;
+            Ok(listener)
+        });
+        let listener = listening.inspect_err(|_| drop(std::fs::remove_file(&path)))?;
         fault!("listen.announced");
         Ok((listener, name))
     }

@@ -53,6 +53,8 @@ const STILL_WANTED: Duration = Duration::from_secs(1);
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
+/// The most events that wait for a subscriber that receives nothing; the oldest go.
+const MOST_EVENTS: usize = 1 << 16;
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -412,7 +414,8 @@ impl Subscriber {
         let ended = shared.changed.until(wait, || {
             let mut guard = shared.lock()?;
             let open = shared.opened(&mut guard)?;
-            open.handle_events(&shared.options)?;
+            let happened = open.handle_events(&shared.options)?;
+            open.pass_on(happened);
             if open.connections.iter().filter(|connection| connection.is_live()).count() >= n {
                 return Ok(true);
             }
@@ -429,7 +432,8 @@ impl Subscriber {
     pub fn publishers(&self) -> Result<Vec<Arc<PublisherInfo>>> {
         let mut guard = self.shared.lock()?;
         let open = self.shared.opened(&mut guard)?;
-        open.handle_events(&self.shared.options)?;
+        let happened = open.handle_events(&self.shared.options)?;
+        open.pass_on(happened);
         let live = open.connections.iter().filter(|connection| connection.is_live());
         Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
     }
@@ -610,6 +614,21 @@ impl Shared {
 
     /// Waits until `take` says that it has taken something. It is called with the lock held.
     fn wait_until(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<()> {
+        let mut took_wake_ups = false;
+        let outcome = self.sleep_until(wait, take, &mut took_wake_ups);
+        if took_wake_ups {
+            self.update(|open| open.pass_on(true));
+        }
+        outcome
+    }
+
+    /// `took_wake_ups`: there is somebody who polls the descriptor, and may have missed what made it readable.
+    fn sleep_until(
+        &self,
+        wait: &mut Wait<'_>,
+        take: &mut dyn FnMut(&mut Open) -> Result<bool>,
+        took_wake_ups: &mut bool,
+    ) -> Result<()> {
         let (door, spin, is_stream) = {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
@@ -627,6 +646,7 @@ impl Shared {
                 return Ok(Sight::Found);
             }
             let happened = look.long && open.handle_events(&self.options)?;
+            *took_wake_ups |= happened && open.polled;
             Ok(if happened { Sight::Sleep } else { Sight::Nothing })
         });
         if found? {
@@ -686,6 +706,7 @@ impl Shared {
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
             still_armed = ready.is_empty();
+            *took_wake_ups |= !still_armed && open.polled;
             open.handle(&ready);
         }
     }
@@ -979,6 +1000,9 @@ impl Open {
 
     fn happened(&mut self, options: &SubscriberBuilder, publisher: &Arc<PublisherInfo>, kind: EventKind) {
         if options.events {
+            if self.events.len() == MOST_EVENTS {
+                self.events.pop_front();
+            }
             self.events.push_back(Event { publisher: Arc::clone(publisher), kind });
         }
     }
@@ -1112,7 +1136,7 @@ impl Open {
     #[inline(always)]
     fn pass_wake_on(&mut self) {
         let connection = &mut self.connections[self.turn];
-        if self.asleep && std::mem::take(&mut connection.took_wake) {
+        if (self.asleep || self.polled) && std::mem::take(&mut connection.took_wake) {
             self.door.bell.ring();
         }
     }
@@ -1140,7 +1164,8 @@ impl Open {
     /// Who receives messages need not be woken.
     #[inline(always)]
     fn stay_awake(&mut self) {
-        if self.armed && !self.asleep {
+        // Whoever polls the descriptor besides has to be woken for the next one.
+        if self.armed && !self.asleep && !self.polled {
             self.disarm();
         }
     }
@@ -1184,8 +1209,8 @@ impl Open {
         }
         let mut happened = self.look_at_descriptors().unwrap_or(false);
         for connection in &mut self.connections {
-            connection.tidy();
-            happened |= std::mem::take(&mut connection.took_wake);
+            happened |= connection.tidy();
+            connection.took_wake = false;
         }
         let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
         used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
@@ -1197,10 +1222,15 @@ impl Open {
         if options.policy != Policy::Block {
             self.forget_oldest(options);
         }
-        if happened && (self.armed || self.polled) {
-            self.door.bell.ring(); // What made the descriptor readable was taken from under the eyes of who polls it.
-        }
+        self.pass_on(happened);
         happened
+    }
+
+    /// What made the descriptor readable was taken from under the eyes of who polls it: they look again.
+    fn pass_on(&self, happened: bool) {
+        if happened && self.polled {
+            self.door.bell.ring();
+        }
     }
 
     /// Who may lose messages loses those of publishers that are gone, beyond the last few of these.
@@ -1209,6 +1239,9 @@ impl Open {
         for _ in MOST_GONE..gone {
             let Some(at) = self.connections.iter().position(|connection| !connection.is_live()) else { return };
             let mut over = self.connections.remove(at);
+            if let Some((first, count)) = over.gap.take() {
+                self.happened(options, &over.link.info, EventKind::Gap { first, count });
+            }
             let (first, count) = over.give_up();
             if count > 0 {
                 self.stats.lost = self.stats.lost.saturating_add(count);
@@ -1253,6 +1286,7 @@ impl Open {
                 self.arm();
                 let taken = take(self, options)?;
                 if taken.is_some() {
+                    self.pass_on(handled);
                     return Ok(taken);
                 }
             }

@@ -62,6 +62,7 @@ impl Open {
     pub(super) fn call_readers(&mut self) {
         self.generation += 1;
         self.ring().set_generation(self.generation);
+        self.wake_sleepers(); // They look for it before they sleep, and may have done so just before.
     }
 
     /// Evicts who holds more than `most` bytes. It looks again when an eighth of that was sent since, or when `now`.

@@ -101,6 +101,11 @@ pub(crate) fn is_hung_up(fd: impl AsFd) -> bool {
         && asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
 }
 
+/// Has the kernel refuse what the other end sends from now on. What was sent before can be received; sending goes on.
+pub(crate) fn stop_receiving(fd: impl AsFd) {
+    let _ = net::shutdown(fd, Shutdown::Read);
+}
+
 /// Ends the connection for every process that shares the descriptor (closing would end it for this one only).
 pub(crate) fn hang_up(fd: impl AsFd) {
     let _ = net::shutdown(fd, Shutdown::Both);
