@@ -139,8 +139,11 @@ def test_fragment(page: Path, line: int, code: str, tmp_path: Path, monkeypatch:
     elif re.match("import ", code):
         run(page, line, code, {})
     else:
-        with surroundings(code) as names, suppress(Seen):
-            run(page, line, code, names)
+        try:
+            with surroundings(code) as names, suppress(Seen):
+                run(page, line, code, names)
+        finally:
+            byref.record_receives(False)  # What a fragment may have switched on.
 
 
 def signatures() -> list[Any]:

@@ -284,7 +284,7 @@ def test_subscribed_under_full_traffic(queue: byref.EventQueue, spawn: Spawn) ->
     receivers = [queue.subscribe("t", receiver())]
     last = 15_999
     while not got[0] or got[0][-1] != last:
-        queue.dispatch(0.02)
+        queue.dispatch(0.002)
         if len(receivers) < 10 and len(got[0]) > 100:
             receivers.append(queue.subscribe("t", receiver()))
     dispatch_until(queue, lambda: queue.stats()["waiting"] == 0)

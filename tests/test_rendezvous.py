@@ -177,7 +177,7 @@ def test_a_directory_of_the_wrong_mode(mode: int, rendezvous: Path) -> None:
         text = str(refused.value)
         assert str(rendezvous) in text
         assert f"{mode:04o}" in text
-        assert f"user {os.getuid()}" in text
+        assert f"({os.getuid()})" in text
     assert os.listdir(rendezvous) == []
     rendezvous.chmod(0o700)
 
@@ -194,8 +194,8 @@ def test_a_directory_of_somebody_else(rendezvous: Path, monkeypatch: pytest.Monk
             make()
         text = str(refused.value)
         assert foreign in text
-        assert f"user {owner}" in text
-        assert f"user {os.getuid()}" in text
+        assert f"user {owner}" in text or f"({owner})" in text
+        assert f"({os.getuid()})" in text
         assert f"{os.stat(foreign).st_mode & 0o777:04o}" in text
 
 
@@ -233,7 +233,7 @@ def test_a_directory_deeper_than_a_socket_path(rendezvous: Path, monkeypatch: py
 
 
 def test_long_and_odd_topics(endpoints: Endpoints) -> None:
-    topics = ["x" * 1024, "/".join("ab" * 100), "ü" * 512, "a b", ".", "..", "../../etc", "a\nb", "🎥/front"]
+    topics = ["x" * 1024, "/".join("ab" * 100), "ü" * 512, "a b", ".", "..", "../../etc", "🎥/front"]
     pairs = [(endpoints.publisher(topic), endpoints.subscriber(topic)) for topic in topics]
     for number, (pub, _) in enumerate(pairs):
         pub.wait_for_subscribers(timeout=10)
@@ -242,6 +242,15 @@ def test_long_and_odd_topics(endpoints: Endpoints) -> None:
         msg = sub.recv(timeout=10)
         assert (bytes(msg), msg.topic) == (bytes([number]), topics[number])
         assert sub.try_recv() is None
+
+
+@pytest.mark.parametrize("topic", ["a\nb", "a\0b", "\x1b[2J", "a/\x85"])
+def test_control_characters_are_refused(topic: str) -> None:
+    """They would forge lines of a log, and reach terminals."""
+    for endpoint in (byref.Publisher, byref.Subscriber):
+        with pytest.raises(byref.InvalidTopic, match="control character") as refused:
+            endpoint(topic)
+        assert str(refused.value).isprintable()
 
 
 def test_endpoints_in_two_directories_do_not_meet(
@@ -439,7 +448,10 @@ def test_publishers_that_came_and_went_cost_a_subscriber_that_does_not_receive_n
         eventually(is_flat, f"{before} at first, and now {footprint()}", timeout=20)
     received: Counter[str] = Counter()
     told: Counter[str] = Counter()
-    while (found := sub.try_recv()) is not None or sub.publishers:
+    ends = 0
+    while ends < 2:  # Once more after the last one is gone: that is noticed by asking for them, too.
+        found = sub.try_recv()
+        ends = 0 if found is not None or sub.publishers else ends + 1
         if isinstance(found, byref.Event):
             told[found.kind] += found.count if found.kind == "gap" else 1
         elif found is not None:

@@ -28,8 +28,8 @@ from ._byref import (
 from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
 from ._logging import log_to_logging
 
-# With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive. The extension comes before it: it
-# refuses sub-interpreters, and NumPy would fail there with less to say.
+# With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive. The extension comes
+# before it: it refuses sub-interpreters, where NumPy would fail with less to say.
 from . import _dtypes as _dtypes  # isort: skip
 from . import _kinds as _kinds  # isort: skip
 from . import _pickles as _pickles  # isort: skip
