@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line
+from tests.processes import PATIENCE, Child, Line
 
 Spawn = Callable[..., Child]
 
@@ -202,3 +202,21 @@ def test_fileno_sees_the_end(endpoints: Endpoints) -> None:
         sub.close()
         assert selector.select(20)
     assert sub.fileno() == fd
+
+
+def test_a_task_beside_a_thread_that_receives(endpoints: Endpoints) -> None:
+    """What the thread reads of wake-ups was meant for the task, too: both get one of two messages."""
+    pub, sub = endpoints.pair()
+
+    async def main() -> None:
+        for _ in range(20):
+            task = asyncio.create_task(sub.recv_async(timeout=PATIENCE))
+            await asyncio.sleep(0.005)
+            thread = asyncio.get_running_loop().run_in_executor(None, sub.recv, PATIENCE)
+            await asyncio.sleep(0.02)
+            pub.send(b"1")
+            await asyncio.sleep(0.02)
+            pub.send(b"2")
+            assert {bytes(msg) for msg in await asyncio.gather(task, thread)} == {b"1", b"2"}
+
+    asyncio.run(main())

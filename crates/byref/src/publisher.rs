@@ -1862,6 +1862,43 @@ mod tests {
         }
     }
 
+    /// It may have read its socket before the generation changed, which it looks at to acknowledge, and sleep again.
+    #[test]
+    fn sleepers_are_woken_after_the_news_of_retired_memory() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
+        let sleeper = Puppet::new();
+        sleeper.greet(&publisher, "t").unwrap();
+        Lease::new(sleeper.lease.map().words(), sleeper.lease.map().counts(COUNTS)).set_sleeping(1);
+        drop(publisher.loan(64).unwrap());
+        publisher.shared.open.lock().as_mut().unwrap().retire(Pool::retire_empty);
+        let mut packet = [0; MAX_PACKET];
+        let mut told = Vec::new();
+        while let Ok(Received::Packet(len, _)) = socket::receive(&sleeper.socket, &mut packet) {
+            told.extend(handshake::decode(&packet[..len]));
+        }
+        assert!(matches!(told[..], [.., ToSubscriber::Retire { .. }, ToSubscriber::Wake]), "{told:?}");
+    }
+
+    #[test]
+    fn what_was_kept_from_a_lossy_subscriber_is_counted_as_lost() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        let subscriber = Subscriber::builder("t").policy(Policy::DropOldest).build().unwrap();
+        subscriber.wait_for_publishers(1, SOON).unwrap();
+        {
+            // It keeps retired memory, and acknowledges nothing.
+            let mut guard = publisher.shared.open.lock();
+            let peer = &mut guard.as_mut().unwrap().peers[0];
+            (peer.written_off, peer.owes) = (true, u64::MAX);
+        }
+        publisher.send(&[1; 10_000]).unwrap();
+        publisher.send(b"behind").unwrap();
+        publisher.close();
+        assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[..], *b"behind");
+        assert_eq!(subscriber.stats().unwrap().lost, 1);
+    }
+
     /// One that has yet to unmap what was retired: it is waited for according to what it may lose.
     #[test]
     fn who_may_lose_messages_delays_a_send_only_so_long() {
