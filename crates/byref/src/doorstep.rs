@@ -3,6 +3,7 @@
 use crate::locks::Mutex;
 use crate::service::Token;
 use std::collections::VecDeque;
+use std::io;
 use std::time::Duration;
 
 /// A connection that says nothing for so long is closed. A build with fault points can shorten it.
@@ -37,12 +38,13 @@ impl Doorstep {
         Doorstep { topic, crowd: Mutex::default() }
     }
 
-    /// One more comes. Gives the one that has to go for it, which has had the most time to say something.
-    pub fn enter(&self, task: Token) -> Option<Token> {
-        let mut crowd = self.crowd.lock();
-        crowd.waiting.push_back(task);
+    /// One more comes, and `listen` begins to listen to it. Gives the one that has to go for it, which has had the most time to
+    /// say something.
+    pub fn enter(&self, listen: impl FnOnce() -> io::Result<Token>) -> io::Result<Option<Token>> {
+        let mut crowd = self.crowd.lock(); // Before it can say something, and leave.
+        crowd.waiting.push_back(listen()?);
         if crowd.waiting.len() <= MOST {
-            return None;
+            return Ok(None);
         }
         if !std::mem::replace(&mut crowd.told, true) {
             log::warn!(
@@ -50,7 +52,7 @@ impl Doorstep {
                 self.topic
             );
         }
-        crowd.waiting.pop_front()
+        Ok(crowd.waiting.pop_front())
     }
 
     /// It said something, or is closed.
@@ -68,12 +70,13 @@ mod tests {
     #[test]
     fn the_oldest_goes_for_the_newest() {
         let doorstep = Doorstep::new("t".into());
+        let enter = |task| doorstep.enter(|| Ok(task)).unwrap();
         let most = MOST as Token;
-        assert!((1..=most).all(|task| doorstep.enter(task).is_none()));
-        assert_eq!(doorstep.enter(most + 1), Some(1));
+        assert!((1..=most).all(|task| enter(task).is_none()));
+        assert_eq!(enter(most + 1), Some(1));
         doorstep.leave(2);
-        assert_eq!(doorstep.enter(most + 2), None);
-        assert_eq!(doorstep.enter(most + 3), Some(3));
+        assert_eq!(enter(most + 2), None);
+        assert_eq!(enter(most + 3), Some(3));
         assert_eq!(doorstep.crowd.lock().waiting.len(), MOST);
     }
 }

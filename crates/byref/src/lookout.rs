@@ -78,7 +78,8 @@ impl Lookout {
         if let Some(known) = lookouts.iter().filter_map(Weak::upgrade).find(is_same) {
             drop(lookouts);
             let mut state = known.state.lock();
-            if !known.directory().is(&directory) {
+            // It may have been replaced since it was opened.
+            if !known.directory().is(&directory) && directory.is_at(&known.location) {
                 known.move_to(&mut state, directory);
             }
             drop(state);

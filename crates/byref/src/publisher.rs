@@ -1596,7 +1596,7 @@ fn accept(
         fault!("accept.accepted");
         let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
         let mut peer_id = None;
-        let outcome = service.watch(socket, Interest::IN, Some(handshake_time()), move |_, task, event| {
+        let hear = move |_: &Arc<Service>, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             if let Some(peer) = peer_id {
                 if !socket::is_hung_up(&theirs) {
@@ -1633,13 +1633,10 @@ fn accept(
                     Next::Done
                 }
             }
-        });
-        match outcome {
-            Ok(task) => {
-                if let Some(oldest) = doorstep.enter(task) {
-                    service.cancel(oldest);
-                }
-            }
+        };
+        match doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
+            Ok(Some(oldest)) => service.cancel(oldest),
+            Ok(None) => {}
             Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
         }
     }

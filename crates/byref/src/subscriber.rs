@@ -723,10 +723,7 @@ impl Shared {
         while let Some((candidate, directory, service)) = self.update(next).flatten() {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
-                Connect::Connected(socket) if self.is_connected_to(&candidate.name, &socket) => {
-                    self.update(|open| open.candidates.keep(&candidate.name));
-                    Ok(false)
-                }
+                Connect::Connected(socket) if self.knows(&candidate.name, &socket) => Ok(false),
                 Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
                 Connect::Busy => {
                     self.ask_again(candidate.clone());
@@ -752,12 +749,18 @@ impl Shared {
         }
     }
 
-    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to. Its
-    /// process vouches for it: names and identities can be copied.
-    fn is_connected_to(&self, name: &str, socket: &OwnedFd) -> bool {
+    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to; its
+    /// further name is kept then. Its process vouches for it: names and identities can be copied.
+    fn knows(&self, name: &str, socket: &OwnedFd) -> bool {
         let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
         let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
-        let known = |open: &mut Open| open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+        let known = |open: &mut Open| {
+            let is_known = open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+            if is_known {
+                open.candidates.keep(name);
+            }
+            is_known
+        };
         self.update(known).unwrap_or(false)
     }
 
