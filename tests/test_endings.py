@@ -11,14 +11,14 @@ from tests.processes import PATIENCE, ROOT
 
 # An object that goes last takes its time: threads that want the interpreter meanwhile are ended, or sleep for ever.
 PROGRAM = """
-import asyncio, byref, io, threading, time
+import asyncio, byref, importlib, io, sys, threading, time, types
 import numpy as np
 
 class Last:
     def __del__(self, sleep=time.sleep):
         sleep(0.15)
 
-last = Last()
+sys.last = Last()  # What lies in this module stays, since threads refer to it.
 
 def on_thread(job):
     def repeat():
@@ -38,6 +38,15 @@ lock = threading.Lock()
 def pause():
     running.set()
     time.sleep(0.01)
+
+def late():
+    running.set()
+    time.sleep(0.12)
+
+def slow(name):
+    real = importlib.import_module(name)
+    sys.modules[name] = module = types.ModuleType(name)
+    module.__getattr__ = lambda wanted: (late(), getattr(real, wanted))[1]
 
 def queue(callback=lambda msg: pause(), **options):
     made = byref.EventQueue(**options)
@@ -121,6 +130,45 @@ CODE = {
     "copies": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
     "pub.send(np.ones((2000, 2000))); msg = sub.recv(); out = np.empty((2000, 2000), 'f4')\n"
     "running.set(); on_thread(lambda: msg.copy(out))",
+    "arrays": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(np.ones((2000, 2000))); msg = sub.recv(); running.set(); on_thread(lambda: np.array(msg, copy=True))\n"
+    "on_thread(lambda: msg.__array__(copy=True))",
+    "astype": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(np.ones((2000, 2000))); msg = sub.recv(); running.set()\n"
+    "on_thread(lambda: msg.__array__(np.dtype('f4')))",
+    "headers": "class Lazy(dict):\n"
+    "    def keys(self): late(); return super().keys()\n"
+    "headers = types.MappingProxyType(Lazy(a=1)); pub = byref.Publisher('t')\n"
+    "on_thread(lambda: pub.send(b'', headers))",
+    "element types": "import byref._dtypes\n"
+    "def decode(kind, real=byref._dtypes.decode): pause(); return real(kind)\n"
+    "byref._dtypes.decode = decode; pub, sub = byref.Publisher('t'), byref.Subscriber('t')\n"
+    "pub.wait_for_subscribers(timeout=20)\n"
+    "for number in range(100): pub.send(np.zeros(1, [(f'a{number}', 'f4')]))\n"
+    "msgs = [sub.recv() for _ in range(100)]; on_thread(lambda: msgs.pop().value)",
+    "a dtype of batches": "class Lazy:\n"
+    "    @property\n"
+    "    def dtype(self): pause(); return np.dtype('u1')\n"
+    "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(b'12'); batch = sub.recv_batch(1); on_thread(lambda: batch.array(Lazy()))",
+    "who is the main thread": "def get_native_id(real=threading.get_native_id): late(); return real()\n"
+    "sub = byref.Subscriber('t')\n"
+    "on_thread(lambda: (setattr(threading, 'get_native_id', get_native_id), sub.recv()))",
+    "recv_async": "slow('byref._aio'); sub = byref.Subscriber('t'); on_thread(lambda: sub.recv_async().close())",
+    "send_async": "slow('byref._aio'); pub = byref.Publisher('t'); on_thread(lambda: pub.send_async(b'').close())",
+    "aiter": "slow('byref._aio'); sub = byref.Subscriber('t'); on_thread(lambda: aiter(sub))",
+    "await": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "ticket = pub.send_tracked(b''); slow('byref._aio'); on_thread(ticket.__await__)",
+    "run_async": "own = byref.EventQueue(); slow('byref._queue')\non_thread(lambda: own.run_async().close())",
+    "closing a subscriber": "sub = byref.Subscriber('t'); sub.fileno(); slow('byref._aio'); on_thread(sub.close)",
+    "closing a queue": "class Callback:\n"
+    "    def __call__(self, msg): pass\n"
+    "    def __del__(self): late()\n"
+    "own = byref.EventQueue(); own.subscribe('t', Callback()); on_thread(own.close)",
+    "subscribing to a queue": "class Callback:\n"
+    "    def __call__(self, msg): pass\n"
+    "    def __getattr__(self, name): pause(); raise AttributeError(name)\n"
+    "own = byref.EventQueue(); callback = Callback(); on_thread(lambda: own.subscribe('t', callback).close())",
 }
 
 
