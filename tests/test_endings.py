@@ -11,7 +11,7 @@ from tests.processes import PATIENCE, ROOT
 
 # An object that goes last takes its time: threads that want the interpreter meanwhile are ended, or sleep for ever.
 PROGRAM = """
-import asyncio, byref, importlib, io, sys, threading, time, types
+import asyncio, byref, byref._queue, importlib, io, sys, threading, time, types
 import numpy as np
 
 class Last:
@@ -47,6 +47,11 @@ def slow(name):
     real = importlib.import_module(name)
     sys.modules[name] = module = types.ModuleType(name)
     module.__getattr__ = lambda wanted: (late(), getattr(real, wanted))[1]
+
+def refuse_threads_at_end():
+    def refuse(*args):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading._register_atexit(lambda: setattr(threading, "_start_new_thread", refuse))  # Before byref's own.
 
 def queue(callback=lambda msg: pause(), **options):
     made = byref.EventQueue(**options)
@@ -197,6 +202,45 @@ STARTED = {
         "    threading.main_thread().join(); own.start().join()\n"
         "threading.Thread(target=work).start(); running.set(); feed('t')",
         "end\ncalled\n",
+    ),
+    "for such a thread, where none begins any more": (
+        "byref._queue._WATCHER_FIRST = True; refuse_threads_at_end()\n"
+        "own = queue(lambda msg: (pause(), print('called') if bytes(msg) == b'late' else None))\n"
+        "own.start(); feed('t'); pub = byref.Publisher('t')\n"
+        "def work():\n"
+        "    threading.main_thread().join(); time.sleep(0.2)\n"
+        "    pub.wait_for_subscribers(timeout=20); pub.send(b'late'); time.sleep(0.5)\n"
+        "threading.Thread(target=work).start()",
+        "end\ncalled\n",
+    ),
+    "where no thread begins any more": (
+        "byref._queue._WATCHER_FIRST = False; refuse_threads_at_end(); queue().start(); feed('t')\n"
+        "threading.Thread(target=lambda: time.sleep(1)).start()",
+        "end\n",
+    ),
+    "with idle threads of an executor": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(2); pool.submit(print, 'pool').result(); queue().start(); feed('t')",
+        "pool\nend\n",
+    ),
+    "a thread is just being started": (
+        "queue().start()\n"
+        "def begin(*args, real=threading._start_new_thread):\n"
+        "    if args[0].__self__.name == 'late': running.set(); time.sleep(0.5)\n"
+        "    return real(*args)\n"
+        "threading._start_new_thread = begin\n"
+        "late = threading.Thread(target=print, args=('late',), name='late', daemon=False)\n"
+        "threading.Thread(target=late.start, daemon=True).start()",
+        "end\nlate\n",
+    ),
+    "started at that moment": (
+        "def between(real=threading.get_native_id):\n"
+        "    byref._queue._stop_all(); threading.get_native_id = real; return real()\n"
+        "threading.get_native_id = between\n"
+        "try: queue().start()\n"
+        "except byref.Error as problem: print(problem)\n"
+        "running.set()",
+        "the program has ended, so an event queue cannot be started any more\nend\n",
     ),
     "in a forked child": (
         "import os\n"
