@@ -176,6 +176,19 @@ CODE = {
     "own = byref.EventQueue(); callback = Callback(); on_thread(lambda: own.subscribe('t', callback).close())",
 }
 
+# What a thread that has used byref does when it is nearly gone.
+LATE_CODE = {
+    "a destructor of the system's": "import ctypes\n"
+    "libc = ctypes.CDLL(None); key = ctypes.c_uint(); kept = []\n"
+    "@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\n"
+    "def destroy(_): kept.append([bytes(48) for _ in range(100)]); late()\n"
+    "assert libc.pthread_key_create(ctypes.byref(key), destroy) == 0\n"
+    "pub = byref.Publisher('t')\n"
+    "def work():\n"
+    "    libc.pthread_setspecific(key, ctypes.c_void_p(1)); pub.send({'a': 1})\n"
+    "threading.Thread(target=work, daemon=True).start()",
+}
+
 
 # Queues that no daemon runs: they end with the program's other threads.
 STARTED = {
@@ -280,6 +293,11 @@ def test_daemonic_threads_that_wait(wait: str) -> None:
 @pytest.mark.parametrize("code", CODE)
 def test_python_code_that_byref_calls(code: str) -> None:
     ends(CODE[code], 2)
+
+
+@pytest.mark.parametrize("code", LATE_CODE)
+def test_threads_that_are_nearly_gone(code: str) -> None:
+    ends(LATE_CODE[code], 5)
 
 
 @pytest.mark.parametrize("how", STARTED)
