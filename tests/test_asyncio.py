@@ -1,8 +1,12 @@
 """Subscribers in event loops: `async for`, `fileno()` and selectors."""
 
 import asyncio
+import contextlib
+import gc
+import os
 import selectors
 import threading
+import weakref
 from collections.abc import Callable
 
 import byref
@@ -111,6 +115,102 @@ def test_several_tasks_on_one_subscriber(endpoints: Endpoints) -> None:
         assert all(own == sorted(own) and own for own in received)
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_reader_of_the_programs_own_stays(endpoints: Endpoints) -> None:
+    """A loop knows one reader for each descriptor."""
+    pub, sub = endpoints.pair()
+    queue = byref.EventQueue()
+
+    async def main() -> None:
+        loop, called = asyncio.get_running_loop(), asyncio.Event()
+
+        async def is_called() -> None:
+            await asyncio.wait_for(called.wait(), 20)
+            called.clear()
+
+        loop.add_reader(sub.fileno(), called.set)
+        for receive in (sub.recv_async, lambda: anext(aiter(sub))):
+            task = asyncio.ensure_future(receive())
+            await asyncio.sleep(0.01)
+            pub.send(b"")
+            await asyncio.wait_for(task, 20)
+            await is_called()
+        pub.send(b"")
+        await is_called()
+        assert loop.remove_reader(sub.fileno())
+
+        loop.add_reader(queue.fileno(), called.set)
+        running = asyncio.create_task(queue.run_async())
+        await asyncio.sleep(0.05)
+        called.clear()
+        queue.stop()
+        await is_called()
+        await asyncio.wait_for(running, 20)
+        assert loop.remove_reader(queue.fileno())
+
+    asyncio.run(main())
+
+
+def test_closed_loops_leave_nothing_behind(endpoints: Endpoints) -> None:
+    _, sub = endpoints.pair()
+
+    async def wait(ends: bool) -> None:
+        if ends:
+            with pytest.raises(byref.Timeout):
+                await sub.recv_async(timeout=0.01)
+        else:
+            asyncio.get_running_loop().call_later(0.01, asyncio.get_running_loop().stop)
+            await sub.recv_async()
+
+    def go(ends: bool) -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(wait(ends))
+        with contextlib.suppress(RuntimeError):
+            loop.run_until_complete(task)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+        return weakref.ref(loop)
+
+    go(True)
+    before = len(os.listdir("/proc/self/fd"))
+    loops = [go(ends) for ends in (True, False) * 5]
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 10
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_loop_that_is_closed_meanwhile(endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber that another thread closes looks at the loop just before that is closed."""
+    _, sub = endpoints.pair()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(sub.recv_async())
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    monkeypatch.setattr(loop, "is_closed", lambda: False)
+    sub.close()
+    monkeypatch.undo()
+    task.get_coro().close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("way", ["recv_async", "async for"])
+def test_who_takes_at_once_takes_no_wake_up_away(way: str, endpoints: Endpoints) -> None:
+    pub, sub = endpoints.pair()
+
+    async def main() -> None:
+        for number in range(0, 100, 2):
+            waiting = asyncio.create_task(sub.recv_async())
+            await asyncio.sleep(0)
+            pub.send(b"")
+            pub.send(b"")
+            taken = await (sub.recv_async() if way == "recv_async" else anext(aiter(sub)))
+            assert taken.sequence == number
+            assert (await asyncio.wait_for(waiting, 20)).sequence == number + 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("closer", ["the loop", "a thread"])

@@ -11,14 +11,14 @@ from tests.processes import PATIENCE, ROOT
 
 # An object that goes last takes its time: threads that want the interpreter meanwhile are ended, or sleep for ever.
 PROGRAM = """
-import asyncio, byref, io, threading, time
+import asyncio, byref, byref._queue, importlib, io, sys, threading, time, types
 import numpy as np
 
 class Last:
     def __del__(self, sleep=time.sleep):
         sleep(0.15)
 
-last = Last()
+sys.last = Last()  # What lies in this module stays, since threads refer to it.
 
 def on_thread(job):
     def repeat():
@@ -38,6 +38,20 @@ lock = threading.Lock()
 def pause():
     running.set()
     time.sleep(0.01)
+
+def late():
+    running.set()
+    time.sleep(0.12)
+
+def slow(name):
+    real = importlib.import_module(name)
+    sys.modules[name] = module = types.ModuleType(name)
+    module.__getattr__ = lambda wanted: (late(), getattr(real, wanted))[1]
+
+def refuse_threads_at_end():
+    def refuse(*args):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading._register_atexit(lambda: setattr(threading, "_start_new_thread", refuse))  # Before byref's own.
 
 def queue(callback=lambda msg: pause(), **options):
     made = byref.EventQueue(**options)
@@ -121,6 +135,58 @@ CODE = {
     "copies": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
     "pub.send(np.ones((2000, 2000))); msg = sub.recv(); out = np.empty((2000, 2000), 'f4')\n"
     "running.set(); on_thread(lambda: msg.copy(out))",
+    "arrays": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(np.ones((2000, 2000))); msg = sub.recv(); running.set(); on_thread(lambda: np.array(msg, copy=True))\n"
+    "on_thread(lambda: msg.__array__(copy=True))",
+    "astype": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(np.ones((2000, 2000))); msg = sub.recv(); running.set()\n"
+    "on_thread(lambda: msg.__array__(np.dtype('f4')))",
+    "headers": "class Lazy(dict):\n"
+    "    def keys(self): late(); return super().keys()\n"
+    "headers = types.MappingProxyType(Lazy(a=1)); pub = byref.Publisher('t')\n"
+    "on_thread(lambda: pub.send(b'', headers))",
+    "element types": "import byref._dtypes\n"
+    "def decode(kind, real=byref._dtypes.decode): pause(); return real(kind)\n"
+    "byref._dtypes.decode = decode; pub, sub = byref.Publisher('t'), byref.Subscriber('t')\n"
+    "pub.wait_for_subscribers(timeout=20)\n"
+    "for number in range(100): pub.send(np.zeros(1, [(f'a{number}', 'f4')]))\n"
+    "msgs = [sub.recv() for _ in range(100)]; on_thread(lambda: msgs.pop().value)",
+    "a dtype of batches": "class Lazy:\n"
+    "    @property\n"
+    "    def dtype(self): pause(); return np.dtype('u1')\n"
+    "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "pub.send(b'12'); batch = sub.recv_batch(1); on_thread(lambda: batch.array(Lazy()))",
+    "who is the main thread": "def get_native_id(real=threading.get_native_id): late(); return real()\n"
+    "sub = byref.Subscriber('t')\n"
+    "on_thread(lambda: (setattr(threading, 'get_native_id', get_native_id), sub.recv()))",
+    "recv_async": "slow('byref._aio'); sub = byref.Subscriber('t'); on_thread(lambda: sub.recv_async().close())",
+    "send_async": "slow('byref._aio'); pub = byref.Publisher('t'); on_thread(lambda: pub.send_async(b'').close())",
+    "aiter": "slow('byref._aio'); sub = byref.Subscriber('t'); on_thread(lambda: aiter(sub))",
+    "await": "pub, sub = byref.Publisher('t'), byref.Subscriber('t'); pub.wait_for_subscribers(timeout=20)\n"
+    "ticket = pub.send_tracked(b''); slow('byref._aio'); on_thread(ticket.__await__)",
+    "run_async": "own = byref.EventQueue(); slow('byref._queue')\non_thread(lambda: own.run_async().close())",
+    "closing a subscriber": "sub = byref.Subscriber('t'); sub.fileno(); slow('byref._aio'); on_thread(sub.close)",
+    "closing a queue": "class Callback:\n"
+    "    def __call__(self, msg): pass\n"
+    "    def __del__(self): late()\n"
+    "own = byref.EventQueue(); own.subscribe('t', Callback()); on_thread(own.close)",
+    "subscribing to a queue": "class Callback:\n"
+    "    def __call__(self, msg): pass\n"
+    "    def __getattr__(self, name): pause(); raise AttributeError(name)\n"
+    "own = byref.EventQueue(); callback = Callback(); on_thread(lambda: own.subscribe('t', callback).close())",
+}
+
+# What a thread that has used byref does when it is nearly gone.
+LATE_CODE = {
+    "a destructor of the system's": "import ctypes\n"
+    "libc = ctypes.CDLL(None); key = ctypes.c_uint(); kept = []\n"
+    "@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\n"
+    "def destroy(_): kept.append([bytes(48) for _ in range(100)]); late()\n"
+    "assert libc.pthread_key_create(ctypes.byref(key), destroy) == 0\n"
+    "pub = byref.Publisher('t')\n"
+    "def work():\n"
+    "    libc.pthread_setspecific(key, ctypes.c_void_p(1)); pub.send({'a': 1})\n"
+    "threading.Thread(target=work, daemon=True).start()",
 }
 
 
@@ -149,6 +215,45 @@ STARTED = {
         "    threading.main_thread().join(); own.start().join()\n"
         "threading.Thread(target=work).start(); running.set(); feed('t')",
         "end\ncalled\n",
+    ),
+    "for such a thread, where none begins any more": (
+        "byref._queue._WATCHER_FIRST = True; refuse_threads_at_end()\n"
+        "own = queue(lambda msg: (pause(), print('called') if bytes(msg) == b'late' else None))\n"
+        "own.start(); feed('t'); pub = byref.Publisher('t')\n"
+        "def work():\n"
+        "    threading.main_thread().join(); time.sleep(0.2)\n"
+        "    pub.wait_for_subscribers(timeout=20); pub.send(b'late'); time.sleep(0.5)\n"
+        "threading.Thread(target=work).start()",
+        "end\ncalled\n",
+    ),
+    "where no thread begins any more": (
+        "byref._queue._WATCHER_FIRST = False; refuse_threads_at_end(); queue().start(); feed('t')\n"
+        "threading.Thread(target=lambda: time.sleep(1)).start()",
+        "end\n",
+    ),
+    "with idle threads of an executor": (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(2); pool.submit(print, 'pool').result(); queue().start(); feed('t')",
+        "pool\nend\n",
+    ),
+    "a thread is just being started": (
+        "queue().start()\n"
+        "def begin(*args, real=threading._start_new_thread):\n"
+        "    if args[0].__self__.name == 'late': running.set(); time.sleep(0.5)\n"
+        "    return real(*args)\n"
+        "threading._start_new_thread = begin\n"
+        "late = threading.Thread(target=print, args=('late',), name='late', daemon=False)\n"
+        "threading.Thread(target=late.start, daemon=True).start()",
+        "end\nlate\n",
+    ),
+    "started at that moment": (
+        "def between(real=threading.get_native_id):\n"
+        "    byref._queue._stop_all(); threading.get_native_id = real; return real()\n"
+        "threading.get_native_id = between\n"
+        "try: queue().start()\n"
+        "except byref.Error as problem: print(problem)\n"
+        "running.set()",
+        "the program has ended, so an event queue cannot be started any more\nend\n",
     ),
     "in a forked child": (
         "import os\n"
@@ -188,6 +293,11 @@ def test_daemonic_threads_that_wait(wait: str) -> None:
 @pytest.mark.parametrize("code", CODE)
 def test_python_code_that_byref_calls(code: str) -> None:
     ends(CODE[code], 2)
+
+
+@pytest.mark.parametrize("code", LATE_CODE)
+def test_threads_that_are_nearly_gone(code: str) -> None:
+    ends(LATE_CODE[code], 5)
 
 
 @pytest.mark.parametrize("how", STARTED)

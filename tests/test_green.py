@@ -112,6 +112,25 @@ raise RuntimeError
 
 
 @pytest.mark.parametrize("patch", PATCHES)
+def test_a_queue_that_cannot_begin(patch: str) -> None:
+    """Nobody waits for it."""
+    program = f"""
+import warnings; warnings.simplefilter("ignore")
+{PATCHES[patch]}
+import byref, byref._queue
+def fail():
+    raise OSError("no descriptor")
+byref._queue._green_wait = fail
+queue, over = byref.EventQueue(), []
+queue.start(on_exit=over.append).join(20)
+queue.close()
+print(over)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[OSError('no descriptor')]\n", "")
+
+
+@pytest.mark.parametrize("patch", PATCHES)
 def test_ctrl_c(patch: str) -> None:
     """A wait that one green thread made says nothing about which system thread handles signals."""
     program = f"""

@@ -200,6 +200,79 @@ def test_a_handler_that_hangs_holds_nobody_up(spawn: Spawn) -> None:
     child.finish()
 
 
+def change_often(line: Line) -> None:
+    """Nothing is left of those before: no descriptor, no thread; not even when a handler does it."""
+    logger = logging.getLogger("mine")
+    logger.propagate = False
+
+    class Again(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            byref.log_to_logging(logger, level=logging.WARNING)
+
+    def readers() -> int:
+        return sum(thread.name == "byref-logging" for thread in threading.enumerate())
+
+    byref.log_to_logging(logger, level=logging.WARNING)
+    in_vain()
+    before = len(os.listdir("/proc/self/fd"))
+    stop = threading.Event()
+
+    def log() -> None:
+        while not stop.is_set():
+            in_vain()
+
+    busy = threading.Thread(target=log)
+    busy.start()
+    for _ in range(50):
+        byref.log_to_logging(logger, level=logging.WARNING)
+    stop.set()
+    busy.join()
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == before and readers() == 1, "they are gone")
+    logger.addHandler(Again())
+    for _ in range(5):
+        reader = next(thread for thread in threading.enumerate() if thread.name == "byref-logging")
+        in_vain()
+        eventually(lambda reader=reader: not reader.is_alive(), "the handler has made another reader")  # type: ignore[misc]
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == before and readers() == 1, "they are gone")
+    line.tell("done")
+
+
+def test_changing_it_leaves_nothing_behind(spawn: Spawn) -> None:
+    child = spawn(change_often)
+    assert child.hear() == "done"
+    child.finish()
+
+
+def stop_when_it_is_full(line: Line) -> None:
+    hanging, kept = threading.Event(), []
+
+    class Hangs(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+            hanging.wait(60)
+
+    logger = logging.getLogger("mine")
+    logger.addHandler(Hangs())
+    logger.propagate = False
+    byref.log_to_logging(logger, level=logging.WARNING)
+    for _ in range(600):
+        in_vain()
+    reader = next(thread for thread in threading.enumerate() if thread.name == "byref-logging")
+    threading.Timer(0.2, hanging.set).start()
+    byref.log_to_logging(logging.getLogger("other"), level=logging.ERROR)
+    reader.join(20)
+    assert not reader.is_alive(), "it hears of its end although the socket was full"
+    line.tell(len(kept))
+
+
+def test_a_full_socket_ends(spawn: Spawn) -> None:
+    child = spawn(stop_when_it_is_full)
+    heard = child.hear()
+    assert isinstance(heard, int)
+    assert heard > 1, "what was under way was passed on"
+    child.finish()
+
+
 # ---- who is in nobody's way ----
 
 
@@ -217,6 +290,44 @@ print("done", flush=True)
         assert process.stdout
         assert process.stdout.readline() == "done\n"
         os.close(end)
+
+
+def test_threads_that_log_into_a_pipe_that_is_nearly_full() -> None:
+    """Each of them finds room, and there is room for one."""
+    program = """
+import byref, os, threading
+os.set_blocking(0, False)  # The pipe's other end.
+def drain(pages):
+    try:
+        for _ in range(pages):
+            os.read(0, 4096)
+    except BlockingIOError:
+        pass
+def log():
+    for _ in range(10):
+        with byref.Publisher("t" * 200) as pub:
+            pub.send(b"")
+for _ in range(8):
+    threads = [threading.Thread(target=log) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    drain(1)
+print("done", flush=True)
+"""
+    end, error = os.pipe()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdin=end,
+            stdout=subprocess.PIPE,
+            stderr=error,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.stdout == "done\n"
+    finally:
+        os.close(end)
+        os.close(error)
 
 
 def fork_while_others_log(line: Line) -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -58,14 +59,25 @@ async def readable(fileno: int, seconds: float | None = None) -> None:
         return
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
-    loop.add_reader(fileno, _wake, waiter)
-    timer = None if seconds is None else loop.call_later(seconds, _wake, waiter)
+    with _own(fileno) as own:
+        loop.add_reader(own, _wake, waiter)
+        timer = None if seconds is None else loop.call_later(seconds, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            loop.remove_reader(own)
+            if timer is not None:
+                timer.cancel()
+
+
+@contextlib.contextmanager
+def _own(fileno: int) -> Iterator[int]:
+    """A descriptor of the same file: loops know one waiter for each descriptor, and that may be the program's own."""
+    own = os.dup(fileno)
     try:
-        await waiter
+        yield own
     finally:
-        loop.remove_reader(fileno)
-        if timer is not None:
-            timer.cancel()
+        os.close(own)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -74,31 +86,29 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 async def _readable_in_trio(trio: Any, fileno: int, seconds: float | None) -> None:
-    with trio.move_on_after(float("inf") if seconds is None else seconds):
-        try:
-            await trio.lowlevel.wait_readable(fileno)
-        except trio.BusyResourceError:
-            # Only one task may wait for a descriptor.
-            own = os.dup(fileno)
-            try:
-                await trio.lowlevel.wait_readable(own)
-            finally:
-                os.close(own)
+    with trio.move_on_after(float("inf") if seconds is None else seconds), _own(fileno) as own:
+        await trio.lowlevel.wait_readable(own)
 
 
 class _Waiters:
-    """The tasks of one asyncio loop that wait for one subscriber's descriptor."""
+    """The tasks of one asyncio loop that wait for one subscriber; there is one as long as there are such tasks."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fileno: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, fileno: int, others: _Loops) -> None:
         self.loop = loop
-        self._fileno = fileno
+        self._others = others
         self._waiting: deque[asyncio.Future[None]] = deque()
+        # Loops know one reader for each descriptor, and that may be the program's own.
+        self._own = os.dup(fileno)
+        try:
+            loop.add_reader(self._own, self.wake)
+        except BaseException:
+            os.close(self._own)
+            raise
+        others[loop] = self
 
     async def wait(self, seconds: float | None) -> None:
         """Wait until the descriptor is readable or the subscriber was closed, or so long."""
         waiter = self.loop.create_future()
-        if not self._waiting:
-            self.loop.add_reader(self._fileno, self.wake)
         self._waiting.append(waiter)
         timer = None if seconds is None else self.loop.call_later(seconds, _wake, waiter)
         try:
@@ -109,17 +119,36 @@ class _Waiters:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
                 if not self._waiting:
-                    self.loop.remove_reader(self._fileno)
+                    self._end()
 
     def wake(self) -> None:
         """Let everybody look; who finds nothing waits again."""
         if self._waiting:
-            self.loop.remove_reader(self._fileno)
+            self._end()
         while self._waiting:
             _wake(self._waiting.popleft())
 
+    def _end(self) -> None:
+        self._others.pop(self.loop, None)
+        with contextlib.suppress(RuntimeError):  # The loop may be closed.
+            self.loop.remove_reader(self._own)
+        os.close(self._own)
 
-_waiters: WeakKeyDictionary[Subscriber[Event], dict[asyncio.AbstractEventLoop, _Waiters]] = WeakKeyDictionary()
+
+_Loops = dict[asyncio.AbstractEventLoop, _Waiters]
+# What is here of a subscriber stays the same object, which other threads may just have looked up.
+_waiters: WeakKeyDictionary[Subscriber[Event], _Loops] = WeakKeyDictionary()
+
+
+def _taken(loops: _Loops | None) -> None:
+    """Somebody received without a wait: perhaps with the wake-up for those who wait, while there is more."""
+    if loops:
+        with contextlib.suppress(
+            RuntimeError
+        ):  # It is trio's loop, perhaps, and another thread's tasks wait in asyncio.
+            waiters = loops.get(asyncio.get_running_loop())
+            if waiters is not None:
+                waiters.wake()
 
 
 async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | None = None) -> None:
@@ -129,8 +158,8 @@ async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | 
         await _readable_in_trio(trio, fileno, seconds)
         return
     loop = asyncio.get_running_loop()
-    of_loops = _waiters.setdefault(subscriber, {})
-    await of_loops.setdefault(loop, _Waiters(loop, fileno)).wait(seconds)
+    loops = _waiters.setdefault(subscriber, {})
+    await (loops.get(loop) or _Waiters(loop, fileno, loops)).wait(seconds)
 
 
 class Messages:
@@ -138,6 +167,7 @@ class Messages:
 
     def __init__(self, subscriber: Subscriber[Event]) -> None:
         self._subscriber = subscriber
+        self._loops = _waiters.setdefault(subscriber, {})
         self._in_a_row = 0
 
     def __aiter__(self) -> Messages:
@@ -155,6 +185,7 @@ class Messages:
                 await _message(self._subscriber, fileno)
         except Closed:
             raise StopAsyncIteration from None
+        _taken(self._loops)
         return message
 
 
@@ -177,6 +208,7 @@ async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message 
         if timeout is not None and left is not None and left <= 0:
             return subscriber._recv_at_last(timeout)
         await _message(subscriber, fileno, left)
+    _taken(_waiters.get(subscriber))
     return message
 
 
@@ -215,8 +247,8 @@ async def send(
 
 def closed(subscriber: Subscriber[Event]) -> None:
     """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
-    for waiters in _waiters.pop(subscriber, {}).values():
-        if not waiters.loop.is_closed():
+    for waiters in list(_waiters.get(subscriber, {}).values()):
+        with contextlib.suppress(RuntimeError):  # The loop is closed.
             waiters.loop.call_soon_threadsafe(waiters.wake)
 
 

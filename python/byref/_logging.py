@@ -49,8 +49,6 @@ def _pass_on(end: socket.socket, logger: logging.Logger) -> None:
     with end:
         while packet := end.recv(_LONGEST):
             time_ns, process, level, lost, length = _HEAD.unpack_from(packet)
-            if level == 0:
-                return
             target = packet[_HEAD.size : _HEAD.size + length].decode(errors="replace")
             text = packet[_HEAD.size + length :].decode(errors="replace")
             if lost:
@@ -70,9 +68,10 @@ def _stop() -> None:
     """Have lines go to standard error again, when those that are under way have been passed on."""
     global _reader
     reader, _reader = _reader, None
-    if reader is not None and _process == os.getpid() and reader is not threading.current_thread():
+    if reader is not None and _process == os.getpid():
         _byref._close_log()
-        reader.join(_PATIENCE)
+        if reader is not threading.current_thread():  # A handler's call: it comes to its end behind it.
+            reader.join(_PATIENCE)
 
 
 atexit.register(_stop)

@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,12 @@ _LOOK_EVERY = 0.05
 _running: dict[threading.Thread, EventQueue] = {}
 _has_ended = False
 
+# CPython 3.12 begins no thread any more when the main one has ended, so there the one that may be needed waits
+# for that from the first `start` on.
+_WATCHER_FIRST = sys.version_info[:2] == (3, 12)
+_watcher: threading.Event | None = None
+_main_has_ended = False
+
 
 def start(
     queue: EventQueue,
@@ -31,16 +38,18 @@ def start(
     stop_event: threading.Event | None,
 ) -> threading.Thread:
     """Run the queue on a new thread; `EventQueue.start` has taken the right to."""
-    if _has_ended:
-        raise Error("the program has ended, so an event queue cannot be started any more")
+    if _WATCHER_FIRST and not _main_has_ended:
+        _watch()
     name = "byref" if queue.name is None else f"byref {queue.name}"
     starter = threading.get_native_id()
     thread = threading.Thread(target=_run, args=(queue, on_exit, stop_event, starter), name=name, daemon=daemon)
     _running[thread] = queue
     try:
+        if _has_ended:  # Later, the end finds it among those that run.
+            raise Error("the program has ended, so an event queue cannot be started any more")
         thread.start()
     except BaseException:
-        del _running[thread]
+        _running.pop(thread, None)
         raise
     return thread
 
@@ -77,17 +86,39 @@ def _others() -> list[threading.Thread]:
 
 
 def _stop_at_end() -> None:
-    """The main thread has ended: stop all queues when the others have, too."""
-    if _others():
-        threading.Thread(target=_stop_after_others, name="byref end", daemon=True).start()
-    else:
+    """The main thread has ended: stop all queues when the others have, too.
+
+    It cannot wait for them itself: what ends an executor's threads comes after this.
+    """
+    global _main_has_ended
+    _main_has_ended = True
+    if not _others():
+        _stop_all()
+        return
+    try:
+        _watch().set()
+    except RuntimeError:  # The system has no room for a thread.
         _stop_all()
 
 
-def _stop_after_others() -> None:
+def _watch() -> threading.Event:
+    """The event that has a thread wait for the others; the thread is begun if there is none."""
+    global _watcher
+    if _watcher is None:
+        event = threading.Event()
+        threading.Thread(target=_stop_after_others, args=(event,), name="byref end", daemon=True).start()
+        _watcher = event
+    return _watcher
+
+
+def _stop_after_others(main_has_ended: threading.Event) -> None:
+    main_has_ended.wait()
     while others := _others():
         for thread in others:
-            thread.join()
+            try:
+                thread.join()
+            except RuntimeError:  # It is just being started.
+                time.sleep(0.001)
     _stop_all()
 
 
@@ -100,6 +131,8 @@ def _stop_all() -> None:
 
 def _forget() -> None:
     """A forked child has none of its parent's threads."""
+    global _watcher
+    _watcher = None
     _running.clear()
 
 
@@ -111,10 +144,10 @@ with contextlib.suppress(RuntimeError):  # It is ending already.
 
 def _run_green(queue: EventQueue, stop_event: threading.Event | None) -> None:
     """Run the queue on what gevent or eventlet made of a thread, which has to let the others of its kind run."""
-    wait = _green_wait()
-    fileno = queue.fileno()
     queue._take_over()
     try:
+        wait = _green_wait()
+        fileno = queue.fileno()
         while not (stop_event is not None and stop_event.is_set()):
             again = queue._step(False)
             if again is None:

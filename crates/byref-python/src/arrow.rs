@@ -137,6 +137,7 @@ impl Arrow {
 
     /// The data, as capsules `arrow_schema` and `arrow_array`; a BufferError when they are in several chunks.
     pub fn capsules<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        ending::outlive();
         if self.chunks.len() != 1 {
             let text =
                 format!("these Arrow data have {} chunks; take msg.value, or them as a stream", self.chunks.len());

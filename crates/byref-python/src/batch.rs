@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::array;
+use crate::ending;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
 use crate::refusals::class_name;
@@ -86,6 +87,7 @@ impl Batch {
     #[doc = doc!("Batch.array")]
     #[pyo3(signature = (dtype=None))]
     fn array<'py>(slf: &Bound<'py, Self>, dtype: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive(); // Of a dtype as of an array, NumPy's code.
         let (py, this) = (slf.py(), slf.get());
         let layout = this.core.layout();
         this.refuse_parts(&layout)?;
@@ -137,6 +139,7 @@ impl Batch {
     #[doc = doc!("Batch.publishers")]
     #[getter]
     fn publishers<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyRange>, PublisherInfo)>> {
+        ending::outlive();
         let runs = self.core.publishers();
         let range = |start: usize, end: usize| PyRange::new(py, start as isize, end as isize);
         runs.map(|(run, publisher)| Ok((range(run.start, run.end)?, PublisherInfo(Arc::clone(publisher))))).collect()
@@ -154,6 +157,7 @@ impl Batch {
 
     /// As for any sequence; type checkers want it said.
     fn __iter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         // SAFETY: a batch has `__getitem__`, which is all that this asks of it, and the interpreter is attached.
         let iterator = unsafe { ffi::PySeqIter_New(slf.as_ptr()) };
         // SAFETY: a new reference, or null with an exception set.
@@ -161,6 +165,7 @@ impl Batch {
     }
 
     fn __getitem__<'py>(&self, py: Python<'py>, index: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         let len = self.core.len();
         if let Ok(slice) = index.cast::<PySlice>() {
             let indices = slice.indices(len as isize)?;

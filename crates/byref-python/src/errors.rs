@@ -1,5 +1,6 @@
 //! The one conversion from the core's errors to Python's.
 
+use crate::ending;
 use byref::Error;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -8,6 +9,7 @@ use pyo3::types::PyType;
 
 /// The exception class of that name in `byref._errors`.
 fn class<'py>(py: Python<'py>, cell: &'static PyOnceLock<Py<PyType>>, name: &str) -> PyResult<&'py Bound<'py, PyType>> {
+    ending::outlive();
     cell.import(py, "byref._errors", name)
 }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 #![cfg_attr(Py_GIL_DISABLED, allow(dead_code))]
 
+use crate::ending;
 use crate::message::Message;
 use pyo3::PyTypeInfo;
 use pyo3::ffi;
@@ -49,6 +50,7 @@ pub fn install(py: Python<'_>) {
 /// `tp_alloc`.
 unsafe extern "C" fn allocate(class: *mut ffi::PyTypeObject, items: ffi::Py_ssize_t) -> *mut ffi::PyObject {
     let Some(last) = SPARES.len.get().checked_sub(1) else {
+        ending::outlive(); // The garbage collector may run, up to CPython 3.11, and with it any Python code.
         // SAFETY: the caller's arguments, passed on.
         return unsafe { ffi::PyType_GenericAlloc(class, items) };
     };

@@ -1,5 +1,6 @@
 //! Headers: a mapping of `str` to `str | bytes | int | float | bool` on their way out, a `dict` when received.
 
+use crate::ending;
 use crate::entries::entries;
 use crate::payload::numpy_scalar;
 use crate::refusals::class_name;
@@ -21,6 +22,7 @@ pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
         let text = format!("headers must be a dict or another mapping, not {}", class_name(headers));
         return Err(PyTypeError::new_err(text));
     };
+    ending::outlive(); // The mapping may be the caller's own.
     let dict = PyDict::new(headers.py());
     dict.update(mapping)?;
     Ok(Some(dict))
@@ -28,6 +30,7 @@ pub fn argument<'py>(headers: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, 
 
 /// Checks and takes over a `headers` argument.
 pub fn from_python(headers: &Bound<'_, PyDict>, topic: &str) -> PyResult<Vec<(String, HeaderValue)>> {
+    ending::outlive();
     entries(headers)
         .into_iter()
         .map(|(key, value)| {
@@ -82,6 +85,7 @@ fn plain<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> 
 
 /// The headers as a new `dict`.
 pub fn to_python<'py>(py: Python<'py>, headers: &[(String, HeaderValue)]) -> PyResult<Bound<'py, PyDict>> {
+    ending::outlive();
     let dict = PyDict::new(py);
     for (name, value) in headers {
         match value {

@@ -3,6 +3,7 @@
 
 use crate::array;
 use crate::columns::{self, Columns};
+use crate::ending;
 use crate::entries::entries;
 use crate::errors::{closed, to_python};
 use crate::guarded::Guarded;
@@ -180,6 +181,7 @@ fn arrays_of(columns: &Bound<'_, PyDict>) -> Vec<Arc<Py<PyAny>>> {
 
 /// Makes arrays read-only.
 fn freeze(py: Python<'_>, arrays: Vec<Arc<Py<PyAny>>>) -> PyResult<()> {
+    ending::outlive();
     arrays.iter().try_for_each(|array| array.bind(py).call_method1("setflags", (false,)).map(drop))
 }
 
@@ -199,6 +201,7 @@ impl Loan {
 
     #[doc = doc!("Loan.truncate")]
     fn truncate(&self, py: Python<'_>, n: isize) -> PyResult<()> {
+        ending::outlive();
         let rows =
             usize::try_from(n).map_err(|_| PyValueError::new_err(format!("cannot truncate a loan to {n} rows")))?;
         let shortened = self.state.with(|State { loan, content, .. }| {
@@ -239,6 +242,7 @@ impl Loan {
     #[doc = doc!("Loan.send")]
     #[pyo3(signature = (timestamp_ns=None, timeout=None))]
     fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
+        ending::outlive();
         let timeout = Timeout::new(timeout)?;
         let headers = headers::from_python(self.headers.bind(py), &self.topic)?;
         self.check_columns(py)?;
@@ -299,6 +303,7 @@ impl Loan {
     }
 
     fn __repr__(&self, py: Python<'_>) -> String {
+        ending::outlive();
         let len = self.state.with(|state| state.loan.as_ref().map(|loan| loan.len()));
         let Some(len) = len else { return format!("<byref.Loan on {:?}, sent or discarded>", self.topic) };
         let what = match self.shown(py).bind(py).cast::<PyUntypedArray>() {

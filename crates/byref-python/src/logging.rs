@@ -9,8 +9,11 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{IntoRawFd, OwnedFd};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
+use rustix::fs::{FileType, fstat};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, send, shutdown, socketpair};
 use std::fmt::Write;
+use std::io::IoSlice;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,8 +31,10 @@ struct Logger {
     filter: Filter,
     /// A `LevelFilter` that the program set instead of the filter.
     level: AtomicUsize,
-    /// Where lines go instead of standard error, if not null. It is never freed: another thread may be about to use it.
+    /// Where lines go instead of standard error, if not null.
     channel: AtomicPtr<Channel>,
+    /// How many threads are at it just now: as long, it is not freed.
+    users: AtomicUsize,
     /// Lines that could not be written, since the last that could.
     lost: AtomicU64,
 }
@@ -51,8 +56,8 @@ pub fn install() {
             let _ = filter.try_parse(DEFAULT);
         }
         let filter = filter.build();
-        let (level, channel) = (AtomicUsize::new(BY_FILTER), AtomicPtr::default());
-        Logger { filter, level, channel, lost: AtomicU64::new(0) }
+        let (level, channel, users) = (AtomicUsize::new(BY_FILTER), AtomicPtr::default(), AtomicUsize::new(0));
+        Logger { filter, level, channel, users, lost: AtomicU64::new(0) }
     });
     if log::set_logger(logger).is_ok() {
         log::set_max_level(logger.filter.filter());
@@ -77,19 +82,59 @@ pub fn _open_log(level: Option<u32>) -> PyResult<i32> {
         logger.level.store(level as usize, Ordering::Relaxed);
         log::set_max_level(level);
     }
-    let channel = Box::leak(Box::new(Channel { socket, process: std::process::id() }));
-    logger.channel.store(channel, Ordering::Release);
+    logger.replace(Box::into_raw(Box::new(Channel { socket, process: std::process::id() })));
     Ok(end.into_raw_fd())
 }
 
-/// Has lines go to standard error again, and tells the reader of the socket: by a packet of no bytes of its own.
+/// Has lines go to standard error again. The socket's reader comes to its end when it has read what is under way.
 #[pyfunction]
 pub fn _close_log() {
     let logger = LOGGER.get().expect("made when the module is imported");
-    let channel = logger.channel.swap(std::ptr::null_mut(), Ordering::AcqRel);
-    // SAFETY: it is null, or a box that `_open_log` leaked and nobody changes.
-    if let Some(channel) = unsafe { channel.as_ref() } {
-        let _ = send(&channel.socket, &packet(0, 0, 0, "", ""), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    logger.replace(std::ptr::null_mut());
+}
+
+/// So often a thread that is about to send a line is given the processor.
+const MOST_YIELDS: usize = 1000;
+
+impl Logger {
+    /// Has lines go to another channel from now on, and ends the one before.
+    fn replace(&self, channel: *mut Channel) {
+        let before = self.channel.swap(channel, Ordering::SeqCst);
+        if before.is_null() {
+            return;
+        }
+        {
+            // SAFETY: a box that `_open_log` made, which this thread alone has taken out, and frees below.
+            let before = unsafe { &*before };
+            if before.process == std::process::id() {
+                let _ = shutdown(&before.socket, Shutdown::Write);
+            }
+        }
+        // Whoever comes later finds the new one. In a child that was forked while somebody was at it, the count never falls
+        // to none, and the channel stays.
+        let is_free = || self.users.load(Ordering::SeqCst) == 0;
+        if (0..MOST_YIELDS).any(|_| {
+            is_free() || {
+                std::thread::yield_now();
+                false
+            }
+        }) {
+            // SAFETY: as above; nobody is at it, and nobody can come to it.
+            drop(unsafe { Box::from_raw(before) });
+        }
+    }
+
+    /// Sends a line to the channel; `None`: there is none.
+    fn send(&self, make: impl FnOnce() -> Vec<u8>) -> Option<bool> {
+        self.users.fetch_add(1, Ordering::SeqCst);
+        let channel = self.channel.load(Ordering::SeqCst);
+        // SAFETY: it is null, or a box that is not freed as long as the count says that somebody is at it: the count was
+        // raised before the channel was looked up, and whoever frees one takes it out before he looks at the count.
+        let channel = unsafe { channel.as_ref() }.filter(|channel| channel.process == std::process::id());
+        let sent =
+            channel.map(|channel| send(&channel.socket, &make(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok());
+        self.users.fetch_sub(1, Ordering::SeqCst);
+        sent
     }
 }
 
@@ -108,23 +153,15 @@ impl Log for Logger {
         let text = text(record);
         let now = now();
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        let channel = self.channel.load(Ordering::Acquire);
-        // SAFETY: it is null, or a box that `_open_log` leaked and nobody changes.
-        let channel = unsafe { channel.as_ref() }.filter(|channel| channel.process == std::process::id());
-        let is_written = match channel {
-            Some(channel) => {
-                let number = match record.level() {
-                    Level::Error => 40,
-                    Level::Warn => 30,
-                    Level::Info => 20,
-                    Level::Debug => 10,
-                    Level::Trace => 5,
-                };
-                let packet = packet(now.as_nanos() as u64, number, lost, record.target(), &text);
-                send(&channel.socket, &packet, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).is_ok()
-            }
-            None => write_line(&line(now, record.level(), lost, &text)),
+        let number = match record.level() {
+            Level::Error => 40,
+            Level::Warn => 30,
+            Level::Info => 20,
+            Level::Debug => 10,
+            Level::Trace => 5,
         };
+        let sent = self.send(|| packet(now.as_nanos() as u64, number, lost, record.target(), &text));
+        let is_written = sent.unwrap_or_else(|| write_line(&line(now, record.level(), lost, &text)));
         if !is_written {
             self.lost.fetch_add(lost + 1, Ordering::Relaxed);
         }
@@ -169,7 +206,17 @@ fn write_line(line: &str) -> bool {
     let mut ready = [PollFd::new(&error, PollFlags::OUT)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let is_ready = poll(&mut ready, Some(&at_once)).is_ok_and(|count| count == 1);
-    is_ready && rustix::io::write(error, line.as_bytes()).is_ok()
+    if !is_ready {
+        return false;
+    }
+    // Other threads and processes may fill a pipe meanwhile.
+    if fstat(error).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo) {
+        match pwritev2(error, &[IoSlice::new(line.as_bytes())], u64::MAX, ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {} // Before Linux 6.4.
+            written => return written.is_ok(),
+        }
+    }
+    rustix::io::write(error, line.as_bytes()).is_ok()
 }
 
 /// The packet for Python: 24 bytes of numbers, then target and text.

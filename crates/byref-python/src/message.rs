@@ -4,6 +4,7 @@
 use crate::array::{self, ElementType, contiguous_strides};
 use crate::arrow::Arrow;
 use crate::dlpack;
+use crate::ending;
 use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
@@ -172,6 +173,7 @@ impl Message {
 
     /// Arrow data over the payload, if that is what it is.
     fn arrow(&self, py: Python<'_>) -> PyResult<Arrow> {
+        ending::outlive();
         if let Some(tokens) = self.tokens(py)? {
             let payload = Arc::new(self.open_foreign(py)?);
             return match <[Token; 1]>::try_from(tokens) {
@@ -245,6 +247,7 @@ impl Message {
 
     /// How the payload is to be shown, checked against what is there.
     fn view(&self, py: Python<'_>) -> PyResult<View> {
+        ending::outlive(); // What is made of it may run NumPy's code, a consumer's, or the garbage collector.
         let (layout, len) = self.with(py, |message| (layout_of(message), message.len()))?;
         let Some(layout) = layout else { return Ok(View { element: None, shape: vec![len as u64] }) };
         if value::place(&layout).is_some() {

@@ -243,6 +243,7 @@ impl Publisher {
         max_held: Option<i128>,
         max_stall: Option<f64>,
     ) -> PyResult<Self> {
+        ending::outlive();
         let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
         if let Some(max_memory) = max_memory {
             builder = builder.max_memory(non_negative("max_memory", max_memory)?);
@@ -290,6 +291,7 @@ impl Publisher {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyAny>> {
         static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        ending::outlive();
         let py = slf.py();
         Timeout::new(timeout)?;
         let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
@@ -315,6 +317,7 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Ticket> {
+        ending::outlive();
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
             self.0.send_tracked_with(bytes, attributes, timestamp_ns, wait)
         };
@@ -447,6 +450,7 @@ impl Publisher {
     #[doc = doc!("Publisher.subscribers")]
     #[getter]
     fn subscribers(&self, py: Python<'_>) -> PyResult<Vec<SubscriberInfo>> {
+        ending::outlive();
         let found = self.0.subscribers().map_err(|error| to_python(py, error))?;
         Ok(found.into_iter().map(SubscriberInfo).collect())
     }
@@ -454,6 +458,7 @@ impl Publisher {
     #[doc = doc!("Publisher.outstanding")]
     #[getter]
     fn outstanding(&self, py: Python<'_>) -> PyResult<Outstanding> {
+        ending::outlive();
         Outstanding::new(py, self.0.outstanding().map_err(|error| to_python(py, error))?)
     }
 
@@ -465,6 +470,7 @@ impl Publisher {
 
     #[doc = doc!("Publisher.stats")]
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        ending::outlive();
         let stats = self.0.stats().map_err(|error| to_python(py, error))?;
         let dict = PyDict::new(py);
         dict.set_item("sent", stats.sent)?;

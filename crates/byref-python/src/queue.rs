@@ -170,6 +170,7 @@ impl EventQueue {
                 return Err(PyValueError::new_err(text));
             }
         };
+        ending::outlive();
         let thresholds = Thresholds {
             slow_callback: positive("slow_callback", slow_callback)?,
             backlog: backlog.map(|backlog| non_negative("backlog", backlog)).transpose()?,
@@ -212,6 +213,7 @@ impl EventQueue {
         name: Option<String>,
         events: bool,
     ) -> PyResult<Receiver> {
+        ending::outlive(); // The callable is looked at, and that may be the caller's code.
         let (py, shared) = (receiver.py(), &self.shared);
         shared.check_open(py)?;
         let callable = resolve(receiver)?;
@@ -303,6 +305,7 @@ impl EventQueue {
 
     #[doc = doc!("EventQueue.run_async")]
     fn run_async<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         slf.get().shared.check_open(slf.py())?;
         slf.py().import("byref._queue")?.getattr("run_async")?.call1((slf,))
     }
@@ -316,6 +319,7 @@ impl EventQueue {
     /// coroutine to await (then comes `_awaited`).
     #[pyo3(signature = (awaits))]
     fn _step(&self, py: Python<'_>, awaits: bool) -> PyResult<Option<Py<PyAny>>> {
+        ending::outlive();
         let shared = &*self.shared;
         let mut guard = lock(&shared.selector);
         let selector = &mut *guard;

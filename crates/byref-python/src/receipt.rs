@@ -1,5 +1,6 @@
 //! Recording where messages are received, for their publishers to tell who holds them too long. Off by default.
 
+use crate::ending;
 use crate::receiver::{Slot, label_of};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -70,6 +71,7 @@ pub fn note_receiver(received: &impl Received, slot: &Slot) {
 /// File and line of the innermost Python frame outside of this package.
 #[cold]
 fn caller(py: Python<'_>) -> Option<String> {
+    ending::outlive();
     static OWN_FILES: PyOnceLock<String> = PyOnceLock::new();
     let own_files = OWN_FILES.get_or_try_init(py, || -> PyResult<String> {
         let init: String = py.import(intern!(py, "byref"))?.getattr(intern!(py, "__file__"))?.extract()?;

@@ -1,5 +1,6 @@
 //! What event queues and receivers tell of themselves, as dicts.
 
+use crate::ending;
 use crate::errors::to_python;
 use byref::{Figures, QueueReport, ReceiverReport};
 use pyo3::prelude::*;
@@ -29,6 +30,7 @@ fn receiver_dict<'py>(py: Python<'py>, report: &ReceiverReport) -> PyResult<Boun
 
 /// A queue's report as a dict.
 pub fn queue_dict<'py>(py: Python<'py>, report: &QueueReport) -> PyResult<Bound<'py, PyDict>> {
+    ending::outlive();
     let dict = PyDict::new(py);
     dict.set_item("name", &report.name)?;
     dict.set_item("pid", report.pid)?;

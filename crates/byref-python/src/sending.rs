@@ -131,12 +131,14 @@ impl Sending {
     #[doc = doc!("_Sending.attempt")]
     #[pyo3(signature = (waited=None))]
     fn attempt(&self, py: Python<'_>, waited: Option<f64>) -> PyResult<Option<u64>> {
+        ending::outlive();
         let Some(stage) = lock(&self.stage).take() else { return Ok(None) };
         self.try_once(py, stage, waited.map_or(Attempt::Since(self.began), Attempt::last))
     }
 
     #[doc = doc!("_Sending.discard")]
     fn discard(&self) {
+        ending::outlive();
         let stage = lock(&self.stage).take();
         drop(stage);
     }

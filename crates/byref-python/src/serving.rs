@@ -224,6 +224,7 @@ impl Shared {
             slots.open.retain(|open| !Arc::ptr_eq(open, slot));
             slots.new.retain(|new| !Arc::ptr_eq(new, slot));
         }
+        ending::outlive();
         drop(slot.take_callable()); // Without a lock: a finaliser may run.
     }
 
@@ -397,6 +398,7 @@ impl Shared {
     /// Follows the queue's setting. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) ends a run always.
     #[cold]
     pub fn handle_exception(&self, slot: &Arc<Slot>, raised: PyErr, py: Python<'_>) -> PyResult<()> {
+        ending::outlive();
         if !raised.is_instance_of::<PyException>(py) {
             return Err(raised);
         }

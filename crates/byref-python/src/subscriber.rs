@@ -44,6 +44,7 @@ impl Subscriber {
     }
 
     fn wrap_batch<'py>(&self, py: Python<'py>, batch: byref::Batch) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         note_caller(py, &batch);
         Ok(Bound::new(py, Batch::new(batch, self.manner))?.into_any())
     }
@@ -57,7 +58,10 @@ impl Subscriber {
     ) -> PyResult<Bound<'py, PyAny>> {
         match incoming {
             Incoming::Message(message) => wrap(self, py, message),
-            Incoming::Event(event) => Ok(Bound::new(py, Event(event))?.into_any()),
+            Incoming::Event(event) => {
+                ending::outlive();
+                Ok(Bound::new(py, Event(event))?.into_any())
+            }
         }
     }
 }
@@ -93,6 +97,7 @@ pub fn options(
 
 /// The counters, as a dict.
 pub fn stats_dict<'py>(py: Python<'py>, stats: &byref::SubscriberStats) -> PyResult<Bound<'py, PyDict>> {
+    ending::outlive();
     let dict = PyDict::new(py);
     dict.set_item("received", stats.received)?;
     dict.set_item("bytes", stats.bytes)?;
@@ -152,6 +157,7 @@ impl Subscriber {
     #[doc = doc!("Subscriber.recv_async")]
     #[pyo3(signature = (timeout=None))]
     fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = slf.py();
         Timeout::new(timeout)?;
@@ -190,6 +196,7 @@ impl Subscriber {
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+        ending::outlive();
         let Subscriber { core, manner, events, .. } = slf.get();
         let (core, manner, events) = (core.handle(), *manner, *events);
         Bound::new(slf.py(), Iteration { core, manner, events, subscriber: slf.clone().unbind() })
@@ -206,6 +213,7 @@ impl Subscriber {
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         slf.py().import("byref._aio")?.getattr("Messages")?.call1((slf,))
     }
 
@@ -227,6 +235,7 @@ impl Subscriber {
     #[doc = doc!("Subscriber.publishers")]
     #[getter]
     fn publishers(&self, py: Python<'_>) -> PyResult<Vec<PublisherInfo>> {
+        ending::outlive();
         let found = self.core.publishers().map_err(|error| to_python(py, error))?;
         Ok(found.into_iter().map(PublisherInfo).collect())
     }
@@ -253,6 +262,7 @@ impl Subscriber {
         let this = slf.get();
         this.core.close();
         if this.readiness.get().is_some() {
+            ending::outlive();
             slf.py().import("byref._aio")?.getattr("closed")?.call1((slf,))?;
         }
         Ok(())

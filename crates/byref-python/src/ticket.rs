@@ -1,5 +1,6 @@
 //! `Ticket`: the release of a message, seen from Python.
 
+use crate::ending;
 use crate::errors::to_python;
 use crate::waiting::Timeout;
 use pyo3::prelude::*;
@@ -32,6 +33,7 @@ impl Ticket {
 
     #[doc = doc!("Ticket.__await__")]
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
         let waiting = slf.py().import("byref._aio")?.getattr("released")?.call1((slf,))?;
         waiting.call_method0("__await__")
     }
@@ -69,6 +71,7 @@ impl Releases {
 
     #[doc = doc!("_Releases.take")]
     fn take(&self) -> Vec<u64> {
+        ending::outlive();
         self.0.take()
     }
 }

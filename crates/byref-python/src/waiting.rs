@@ -95,11 +95,9 @@ impl Timeout {
     /// each thread has to settle the references to its own objects that others gave back, or these objects stay for as
     /// long as it waits: messages, and so the memory of their publisher.
     pub fn wait<T: Send>(self, py: Python<'_>, call: impl FnOnce(&mut Wait<'_>) -> Result<T> + Send) -> PyResult<T> {
-        if !is_main_thread(py)? {
-            ending::outlive();
-            if cfg!(not(Py_GIL_DISABLED)) {
-                return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
-            }
+        ending::outlive(); // Whether it is the main thread, Python code tells.
+        if !is_main_thread(py)? && cfg!(not(Py_GIL_DISABLED)) {
+            return py.detach(|| call(&mut Wait::up_to(self.0))).map_err(|error| to_python(py, error));
         }
         let mut raised = None;
         let result = py.detach(|| {
