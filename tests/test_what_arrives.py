@@ -34,6 +34,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import xarray as xr
+from byref import _kinds
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -1165,9 +1166,12 @@ def test_classes_are_not_kept(pair: Pair) -> None:
         pub.send(Passing())
         return weakref.ref(Passing)
 
+    gc.collect()
+    known = len(_kinds._rules)
     kept = send()
     gc.collect()
     assert kept() is None
+    assert len(_kinds._rules) == known
 
 
 def test_libraries_that_are_not_there(spawn: Spawn) -> None:

@@ -34,8 +34,8 @@ _MEMORY = ("__array_interface__", "__array_struct__", "__array__", "__dlpack__")
 # Packages whose objects are Arrow data, whatever else they offer.
 _ARROW_PACKAGES = {"pyarrow", "polars", "arro3", "nanoarrow", "byref"}
 _BUILTINS = (str, int, float, complex, bytes, bytearray, dict, list, tuple)
-# The rules of types, as long as these live.
-_rules: weakref.WeakKeyDictionary[type, _Rule] = weakref.WeakKeyDictionary()
+# The rules of types by their ids, as long as these live. (A WeakKeyDictionary takes longer.)
+_rules: dict[int, tuple[weakref.ref[type], _Rule]] = {}
 
 
 class Refusal(TypeError):
@@ -45,9 +45,13 @@ class Refusal(TypeError):
 def resolve(obj: Any) -> Any:
     """What travels for `obj`: itself, or an array, Arrow data or a buffer that is all that it is. Refusal otherwise."""
     kind = type(obj)
-    rule = _rules.get(kind)
-    if rule is None:
-        rule = _rules[kind] = _rule(kind, obj)
+    known = _rules.get(id(kind))
+    if known is not None and known[0]() is kind:
+        return known[1](obj)
+    rule = _rule(kind, obj)
+    key = id(kind)
+    # (The callback's argument becomes the default of `pop`, and no global name is needed while the interpreter ends.)
+    _rules[key] = (weakref.ref(kind, functools.partial(_rules.pop, key)), rule)
     return rule(obj)
 
 
