@@ -1,11 +1,13 @@
-"""A program without pyarrow."""
+"""Programs without pyarrow, or parts of Pillow."""
 
 import sys
 from typing import Any
 
 import byref
 import nanoarrow
+import pandas as pd
 import polars as pl
+from PIL import Image
 
 from tests.processes import Line
 
@@ -31,3 +33,17 @@ def receive(line: Line) -> None:
             if number == 0:
                 pub.send(shown)
                 pub.flush(timeout=30)
+
+
+def send(line: Line) -> None:
+    """Tells what a publisher says of pandas objects without pyarrow, and of a class of Pillow's without its files."""
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]
+    frame = pd.DataFrame({"a": pd.Series([1], dtype="Int64")})
+    with byref.Publisher("t") as pub:
+        for sent in (frame, pd.DataFrame([[1, 2]], columns=[True, False]), type("Painting", (Image.Image,), {})()):
+            if "PIL.ImageFile" in sys.modules and isinstance(sent, Image.Image):
+                del sys.modules["PIL.ImageFile"]
+            try:
+                pub.send(sent)
+            except TypeError as refused:
+                line.tell(str(refused))

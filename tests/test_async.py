@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import trio
 import uvloop
+from PIL import Image
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
@@ -239,6 +240,45 @@ def test_sending_to_the_same_loop(kind: str, short: str, run: Callable[[Main], A
     run(main)
     assert received == []
     assert pub.stats()["sent"] == count
+
+
+@pytest.mark.parametrize("where", ["image", "tensor"])
+def test_a_send_that_waits_converts_once(
+    where: str, run: Callable[[Main], Any], endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = payload(3, 90_000).reshape(150, 200, 3)
+    pub, sub = endpoints.publisher(max_memory=1 << 17), endpoints.subscriber()
+    pub.wait_for_subscribers(timeout=20)
+    pub.send(bytes((1 << 17) - 64))
+    conversions: list[None] = []
+    to_bytes = Image.Image.tobytes
+
+    def count(image: Any, *args: Any) -> bytes:
+        conversions.append(None)
+        return to_bytes(image, *args)
+
+    monkeypatch.setattr(Image.Image, "tobytes", count)
+
+    class Tensor:
+        def __dlpack__(self, **options: Any) -> Any:
+            conversions.append(None)
+            return pixels.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return pixels.__dlpack_device__()
+
+    async def main() -> None:
+        sent = Image.fromarray(pixels) if where == "image" else Tensor()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pub.send_async, sent)
+            await anyio.sleep(0.1)
+            assert pub.stats()["sent"] == 1
+            await sub.recv_async(timeout=20)
+            msg = await sub.recv_async(timeout=20)
+            assert (np.asarray(msg) == pixels).all()
+
+    run(main)
+    assert len(conversions) == 1
 
 
 @pytest.mark.parametrize("headers", [None, {"a": 1}])

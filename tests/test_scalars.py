@@ -179,6 +179,34 @@ def test_subclasses_are_never_packed(sent: Any, pair: Any) -> None:
     assert sub.try_recv() is None
 
 
+def test_more_than_a_message_may_have(pair: Any) -> None:
+    pub, sub = pair
+    some = {complex(number, 1): 1j for number in range(100_000)}  # 34 bytes each.
+    with pytest.raises(ValueError, match=r"topic 't'.*more than 1024 MiB of scalars in one message"):
+        pub.send([some] * 400)
+    assert sub.try_recv() is None
+
+
+def test_without_memory_it_is_not_the_sender(pair: Any) -> None:
+    testcapi = pytest.importorskip("_testcapi")
+    pub, sub = pair
+    pub.send({f"key {number}": f"text {number}" for number in range(40)})
+    msg = sub.recv(timeout=20)
+    failed = 0
+    for start in range(1, 1000):
+        value = None
+        testcapi.set_nomemory(start, start + 1)
+        try:
+            value = msg.value
+        except MemoryError:
+            failed += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        if value is not None:
+            break
+    assert failed > 3
+
+
 def in_lists(depth: int, value: Any) -> Any:
     """So many lists around a value."""
     for _ in range(depth):

@@ -14,6 +14,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import gc
 import io
 import mmap
 import pathlib
@@ -22,6 +23,7 @@ import re
 import types
 import typing
 import uuid
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -32,17 +34,20 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import xarray as xr
+from byref import _kinds
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pandas.testing import assert_frame_equal, assert_series_equal
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from tests import arrow_data
+from tests import arrow_data, bare
 from tests.conftest import Endpoints, examples
+from tests.processes import Child
 
 Pair = Any
 Make = Callable[[], Any]
+Spawn = Callable[..., Child]
 
 
 # ---- what "as it was" means ----
@@ -116,6 +121,8 @@ def assert_frame(found: Any, sent: pd.DataFrame) -> None:
     back = found.to_pandas()
     assert_frame_equal(back, sent, check_freq=False, check_column_type=False)
     assert back.attrs == sent.attrs
+    assert repr(list(back.columns)) == repr(list(sent.columns))
+    assert back.flags.allows_duplicate_labels == sent.flags.allows_duplicate_labels
 
 
 def assert_series(found: Any, sent: pd.Series[Any]) -> None:
@@ -367,6 +374,20 @@ PANDAS_COLUMNS: dict[str, Make] = {
     "decimals": lambda: pd.Series([decimal.Decimal("1.5")], dtype=object),
     "nothing": lambda: pd.Series([None, None], dtype=object),
     "complex": lambda: pd.Series([1j]),
+    "cut": lambda: pd.Series(pd.cut([1, 2, 3], 2)),
+    "categories of times": lambda: pd.Series([datetime.time(1, tzinfo=datetime.UTC)]).astype("category"),
+    "categories of zoned": lambda: pd.Series(pd.date_range("2020", periods=2, tz="UTC")).astype("category"),
+    "categories of periods": lambda: pd.Series(pd.period_range("2020", periods=2, freq="M")).astype("category"),
+    "categories of Int64": lambda: pd.Series([1, 2], dtype="Int64").astype("category"),
+    "categories of dates": lambda: pd.Series([datetime.date(2020, 1, 1)], dtype=object).astype("category"),
+    "times": lambda: pd.Series([datetime.time(1), None], dtype=object),
+    "zoned times": lambda: pd.Series([datetime.time(1, tzinfo=datetime.UTC)], dtype=object),
+    "truths": lambda: pd.Series([True, False], dtype=object),
+    "truths and None": lambda: pd.Series([True, None], dtype=object),
+    "truths and NaN": lambda: pd.Series([True, np.nan], dtype=object),
+    "texts and NaN": lambda: pd.Series(["a", np.nan], dtype=object),
+    "no number": lambda: pd.Series([decimal.Decimal("NaN"), decimal.Decimal(1)], dtype=object),
+    "tokens": lambda: pd.Series([Token(b"x")], dtype=object),
     "sparse": lambda: pd.Series([0, 1], dtype=pd.SparseDtype("i8")),
     "objects": lambda: pd.Series([object()]),
     "paths": lambda: pd.Series([pathlib.Path("a")]),
@@ -392,6 +413,19 @@ INDICES: dict[str, Make] = {
     "intervals": lambda: pd.interval_range(0, 2),
     "levels": lambda: pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["l", None]),
     "repeated": lambda: pd.Index([1, 1]),
+    "bools": lambda: pd.Index([True, False]),
+    "truths": lambda: pd.Index([True, False], dtype=object),
+    "truths and None": lambda: pd.Index([True, None], dtype=object),
+    "nothing": lambda: pd.Index([None, None], dtype=object),
+    "zoned times": lambda: pd.Index([datetime.time(each, tzinfo=datetime.UTC) for each in (1, 2)]),
+    "Int64": lambda: pd.Index([1, 2], dtype="Int64"),
+    "small": lambda: pd.Index([1, 2], dtype="i1"),
+    "cut": lambda: pd.CategoricalIndex(pd.cut([1, 2], 2)),
+    "levels of Int8": lambda: pd.MultiIndex.from_arrays([pd.array([1, 2], dtype="Int8"), [1, 2]]),
+    "levels of texts": lambda: pd.MultiIndex.from_arrays([["a", None], [1, 2]]),
+    "levels of zoned times": lambda: pd.MultiIndex.from_arrays(
+        [[datetime.time(1, tzinfo=datetime.UTC), datetime.time(2, tzinfo=datetime.UTC)], [1, 2]]
+    ),
     "number as name": lambda: pd.Index([1, 2], name=0),
     "objects": lambda: pd.Index([(1,), "x"]),
     "tuple as name": lambda: pd.Index([1, 2], name=("a", "b")),
@@ -411,6 +445,25 @@ FRAMES: dict[str, Make] = {
     "attrs": lambda: with_attrs({"unit": "m", "list": [1]}),
     "other attrs": lambda: with_attrs({"x": {1}}),
     "tuples in attrs": lambda: with_attrs({"x": (1, 2)}),
+    "aggregated": lambda: pd.DataFrame({"k": [1, 1, 2], "x": [3, 4, 5]}).groupby("k").agg({"x": ["min", "max"]}),
+    "levels of numbers": lambda: pd.DataFrame(
+        [[1, 2]], ["i"], pd.MultiIndex.from_tuples([("it's", 1), ("", 2)], names=["u", None])
+    ),
+    "levels of truths": lambda: pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["a"], [True, False]])),
+    "levels without some": lambda: pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", None), ("", "b")])),
+    "cross": lambda: pd.crosstab(pd.Series([1, 2]), pd.Series([True, False])),
+    "a truth as name": lambda: pd.DataFrame([[1]], columns=[True]),
+    "categories as names": lambda: pd.DataFrame([[1, 2]], columns=pd.CategoricalIndex(["a", "b"])),
+    "periods as names": lambda: pd.DataFrame([[1, 2]], columns=pd.period_range("2020", periods=2, freq="M")),
+    "intervals as names": lambda: pd.DataFrame([[1, 2]], columns=pd.interval_range(0, 2)),
+    "spans as names": lambda: pd.DataFrame([[1, 2]], columns=pd.to_timedelta([1, 2], unit="s")),
+    "days as names": lambda: pd.DataFrame([[1]], columns=[datetime.date(2020, 1, 1)]),
+    "tuples as names": lambda: pd.DataFrame([[1]], columns=pd.Index([("a", "b")], tupleize_cols=False)),
+    "floats as names": lambda: pd.DataFrame([[1, 2]], columns=[1.5, 2.0]),
+    "bytes as names": lambda: pd.DataFrame([[1, 2]], columns=[b"a", b"b"]),
+    "nothing as name": lambda: pd.DataFrame([[1, 2]], columns=["a", None]),
+    "no duplicates": lambda: pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=False),
+    "no name for the index": lambda: pd.DataFrame({"a": [1]}, pd.Index([2], name="__index_level_0__")),
     "named columns": lambda: pd.DataFrame({"a": [1]}).rename_axis(columns="cols"),
     "name of columns": lambda: pd.DataFrame({"a": [1]}).rename_axis(columns=5),
 }
@@ -598,6 +651,17 @@ def data_array() -> xr.DataArray:
     return xr.DataArray(np.ones((2, 3)), dims=("y", "x"), coords={"x": [1.0, 2.0, 3.0]}, name="t", attrs={"units": "K"})
 
 
+# The type of texts with missing values, by the version of pandas.
+TEXT = "str" if pd.Series(["a"]).dtype != object else "string"
+
+
+def animation(kind: str) -> Image.Image:
+    """An image of two frames."""
+    file = io.BytesIO()
+    image("RGB").save(file, kind, save_all=True, append_images=[Image.new("RGB", (7, 5), "red")])
+    return Image.open(file)
+
+
 REFUSED: dict[str, tuple[Make, str]] = {
     "enum": (lambda: Mood.GOOD, r"x\.value"),
     "int enum": (lambda: Shade.DARK, r"x\.value"),
@@ -636,6 +700,14 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "strings": (lambda: np.array(["a"], np.dtypes.StringDType()), "pointers"),
     "NUL text": (lambda: np.str_("a\0"), r"str\(x\)"),
     "NUL bytes": (lambda: np.bytes_(b"a\0"), r"bytes\(x\)"),
+    "crosstab": (lambda: FRAMES["cross"](), "set_axis"),
+    "levels of truths": (lambda: FRAMES["levels of truths"](), r"'_'\.join"),
+    "cut": (lambda: PANDAS_COLUMNS["cut"](), "send_pickle"),
+    "truths": (lambda: PANDAS_COLUMNS["truths"](), r"astype\('bool'\)"),
+    "truths and NaN": (lambda: PANDAS_COLUMNS["truths and NaN"](), r"astype\('boolean'\)"),
+    "texts and NA": (lambda: pd.Series(["a", pd.NA], dtype=object), f"astype\\('{TEXT}'\\)"),
+    "zoned times": (lambda: PANDAS_COLUMNS["zoned times"](), r"map\(str\)"),
+    "no duplicate labels": (lambda: FRAMES["no duplicates"](), "set_flags"),
     "pandas index": (lambda: pd.Index([1]), "to_frame"),
     "pandas categorical": (lambda: pd.Categorical(["a"]), "to_numpy|send_pickle"),
     "pandas array": (lambda: pd.array([1, None]), "to_numpy|send_pickle"),
@@ -667,6 +739,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
         for mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX", "RGBa", "La", "PA")
     },
     "transparent": (lambda: transparent(), "convert"),
+    **{
+        f"frames of {kind}": (lambda kind=kind: animation(kind), r"copy\(\).*ImageSequence")
+        for kind in ("PNG", "TIFF", "WEBP")
+    },
 }
 
 
@@ -747,6 +823,7 @@ HOWS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Mismatched null-like values")  # pandas 2 takes NaN and None for equal.
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("library", THINGS)
 def test_it_arrives_as_it_was_or_is_refused(library: str, how: str, pair: Pair) -> None:
@@ -1035,6 +1112,74 @@ def test_rows_that_are_no_rows(row: Any, pair: Pair) -> None:
         with pytest.raises(TypeError, match=r"topic 't', at \[0\]: cannot send .*; send "):
             pub.send_many([alone])
     assert sub.try_recv() is None
+
+
+def test_the_advice_for_pandas_helps(pair: Pair) -> None:
+    pub, sub = pair
+    cross = FRAMES["cross"]()
+    levels = FRAMES["levels of truths"]()
+    levels.columns = ["_".join(map(str, c)) for c in levels.columns]
+    texts = pd.DataFrame({"a": ["x", np.nan]}, dtype=object)
+    for sent in (cross.set_axis([str(c) for c in cross.columns], axis=1), levels, texts.astype(TEXT)):
+        pub.send(sent)
+        assert_frame(sub.recv(timeout=20).value, sent)
+
+
+@pytest.mark.parametrize("kind", ["aggregated", "levels", "levels of numbers", "a truth as name", "floats as names"])
+def test_names_of_columns_that_come_back(kind: str, pair: Pair) -> None:
+    pub, sub = pair
+    sent = FRAMES[kind]()
+    pub.send(sent)
+    assert_frame(sub.recv(timeout=20).value, sent)
+
+
+def test_categories_in_other_memory(pair: Pair) -> None:
+    pub, sub = pair
+    for ordered in (False, True):
+        kind = pd.CategoricalDtype(pd.Index(["b", "a", "never"], dtype="string"), ordered)
+        sent = pd.Series(["a", None, "b"], dtype=kind, name="x")
+        pub.send(sent)
+        found = sub.recv(timeout=20).value.to_pandas()["x"]
+        assert found.cat.categories.tolist() == ["b", "a", "never"]
+        assert found.cat.codes.tolist() == [1, -1, 0]
+        assert found.cat.ordered == ordered
+
+
+def test_frames_one_by_one(pair: Pair) -> None:
+    pub, sub = pair
+    images = animation("TIFF")
+    pub.send([frame.copy() for frame in ImageSequence.Iterator(images)])
+    pub.send(images.copy())
+    for found in sub.recv(timeout=20).value:
+        assert found.shape == (5, 7, 3)
+    assert sub.recv(timeout=20).value.shape == (5, 7, 3)
+
+
+def test_classes_are_not_kept(pair: Pair) -> None:
+    pub, _ = pair
+
+    def send() -> weakref.ref[type]:
+        class Passing:
+            def __arrow_c_array__(self, requested_schema: Any = None) -> Any:
+                return pa.array([1]).__arrow_c_array__()
+
+        pub.send(Passing())
+        return weakref.ref(Passing)
+
+    gc.collect()
+    known = len(_kinds._rules)
+    kept = send()
+    gc.collect()
+    assert kept() is None
+    assert len(_kinds._rules) == known
+
+
+def test_libraries_that_are_not_there(spawn: Spawn) -> None:
+    child = spawn(bare.send)
+    assert "without pyarrow" in child.hear()
+    assert "without pyarrow" in child.hear()
+    assert "subclass of PIL.Image" in child.hear()
+    child.finish()
 
 
 def test_xarray_by_its_own_words(pair: Pair) -> None:

@@ -17,8 +17,10 @@ import enum
 import functools
 import importlib
 import json
+import re
 import sys
 import uuid
+import weakref
 from collections.abc import Callable, Mapping, Set
 from os import PathLike
 from typing import Any
@@ -32,9 +34,8 @@ _MEMORY = ("__array_interface__", "__array_struct__", "__array__", "__dlpack__")
 # Packages whose objects are Arrow data, whatever else they offer.
 _ARROW_PACKAGES = {"pyarrow", "polars", "arro3", "nanoarrow", "byref"}
 _BUILTINS = (str, int, float, complex, bytes, bytearray, dict, list, tuple)
-# The most types whose rule is remembered.
-_MOST_RULES = 1024
-_rules: dict[type, _Rule] = {}
+# The rules of types by their ids, as long as these live. (A WeakKeyDictionary takes longer.)
+_rules: dict[int, tuple[weakref.ref[type], _Rule]] = {}
 
 
 class Refusal(TypeError):
@@ -44,12 +45,13 @@ class Refusal(TypeError):
 def resolve(obj: Any) -> Any:
     """What travels for `obj`: itself, or an array, Arrow data or a buffer that is all that it is. Refusal otherwise."""
     kind = type(obj)
-    rule = _rules.get(kind)
-    if rule is None:
-        rule = _rule(kind, obj)
-        if len(_rules) >= _MOST_RULES:
-            _rules.clear()
-        _rules[kind] = rule
+    known = _rules.get(id(kind))
+    if known is not None and known[0]() is kind:
+        return known[1](obj)
+    rule = _rule(kind, obj)
+    key = id(kind)
+    # (The callback's argument becomes the default of `pop`, and no global name is needed while the interpreter ends.)
+    _rules[key] = (weakref.ref(kind, functools.partial(_rules.pop, key)), rule)
     return rule(obj)
 
 
@@ -229,7 +231,8 @@ def _is_image(kind: type) -> bool:
     module = sys.modules.get("PIL.Image")
     if module is None or not issubclass(kind, module.Image):
         return False
-    if kind is module.Image or issubclass(kind, sys.modules["PIL.ImageFile"].ImageFile):
+    files = sys.modules.get("PIL.ImageFile")
+    if kind is module.Image or (files is not None and issubclass(kind, files.ImageFile)):
         return True
     raise Refusal(f"cannot send {_name(kind)}, a subclass of PIL.Image: what it adds would be lost; send np.asarray(x)")
 
@@ -240,6 +243,11 @@ def _of_image(image: Any) -> np.ndarray[Any, Any]:
         raise Refusal(
             f"cannot send an image of mode {mode!r}: its array would not say so; send image.convert('RGB') (or 'RGBA'),"
             " or {'mode': image.mode, 'pixels': np.asarray(image)}"
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise Refusal(
+            f"cannot send an image of {image.n_frames} frames, of which its array is one; send image.copy(), the"
+            " current frame, or [frame.copy() for frame in PIL.ImageSequence.Iterator(image)]"
         )
     if "transparency" in image.info:
         raise Refusal(
@@ -334,9 +342,7 @@ def _rule_of_pandas(kind: type, obj: Any) -> _Rule:
 def _of_frame(frame: Any) -> Any:
     """A table from which `to_pandas()` makes the same frame."""
     _check_frame(frame)
-    labels = frame.columns
-    if labels.inferred_type.startswith("mixed"):
-        raise Refusal("cannot send a DataFrame whose column names are of several types; send df.rename(columns=str)")
+    _check_labels(frame.columns)
     return _table(frame)
 
 
@@ -347,9 +353,7 @@ def _of_series(series: Any) -> Any:
         return _nameless(series)
     if type(name) not in (str, int) and not (type(name) is tuple and all(type(part) is str for part in name)):
         raise Refusal(f"cannot send a Series whose name is of type {_name(type(name))}; send x.rename(str(x.name))")
-    frame = series.to_frame()
-    _check_frame(frame)
-    return _table(frame)
+    return _of_frame(series.to_frame())
 
 
 def _nameless(series: Any) -> Any:
@@ -367,12 +371,7 @@ def _nameless(series: Any) -> Any:
 
 
 def _table(frame: Any) -> Any:
-    try:
-        pa = _module("pyarrow")
-    except ImportError:
-        raise Refusal(
-            "cannot send pandas objects without pyarrow, by which pandas makes Arrow data; install it"
-        ) from None
+    pa = _pyarrow()
     try:
         return pa.Table.from_pandas(frame)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as problem:
@@ -380,32 +379,101 @@ def _table(frame: Any) -> Any:
         raise Refusal(f"cannot send this DataFrame, of which pandas can make no Arrow data ({why}); {_ELSE}") from None
 
 
+def _pyarrow() -> Any:
+    try:
+        return _module("pyarrow")
+    except ImportError:
+        raise Refusal(
+            "cannot send pandas objects without pyarrow, by which pandas makes Arrow data; install it"
+        ) from None
+
+
 _ELSE = "convert what is named, or send_pickle(x)"
 
 
-def _check_frame(frame: Any) -> None:
-    """Refuse what would not come back from Arrow data."""
-    pd = _module("pandas")
+# How pandas names an index in Arrow data that has no name.
+_NO_NAME = re.compile(r"__index_level_\d+__")
 
+
+def _check_frame(frame: Any) -> None:
+    """Refuse what would not come back from Arrow data, but for the names of columns."""
     index = frame.index
-    if any(name is not None and type(name) is not str for name in index.names):
-        raise Refusal("cannot send pandas objects whose index has a name that is no str; send x.rename_axis(index=str)")
+    for name in index.names:
+        if name is not None and (type(name) is not str or _NO_NAME.fullmatch(name)):
+            raise Refusal(
+                f"cannot send pandas objects whose index has the name {name!r}, which would be lost; send"
+                " x.rename_axis(index=...) with a str as name"
+            )
     for place, dtype in enumerate(frame.dtypes.array):
-        if dtype.kind == "O" and isinstance(dtype, np.dtype):
+        if _is_object(dtype):
             _check_objects(repr(frame.columns[place]), frame.iloc[:, place])
-        elif not _comes_back(dtype):
+        elif not _comes_back(dtype, False):
             raise _lost(repr(frame.columns[place]), dtype)
-    if type(index) is not pd.RangeIndex:
-        for level in range(index.nlevels):
-            values = index.get_level_values(level) if index.nlevels > 1 else index
-            if values.dtype.kind == "O" and isinstance(values.dtype, np.dtype):
-                _check_objects("the index", values)
-            elif not _comes_back(values.dtype):
-                raise _lost("the index", values.dtype)
+    _check_index(index)
+    if not frame.flags.allows_duplicate_labels:
+        raise Refusal(
+            "cannot send pandas objects that allow no duplicate labels, which would be lost; send"
+            " x.set_flags(allows_duplicate_labels=True)"
+        )
     if frame.attrs and not _is_json(frame.attrs):
         raise Refusal(
             "cannot send pandas objects whose attrs are not plain JSON; clear x.attrs, and send them beside it"
         )
+
+
+def _check_index(index: Any) -> None:
+    pd = _module("pandas")
+
+    if type(index) is pd.RangeIndex:
+        return
+    for values in index.levels if index.nlevels > 1 else [index]:
+        if _is_object(values.dtype):
+            _check_objects("the index", values)
+        elif not _comes_back(values.dtype, True):
+            raise _lost("the index", values.dtype)
+
+
+def _check_labels(labels: Any) -> None:
+    """Refuse names of columns that would not come back: Arrow data have texts alone for names."""
+    pd, pa = _module("pandas"), _pyarrow()
+
+    is_flat = labels.nlevels == 1
+    has_plain_name = all(name is None or type(name) is str for name in labels.names)
+    if has_plain_name and (type(labels) is pd.RangeIndex or (is_flat and labels.dtype == np.int64)):
+        return
+    if has_plain_name and is_flat and labels.inferred_type == "string" and not labels.hasnans:
+        return
+    if is_flat and labels.inferred_type.startswith("mixed"):
+        raise Refusal("cannot send a DataFrame whose column names are of several types; send df.rename(columns=str)")
+    frame = pd.DataFrame(np.empty((0, len(labels))), columns=labels)
+    try:
+        table = pa.Table.from_pandas(frame)
+    except Exception:
+        return  # What goes wrong when the data are converted says more.
+    try:
+        found = table.to_pandas().columns
+        is_same = (
+            found.equals(labels)
+            and found.names == labels.names
+            and repr(list(found)) == repr(list(labels))
+            and all(map(_is_same_type, _types(found), _types(labels)))
+        )
+    except Exception:
+        is_same = False
+    if not is_same:
+        if is_flat:
+            what, advice = labels.inferred_type, "x.set_axis([str(c) for c in x.columns], axis=1), or rename them"
+        else:
+            what, advice = "several levels", "x after x.columns = ['_'.join(map(str, c)) for c in x.columns]"
+        raise Refusal(
+            f"cannot send a DataFrame with these column names ({what}), which do not come back from Arrow data;"
+            f" send {advice}"
+        )
+
+
+def _types(index: Any) -> list[Any]:
+    """The types of an index's levels."""
+    return [level.dtype for level in index.levels] if index.nlevels > 1 else [index.dtype]
 
 
 def _is_json(value: Any) -> bool:
@@ -421,21 +489,51 @@ def _lost(where: str, dtype: Any) -> Refusal:
     )
 
 
-# Python objects that come back from Arrow data as what they were, in the words of `pandas.api.types.infer_dtype`.
-_OBJECTS = {"bytes", "date", "time", "decimal", "boolean", "empty"}
+def _is_object(dtype: Any) -> bool:
+    return dtype.kind == "O" and isinstance(dtype, np.dtype)
 
 
 def _check_objects(where: str, values: Any) -> None:
-    pd = _module("pandas")
+    """Refuse Python objects that would come back as others."""
+    if _are_kept(values):
+        return
+    kind = _infer(values)
+    if kind == "string":
+        # As 'str', missing values would become texts where texts are Python objects.
+        advice = f"as x.astype({'string' if _strings_are_objects() else 'str'!r})"
+    elif kind == "boolean":
+        advice = f"as x.astype({'boolean' if values.isna().any() else 'bool'!r})"
+    elif kind == "time":
+        advice = "as texts, by x.map(str)"
+    else:
+        advice = "as a type of its own, by x.astype(...)"
+    raise Refusal(
+        f"cannot send pandas data of Python objects ({where}, {kind}), which do not come back from Arrow data;"
+        f" send it {advice}, or send_pickle(x)"
+    )
 
-    kind = pd.api.types.infer_dtype(values, skipna=True)
-    is_kept = kind in _OBJECTS or (kind == "string" and _strings_are_objects())
-    if not is_kept or any(missing is not None for missing in values[values.isna()]):
-        advice = "as a type of its own, by x.astype(...)" if kind != "string" else "as x.astype('str')"
-        raise Refusal(
-            f"cannot send pandas data of Python objects ({where}, {kind}), which do not come back from Arrow data;"
-            f" send it {advice}, or send_pickle(x)"
-        )
+
+def _infer(values: Any) -> Any:
+    """What objects are in pandas' words, but for missing ones."""
+    return _module("pandas").api.types.infer_dtype(values, skipna=True)
+
+
+def _are_kept(values: Any) -> bool:
+    """Whether Python objects, and None among them, come back from Arrow data as what they were."""
+    found = set(map(type, values.to_numpy()))
+    kinds = found - {type(None)}
+    if kinds == {str}:
+        return _strings_are_objects()
+    if kinds == {str, float}:
+        # NaN comes back as None, which pandas takes for equal while texts are objects.
+        return _strings_are_objects() and _infer(values) == "string"
+    if kinds == {bool}:
+        return kinds != found  # Without a None, they come back as a column of type bool.
+    if kinds == {datetime.time}:
+        return all(time is None or time.tzinfo is None for time in values)
+    if kinds == {decimal.Decimal}:
+        return not any(number is not None and number.is_nan() for number in values)
+    return not kinds or kinds == {bytes} or kinds == {datetime.date}
 
 
 @functools.cache
@@ -446,18 +544,55 @@ def _strings_are_objects() -> bool:
     return bool(pd.Series(["a"]).dtype == object)
 
 
-@functools.lru_cache(maxsize=256)
-def _comes_back(dtype: Any) -> bool:
+def _comes_back(dtype: Any, is_index: bool) -> bool:
     """Whether pandas makes the same type again of the Arrow data that it makes of it."""
-    pd, pa = _module("pandas"), _module("pyarrow")
+    pd = _module("pandas")
 
     if isinstance(dtype, pd.ArrowDtype | pd.StringDtype):
         return True  # They are Arrow data by another name; in what memory pandas keeps texts is its own affair.
+    if isinstance(dtype, pd.CategoricalDtype):
+        categories = dtype.categories
+        if categories.dtype.kind == "O" and categories.inferred_type != "string":
+            return _find_out.__wrapped__(dtype, is_index)  # Each of them matters.
+        dtype = pd.CategoricalDtype(categories[:1], dtype.ordered)
+    return _find_out(dtype, is_index)
+
+
+@functools.lru_cache(maxsize=256)
+def _find_out(dtype: Any, is_index: bool) -> bool:
+    pd, pa = _module("pandas"), _pyarrow()
+
+    values = pd.Series([], dtype=dtype)
+    frame = pd.DataFrame(index=pd.Index(values, name="x")) if is_index else pd.DataFrame({"x": values})
     try:
-        found = pa.Table.from_pandas(pd.DataFrame({"x": pd.Series([], dtype=dtype)})).to_pandas()["x"].dtype
+        table = pa.Table.from_pandas(frame)
     except Exception:
         return True  # What goes wrong when the data are converted says more.
-    return bool(found == dtype)
+    try:
+        found = table.to_pandas()
+    except Exception:
+        return False
+    return _is_same_type(found.index.dtype if is_index else found["x"].dtype, dtype)
+
+
+def _is_same_type(found: Any, sent: Any) -> bool:
+    """Whether a type came back, whatever memory pandas keeps texts in."""
+    pd = _module("pandas")
+
+    if isinstance(sent, pd.CategoricalDtype):
+        return (
+            isinstance(found, pd.CategoricalDtype)
+            and found.ordered == sent.ordered
+            and _is_same_type(found.categories.dtype, sent.categories.dtype)
+            and list(found.categories) == list(sent.categories)
+        )
+    return bool(found == sent) or (_is_text(found) and _is_text(sent))
+
+
+def _is_text(dtype: Any) -> bool:
+    pd = _module("pandas")
+
+    return isinstance(dtype, pd.StringDtype) or _is_object(dtype)
 
 
 # ---- advice ----

@@ -4,7 +4,7 @@
 use byref_parts::packed::{self, Builder, MOST_BYTES, MOST_CONTAINERS, Sequence, Writer};
 use byref_parts::tokens::MOST_LEVELS;
 use pyo3::Borrowed;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
@@ -210,6 +210,7 @@ impl<'py> Packer<'py> {
         }
         writer.sequence(sequence, len);
         for index in 0..len {
+            self.room(0)?;
             self.value(item(index).ok_or_else(changed)?, level + 1)?;
         }
         Ok(())
@@ -219,10 +220,12 @@ impl<'py> Packer<'py> {
         let dict = if cfg!(Py_GIL_DISABLED) { self.keep(dict.copy()?) } else { dict.clone() };
         let len = dict.len();
         self.enter(level, len)?;
+        self.room(len.saturating_mul(2))?;
         self.writer.dict(len);
         let mut entries = Entries { dict: &dict, at: 0 };
         for _ in 0..len {
             let (key, value) = entries.next().ok_or_else(changed)?;
+            self.room(0)?;
             if !self.scalar(key)? {
                 self.other(key, level + 1, true)?;
             }
@@ -402,7 +405,10 @@ where
     fn text(&mut self, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         match PyString::from_bytes(self.py, bytes) {
             Ok(text) => Ok(text.into_any()),
-            Err(_) => Err(self.wrong("text that is not UTF-8")),
+            Err(error) if error.is_instance_of::<PyUnicodeDecodeError>(self.py) => {
+                Err(self.wrong("text that is not UTF-8"))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -444,7 +450,10 @@ where
     fn entry(&mut self, dict: &mut Self::Value, key: Self::Value, value: Self::Value) -> PyResult<()> {
         match dict.cast::<PyDict>()?.set_item(key, value) {
             Ok(()) => Ok(()),
-            Err(_) => Err(self.wrong("a dict with a key that cannot be one")),
+            Err(error) if error.is_instance_of::<PyTypeError>(self.py) => {
+                Err(self.wrong("a dict with a key that cannot be one"))
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -8,6 +8,7 @@
 use crate::draft::Draft;
 use crate::ending;
 use crate::errors::is_would_block;
+use crate::payload::Payload;
 use crate::publisher::Publisher;
 use crate::waiting::{Attempt, Patience};
 use byref::{Encoded, Error, INLINE_LIMIT, Loan, Wait};
@@ -29,7 +30,7 @@ pub struct Sending {
 
 /// How far it has come.
 enum Stage {
-    /// An object that can be read again.
+    /// An object that can be read again: as it was given, or the array that stands for it.
     Object(Py<PyAny>),
     /// What was read, without memory to put it.
     Draft(Kept),
@@ -116,7 +117,9 @@ pub fn begin<'py>(
     let began = Instant::now();
     let stage = match Draft::of(data, publisher.get().0.topic())? {
         Err(draft) => Stage::Draft(Kept::new(draft)),
-        Ok(_) => Stage::Object(data.clone().unbind()),
+        // What it took to make an array of the object is not done again at each attempt.
+        Ok(Payload::Array(array)) => Stage::Object(array.into_any().unbind()),
+        Ok(Payload::Bytes(_) | Payload::Buffer(_)) => Stage::Object(data.clone().unbind()),
     };
     let (publisher, headers) = (publisher.clone().unbind(), headers.map(Bound::unbind));
     let sending = Sending { publisher, headers, timestamp_ns, began, stage: Mutex::new(None) };
