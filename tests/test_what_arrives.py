@@ -166,7 +166,12 @@ def assert_same(found: Any, sent: Any) -> None:
 
 # ---- things ----
 
-PACKED = type("Packed", (ctypes.Structure,), {"_pack_": 1, "_fields_": [("a", ctypes.c_uint8), ("b", ctypes.c_double)]})
+PACKED = type(
+    "Packed",
+    (ctypes.Structure,),
+    # Since 3.14, Python wants to be told whose layout this is; others do not ask.
+    {"_pack_": 1, "_layout_": "ms", "_fields_": [("a", ctypes.c_uint8), ("b", ctypes.c_double)]},
+)
 PLAIN = type(
     "Plain", (ctypes.Structure,), {"_fields_": [("a", ctypes.c_uint8), ("p", PACKED), ("b", ctypes.c_int * 3)]}
 )
