@@ -70,6 +70,7 @@ def meet(line: Line) -> None:
         sub.wait_for_publishers(timeout=20)
         with byref.Subscriber("*") as other:
             other.wait_for_publishers(timeout=20)
+            pub.wait_for_subscribers(2, timeout=20)
         eventually(lambda: len(pub.subscribers) == 1, "it is gone")
     line.tell("done")
 
