@@ -274,8 +274,10 @@ STARTED = {
 
 
 def ends(body: str, rounds: int, output: str = "end\n") -> None:
+    # From 3.12 on, Python warns of each fork beside a thread.
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]
     for _ in range(rounds):
-        program = [sys.executable, "-c", PROGRAM.replace("{body}", body)]
+        program = [sys.executable, *quiet, "-c", PROGRAM.replace("{body}", body)]
         done = subprocess.run(program, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
         assert (done.returncode, done.stdout, done.stderr) == (0, output, "")
 
