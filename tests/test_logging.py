@@ -71,6 +71,7 @@ def meet(line: Line) -> None:
         before = len(os.listdir("/proc/self/fd"))
         with byref.Subscriber("*") as other:
             other.wait_for_publishers(timeout=20)
+            pub.wait_for_subscribers(2, timeout=20)
         # The publisher closes its end once it has noticed, and told.
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= before, "it is gone")
     line.tell("done")
