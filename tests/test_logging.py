@@ -231,7 +231,7 @@ def change_often(line: Line) -> None:
 
     busy = threading.Thread(target=log)
     busy.start()
-    for _ in range(50):
+    for _ in range(10):
         byref.log_to_logging(logger, level=logging.WARNING)
     stop.set()
     busy.join()
