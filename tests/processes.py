@@ -99,6 +99,13 @@ class Child:
         except (EOFError, OSError) as problem:
             raise AssertionError(f"{self}: {type(problem).__name__}\n{self.output()}") from problem
 
+    def has_something(self) -> bool:
+        """Whether the child has said something that was not heard yet; its own output explains a failure."""
+        try:
+            return self.line.has_something()
+        except OSError as problem:
+            raise AssertionError(f"{self}: {problem!r}\n{self.output()}") from problem
+
     def output(self) -> str:
         """Everything that the child printed."""
         return os.pread(self._output.fileno(), 1 << 20, 0).decode(errors="replace")

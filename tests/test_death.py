@@ -311,7 +311,7 @@ def survive_publishing(line: Line) -> None:
     """Sends steadily, waiting for whoever is lossless, until told to stop."""
     pub = byref.Publisher("t", name="survivor", max_memory=16 * MIB)
     wait_for_survivors(pub)
-    at_first = footprint()
+    at_first = settled_footprint()
     line.tell(at_first)
     line.hear()
     seed = 0
@@ -336,7 +336,7 @@ def survive_receiving(line: Line, options: dict[str, object]) -> None:
     received: dict[str, int] = {}
     with byref.Subscriber("t", **options) as sub:
         sub.wait_for_publishers(timeout=30)
-        at_first = footprint()
+        at_first = settled_footprint()
         line.tell(at_first)
         told = False
         while True:
@@ -380,6 +380,16 @@ def footprint() -> dict[str, int]:
         "mappings": len(mapped) - len(pools),
         "pools": len(pools),
     }
+
+
+def settled_footprint() -> dict[str, int]:
+    """The same, when it has stayed so for a moment: what meeting takes has been closed."""
+    found, since = footprint(), time.monotonic()
+    while time.monotonic() < since + 0.3:
+        time.sleep(0.01)
+        if (now := footprint()) != found:
+            found, since = now, time.monotonic()
+    return found
 
 
 def footprint_after(at_first: dict[str, int]) -> dict[str, int]:

@@ -136,14 +136,15 @@ def test_fragment(page: Path, line: int, code: str, tmp_path: Path, monkeypatch:
     elif "log_to_logging" in code:  # It is for a whole process.
         program = f"import byref, logging\n{code}"
         subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE)
-    elif re.match("import ", code):
-        run(page, line, code, {})
     else:
         try:
-            with surroundings(code) as names, suppress(Seen):
-                run(page, line, code, names)
+            if re.match("import ", code):
+                run(page, line, code, {})
+            else:
+                with surroundings(code) as names, suppress(Seen):
+                    run(page, line, code, names)
         finally:
-            byref.record_receives(False)  # What a fragment may have switched on.
+            byref.record_receives(False)  # What a block may have switched on.
 
 
 def signatures() -> list[Any]:

@@ -92,7 +92,7 @@ class Campaign:
         for attacker in attackers:
             attacker.tell("enough")
         for attacker in attackers:
-            while not attacker.line.has_something():  # It makes its last round.
+            while not attacker.has_something():  # It makes its last round.
                 self._watch(victims, attackers)
                 time.sleep(0.1)
             self.counts.update(attacker.hear())
