@@ -2,7 +2,7 @@
 //!
 //! Publishers and subscribers count under their own locks; whoever asks adds them up.
 
-use crate::locks::Mutex;
+use crate::sync::locks::Mutex;
 use crate::sys::fork::PerProcess;
 use std::ops::Index;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 //! A target makes of any bytes what a peer could have written, lets the library read it, and checks what must hold. One more
 //! target is a file here, a line in [`TARGETS`] and a folder in `fuzz/corpus`.
 
-use crate::locks::{Mutex, MutexGuard};
+use crate::sync::locks::{Mutex, MutexGuard};
 use arbitrary::{Arbitrary, Unstructured};
 use std::path::PathBuf;
 

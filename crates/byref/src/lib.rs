@@ -31,69 +31,46 @@
 #[macro_use] // First: the other modules name its macro.
 mod faults;
 
-mod access;
-mod announcement;
 mod attributes;
-mod batch;
-mod biased;
-mod candidates;
-mod changes;
-mod claim;
-mod connection;
 mod copies;
-mod doorstep;
 mod error;
-mod event;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod glossary;
-mod handshake;
-mod lease;
-mod loan;
-mod location;
-mod locks;
-mod lookout;
-mod message;
+mod link;
+mod memory;
 #[cfg(all(test, loom))]
 mod models;
-mod monitor;
-mod note;
-mod peer;
-mod pool;
-mod publisher;
-mod rendezvous;
-mod ring;
-mod selector;
-mod service;
-mod spin;
-mod subscriber;
+mod protocol;
+mod pubsub;
+mod reader;
 mod sync;
 mod sys;
 mod topic;
-mod wait;
-mod wake;
+mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
-pub use batch::Batch;
-pub use claim::Policy;
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
 pub use error::{Error, Result};
-pub use event::{Event, EventKind, Incoming};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
-pub use glossary::Entry;
-pub use loan::{Loan, LoanMemory};
-pub use message::{Message, PublisherInfo, Writable};
-pub use monitor::{Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors};
-pub use publisher::{
+pub use memory::glossary::Entry;
+pub use protocol::claim::Policy;
+pub use protocol::ring::INLINE_LIMIT;
+pub use pubsub::batch::Batch;
+pub use pubsub::event::{Event, EventKind, Incoming};
+pub use pubsub::loan::{Loan, LoanMemory};
+pub use pubsub::message::{Message, PublisherInfo, Writable};
+pub use pubsub::monitor::{
+    Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,
+};
+pub use pubsub::publisher::{
     Holder, Outstanding, Publisher, PublisherBuilder, PublisherStats, Releases, SubscriberInfo, Ticket,
 };
-pub use ring::INLINE_LIMIT;
-pub use selector::{Ended, Item, Selector, Turn, Waker};
-pub use subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
+pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
+pub use pubsub::subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
+pub use sync::wait::Wait;
 pub use topic::MAX_TOPIC;
-pub use wait::Wait;
 
 /// A number for the running process, never 0, that none of those from which it was forked has: for what is remembered about the
 /// process, or about a thread. After [`prepare`] it costs one load.
@@ -106,5 +83,5 @@ pub fn fork_number() -> u64 {
 /// at this moment.
 pub fn prepare() {
     sys::prepare();
-    location::prepare();
+    link::location::prepare();
 }

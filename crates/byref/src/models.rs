@@ -24,11 +24,11 @@
 //! A model that names a preemption bound explores all executions in which threads are interrupted at most so often;
 //! `LOOM_MAX_PREEMPTIONS` sets another bound for all. One without is exhaustive.
 //!
-//! [`Ring`]: crate::ring::Ring
-//! [`Lease`]: crate::lease::Lease
-//! [`Sleeper`]: crate::wake::Sleeper
-//! [`Waiter`]: crate::wake::Waiter
-//! [`horizon`]: crate::claim::horizon
+//! [`Ring`]: crate::protocol::ring::Ring
+//! [`Lease`]: crate::protocol::lease::Lease
+//! [`Sleeper`]: crate::protocol::wake::Sleeper
+//! [`Waiter`]: crate::protocol::wake::Waiter
+//! [`horizon`]: crate::protocol::claim::horizon
 //! [`Pairing::light`]: crate::sync::Pairing::light
 //! [`Pairing::Fenced`]: crate::sync::Pairing::Fenced
 //! [`Pairing::Asymmetric`]: crate::sync::Pairing::Asymmetric

@@ -1,7 +1,7 @@
 //! The packets on a socket.
 
-use crate::handshake::{Hello, ToSubscriber, decode, decode_first, encode, encode_first, topic_of_other_version};
-use crate::monitor::QueueHello;
+use crate::link::handshake::{Hello, ToSubscriber, decode, decode_first, encode, encode_first, topic_of_other_version};
+use crate::pubsub::monitor::QueueHello;
 use crate::topic;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;

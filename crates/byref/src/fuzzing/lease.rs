@@ -1,13 +1,13 @@
 //! Subscribers that say and write anything, beside one that is honest and must miss nothing.
 
 use super::{Number, each};
-use crate::candidates::Candidate;
-use crate::claim::Policy;
-use crate::connection::{Connection, LOSSLESS};
-use crate::handshake::{Hello, ToSubscriber, decode_first, encode_first};
-use crate::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
-use crate::message::{Message, PublisherInfo};
-use crate::publisher::{Greeting, Publisher, greet};
+use crate::link::candidates::Candidate;
+use crate::link::handshake::{Hello, ToSubscriber, decode_first, encode_first};
+use crate::protocol::claim::Policy;
+use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
+use crate::pubsub::message::{Message, PublisherInfo};
+use crate::pubsub::publisher::{Greeting, Publisher, greet};
+use crate::reader::connection::{Connection, LOSSLESS};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use crate::sys::process::Process;

@@ -1,7 +1,7 @@
 //! The segment of another process's event queue.
 
 use super::each;
-use crate::monitor::{MAX_LISTED, SEGMENT_LEN, read_segment};
+use crate::pubsub::monitor::{MAX_LISTED, SEGMENT_LEN, read_segment};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use arbitrary::{Arbitrary, Unstructured};

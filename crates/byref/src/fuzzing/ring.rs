@@ -1,14 +1,14 @@
 //! A publisher that writes anything into its ring and pool and onto its socket, read by a connection.
 
 use super::{Number, each};
-use crate::batch::Batch;
-use crate::candidates::Candidate;
-use crate::claim::retention_limit;
-use crate::connection::{Connection, LOSSLESS, Stop};
-use crate::handshake::{ToSubscriber, Welcome, encode};
-use crate::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
-use crate::message::{Message, PublisherInfo};
-use crate::ring::{DATA_WORDS, Descriptor, NEVER, Place, Ring};
+use crate::link::candidates::Candidate;
+use crate::link::handshake::{ToSubscriber, Welcome, encode};
+use crate::protocol::claim::retention_limit;
+use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
+use crate::protocol::ring::{DATA_WORDS, Descriptor, NEVER, Place, Ring};
+use crate::pubsub::batch::Batch;
+use crate::pubsub::message::{Message, PublisherInfo};
+use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::process::Process;
@@ -388,7 +388,7 @@ fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::glossary::{self, GLOSSARY};
+    use crate::memory::glossary::{self, GLOSSARY};
     use crate::sys::memory::MOST_MAPPED;
     use crate::sys::socket::{MAX_PACKET, Received};
 

@@ -2,8 +2,8 @@
 
 use super::explore;
 use super::parties::Plain;
-use crate::biased::Bias;
 use crate::sync::Pairing;
+use crate::sync::biased::Bias;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::rc::Rc;

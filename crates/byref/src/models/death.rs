@@ -3,7 +3,7 @@
 use super::cells::mortal;
 use super::parties::{Memory, Publisher, Reader, Shape};
 use super::{EXHAUSTIVE, explore};
-use crate::claim::Policy;
+use crate::protocol::claim::Policy;
 use crate::sync::Pairing;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;

@@ -2,7 +2,7 @@
 
 use super::parties::{Memory, Publisher, Reader, Shape};
 use super::{EXHAUSTIVE, explore};
-use crate::claim::Policy;
+use crate::protocol::claim::Policy;
 use crate::sync::Pairing;
 use loom::thread;
 

@@ -1,11 +1,11 @@
 //! The parties of the models, and the memory that they share.
 
 use super::cells::{AtomicU32, AtomicU64, step};
-use crate::claim::{Claim, Horizon, Policy, horizon, retention_limit};
-use crate::lease::{AWAKE, CLOSED, Lease};
-use crate::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
+use crate::protocol::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::protocol::lease::{AWAKE, CLOSED, Lease};
+use crate::protocol::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
+use crate::protocol::wake::{Sleeper, Waiter};
 use crate::sync::{Pairing, heavy_fence};
-use crate::wake::{Sleeper, Waiter};
 use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use std::cell::Cell;

@@ -2,8 +2,8 @@
 
 use super::parties::{Memory, Publisher, Reader, Shape, append_block, append_inline, append_pooled, look};
 use super::{EXHAUSTIVE, explore};
-use crate::claim::Policy;
-use crate::ring::{Look, Ring};
+use crate::protocol::claim::Policy;
+use crate::protocol::ring::{Look, Ring};
 use crate::sync::Pairing;
 use loom::thread;
 use std::rc::Rc;

@@ -2,8 +2,8 @@
 
 use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, recv};
 use super::{EXHAUSTIVE, explore};
-use crate::claim::Policy;
-use crate::ring::NEVER;
+use crate::protocol::claim::Policy;
+use crate::protocol::ring::NEVER;
 use crate::sync::Pairing;
 use loom::sync::Mutex;
 use loom::thread;

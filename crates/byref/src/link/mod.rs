@@ -1,0 +1,11 @@
+//! How processes find and reach each other: the directory, who may connect, packets, the service thread.
+
+pub(crate) mod access;
+pub(crate) mod announcement;
+pub(crate) mod candidates;
+pub(crate) mod doorstep;
+pub(crate) mod handshake;
+pub(crate) mod location;
+pub(crate) mod lookout;
+pub(crate) mod rendezvous;
+pub(crate) mod service;

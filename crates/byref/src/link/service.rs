@@ -1,0 +1,286 @@
+//! The one background thread of a process: it accepts connections, shakes hands, watches the rendezvous directory, and
+//! notices peers that hang up. It is never on the data path, receives no signals, and ends with the last endpoint.
+//!
+//! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
+
+use crate::error::{Error, Result};
+use crate::link::location::Location;
+use crate::link::lookout::Lookout;
+use crate::link::rendezvous::Directory;
+use crate::sync::locks::Mutex;
+use crate::sys::epoll::{Bell, Epoll, Interest};
+use crate::sys::fork::{ForkId, PerProcess};
+use crate::sys::process::spawn_without_signals;
+use rustix::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Names a task.
+pub(crate) type Token = u64;
+/// The token of the thread's own bell.
+const BELL: Token = 0;
+
+/// What becomes of a task after it ran.
+pub(crate) enum Next {
+    Keep,
+    /// Watch the descriptor for this from now on, without a deadline.
+    Watch(Interest),
+    /// Run again after this time.
+    After(Duration),
+    Done,
+}
+
+/// Why a task runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    Ready,
+    /// Its deadline passed.
+    Late,
+}
+
+type Handler = Box<dyn FnMut(&Arc<Service>, Token, Event) -> Next + Send>;
+
+struct Task {
+    fd: Option<Arc<OwnedFd>>,
+    deadline: Option<Instant>,
+    /// Absent while it runs.
+    handler: Option<Handler>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    by_token: HashMap<Token, Task>,
+    last: Token,
+    stopped: bool,
+}
+
+/// The thread's state, shared by all endpoints of the process.
+pub(crate) struct Service {
+    epoll: Epoll,
+    bell: Bell,
+    tasks: Mutex<Tasks>,
+    made_in: ForkId,
+}
+
+/// Keeps the service running; every endpoint has one.
+pub(crate) struct Handle {
+    service: Arc<Service>,
+    /// The places where this process's endpoints meet others.
+    pub lookouts: Mutex<Vec<Weak<Lookout>>>,
+}
+
+/// The running service of this process, if any.
+static RUNNING: PerProcess<Mutex<Weak<Handle>>> = PerProcess::new(Mutex::default);
+
+impl Handle {
+    /// The service of this process, started when there is none. The first start also clears `directory` of what dead
+    /// publishers left there.
+    pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
+        let mut running = RUNNING.get().lock();
+        if let Some(handle) = running.upgrade() {
+            return Ok(handle);
+        }
+        let made_in = ForkId::current();
+        let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in });
+        service.epoll.add(&service.bell, BELL, Interest::IN)?;
+        let thread = Arc::clone(&service);
+        spawn_without_signals("byref", move || thread.run())?;
+        let sweep = Arc::clone(directory);
+        service.after(Duration::ZERO, move |_, _, _| {
+            sweep.sweep();
+            Next::Done
+        });
+        let handle = Arc::new(Handle { service, lookouts: Mutex::default() });
+        *running = Arc::downgrade(&handle);
+        Ok(handle)
+    }
+}
+
+impl std::ops::Deref for Handle {
+    type Target = Arc<Service>;
+
+    fn deref(&self) -> &Arc<Service> {
+        &self.service
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.service.made_in.is_current() {
+            self.service.tasks.lock().stopped = true;
+            self.service.bell.ring();
+        }
+    }
+}
+
+impl Service {
+    /// Runs `handler` whenever `fd` is ready, and once when `deadline` passes.
+    pub fn watch(
+        &self,
+        fd: Arc<OwnedFd>,
+        interest: Interest,
+        deadline: Option<Duration>,
+        handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static,
+    ) -> io::Result<Token> {
+        let mut tasks = self.tasks.lock();
+        tasks.last += 1;
+        let token = tasks.last;
+        self.epoll.add(fd.as_fd(), token, interest)?;
+        let deadline = deadline.map(|after| Instant::now() + after);
+        tasks.by_token.insert(token, Task { fd: Some(fd), deadline, handler: Some(Box::new(handler)) });
+        drop(tasks);
+        if deadline.is_some() {
+            self.bell.ring(); // The thread may sleep past it.
+        }
+        Ok(token)
+    }
+
+    /// Runs `handler` once after `delay` (again, as long as it answers [`Next::After`]).
+    pub fn after(&self, delay: Duration, handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static) {
+        let mut tasks = self.tasks.lock();
+        tasks.last += 1;
+        let (token, deadline) = (tasks.last, Some(Instant::now() + delay));
+        tasks.by_token.insert(token, Task { fd: None, deadline, handler: Some(Box::new(handler)) });
+        drop(tasks);
+        self.bell.ring();
+    }
+
+    /// Forgets a task. One that runs at this moment finishes.
+    pub fn cancel(&self, token: Token) {
+        if !self.made_in.is_current() {
+            return; // A forked child shares the parent's epoll, and the lock may be taken there for ever.
+        }
+        let task = self.tasks.lock().by_token.remove(&token);
+        if let Some(fd) = task.and_then(|task| task.fd) {
+            self.epoll.remove(fd.as_fd());
+        }
+    }
+
+    fn run(self: Arc<Self>) {
+        let mut ready = Vec::new();
+        while self.round(&mut ready) {}
+    }
+
+    /// Sleeps until there is something to do, and does all of it, each task once; `false`: the thread is to end.
+    fn round(self: &Arc<Self>, ready: &mut Vec<Token>) -> bool {
+        let timeout = {
+            let tasks = self.tasks.lock();
+            if tasks.stopped {
+                return false;
+            }
+            let next = tasks.by_token.values().filter_map(|task| task.deadline).min();
+            next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        };
+        ready.clear();
+        if let Err(error) = self.epoll.wait(timeout, ready) {
+            log::error!("byref: the service thread cannot wait for events: {error}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.bell.silence();
+        fault!("service.woken");
+        let now = Instant::now();
+        {
+            // A task that is both ready and late runs once, as late: what made it ready may be gone after its first run, and a
+            // second one would take that for news.
+            let tasks = self.tasks.lock();
+            let is_late = |task: &Task| task.deadline.is_some_and(|at| at <= now);
+            ready.retain(|token| tasks.by_token.get(token).is_some_and(|task| !is_late(task)));
+            ready.extend(tasks.by_token.iter().filter(|(_, task)| is_late(task)).map(|(token, _)| *token));
+        }
+        for &token in &*ready {
+            self.run_task(token, now);
+        }
+        true
+    }
+
+    fn run_task(self: &Arc<Self>, token: Token, now: Instant) {
+        let taken = self.tasks.lock().by_token.get_mut(&token).and_then(|task| {
+            let late = task.deadline.is_some_and(|at| at <= now);
+            if late {
+                task.deadline = None;
+            }
+            task.handler.take().map(|handler| (handler, if late { Event::Late } else { Event::Ready }))
+        });
+        let Some((mut handler, event)) = taken else { return };
+        let next = handler(self, token, event); // Without the lock: it may add and cancel tasks, this one too.
+        if let Next::Done = next {
+            return self.cancel(token);
+        }
+        let mut tasks = self.tasks.lock();
+        let Some(task) = tasks.by_token.get_mut(&token) else { return };
+        task.handler = Some(handler);
+        match (next, &task.fd) {
+            (Next::After(delay), _) => task.deadline = Some(Instant::now() + delay),
+            (Next::Watch(interest), Some(fd)) => {
+                task.deadline = None;
+                if let Err(error) = self.epoll.modify(fd.as_fd(), token, interest) {
+                    log::error!("byref: cannot watch a peer: {error}");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The place where endpoints meet, and the service, as an endpoint on `topic` needs them.
+pub(crate) fn connect(topic: &str) -> Result<(Arc<Lookout>, Arc<Handle>)> {
+    let location = Location::from_environment()?;
+    let directory = Arc::new(Directory::open(&location, topic)?);
+    let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
+    let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
+    Ok((Lookout::over(location, directory, &handle), handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A service without a thread.
+    fn idle() -> Arc<Service> {
+        let (epoll, bell) = (Epoll::new().unwrap(), Bell::new().unwrap());
+        let service = Service { epoll, bell, tasks: Mutex::default(), made_in: ForkId::current() };
+        service.epoll.add(&service.bell, BELL, Interest::IN).unwrap();
+        Arc::new(service)
+    }
+
+    /// As after a stop of the whole process, in which a deadline passed and something came.
+    #[test]
+    fn a_task_that_is_ready_and_late_runs_once() {
+        let service = idle();
+        let (reader, writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&runs);
+        let next = move |_: &Arc<Service>, _, event: Event| {
+            seen.lock().push(event == Event::Late);
+            Next::Watch(Interest::RDHUP)
+        };
+        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, Some(Duration::ZERO), next).unwrap();
+        assert!(service.round(&mut Vec::new()));
+        assert_eq!(*runs.lock(), [true]);
+    }
+
+    #[test]
+    fn a_deadline_ends_with_the_watch_that_had_it() {
+        let service = idle();
+        let thread = Arc::clone(&service);
+        spawn_without_signals("test", move || thread.run()).unwrap();
+
+        let (events, seen) = mpsc::channel();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let brief = Some(Duration::from_millis(30));
+        let next = move |_: &Arc<Service>, _, event| {
+            events.send(event == Event::Late).unwrap();
+            Next::Watch(Interest::RDHUP)
+        };
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, brief, next).unwrap();
+        assert!(!seen.recv_timeout(Duration::from_secs(5)).unwrap(), "ready first");
+        assert!(seen.recv_timeout(Duration::from_millis(100)).is_err(), "the deadline has no meaning any more");
+        service.tasks.lock().stopped = true;
+        service.bell.ring();
+    }
+}

@@ -1,0 +1,7 @@
+//! What the two sides of a connection say to each other through shared words. No system call: loom runs these very files.
+
+pub(crate) mod claim;
+pub(crate) mod lease;
+pub(crate) mod note;
+pub(crate) mod ring;
+pub(crate) mod wake;

@@ -1,0 +1,263 @@
+//! A loan: pool memory to be filled in place and sent without a copy.
+#![allow(unsafe_code)]
+
+use crate::attributes::Encoded;
+use crate::error::{Error, Result};
+use crate::memory::pool::{Chunk, Pin};
+use crate::pubsub::publisher::ticket::Tracked;
+use crate::pubsub::publisher::{Filled, Shared, Ticket};
+use crate::sync::wait::Wait;
+use crate::sys::transfer;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Memory lent by a [`Publisher`](crate::Publisher). Dereferences to the bytes, which are arbitrary at first.
+///
+/// Dropping it without sending gives it back. It takes its sequence number when it is sent.
+pub struct Loan {
+    shared: Arc<Shared>,
+    /// `None` once it was sent or discarded.
+    chunk: Option<Chunk>,
+    len: usize,
+    /// Bytes that a library which fills it says it copied.
+    copied: usize,
+    /// While it is being sent by somebody who wants to know of its release.
+    tracked: Option<Arc<Tracked>>,
+}
+
+/// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
+#[derive(Clone)]
+pub struct LoanMemory(Arc<Pin>);
+
+impl LoanMemory {
+    /// The first byte. Writing through it after the loan was sent changes one's own message.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.0.as_ptr()
+    }
+}
+
+impl Loan {
+    pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize) -> Self {
+        Loan { shared, chunk: Some(chunk), len, copied: 0, tracked: None }
+    }
+
+    /// The chunk; in a forked child, where the memory is not mapped, an error.
+    fn chunk(&self) -> Result<&Chunk> {
+        self.shared.check_fork()?;
+        let over = || Error::Closed { what: "loan", topic: self.shared.topic().to_owned() };
+        self.chunk.as_ref().ok_or_else(over)
+    }
+
+    /// The memory, to be kept beyond the loan.
+    pub fn memory(&self) -> Result<LoanMemory> {
+        Ok(LoanMemory(Arc::clone(&self.chunk()?.pin)))
+    }
+
+    /// The loan itself, for who has it by reference; what is left behind is over.
+    pub fn take(&mut self) -> Loan {
+        Loan {
+            shared: Arc::clone(&self.shared),
+            chunk: self.chunk.take(),
+            len: self.len,
+            copied: self.copied,
+            tracked: self.tracked.take(),
+        }
+    }
+
+    /// Counts `bytes` of the payload as copied to here, for libraries that fill loans with what their callers give them.
+    pub fn count_copied(&mut self, bytes: usize) {
+        self.copied += bytes;
+    }
+
+    /// Copies `bytes` to the payload's bytes from `at` on, as fast as the machine can: a payload larger than a quarter of the
+    /// processor's last cache does not go through the caches.
+    ///
+    /// # Panics
+    /// When they reach beyond the payload's end.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        let is_large = transfer::is_large(self.len);
+        let to = &mut self[at..at + bytes.len()];
+        if is_large { transfer::stream(to, bytes) } else { to.copy_from_slice(bytes) }
+    }
+
+    /// Whether it was neither sent nor discarded.
+    pub fn is_open(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// Shortens the payload to `len` bytes; a larger `len` is an error.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        self.chunk()?;
+        if len > self.len {
+            let text =
+                format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.shared.topic(), self.len);
+            return Err(Error::InvalidArgument(text));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Sends the payload; returns its sequence number. Waits for lossless subscribers without limit.
+    pub fn send(mut self) -> Result<u64> {
+        self.send_with(&Encoded::default(), None, &mut Wait::up_to(None))
+    }
+
+    /// Sends the payload with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`). When it fails, nobody
+    /// received anything and the loan is as before.
+    pub fn send_with(&mut self, attributes: &Encoded, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.send_encoded(attributes, timestamp_ns, self.copied, wait)
+    }
+
+    /// [`send_with`](Self::send_with), and a ticket that tells when the message is released.
+    pub fn send_tracked_with(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket> {
+        self.send_tracked_encoded(attributes, timestamp_ns, self.copied, wait)
+    }
+
+    /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
+    /// timestamp; see [`Publisher::send_many`](crate::Publisher::send_many). Returns the first one's sequence number. When it
+    /// fails, nobody received anything and the loan is as before.
+    pub fn send_many_with(
+        &mut self,
+        count: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        match count {
+            1 => self.send_encoded(attributes, timestamp_ns, self.copied, wait),
+            _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
+                let text = format!(
+                    "topic '{}': {} bytes are not {count} messages of equal length",
+                    self.shared.topic(),
+                    self.len
+                );
+                Err(Error::InvalidArgument(text))
+            }
+            _ => self.send_rows(count, attributes, timestamp_ns, self.copied, wait),
+        }
+    }
+
+    /// `copied`: how many of the payload's bytes the library copied to here.
+    pub(crate) fn send_encoded(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.chunk()?;
+        if let Some(sent) = self.shared.commit_inline(self, attributes, timestamp_ns, wait) {
+            if sent.is_ok() {
+                self.discard();
+            }
+            return sent;
+        }
+        self.send_rows(1, attributes, timestamp_ns, copied, wait)
+    }
+
+    /// `copied`: as above.
+    pub(crate) fn send_tracked_encoded(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket> {
+        let tracked = Tracked::new();
+        self.tracked = Some(Arc::clone(&tracked));
+        let sent = self.send_rows(1, attributes, timestamp_ns, copied, wait);
+        self.tracked = None;
+        Ok(Ticket::new(Arc::clone(&self.shared), tracked, sent?))
+    }
+
+    /// Sends the payload as `count` messages of equal length.
+    pub(crate) fn send_rows(
+        &mut self,
+        count: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let needed = (self.len.next_multiple_of(8) + attributes.len()) as u64;
+        if needed <= self.chunk()?.bytes {
+            return self.publish(count, attributes, timestamp_ns, copied, wait);
+        }
+        // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
+        let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
+        let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
+        larger.write(0, self);
+        larger.tracked = self.tracked.clone();
+        let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
+        self.discard();
+        Ok(sequence)
+    }
+
+    /// Publishes the chunk, which has room for the attributes.
+    fn publish(
+        &mut self,
+        count: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        copied: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let chunk = self.chunk()?;
+        if !attributes.is_empty() {
+            let at = self.len.next_multiple_of(8);
+            // SAFETY: the caller made sure that `at + attributes.len()` is within the chunk.
+            let behind = unsafe { chunk.pin.as_ptr().add(at) };
+            // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
+            unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
+        }
+        let count = u32::try_from(count).map_err(|_| {
+            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
+        })?;
+        fault!("loan.filled");
+        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
+        let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
+        fault!("loan.sent");
+        self.chunk = None;
+        Ok(sequence)
+    }
+
+    /// Gives the memory back without sending. Doing so twice is fine.
+    pub fn discard(&mut self) {
+        if let Some(chunk) = self.chunk.take() {
+            let slot = chunk.slot;
+            drop(chunk); // The pool sees then whether arrays made from it still live.
+            fault!("loan.discarding");
+            self.shared.discard(slot);
+        }
+    }
+}
+
+impl Deref for Loan {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Ok(chunk) = self.chunk() else { return &[] };
+        // SAFETY: the chunk is this loan's alone and has at least `len` bytes, mapped as long as its pin lives; memory of
+        // a shared mapping is always initialised. Only the owner of a `LoanMemory` could write it, with `unsafe`.
+        unsafe { std::slice::from_raw_parts(chunk.pin.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Loan {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Ok(chunk) = self.chunk() else { return &mut [] };
+        // SAFETY: as in `deref`, and `&mut self` makes this the only slice.
+        unsafe { std::slice::from_raw_parts_mut(chunk.pin.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}

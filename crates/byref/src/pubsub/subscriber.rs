@@ -1,0 +1,1430 @@
+//! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern
+//! matches.
+
+use crate::copies::{self, Cause, Endpoint};
+use crate::error::{Error, Result, printable};
+use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
+use crate::link::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
+use crate::link::lookout::{Listener, Lookout};
+use crate::link::rendezvous::{self, Directory};
+use crate::link::service::{self, Handle, Next};
+use crate::protocol::claim::{Policy, retention_limit};
+use crate::protocol::lease::LEASE_LEN;
+use crate::pubsub::batch::Batch;
+use crate::pubsub::event::{Event, EventKind, Incoming};
+use crate::pubsub::message::{Message, PublisherInfo, Taken};
+use crate::pubsub::selector::Item;
+use crate::reader::connection::{Connection, LOSSLESS, Stop};
+use crate::sync::biased::{Biased, BiasedGuard};
+use crate::sync::changes::{Changes, Ended};
+use crate::sync::heavy_fence;
+use crate::sync::locks::{Mutex, Turn};
+use crate::sync::spin::{DEFAULT_MOST, Sight, Spin};
+use crate::sync::wait::Wait;
+use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
+use crate::sys::fork::ForkId;
+use crate::sys::limits;
+use crate::sys::membarrier;
+use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::process::Process;
+use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
+use crate::topic;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Messages sent so close to each other come in a stream.
+const STREAMING_NS: u64 = 250;
+/// Messages taken from one publisher before the next one's turn.
+const TURN: u32 = 8;
+/// The service thread looks so often at a subscriber that does not sleep in a call: who polls, or does something else, learns of
+/// ends and gives memory back all the same.
+pub(crate) const TIDY: Duration = Duration::from_millis(250);
+/// A lossy subscriber keeps the last messages of so many publishers that are gone.
+const MOST_GONE: usize = 64;
+/// A publisher that takes longer to answer does not hold up the others that are to be asked.
+const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
+/// How often a question without an answer looks whether its subscriber was closed.
+const STILL_WANTED: Duration = Duration::from_secs(1);
+/// How long a thread that waits for its turn to sleep does so before it looks for signals.
+const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
+/// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+/// The most events that wait for a subscriber that receives nothing; the oldest go.
+const MOST_EVENTS: usize = 1 << 16;
+/// Marks the token of a publisher's pidfd.
+const DEATH: u64 = 1 << 63;
+
+/// Settings of a [`Subscriber`]; see [`Subscriber::builder`].
+#[derive(Clone, Debug)]
+pub struct SubscriberBuilder {
+    topic: String,
+    policy: Policy,
+    depth: Option<u64>,
+    history: u64,
+    spin: Duration,
+    events: bool,
+    name: Option<String>,
+}
+
+impl SubscriberBuilder {
+    /// What happens when it falls behind (default: [`Policy::Block`]).
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// How many messages of each publisher may wait for it. Default and most: what the publisher's ring holds (half of it
+    /// for [`Policy::DropOldest`]).
+    pub fn depth(mut self, messages: u64) -> Self {
+        self.depth = Some(messages);
+        self
+    }
+
+    /// How many messages from before it came it wants of each publisher, as far as that has them (default: 0).
+    pub fn history(mut self, messages: u64) -> Self {
+        self.history = messages;
+        self
+    }
+
+    /// How long at most a receive without a message looks again and again before it sleeps (default: 150 us). Waking up takes
+    /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to 2 us when they do not.
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.spin = time;
+        self
+    }
+
+    /// Whether [`next_with`](Subscriber::next_with) and its like also tell what happens to publishers (default: no).
+    pub fn events(mut self, wanted: bool) -> Self {
+        self.events = wanted;
+        self
+    }
+
+    /// A name for people, shown to publishers and in error texts.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How many messages of a publisher whose ring holds `capacity` it wants at most when it falls behind.
+    #[inline]
+    fn keeps(&self, capacity: u64) -> u64 {
+        match self.policy {
+            Policy::Block => LOSSLESS,
+            Policy::Latest => 1,
+            Policy::DropOldest => self.depth.unwrap_or(u64::MAX).min(retention_limit(capacity)),
+        }
+    }
+
+    /// Makes the subscriber and looks for publishers.
+    pub fn build(self) -> Result<Subscriber> {
+        topic::validate_pattern(&self.topic)?;
+        if self.depth == Some(0) {
+            return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
+        }
+        if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
+            return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
+        }
+        Subscriber::new(self)
+    }
+}
+
+/// Receives the messages of every publisher of one topic, or of all topics that a pattern matches, present and future.
+///
+/// A pattern has wildcards among its `/`-separated levels: `*` stands for exactly one level, `**` for any number of
+/// them, none too. `camera/*` matches `camera/front`; `ticks/**` matches `ticks` and `ticks/EUR/bid`; `**/bid` matches
+/// `bid`. [`Message::topic`] tells which topic a message was published on. A wildcard is a whole level; `a*` is
+/// [`Error::InvalidTopic`].
+///
+/// It may be shared by threads: each message goes to exactly one caller. Messages of one publisher come in order; among
+/// several publishers turns are fair.
+pub struct Subscriber {
+    shared: Arc<Shared>,
+    /// Dropping it closes it.
+    closes: bool,
+}
+
+/// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
+/// says nothing. It stays open as long as this lives, and is only to be polled.
+pub struct Readiness(pub(crate) Arc<Door>);
+
+impl AsFd for Readiness {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.epoll.as_fd()
+    }
+}
+
+struct Shared {
+    options: SubscriberBuilder,
+    made_in: ForkId,
+    open: Biased<Option<Open>>,
+    /// What the counters said at `close`.
+    final_stats: Mutex<SubscriberStats>,
+    /// Publishers came or went.
+    changed: Changes,
+    /// Held by the one thread that sleeps for a publisher's ring; others look again now and then.
+    sleeping: Turn,
+    /// A thread sleeps in a call: it looks at all that happens. For those who have not the lock.
+    attended: AtomicBool,
+}
+
+/// Everything that closing gives back.
+struct Open {
+    connections: Vec<Connection>,
+    /// Whose turn it is, and for how many more messages.
+    turn: usize,
+    turn_left: u32,
+    /// Whose record was taken last; valid until the next look.
+    taken_from: usize,
+    last_id: u64,
+    candidates: Candidates,
+    /// The number of the last sleep.
+    epoch: u64,
+    /// Publishers were told that this subscriber sleeps.
+    armed: bool,
+    /// A thread sleeps, or is about to: events are its business, and so are the wake-ups.
+    asleep: bool,
+    /// Somebody polls the descriptor.
+    polled: bool,
+    spin: Spin,
+    /// When the last message was sent, and how long after the one before.
+    sent_ns: u64,
+    apart_ns: u64,
+    stats: SubscriberStats,
+    /// Found while connecting in the background, reported by the next receive that finds no message.
+    trouble: Option<Error>,
+    /// What happened and was not told yet.
+    events: VecDeque<Event>,
+    shared: Weak<Shared>,
+    door: Arc<Door>,
+    directory: Arc<Directory>,
+    service: Arc<Handle>,
+    lookout: Arc<Lookout>,
+}
+
+/// Counters of a subscriber.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriberStats {
+    /// Messages received.
+    pub received: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+    /// Payload bytes copied on the way (small messages, out of the ring).
+    pub copied_bytes: u64,
+    /// Messages lost by this subscriber's policy.
+    pub lost: u64,
+    /// How often it went to sleep.
+    pub sleeps: u64,
+}
+
+/// What waits for a subscriber.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that were sent and not taken yet.
+    pub messages: u64,
+    /// When the oldest of them was sent: nanoseconds of `CLOCK_REALTIME`, or what its sender gave.
+    pub oldest_ns: Option<u64>,
+}
+
+impl Subscriber {
+    /// Settings for a subscriber to `topic`, which may be a pattern.
+    pub fn builder(topic: impl Into<String>) -> SubscriberBuilder {
+        SubscriberBuilder {
+            topic: topic.into(),
+            policy: Policy::Block,
+            depth: None,
+            history: 0,
+            spin: DEFAULT_MOST,
+            events: false,
+            name: None,
+        }
+    }
+
+    fn new(options: SubscriberBuilder) -> Result<Self> {
+        let (topic, spin) = (options.topic.clone(), options.spin);
+        let (lookout, service) = service::connect(&topic)?;
+        let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
+        let open = |shared: &Weak<Shared>| Open {
+            connections: Vec::new(),
+            turn: 0,
+            turn_left: TURN,
+            taken_from: 0,
+            last_id: 0,
+            candidates: Candidates::default(),
+            epoch: 0,
+            armed: false,
+            asleep: false,
+            polled: false,
+            spin: Spin::up_to(spin),
+            sent_ns: 0,
+            apart_ns: u64::MAX,
+            stats: SubscriberStats::default(),
+            trouble: None,
+            events: VecDeque::new(),
+            shared: Weak::clone(shared),
+            door: Arc::clone(&door),
+            directory: lookout.directory(),
+            service: Arc::clone(&service),
+            lookout: Arc::clone(&lookout),
+        };
+        let shared = Arc::new_cyclic(|shared| Shared {
+            made_in: ForkId::current(),
+            open: Biased::new(Some(open(shared))),
+            options,
+            final_stats: Mutex::default(),
+            changed: Changes::default(),
+            sleeping: Turn::default(),
+            attended: AtomicBool::new(false),
+        });
+        lookout
+            .register(&shared)
+            .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
+        copies::register(Cause::Receive, &shared);
+        fault!("connect.looking");
+        Ok(Subscriber { shared, closes: true })
+    }
+
+    /// The next message; waits without limit.
+    pub fn recv(&self) -> Result<Message> {
+        self.recv_with(&mut Wait::up_to(None))
+    }
+
+    /// The next message; waits up to `timeout`.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
+        self.recv_with(&mut Wait::up_to(Some(timeout)))
+    }
+
+    /// A second handle to the same subscriber. Dropping it closes nothing.
+    pub fn handle(&self) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false }
+    }
+
+    /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
+    #[inline(always)]
+    pub fn try_recv(&self) -> Result<Option<Message>> {
+        // Not through `try_receive`: passing `take` on costs a call and a move of the message.
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        if let Some(message) = open.take(&self.shared.options)? {
+            return Ok(Some(message));
+        }
+        open.found_nothing(&self.shared.options, Open::take)
+    }
+
+    /// The next message, with an interruptible wait.
+    #[inline(always)]
+    pub fn recv_with(&self, wait: &mut Wait<'_>) -> Result<Message> {
+        // Not through `receive`, for the same reason.
+        let taken = {
+            let mut guard = self.shared.lock()?;
+            self.shared.opened(&mut guard)?.take(&self.shared.options)?
+        };
+        match taken {
+            Some(message) => Ok(message),
+            None => self.shared.receive_slowly(wait, Open::take),
+        }
+    }
+
+    /// [`try_recv`](Self::try_recv) that tells what happens, too.
+    pub fn try_next(&self) -> Result<Option<Incoming<Message>>> {
+        self.try_receive(|open, options| open.take_incoming(options, Open::take_one))
+    }
+
+    /// [`recv_with`](Self::recv_with) that tells what happens, too.
+    pub fn next_with(&self, wait: &mut Wait<'_>) -> Result<Incoming<Message>> {
+        self.receive(wait, |open, options| open.take_incoming(options, Open::take_one))
+    }
+
+    /// Up to `most` messages; waits without limit for the first.
+    pub fn recv_batch(&self, most: usize) -> Result<Batch> {
+        self.recv_batch_with(most, &mut Wait::up_to(None))
+    }
+
+    /// Up to `most` messages that are there; waits for the first only. Messages that were sent together with
+    /// [`send_many`](crate::Publisher::send_many) are a batch, or several, without others.
+    pub fn recv_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Batch> {
+        self.check_most(most)?;
+        self.receive(wait, |open, options| {
+            open.take_past_events(options, |open, options| open.take_batch(options, most))
+        })
+    }
+
+    /// The batch that is there; `None` when there is no message.
+    pub fn try_recv_batch(&self, most: usize) -> Result<Option<Batch>> {
+        self.check_most(most)?;
+        self.try_receive(|open, options| open.take_past_events(options, |open, options| open.take_batch(options, most)))
+    }
+
+    /// [`try_recv_batch`](Self::try_recv_batch) that tells what happens, too.
+    pub fn try_next_batch(&self, most: usize) -> Result<Option<Incoming<Batch>>> {
+        self.check_most(most)?;
+        self.try_receive(|open, options| open.take_incoming(options, |open, options| open.take_batch(options, most)))
+    }
+
+    /// [`recv_batch_with`](Self::recv_batch_with) that tells what happens, too.
+    pub fn next_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Incoming<Batch>> {
+        self.check_most(most)?;
+        self.receive(wait, |open, options| open.take_incoming(options, |open, options| open.take_batch(options, most)))
+    }
+
+    fn check_most(&self, most: usize) -> Result<()> {
+        let refused =
+            || Error::InvalidArgument(format!("topic '{}': a batch has at least 1 message", self.shared.options.topic));
+        if most == 0 { Err(refused()) } else { Ok(()) }
+    }
+
+    fn try_receive<R>(
+        &self,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match take(open, &self.shared.options) {
+            Ok(None) => open.found_nothing(&self.shared.options, take),
+            result => result,
+        }
+    }
+
+    fn receive<R>(
+        &self,
+        wait: &mut Wait<'_>,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<R> {
+        let taken = {
+            let mut guard = self.shared.lock()?;
+            take(self.shared.opened(&mut guard)?, &self.shared.options)?
+        };
+        match taken {
+            Some(taken) => Ok(taken),
+            None => self.shared.receive_slowly(wait, take),
+        }
+    }
+
+    /// Waits until at least `n` publishers are connected.
+    pub fn wait_for_publishers(&self, n: usize, timeout: Option<Duration>) -> Result<()> {
+        self.wait_for_publishers_with(n, &mut Wait::up_to(timeout))
+    }
+
+    /// [`wait_for_publishers`](Self::wait_for_publishers) with an interruptible wait.
+    pub fn wait_for_publishers_with(&self, n: usize, wait: &mut Wait<'_>) -> Result<()> {
+        let shared = &*self.shared;
+        let ended = shared.changed.until(wait, || {
+            let mut guard = shared.lock()?;
+            let open = shared.opened(&mut guard)?;
+            let happened = open.handle_events(&shared.options)?;
+            open.pass_on(happened);
+            if open.connections.iter().filter(|connection| connection.is_live()).count() >= n {
+                return Ok(true);
+            }
+            open.trouble.take().map_or(Ok(false), Err)
+        });
+        match ended? {
+            Ended::Done => Ok(()),
+            Ended::TimedOut => Err(shared.timed_out(wait, "waiting for publishers")),
+            Ended::Interrupted => Err(Error::Interrupted { topic: shared.options.topic.clone() }),
+        }
+    }
+
+    /// The publishers that are connected and alive.
+    pub fn publishers(&self) -> Result<Vec<Arc<PublisherInfo>>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        let happened = open.handle_events(&self.shared.options)?;
+        open.pass_on(happened);
+        let live = open.connections.iter().filter(|connection| connection.is_live());
+        Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
+    }
+
+    /// A descriptor to poll for messages.
+    pub fn readiness(&self) -> Result<Readiness> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        open.polled = true;
+        Ok(Readiness(Arc::clone(&open.door)))
+    }
+
+    /// What waits to be received: messages that were sent and not taken yet. Nothing after `close`.
+    pub fn backlog(&self) -> Result<Backlog> {
+        let guard = self.shared.lock()?;
+        let mut backlog = Backlog::default();
+        for connection in guard.iter().flat_map(|open| &open.connections) {
+            let (messages, oldest) = connection.backlog(self.shared.options.keeps(connection.capacity()));
+            backlog.messages += messages;
+            backlog.oldest_ns = backlog.oldest_ns.into_iter().chain(oldest).min();
+        }
+        Ok(backlog)
+    }
+
+    /// Counters; after `close`, the last ones.
+    pub fn stats(&self) -> Result<SubscriberStats> {
+        let guard = self.shared.lock()?;
+        Ok(guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), |open| open.stats.clone()))
+    }
+
+    /// The topic, or the pattern, as it was given.
+    pub fn topic(&self) -> &str {
+        &self.shared.options.topic
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> Result<bool> {
+        Ok(self.shared.lock()?.is_none())
+    }
+
+    /// Closes the subscriber. Calls that wait in other threads end with [`Error::Closed`]; messages stay valid. Closing
+    /// twice is fine.
+    pub fn close(&self) {
+        self.shared.close();
+    }
+}
+
+/// For a [`Selector`](crate::Selector), which sleeps for many subscribers at once and is the only one to receive from them.
+impl Subscriber {
+    /// The next message; `None` when none is there. What happened to descriptors is left alone.
+    #[inline(always)]
+    pub(crate) fn poll(&self) -> Result<Option<Message>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        match open.take(&self.shared.options) {
+            Ok(None) => open.trouble.take().map_or(Ok(None), Err),
+            result => result,
+        }
+    }
+
+    /// [`poll`](Self::poll) that tells what happens, too, and gives up to `most` messages at once.
+    pub(crate) fn poll_incoming(&self, most: Option<usize>) -> Result<Option<Item>> {
+        let mut guard = self.shared.lock()?;
+        let open = self.shared.opened(&mut guard)?;
+        let options = &self.shared.options;
+        let found = match most {
+            None => open.take_incoming(options, |open, options| Ok(open.take_one(options)?.map(Item::Message))),
+            Some(most) => open.take_incoming(options, |open, options| {
+                Ok(open.take_batch(options, most)?.map(|batch| Item::Batch(Box::new(batch))))
+            }),
+        };
+        match found? {
+            Some(Incoming::Message(item)) => Ok(Some(item)),
+            Some(Incoming::Event(event)) => Ok(Some(Item::Event(Box::new(event)))),
+            None => open.trouble.take().map_or(Ok(None), Err),
+        }
+    }
+
+    /// Whether it tells what happens.
+    pub(crate) fn has_events(&self) -> bool {
+        self.shared.options.events
+    }
+
+    /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
+    pub(crate) fn announce_sleep(&self) -> Result<()> {
+        self.shared.opened(&mut self.shared.lock()?)?.announce();
+        Ok(())
+    }
+
+    /// Handles what made the descriptor readable.
+    pub(crate) fn handle_events(&self) -> Result<()> {
+        let mut guard = self.shared.lock()?;
+        self.shared.opened(&mut guard)?.handle_events(&self.shared.options).map(drop)
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if self.closes {
+            self.shared.close();
+        }
+    }
+}
+
+impl Listener for Shared {
+    fn appeared(self: Arc<Self>, name: &str) {
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.meet(name));
+            self.ask_candidates();
+        }
+    }
+
+    fn vanished(&self, name: &str) {
+        if rendezvous::may_match(name, &self.options.topic) {
+            self.update(|open| open.candidates.forget(name));
+        }
+    }
+
+    fn tidy(&self) {
+        if !self.attended.load(Ordering::Relaxed) && self.update(|open| open.tidy(&self.options)) == Some(true) {
+            self.changed.notify();
+        }
+    }
+
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()> {
+        let listed = self.update(|open| {
+            open.directory = Arc::clone(directory);
+            // Within the lock: no name that comes later is forgotten.
+            let mut names = directory.names()?;
+            names.retain(|name| rendezvous::may_match(name, &self.options.topic));
+            open.candidates.meet_all(&names);
+            Ok(())
+        });
+        self.ask_candidates();
+        listed.unwrap_or(Ok(()))
+    }
+}
+
+impl Shared {
+    /// The lock, unless a forked child asks: there it may be taken for ever.
+    #[inline]
+    fn lock(&self) -> Result<BiasedGuard<'_, Option<Open>>> {
+        if self.made_in.is_current() {
+            Ok(self.open.lock())
+        } else {
+            Err(Error::Forked { what: "subscriber", topic: self.options.topic.clone() })
+        }
+    }
+
+    #[inline]
+    fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
+        guard.as_mut().ok_or_else(|| Error::Closed { what: "subscriber", topic: self.options.topic.clone() })
+    }
+
+    fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+        let alone = self.update(|open| open.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
+        let has_time = wait.given() >= LONG_WAIT;
+        let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
+        Error::Timeout { what, topic: self.options.topic.clone(), waited: wait.given(), hint }
+    }
+
+    #[cold]
+    fn receive_slowly<R>(
+        &self,
+        wait: &mut Wait<'_>,
+        mut take: impl FnMut(&mut Open, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<R> {
+        if !wait.is_allowed() {
+            return Err(Error::WouldBlock { topic: self.options.topic.clone() });
+        }
+        let mut taken = None;
+        self.wait_until(wait, &mut |open| {
+            taken = take(open, &self.options)?;
+            Ok(taken.is_some())
+        })?;
+        Ok(taken.expect("the wait ends when something was taken"))
+    }
+
+    /// Waits until `take` says that it has taken something. It is called with the lock held.
+    fn wait_until(&self, wait: &mut Wait<'_>, take: &mut dyn FnMut(&mut Open) -> Result<bool>) -> Result<()> {
+        let mut took_wake_ups = false;
+        let outcome = self.sleep_until(wait, take, &mut took_wake_ups);
+        if took_wake_ups {
+            self.update(|open| open.pass_on(true));
+        }
+        outcome
+    }
+
+    /// `took_wake_ups`: there is somebody who polls the descriptor, and may have missed what made it readable.
+    fn sleep_until(
+        &self,
+        wait: &mut Wait<'_>,
+        take: &mut dyn FnMut(&mut Open) -> Result<bool>,
+        took_wake_ups: &mut bool,
+    ) -> Result<()> {
+        let (door, spin, is_stream) = {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            (Arc::clone(&open.door), open.spin, open.apart_ns < STREAMING_NS)
+        };
+        let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
+        let found = spin.look(limit, is_stream, |look| {
+            if look.long && wait.is_interrupted() {
+                return Err(Error::Interrupted { topic: self.options.topic.clone() });
+            }
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            if take(open)? {
+                open.spin.paid(look.made_way);
+                return Ok(Sight::Found);
+            }
+            let happened = look.long && open.handle_events(&self.options)?;
+            *took_wake_ups |= happened && open.polled;
+            Ok(if happened { Sight::Sleep } else { Sight::Nothing })
+        });
+        if found? {
+            return Ok(());
+        }
+        let mut leader = None;
+        let mut look_for_signals = true;
+        let mut still_armed = false;
+        loop {
+            let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
+            if look_for_signals && wait.may_be_interrupted() {
+                // What runs now may receive from here, too, and would wait for the right that its own thread has.
+                (leader, still_armed) = (None, false);
+                if wait.is_interrupted() {
+                    return Err(Error::Interrupted { topic: self.options.topic.clone() });
+                }
+            }
+            let slice = wait.slice(left);
+            if leader.is_none() {
+                // Whoever sleeps takes one message and lets the next one sleep.
+                let most = slice.unwrap_or(FOLLOWER_SLICE).min(FOLLOWER_SLICE);
+                leader = self.sleeping.take_within(most);
+                look_for_signals = leader.is_none();
+                if leader.is_none() {
+                    continue;
+                }
+            }
+            {
+                let mut guard = self.lock()?;
+                let open = self.opened(&mut guard)?;
+                if take(open)? {
+                    return Ok(());
+                }
+                if !(still_armed && open.armed) {
+                    open.arm();
+                    if take(open)? {
+                        return Ok(());
+                    }
+                }
+                if let Some(trouble) = open.trouble.take() {
+                    return Err(trouble);
+                }
+                open.asleep = true;
+                open.stats.sleeps += 1;
+            }
+            let slept = Instant::now();
+            let mut ready = Vec::new();
+            fault!("sleep.subscriber_before");
+            self.attended.store(true, Ordering::Relaxed);
+            let woken = door.epoll.wait(slice, &mut ready);
+            self.attended.store(false, Ordering::Relaxed);
+            fault!("sleep.subscriber_after");
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            open.asleep = false;
+            open.spin.slept(slept.elapsed());
+            let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
+            look_for_signals = woken != Woken::Ready;
+            still_armed = ready.is_empty();
+            *took_wake_ups |= !still_armed && open.polled;
+            open.handle(&ready);
+        }
+    }
+
+    /// Does something with what is open, unless it was closed.
+    fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        self.open.lock().as_mut().map(change)
+    }
+
+    /// Asks the publishers whose turn it is.
+    fn ask_candidates(self: &Arc<Self>) {
+        let next =
+            |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
+        while let Some((candidate, directory, service)) = self.update(next).flatten() {
+            log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
+            let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
+                Connect::Connected(socket) if self.knows(&candidate.name, &socket) => Ok(false),
+                Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
+                Connect::Busy => {
+                    self.ask_again(candidate.clone());
+                    Ok(false)
+                }
+                Connect::Refused | Connect::Absent => {
+                    self.update(|open| open.candidates.is_gone(&candidate.name));
+                    Ok(false)
+                }
+            });
+            let waits_for_answer = asked.unwrap_or_else(|error| {
+                self.is_short_of(&error);
+                if candidate.pause == FIRST_PAUSE {
+                    let topic = &self.options.topic;
+                    log::warn!("byref: topic '{topic}': cannot connect to a publisher, trying again: {error}");
+                }
+                self.ask_again(candidate);
+                false
+            });
+            if !waits_for_answer {
+                self.update(|open| open.candidates.finished());
+            }
+        }
+    }
+
+    /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to; its
+    /// further name is kept then. Its process vouches for it: names and identities can be copied.
+    fn knows(&self, name: &str, socket: &OwnedFd) -> bool {
+        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+        let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
+        let known = |open: &mut Open| {
+            let is_known = open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
+            if is_known {
+                open.candidates.keep(name);
+            }
+            is_known
+        };
+        self.update(known).unwrap_or(false)
+    }
+
+    /// If this process lacks what a connection takes, the next call that finds no message says so; a publisher is asked again
+    /// meanwhile.
+    fn is_short_of(&self, error: &io::Error) {
+        if let Some(errno) = error.raw_os_error().filter(|_| limits::is_shortage(error)) {
+            let error = io::Error::from_raw_os_error(errno);
+            let trouble = Error::system(&self.options.topic, "cannot connect to a publisher, trying again")(error);
+            self.update(|open| {
+                open.trouble = Some(trouble);
+                open.door.bell.ring();
+            });
+            self.changed.notify();
+        }
+    }
+
+    /// Has a publisher asked again after a pause.
+    fn ask_again(&self, candidate: Candidate) {
+        self.update(|open| open.ask_again(candidate));
+    }
+
+    /// A publisher answered, or takes too long: it is the next one's turn.
+    fn ask_next(self: &Arc<Self>) {
+        self.update(|open| open.candidates.finished());
+        self.ask_candidates();
+    }
+
+    /// Sends the lease to a publisher, and takes the answer when it comes.
+    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+        fault!("connect.connected");
+        let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        fault!("connect.lease_made");
+        let hello = Hello {
+            topic: self.options.topic.clone(),
+            policy: self.options.policy,
+            depth: self.options.depth,
+            history: self.options.history,
+            name: self.options.name.clone(),
+            membarrier: membarrier::available(),
+        };
+        if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
+            return Err(io::Error::other("its socket is full"));
+        }
+        fault!("connect.hello_sent");
+        let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
+        let mut lease = Some(lease.into_map());
+        let mut slow = false;
+        service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
+            let Some(shared) = shared.upgrade() else { return Next::Done };
+            let mut packet = [0u8; MAX_PACKET];
+            match socket::receive(&answering, &mut packet) {
+                Ok(Received::Empty) if event == service::Event::Late => {
+                    if !std::mem::replace(&mut slow, true) {
+                        shared.ask_next();
+                    }
+                    return shared.update(|_| Next::After(STILL_WANTED)).unwrap_or(Next::Done);
+                }
+                Ok(Received::Empty) => return Next::Keep,
+                Ok(Received::Packet(len, ring)) => {
+                    service.cancel(task); // From here on the socket is the receiving thread's.
+                    let lease = lease.take().expect("the first packet is handled once");
+                    let outcome = shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
+                    if let Err(error) = outcome {
+                        log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
+                        shared.is_short_of(&error);
+                        if error.raw_os_error().is_some() {
+                            shared.ask_again(candidate.clone());
+                        }
+                    }
+                }
+                Ok(Received::OutOfDescriptors) => {
+                    shared.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
+                    shared.ask_again(candidate.clone());
+                }
+                // It may be busy, or short of something; one that is gone refuses next time.
+                Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+            }
+            if !slow {
+                shared.ask_next();
+            }
+            Next::Done
+        })?;
+        Ok(())
+    }
+
+    /// Takes a publisher in.
+    fn welcome(
+        &self,
+        packet: &[u8],
+        ring: Option<OwnedFd>,
+        lease: Mapping,
+        socket: &Arc<OwnedFd>,
+        candidate: &Candidate,
+    ) -> io::Result<()> {
+        fault!("connect.welcomed");
+        let pid = socket::peer_pid(socket);
+        let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let pattern = &self.options.topic;
+        let welcome: Welcome = match handshake::decode_first(packet) {
+            Ok(ToSubscriber::Welcome(welcome)) => welcome,
+            Ok(ToSubscriber::NotThisTopic) => {
+                log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
+                return Ok(());
+            }
+            Err(NotUnderstood::Version(theirs)) => {
+                let topic = handshake::topic_of_other_version(packet);
+                if topic.is_some_and(|topic| !topic::matches(pattern, topic)) {
+                    return Ok(());
+                }
+                let topic = topic.unwrap_or(pattern).to_owned();
+                self.update(|open| {
+                    open.trouble = Some(Error::VersionMismatch { topic, pid: number, theirs, ours: VERSION });
+                    open.door.bell.ring();
+                });
+                return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
+            }
+            Ok(_) | Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
+        };
+        let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
+        let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
+        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+            let topic = topic.escape_debug();
+            return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
+        }
+        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
+        let process = Process::find(pid)?;
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return Ok(()) };
+        let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
+        let known = open.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info));
+        if let Some(known) = known {
+            known.candidate = candidate.clone(); // It announced itself anew, and was asked under both names.
+            return Ok(());
+        }
+        open.last_id += 1;
+        let id = open.last_id;
+        let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
+        let connection = Connection::new(id, info, &welcome, ring, lease, socket, process, candidate, tell_gaps)?;
+        open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
+        if let Some(death) = &connection.death {
+            open.door.epoll.add(death, id | DEATH, Interest::IN)?;
+        }
+        fault!("connect.watched");
+        if open.armed {
+            connection.link.lease().set_sleeping(open.epoch);
+            heavy_fence();
+        }
+        open.happened(&self.options, &connection.link.info, EventKind::Joined);
+        open.connections.push(connection);
+        open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
+        log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
+        fault!("connect.joined");
+        open.door.bell.ring();
+        self.changed.notify();
+        Ok(())
+    }
+
+    fn close(&self) {
+        if !self.made_in.is_current() {
+            return;
+        }
+        let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.stats.copied_bytes);
+        let Some(mut open) = closed else { return };
+        *self.final_stats.lock() = open.stats.clone();
+        open.connections.drain(..).for_each(Connection::leave);
+        open.door.bell.ring();
+        self.changed.notify();
+    }
+}
+
+impl Endpoint for Shared {
+    fn copied(&self) -> u64 {
+        self.lock().ok().and_then(|open| open.as_ref().map(|open| open.stats.copied_bytes)).unwrap_or(0)
+    }
+}
+
+impl Open {
+    /// Takes the next message, whatever happened before.
+    #[inline(always)]
+    fn take(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
+        if options.events {
+            return self.take_past_events(options, Self::take_one);
+        }
+        self.take_one(options)
+    }
+
+    /// Takes the next message, up to the next event.
+    #[inline(always)]
+    fn take_one(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
+        if options.policy == Policy::Block
+            && let Some(connection) = self.connections.get_mut(self.turn)
+            && let Some(head) = connection.take_inline()
+        {
+            let message = Message::inline(&connection.link.info, head, &connection.scratch);
+            let len = head.payload_len() as u64;
+            self.stats.copied_bytes += len;
+            self.took(len, head.timestamp_ns);
+            return Ok(Some(message));
+        }
+        self.take_unusual(options)
+    }
+
+    #[inline(never)]
+    fn take_unusual(&mut self, options: &SubscriberBuilder) -> Result<Option<Message>> {
+        let Some(taken) = self.take_record(options)? else { return Ok(None) };
+        let connection = &self.connections[self.taken_from];
+        Ok(Some(Message::new(&connection.link.info, taken, &connection.scratch)))
+    }
+
+    #[cold]
+    fn take_past_events<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        loop {
+            match self.take_incoming(options, &mut take)? {
+                None => return Ok(None),
+                Some(Incoming::Message(message)) => return Ok(Some(message)),
+                Some(Incoming::Event(_)) => {}
+            }
+        }
+    }
+
+    /// Takes the next event or what `take` gives, which stops where an event is due.
+    #[inline]
+    fn take_incoming<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<Incoming<R>>> {
+        if self.events.is_empty()
+            && let Some(message) = take(self, options)?
+        {
+            return Ok(Some(Incoming::Message(message)));
+        }
+        Ok(self.events.pop_front().map(Incoming::Event))
+    }
+
+    fn happened(&mut self, options: &SubscriberBuilder, publisher: &Arc<PublisherInfo>, kind: EventKind) {
+        if options.events {
+            if self.events.len() == MOST_EVENTS {
+                self.events.pop_front();
+            }
+            self.events.push_back(Event { publisher: Arc::clone(publisher), kind });
+        }
+    }
+
+    /// Goes to the connection whose turn it is.
+    #[inline(always)]
+    fn at_turn(&mut self) -> &mut Connection {
+        if self.turn >= self.connections.len() {
+            self.turn = 0;
+        }
+        &mut self.connections[self.turn]
+    }
+
+    /// Takes the next record, in turns among the publishers; notes from whom.
+    fn take_record(&mut self, options: &SubscriberBuilder) -> Result<Option<Taken>> {
+        for _ in 0..self.connections.len() {
+            let mut lost = self.stats.lost;
+            let connection = self.at_turn();
+            let taken = connection.take(options.keeps(connection.capacity()), &mut lost);
+            self.stats.lost = lost;
+            self.pass_wake_on();
+            match taken {
+                Ok(taken) => {
+                    self.taken_from = self.turn;
+                    if taken.hold.is_none() {
+                        self.stats.copied_bytes += taken.payload_len() as u64;
+                    }
+                    self.took(taken.payload_len() as u64, taken.head.timestamp_ns);
+                    return Ok(Some(taken));
+                }
+                Err(stop) => {
+                    if self.is_event_due_after(options, stop)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes up to `most` messages, a fair share of them from each publisher; or rows of a block of one.
+    fn take_batch(&mut self, options: &SubscriberBuilder, most: usize) -> Result<Option<Batch>> {
+        let mut batch = Batch::default();
+        let share = most.div_ceil(self.connections.len().max(1)).max(TURN as usize);
+        // More than that may come while it looks, without end.
+        let full = self.connections.iter().map(|connection| connection.capacity() as usize).sum::<usize>().min(most);
+        let mut in_vain = 0; // So many looks in a row found nothing.
+        while in_vain < self.connections.len() && batch.len() < full && !batch.is_rows() {
+            let before = batch.len();
+            let mut lost = self.stats.lost;
+            let connection = self.at_turn();
+            let depth = options.keeps(connection.capacity());
+            let outcome = connection.take_many(depth, &mut lost, share.min(most - before), &mut batch);
+            batch.set_publisher(&connection.link.info);
+            self.stats.lost = lost;
+            self.pass_wake_on();
+            in_vain = if batch.len() > before { 0 } else { in_vain + 1 };
+            match outcome {
+                Ok(()) => self.next_turn(),
+                Err(Stop::Refused(_)) if !batch.is_empty() => break, // It will be refused again.
+                Err(Stop::Evicted(why)) if !batch.is_empty() => {
+                    self.at_turn().postpone_eviction(why);
+                    break;
+                }
+                Err(stop) => {
+                    if self.is_event_due_after(options, stop)? {
+                        break;
+                    }
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        self.apart_ns = if batch.len() > 1 { 0 } else { u64::MAX };
+        self.stats.received += batch.len() as u64;
+        self.stats.bytes += batch.payload_len() as u64;
+        self.stats.copied_bytes += batch.copied_len() as u64;
+        self.stay_awake();
+        Ok(Some(batch))
+    }
+
+    /// Deals with why the connection at turn gave nothing (more). The others keep their order, so that each is looked at once.
+    #[inline(always)]
+    fn is_event_due_after(&mut self, options: &SubscriberBuilder, stop: Stop) -> Result<bool> {
+        if let Stop::Nothing = stop {
+            self.next_turn();
+            return Ok(false);
+        }
+        self.is_event_due_after_all(options, stop)
+    }
+
+    #[cold]
+    fn is_event_due_after_all(&mut self, options: &SubscriberBuilder, stop: Stop) -> Result<bool> {
+        match stop {
+            Stop::Nothing => Ok(false),
+            Stop::Over => {
+                let over = self.connections.remove(self.turn);
+                self.dismiss(over, options);
+                Ok(false)
+            }
+            Stop::Evicted(why) => {
+                let evicted = self.connections.remove(self.turn);
+                let publisher = Arc::clone(&evicted.link.info);
+                self.part_from(evicted);
+                if options.events {
+                    self.happened(options, &publisher, EventKind::Evicted);
+                    return Ok(true);
+                }
+                let (topic, pid) = (publisher.topic.clone(), publisher.pid);
+                Err(Error::Evicted { topic, pid, why: printable(&why) })
+            }
+            Stop::Refused(error) => {
+                let topic = &self.connections[self.turn].link.info.topic;
+                let error = Error::system(topic, "cannot map a publisher's memory")(error);
+                self.next_turn();
+                Err(error)
+            }
+            Stop::Gap => {
+                let connection = &mut self.connections[self.turn];
+                let publisher = Arc::clone(&connection.link.info);
+                if let Some((first, count)) = connection.gap.take() {
+                    self.happened(options, &publisher, EventKind::Gap { first, count });
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// A wake-up that was read from the socket of the connection at turn was meant for the thread that sleeps, if one does.
+    #[inline(always)]
+    fn pass_wake_on(&mut self) {
+        let connection = &mut self.connections[self.turn];
+        if (self.asleep || self.polled) && std::mem::take(&mut connection.took_wake) {
+            self.door.bell.ring();
+        }
+    }
+
+    #[inline]
+    fn next_turn(&mut self) {
+        self.turn = if self.turn + 1 < self.connections.len() { self.turn + 1 } else { 0 };
+        self.turn_left = TURN;
+    }
+
+    /// Accounts for a message of `len` bytes that the publisher at turn sent.
+    #[inline(always)]
+    fn took(&mut self, len: u64, sent_ns: u64) {
+        self.turn_left -= 1;
+        if self.turn_left == 0 {
+            self.next_turn();
+        }
+        self.apart_ns = sent_ns.abs_diff(self.sent_ns);
+        self.sent_ns = sent_ns;
+        self.stats.received += 1;
+        self.stats.bytes += len;
+        self.stay_awake();
+    }
+
+    /// Who receives messages need not be woken.
+    #[inline(always)]
+    fn stay_awake(&mut self) {
+        // Whoever polls the descriptor besides has to be woken for the next one.
+        if self.armed && !self.asleep && !self.polled {
+            self.disarm();
+        }
+    }
+
+    fn dismiss(&mut self, over: Connection, options: &SubscriberBuilder) {
+        fault!("over.noticed");
+        let kind = if over.was_closed() { EventKind::Left } else { EventKind::Lost };
+        let (topic, pid) = (&over.link.info.topic, over.link.info.pid);
+        log::debug!("byref: topic '{topic}': the connection to the publisher in process {pid} is over: {kind:?}");
+        self.happened(options, &over.link.info, kind);
+        if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
+            // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
+            self.ask_again(over.candidate.clone());
+        }
+        self.part_from(over);
+    }
+
+    fn part_from(&mut self, over: Connection) {
+        // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
+        unwatch(&self.door, &over);
+        over.leave();
+    }
+
+    /// Has a publisher asked again after a pause.
+    fn ask_again(&self, candidate: Candidate) {
+        let shared = Weak::clone(&self.shared);
+        self.service.after(candidate.pause, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| open.candidates.again(candidate.clone()));
+                shared.ask_candidates();
+            }
+            Next::Done
+        });
+    }
+
+    /// Does what receiving does besides, for a subscriber that nobody receives from at the moment: notices ends, reads what
+    /// publishers say, and parts from those that are gone and left no message. Whether anything happened.
+    fn tidy(&mut self, options: &SubscriberBuilder) -> bool {
+        if self.asleep {
+            return false;
+        }
+        let mut happened = self.look_at_descriptors().unwrap_or(false);
+        for connection in &mut self.connections {
+            happened |= connection.tidy();
+            connection.took_wake = false;
+        }
+        let (mut used_up, mut lost) = (Vec::new(), self.stats.lost);
+        used_up.extend(self.connections.extract_if(.., |connection| connection.is_used_up(&mut lost)));
+        self.stats.lost = lost;
+        happened |= !used_up.is_empty();
+        for over in used_up {
+            self.dismiss(over, options);
+        }
+        if options.policy != Policy::Block {
+            self.forget_oldest(options);
+        }
+        self.pass_on(happened);
+        happened
+    }
+
+    /// What made the descriptor readable was taken from under the eyes of who polls it: they look again.
+    fn pass_on(&self, happened: bool) {
+        if happened && self.polled {
+            self.door.bell.ring();
+        }
+    }
+
+    /// Who may lose messages loses those of publishers that are gone, beyond the last few of these.
+    fn forget_oldest(&mut self, options: &SubscriberBuilder) {
+        let gone = self.connections.iter().filter(|connection| !connection.is_live()).count();
+        for _ in MOST_GONE..gone {
+            let Some(at) = self.connections.iter().position(|connection| !connection.is_live()) else { return };
+            let mut over = self.connections.remove(at);
+            if let Some((first, count)) = over.gap.take() {
+                self.happened(options, &over.link.info, EventKind::Gap { first, count });
+            }
+            let (first, count) = over.give_up();
+            if count > 0 {
+                self.stats.lost = self.stats.lost.saturating_add(count);
+                self.happened(options, &over.link.info, EventKind::Gap { first, count });
+            }
+            self.dismiss(over, options);
+        }
+    }
+
+    /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
+    fn arm(&mut self) {
+        self.announce();
+        heavy_fence(); // Pairs with the light fence after each append.
+    }
+
+    /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
+    fn announce(&mut self) {
+        self.epoch += 1;
+        self.armed = true;
+        for connection in &self.connections {
+            connection.link.lease().set_sleeping(self.epoch);
+        }
+        fault!("sleep.subscriber_announced");
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+        for connection in &self.connections {
+            connection.link.lease().set_sleeping(crate::protocol::lease::AWAKE);
+        }
+    }
+
+    /// The rest of a [`Subscriber::try_recv`] that found nothing at first.
+    fn found_nothing<R>(
+        &mut self,
+        options: &SubscriberBuilder,
+        mut take: impl FnMut(&mut Self, &SubscriberBuilder) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        if self.polled {
+            let handled = self.handle_events(options)?;
+            if handled || !self.armed {
+                self.arm();
+                let taken = take(self, options)?;
+                if taken.is_some() {
+                    self.pass_on(handled);
+                    return Ok(taken);
+                }
+            }
+        }
+        self.trouble.take().map_or(Ok(None), Err)
+    }
+
+    /// Handles what has happened, without waiting; `true` when there was anything. While a thread sleeps it is left to that.
+    fn handle_events(&mut self, options: &SubscriberBuilder) -> Result<bool> {
+        if self.asleep {
+            return Ok(false);
+        }
+        self.look_at_descriptors().map_err(Error::system(&options.topic, "cannot look for events"))
+    }
+
+    /// Handles all that is ready now; `true` when anything was.
+    fn look_at_descriptors(&mut self) -> io::Result<bool> {
+        let mut ready = Vec::new();
+        // A socket without end may stay ready: no more looks than there are descriptors.
+        for look in 0..=2 * self.connections.len() / READY_AT_ONCE {
+            ready.clear();
+            self.door.epoll.wait(Some(Duration::ZERO), &mut ready)?;
+            self.handle(&ready);
+            if ready.len() < READY_AT_ONCE {
+                return Ok(look > 0 || !ready.is_empty());
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the sockets that have something, and notes who died. A dead publisher's last messages are still delivered.
+    fn handle(&mut self, ready: &[u64]) {
+        for &token in ready {
+            if token == Door::BELL {
+                self.door.bell.silence();
+            } else if let Some(connection) = self.connections.iter_mut().find(|found| found.id == token & !DEATH) {
+                if token & DEATH != 0 {
+                    connection.died();
+                } else {
+                    connection.read_socket();
+                    connection.took_wake = false;
+                    if let Some(error) = connection.short_of.take() {
+                        let topic = &connection.link.info.topic;
+                        self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
+                    }
+                }
+                if !connection.is_live() {
+                    unwatch(&self.door, connection); // It would be ready for ever.
+                }
+            }
+        }
+    }
+}
+
+/// Takes a connection's descriptors out of those that wake a sleeper.
+fn unwatch(door: &Door, connection: &Connection) {
+    door.epoll.remove(&connection.link.socket);
+    if let Some(death) = &connection.death {
+        door.epoll.remove(death);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Publisher;
+
+    /// Without a call to it: what may wait is kept, all of it for one that loses nothing.
+    #[test]
+    fn publishers_that_are_gone_leave_nothing_but_messages() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let policies = [Policy::Block, Policy::DropOldest];
+        let build = |policy| Subscriber::builder("a/*").policy(policy).build().unwrap();
+        let subscribers = policies.map(build);
+        let come_and_go = |count: usize, is_sending: bool| {
+            for number in 0..count {
+                let publisher = Publisher::builder(format!("a/{number}")).capacity(16).build().unwrap();
+                publisher.wait_for_subscribers(2, Some(Duration::from_secs(20))).unwrap();
+                if is_sending {
+                    publisher.send(b"x").unwrap();
+                }
+            }
+        };
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            let kept = || subscribers.each_ref().map(|each| each.shared.update(|open| open.connections.len()).unwrap());
+            while kept() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", kept());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        come_and_go(100, false);
+        eventually([0, 0]);
+        come_and_go(100, true);
+        eventually([100, MOST_GONE]);
+        let lost = subscribers.each_ref().map(|each| each.stats().unwrap().lost);
+        assert_eq!(lost, [0, 100 - MOST_GONE as u64]);
+        for (subscriber, count) in subscribers.iter().zip([100, MOST_GONE]) {
+            assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
+        }
+        eventually([0, 0]);
+    }
+
+    #[test]
+    fn publishers_that_are_gone_are_forgotten() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let subscribers = ["a/*", "b"].map(|topic| Subscriber::builder(topic).build().unwrap());
+        let known =
+            || subscribers.each_ref().map(|each| each.shared.update(|open| open.candidates.known.len()).unwrap());
+        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
+        let eventually = |wanted: [usize; 2]| {
+            let begin = Instant::now();
+            while known() != wanted {
+                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", known());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+
+        let publishers = ["a/1", "b", "b", "c", "c/d/e"].map(publish);
+        eventually([5, 2]);
+        let (matching, others) = publishers.split_at(3);
+        others.iter().for_each(Publisher::close);
+        eventually([3, 2]);
+        matching.iter().for_each(Publisher::close);
+        eventually([0, 0]);
+
+        // News that were missed.
+        let live = publish("a/2");
+        eventually([1, 0]);
+        for each in &subscribers {
+            each.shared.update(|open| open.candidates.meet("gone"));
+            let directory = each.shared.update(|open| Arc::clone(&open.directory)).unwrap();
+            Arc::clone(&each.shared).look_around(&directory).unwrap();
+        }
+        eventually([1, 0]);
+        drop((live, subscribers));
+    }
+}

@@ -1,0 +1,762 @@
+//! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
+
+use crate::link::candidates::Candidate;
+use crate::link::handshake::{self, ToSubscriber, Welcome};
+use crate::memory::glossary::{self, GLOSSARY};
+use crate::protocol::lease::{CLOSED, MAX_SLOTS};
+use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
+use crate::protocol::wake::Waiter;
+use crate::pubsub::batch::{Batch, FEW};
+use crate::pubsub::message::{Hold, Link, PublisherInfo, Segment, Taken};
+use crate::sync::Pairing;
+use crate::sys::limits::most_descriptors;
+use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
+use crate::sys::process::Process;
+use crate::sys::socket::{self, MAX_PACKET, Received};
+use rustix::fd::OwnedFd;
+use std::io;
+use std::sync::Arc;
+
+/// Why a look at one publisher gave no message.
+pub(crate) enum Stop {
+    Nothing,
+    /// The publisher is gone (or broke the rules), and everything it sent before was taken.
+    Over,
+    /// This process could not map what the next record names; it stays where it is.
+    Refused(io::Error),
+    /// The publisher gave this subscriber up, and said why.
+    Evicted(String),
+    /// Messages were lost before the next one, and somebody wants to know: see [`Connection::gap`].
+    Gap,
+}
+
+/// What comes next.
+enum Found {
+    /// Its data is in the scratch.
+    Inline(Head),
+    Held(Head, Hold),
+    /// Rows of `Connection::block`, the next of which is the one with the expected number.
+    Block,
+}
+
+/// A record of several messages, some of them still to be taken. Its hold is theirs until then.
+struct Block {
+    head: Head,
+    hold: Hold,
+}
+
+impl Block {
+    /// The number after that of its last message.
+    fn end(&self) -> u64 {
+        self.head.sequence + self.head.count()
+    }
+
+    fn row_len(&self) -> usize {
+        self.hold.len() / self.head.count() as usize
+    }
+}
+
+/// The publisher's ring, mapped.
+struct MappedRing {
+    map: Mapping,
+    capacity: u64,
+}
+
+impl MappedRing {
+    #[inline]
+    fn get(&self) -> Ring<'_> {
+        Ring::new(self.map.words(), self.capacity)
+    }
+}
+
+/// A connection.
+pub(crate) struct Connection {
+    pub id: u64,
+    pub link: Arc<Link>,
+    /// Whom to ask again, should the connection end without a reason.
+    pub candidate: Candidate,
+    /// Readable when the publisher's process died.
+    pub death: Option<OwnedFd>,
+    ring: MappedRing,
+    /// The position to take next; also in the lease.
+    cursor: u64,
+    /// The number of the message to take next.
+    expected: u64,
+    /// Positions were skipped whose messages are not counted as lost yet.
+    skipped: bool,
+    /// The subscriber may lose messages.
+    may_lose: bool,
+    /// The record at the cursor, if it is a block that a lossless subscriber has begun.
+    block: Option<Block>,
+    /// Whether to stop at gaps, and the last one: its first message, and how many.
+    tell_gaps: bool,
+    pub gap: Option<(u64, u64)>,
+    segments: Vec<Arc<Segment>>,
+    /// Descriptors of segments that this process could not map yet.
+    unmapped: Vec<(u32, OwnedFd)>,
+    /// The lowest number that the next segment may have.
+    next_segment: u32,
+    /// Where an inline record is copied to before it is known to be whole.
+    pub scratch: InlineData,
+    /// Messages taken since nothing was there.
+    streak: u32,
+    /// Records below are known to be complete.
+    complete: u64,
+    generation: u64,
+    waiter: Waiter,
+    /// The same for `skip_at`.
+    skip_waiter: Waiter,
+    pairing: Pairing,
+    /// The publisher's process died, or hung up: what is not there by now will not come.
+    ended: bool,
+    /// It did what no publisher does.
+    is_faulty: bool,
+    /// It gave this subscriber up.
+    evicted: Option<String>,
+    /// Why a descriptor could not be taken from the socket, or mapped.
+    pub short_of: Option<io::Error>,
+    /// A wake-up was read from the socket by somebody who was not asleep.
+    pub took_wake: bool,
+}
+
+/// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
+/// records ahead it asks for the lines of those that are complete. (At the first it would take the publisher's tail from it
+/// once for each message of two that answer each other.)
+const STREAK: u32 = 16;
+const LOOK_AHEAD_AT: u32 = 2;
+/// Messages of a stream follow each other within this time; a reader right behind it pauses so often, about a microsecond.
+const STREAMING_NS: u64 = 1000;
+const LEAD: u32 = 40;
+const EXPECTED_AHEAD: u64 = 6;
+/// The most packets read at once; a flood has to wait.
+const AT_ONCE: usize = 64;
+/// The most segments of one publisher, as far as a quarter of this process's descriptors suffices for them.
+const MOST_SEGMENTS: u64 = 4096;
+/// The most bytes of addresses of all its segments. Those for huge payloads are four times as long as what they are made for.
+const MOST_MAPPED_OF_ALL: u64 = 8 * MOST_MAPPED;
+/// How often the mark may run away from a reader, in one look.
+const MOST_LAPS: usize = 4;
+/// The depth of a subscriber that loses nothing.
+pub(crate) const LOSSLESS: u64 = u64::MAX;
+/// Positions beyond this one are not reached by counting.
+const FAR: u64 = 1 << 62;
+
+impl Connection {
+    /// Checks what the publisher said and maps its ring.
+    #[expect(clippy::too_many_arguments, reason = "one caller, which has gathered just these")]
+    pub fn new(
+        id: u64,
+        info: PublisherInfo,
+        welcome: &Welcome,
+        ring: OwnedFd,
+        lease: Mapping,
+        socket: Arc<OwnedFd>,
+        process: Process,
+        candidate: Candidate,
+        tell_gaps: bool,
+    ) -> io::Result<Self> {
+        let capacity = welcome.capacity;
+        if !capacity.is_power_of_two() || capacity > 1 << 32 || welcome.start > FAR || welcome.first > FAR {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring is impossible"));
+        }
+        let len = Ring::words_needed(capacity) * 8;
+        let ring = PeerSegment::new(ring, Some(len)).map_err(|(error, _)| error)?;
+        if !ring.has_memory(0..len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring has holes"));
+        }
+        let ring = MappedRing { map: ring.into_map(), capacity };
+        fault!("connect.ring_mapped");
+        let link = Arc::new(Link::new(info, lease, socket));
+        link.lease().set_cursor(welcome.start);
+        let ended = matches!(process, Process::Dead);
+        let death = if let Process::Alive(fd) = process { Some(fd) } else { None };
+        Ok(Connection {
+            id,
+            link,
+            candidate,
+            death,
+            ring,
+            cursor: welcome.start,
+            expected: welcome.first,
+            skipped: false,
+            may_lose: false,
+            block: None,
+            tell_gaps,
+            gap: None,
+            segments: Vec::new(),
+            unmapped: Vec::new(),
+            next_segment: 0,
+            scratch: InlineData::new(),
+            streak: 0,
+            complete: 0,
+            generation: 0,
+            waiter: Waiter::default(),
+            skip_waiter: Waiter::default(),
+            pairing: Pairing::with(welcome.membarrier),
+            ended,
+            is_faulty: false,
+            evicted: None,
+            short_of: None,
+            took_wake: false,
+        })
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.ring.capacity
+    }
+
+    /// Whether the publisher was closed in good order, rather than died or broke the rules.
+    pub fn was_closed(&self) -> bool {
+        !self.is_faulty && self.ring.get().is_closed()
+    }
+
+    pub fn is_live(&self) -> bool {
+        !self.ended
+    }
+
+    /// Whether it ended although the publisher neither closed nor broke the rules: it died, or it may be asked again.
+    pub fn was_cut_off(&self) -> bool {
+        !self.is_faulty && !self.was_closed()
+    }
+
+    /// Whether the publisher is gone and nothing is left to take or to tell; adds what was skipped to `lost`.
+    pub fn is_used_up(&mut self, lost: &mut u64) -> bool {
+        let is_empty = |this: &Self| matches!(this.ring.get().look(this.cursor, &this.scratch), Look::Empty);
+        self.is_faulty
+            || self.ended
+                && self.evicted.is_none()
+                && self.block.is_none()
+                && self.gap.is_none()
+                && is_empty(self)
+                && self.count_what_was_skipped(true, lost).is_ok()
+    }
+
+    /// Gives up what was not taken: the number of its first message, and how many these are.
+    pub fn give_up(&mut self) -> (u64, u64) {
+        let next = self.ring.get().next_sequence();
+        let count = if next > FAR { 0 } else { next.saturating_sub(self.expected) };
+        (self.expected, count)
+    }
+
+    /// Takes the next message if all is as usual: it is there, inline, and the one that is expected. Its data is in the
+    /// scratch. Only for subscribers that want all messages.
+    #[inline(always)]
+    pub fn take_inline(&mut self) -> Option<Head> {
+        let head = self.find_inline()?;
+        fault!("receive.inline_copied");
+        self.done();
+        self.advance(self.cursor);
+        Some(head)
+    }
+
+    #[inline(always)]
+    fn find_inline(&mut self) -> Option<Head> {
+        let ring = self.ring.get();
+        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty || self.evicted.is_some() {
+            return None;
+        }
+        ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
+    }
+
+    /// Takes the next message, skipping what is older than the newest `depth`; adds what was skipped or reclaimed to `lost`.
+    pub fn take(&mut self, depth: u64, lost: &mut u64) -> Result<Taken, Stop> {
+        let (head, hold) = match self.find(depth, lost)? {
+            Found::Inline(head) => (head, None),
+            Found::Held(head, hold) => (head, Some(hold)),
+            Found::Block => return Ok(self.take_row(depth)),
+        };
+        fault!("receive.found");
+        self.done();
+        self.advance(self.cursor);
+        Ok(Taken { sequence: head.sequence, head, hold })
+    }
+
+    /// Takes up to `most` messages, up to where a block begins or ends, so that those of a block are all that the batch is;
+    /// and not more records than the ring has, so that a publisher that is as fast as this does not keep it here.
+    pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
+        let mut stop = Ok(());
+        let most = most.min(self.ring.capacity as usize);
+        for taken in 0..most {
+            match taken {
+                0 => batch.announce(FEW),
+                // A look at the tail, for which few messages would not be worth to wait.
+                FEW => batch.announce((most - FEW).min(self.ring.get().tail().saturating_sub(self.cursor) as usize)),
+                _ => {}
+            }
+            if depth == LOSSLESS
+                && let Some(head) = self.find_inline()
+            {
+                batch.push_inline(head, &self.scratch);
+                self.done();
+                continue;
+            }
+            match self.find(depth, lost) {
+                Ok(Found::Inline(head)) => batch.push_inline(head, &self.scratch),
+                Ok(Found::Held(head, hold)) => batch.push_held(head, hold),
+                Ok(Found::Block) if batch.is_empty() => {
+                    self.take_rows(depth, most, batch);
+                    return Ok(());
+                }
+                Ok(Found::Block) => {
+                    self.block = None; // It is found again; until then nobody waits for its memory.
+                    break;
+                }
+                Err(why) => {
+                    stop = Err(why);
+                    break;
+                }
+            }
+            self.done();
+            fault!("receive.batch_grown");
+        }
+        fault!("receive.batch_full");
+        self.advance(self.cursor);
+        stop
+    }
+
+    /// Finds the next message. After `Inline` and `Held` the caller says [`done`](Self::done), later `advance`.
+    fn find(&mut self, depth: u64, lost: &mut u64) -> Result<Found, Stop> {
+        for _ in 0..MOST_LAPS {
+            if self.ring.get().generation() != self.generation {
+                self.catch_up();
+            }
+            if self.is_faulty {
+                return Err(Stop::Over);
+            }
+            if let Some(why) = self.evicted.take() {
+                return Err(Stop::Evicted(why));
+            }
+            if self.gap.is_some() {
+                return Err(Stop::Gap); // It was found while nobody received.
+            }
+            self.may_lose = depth != LOSSLESS;
+            if depth != LOSSLESS {
+                self.skip_old(depth, lost)?;
+            } else if self.block.is_some() {
+                return Ok(Found::Block);
+            }
+            let ended = self.ended; // Noted before the look: nothing comes after it.
+            let position = self.cursor;
+            match self.ring.get().look(position, &self.scratch) {
+                Look::Inline(head) => {
+                    self.number(head, lost)?;
+                    return Ok(Found::Inline(head));
+                }
+                Look::Pooled(head, at) => match self.hold(position, at)? {
+                    Some(hold) => {
+                        self.number(head, lost)?;
+                        if head.count() == 1 {
+                            return Ok(Found::Held(head, hold));
+                        }
+                        if hold.len() == 0 || !hold.len().is_multiple_of(head.count() as usize) {
+                            return Err(self.broke_the_rules("a block of rows that are empty, or differ in length"));
+                        }
+                        self.block = Some(Block { head, hold });
+                        return Ok(Found::Block);
+                    }
+                    None if self.cursor > position => {} // It was given up.
+                    None => self.skip_to(self.ring.get().reclaim())?,
+                },
+                Look::Empty => {
+                    self.streak = 0;
+                    self.count_what_was_skipped(ended, lost)?;
+                    return Err(if ended { Stop::Over } else { Stop::Nothing });
+                }
+                Look::Lapped => self.skip_to(self.ring.get().reclaim())?,
+                Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
+            }
+        }
+        Err(Stop::Nothing)
+    }
+
+    /// One record is taken, all of it.
+    #[inline(always)]
+    fn done(&mut self) {
+        self.expected += 1;
+        self.cursor += 1;
+        self.streak = self.streak.wrapping_add(1);
+        if self.streak % STREAK == LOOK_AHEAD_AT {
+            self.look_ahead();
+        } else if self.cursor + EXPECTED_AHEAD < self.complete {
+            self.ring.get().expect(self.cursor + EXPECTED_AHEAD);
+        }
+    }
+
+    /// Asks for the lines of the next records that are complete. One that is still to be written would only be taken from
+    /// under the publisher's pen.
+    #[inline(never)]
+    fn look_ahead(&mut self) {
+        self.complete = self.ring.get().tail();
+        // Right behind the publisher every line is waited for, by both; a lead of some records is worth a microsecond.
+        if self.complete < self.cursor + EXPECTED_AHEAD && self.is_stream() {
+            for _ in 0..LEAD {
+                std::hint::spin_loop();
+            }
+            self.complete = self.ring.get().tail();
+        }
+        for position in (self.cursor..self.complete).take(EXPECTED_AHEAD as usize + 1) {
+            self.ring.get().expect(position);
+        }
+    }
+
+    /// Whether the last two records were sent in quick succession.
+    fn is_stream(&self) -> bool {
+        let sent = |back| self.ring.get().timestamp(self.cursor.wrapping_sub(back));
+        matches!((sent(2), sent(1)), (Some(first), Some(second)) if second.abs_diff(first) < STREAMING_NS)
+    }
+
+    /// Compares the numbers of a record's messages with those that are expected.
+    #[inline(always)]
+    fn number(&mut self, head: Head, lost: &mut u64) -> Result<(), Stop> {
+        if head.sequence == self.expected && head.count() == 1 {
+            return Ok(());
+        }
+        if head.count() == 0 || head.sequence > FAR || head.sequence + head.count() <= self.expected {
+            return Err(self.broke_the_rules("messages with impossible numbers"));
+        }
+        self.skipped = false;
+        self.lose_up_to(head.sequence, lost)
+    }
+
+    /// Counts the messages below number `next` that were not taken as lost.
+    #[cold]
+    fn lose_up_to(&mut self, next: u64, lost: &mut u64) -> Result<(), Stop> {
+        let count = next.saturating_sub(self.expected);
+        if count == 0 {
+            return Ok(());
+        }
+        *lost = lost.saturating_add(count);
+        let first = std::mem::replace(&mut self.expected, next);
+        if self.tell_gaps {
+            self.gap = Some((first, count));
+            return Err(Stop::Gap);
+        }
+        Ok(())
+    }
+
+    /// There is no record at the cursor: whether messages before it were lost shows in the publisher's count.
+    #[inline]
+    fn count_what_was_skipped(&mut self, ended: bool, lost: &mut u64) -> Result<(), Stop> {
+        if self.skipped {
+            let next = self.ring.get().next_sequence(); // Before the tail (invariant 4 of the ring).
+            if (ended || self.ring.get().tail() == self.cursor) && next <= FAR {
+                // It may still grow: what is seen of the mark can be newer than what is seen of this count.
+                return self.lose_up_to(next, lost);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on at the newest `depth` messages, if it is behind them.
+    #[inline]
+    fn skip_old(&mut self, depth: u64, lost: &mut u64) -> Result<(), Stop> {
+        let next = self.ring.get().next_sequence();
+        let wanted = next.saturating_sub(depth);
+        if wanted <= self.expected {
+            return Ok(());
+        }
+        if next > FAR {
+            return Err(self.broke_the_rules("messages with impossible numbers"));
+        }
+        let tail = self.ring.get().tail();
+        let from = self.cursor.max(tail.saturating_sub(depth));
+        let position = self.ring.get().find(from, tail.max(from), wanted);
+        if position > self.cursor {
+            self.skip_to(position)?;
+        }
+        self.lose_up_to(wanted, lost)
+    }
+
+    /// Takes the next row of the block.
+    #[cold]
+    fn take_row(&mut self, depth: u64) -> Taken {
+        let block = self.block.as_ref().expect("the caller found it");
+        let (head, sequence) = (block.head, self.expected);
+        let hold = block.hold.part((sequence - head.sequence) as usize, 1, block.row_len());
+        fault!("receive.row_held");
+        self.took_rows(depth, 1);
+        Taken { sequence, head, hold: Some(hold) }
+    }
+
+    /// Takes up to `most` rows of the block.
+    fn take_rows(&mut self, depth: u64, most: usize, batch: &mut Batch) {
+        let block = self.block.as_ref().expect("the caller found it");
+        let first = (self.expected - block.head.sequence) as usize;
+        let rows = most.min((block.end() - self.expected) as usize);
+        let hold = block.hold.part(first, rows, block.row_len());
+        fault!("receive.rows_held");
+        batch.set_rows(self.expected, block.head.timestamp_ns, rows, hold);
+        self.took_rows(depth, rows);
+    }
+
+    fn took_rows(&mut self, depth: u64, rows: usize) {
+        self.expected += rows as u64;
+        self.link.lease().set_row(self.expected);
+        if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
+            self.block = None;
+            fault!("receive.block_ended");
+            self.advance(self.cursor + 1);
+        } else if depth != LOSSLESS {
+            // Who may lose messages keeps no memory for those that it has not taken.
+            self.block = None;
+        }
+    }
+
+    /// How many messages wait, `depth` at the most, and when the oldest of them was sent, where that can be read.
+    pub fn backlog(&self, depth: u64) -> (u64, Option<u64>) {
+        let ring = self.ring.get();
+        let waiting = ring.next_sequence().saturating_sub(self.expected).min(depth);
+        if waiting == 0 {
+            return (0, None);
+        }
+        let tail = ring.tail();
+        let oldest = self.cursor.max(tail.saturating_sub(depth.min(self.ring.capacity)));
+        (waiting, ring.timestamp(oldest))
+    }
+
+    /// Stores the cursor, and wakes a publisher that waits for it.
+    #[inline]
+    fn advance(&mut self, cursor: u64) {
+        self.cursor = cursor;
+        fault!("receive.before_cursor");
+        self.link.lease().set_cursor(cursor);
+        fault!("receive.after_cursor");
+        self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
+        if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
+            fault!("wake.publisher_before");
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
+            fault!("wake.publisher_after");
+        }
+    }
+
+    /// Goes on at `position`, which lies ahead.
+    fn skip_to(&mut self, position: u64) -> Result<(), Stop> {
+        if position <= self.cursor || position > FAR {
+            return Err(self.broke_the_rules("a record that is not where it should be"));
+        }
+        self.skipped = true;
+        fault!("receive.skipping");
+        self.advance(position);
+        // A message that was not taken is not released either: who waits for that hears it here.
+        if self.skip_waiter.is_due(self.ring.get().skip_at(), position) {
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
+        }
+        Ok(())
+    }
+
+    /// Takes a hold on a chunk. `Ok(None)`: it was reclaimed.
+    #[inline]
+    fn hold(&mut self, position: u64, at: Descriptor) -> Result<Option<Hold>, Stop> {
+        let segment = match self.segment(at.segment) {
+            Some(segment) => segment,
+            None => match self.fetch(position, |this| this.segment(at.segment))? {
+                Some(segment) => segment,
+                None => return Ok(None),
+            },
+        };
+        if at.refers && !self.link.glossary.is_there() {
+            let there = |this: &Self| this.link.glossary.is_there().then_some(());
+            if self.fetch(position, there)?.is_none() {
+                return Ok(None);
+            }
+        }
+        let checked =
+            if at.slot < MAX_SLOTS { segment.check(&at) } else { Err("a record that names an impossible slot") };
+        if let Err(how) = checked {
+            // Torn by a later lap, perhaps; that is nobody's fault.
+            if self.ring.get().was_reclaimed(position) {
+                return Ok(None);
+            }
+            return Err(self.broke_the_rules(how));
+        }
+        if !self.link.lease().hold(self.ring.get(), position, at.slot) {
+            // A look of the publisher's at a tracked message may have met the hold that was given back.
+            let _ = socket::send(&self.link.socket, handshake::RING, None);
+            return Ok(None);
+        }
+        fault!("hold.taken");
+        Ok(Some(Hold::of(segment, at)))
+    }
+
+    #[inline]
+    fn segment(&self, id: u32) -> Option<Arc<Segment>> {
+        self.segments.iter().find(|segment| segment.id == id).cloned()
+    }
+
+    /// Reads the socket for a segment that a record names, until `found` has it. Its descriptor was sent before the record was published, unless
+    /// the socket was full, or this process has no room for it: then the record has to wait.
+    #[cold]
+    fn fetch<T>(&mut self, position: u64, found: impl Fn(&Self) -> Option<T>) -> Result<Option<T>, Stop> {
+        fault!("segment.missing");
+        // A socket's queue is shorter than that.
+        for _ in 0..16 {
+            if self.read_socket() {
+                break;
+            }
+        }
+        for (id, fd) in std::mem::take(&mut self.unmapped) {
+            self.map_segment(id, fd).map_err(|how| self.broke_the_rules(how))?;
+        }
+        if self.is_faulty {
+            return Err(Stop::Over);
+        }
+        if let Some(why) = self.evicted.take() {
+            return Err(Stop::Evicted(why));
+        }
+        if let Some(found) = found(self) {
+            return Ok(Some(found));
+        }
+        if self.ring.get().was_reclaimed(position) {
+            return Ok(None);
+        }
+        match self.short_of.take() {
+            Some(error) => Err(Stop::Refused(error)),
+            // It was sent no more memory before it had given some back, and now the publisher is gone.
+            None if self.ended && self.may_lose => self.skip_to(position + 1).map(|()| None),
+            None if self.ended => Err(self.broke_the_rules("a record that names an unknown segment")),
+            None => Err(Stop::Nothing),
+        }
+    }
+
+    fn broke_the_rules(&mut self, how: &str) -> Stop {
+        let (topic, pid) = (&self.link.info.topic, self.link.info.pid);
+        log::error!("byref: topic '{topic}': disconnected from process {pid}, which published {how}");
+        self.is_faulty = true;
+        Stop::Over
+    }
+
+    /// Does what the publisher asks for, also while nobody receives; `true` when there was anything.
+    pub fn tidy(&mut self) -> bool {
+        let is_asked = self.ring.get().generation() != self.generation;
+        if is_asked {
+            self.catch_up();
+        }
+        is_asked
+    }
+
+    /// The publisher retired segments: unmaps them, and tells so.
+    #[cold]
+    fn catch_up(&mut self) {
+        let generation = self.ring.get().generation();
+        if self.read_socket() {
+            self.generation = generation;
+            fault!("retire.caught_up");
+            self.link.lease().set_generation(generation);
+            fault!("retire.acknowledged");
+        }
+    }
+
+    /// Reads what the publisher sent, up to a limit; `true` when that is all.
+    pub fn read_socket(&mut self) -> bool {
+        let mut packet = [0u8; MAX_PACKET];
+        for _ in 0..AT_ONCE {
+            let (len, fd) = match socket::receive(&self.link.socket, &mut packet) {
+                Ok(Received::Packet(len, fd)) => (len, fd),
+                Ok(Received::Empty) => return true,
+                Ok(Received::OutOfDescriptors) => {
+                    self.short_of = Some(io::Error::from_raw_os_error(libc::EMFILE));
+                    return false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.broke_the_rules("a packet that is too long");
+                    self.ended = true;
+                    return true;
+                }
+                Ok(Received::HungUp) | Err(_) => {
+                    self.ended = true;
+                    return true;
+                }
+            };
+            if let Err(how) = self.hear(handshake::decode(&packet[..len]), fd) {
+                self.broke_the_rules(how);
+                self.ended = true;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn hear(&mut self, packet: Option<ToSubscriber>, fd: Option<OwnedFd>) -> Result<(), &'static str> {
+        match (packet, fd) {
+            (Some(ToSubscriber::Wake), _) => self.took_wake = true,
+            (Some(ToSubscriber::Segment { id: GLOSSARY }), Some(fd)) => {
+                if self.link.glossary.is_there() || self.unmapped.iter().any(|(id, _)| *id == GLOSSARY) {
+                    return Err("a glossary twice");
+                }
+                self.map_segment(GLOSSARY, fd)?;
+            }
+            (Some(ToSubscriber::Segment { id }), Some(fd)) => {
+                // A publisher numbers its segments, and sends each once.
+                if id < self.next_segment {
+                    return Err("a segment twice");
+                }
+                if (self.segments.len() + self.unmapped.len()) as u64 >= MOST_SEGMENTS.min(most_descriptors() / 4) {
+                    return Err("more segments than a quarter of this process's descriptors (see `ulimit -n`)");
+                }
+                if self.segments.iter().map(|segment| segment.len()).sum::<u64>() > MOST_MAPPED_OF_ALL {
+                    return Err("more memory than any publisher may have");
+                }
+                self.next_segment = id + 1;
+                self.map_segment(id, fd)?;
+            }
+            (Some(ToSubscriber::Retire { id }), _) => {
+                fault!("retire.read");
+                self.segments.retain(|segment| segment.id != id);
+                self.unmapped.retain(|(unmapped, _)| *unmapped != id);
+            }
+            (Some(ToSubscriber::Evicted { why }), _) => {
+                self.evicted = Some(why);
+                self.segments.clear(); // Nothing more is taken from it; what is held keeps its own.
+            }
+            _ => return Err("a packet that makes no sense"),
+        }
+        Ok(())
+    }
+
+    /// A segment that cannot be mapped now is tried again when a record names it.
+    fn map_segment(&mut self, id: u32, fd: OwnedFd) -> Result<(), &'static str> {
+        fault!("segment.received");
+        match PeerSegment::new(fd, (id == GLOSSARY).then_some(glossary::LEN)) {
+            Ok(memory) if id == GLOSSARY => self.link.glossary.set(memory),
+            Ok(memory) => self.segments.push(Arc::new(Segment::new(id, memory, Arc::clone(&self.link)))),
+            Err((error, _)) if error.kind() == io::ErrorKind::InvalidData => {
+                log::error!("byref: topic '{}': {error}", self.link.info.topic);
+                return Err("a segment that is none");
+            }
+            Err((error, fd)) => {
+                self.unmapped.push((id, fd));
+                self.short_of = Some(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the eviction told again: what was taken before it comes first.
+    pub fn postpone_eviction(&mut self, why: String) {
+        self.evicted = Some(why);
+    }
+
+    /// The publisher's process died (a forked child may still keep the socket open). What it sent stays readable.
+    pub fn died(&mut self) {
+        self.ended = true;
+    }
+
+    /// Gives up the cursor, and all memory that no message holds. Messages keep the link.
+    pub fn leave(mut self) {
+        fault!("close.subscriber_begun");
+        self.link.lease().set_cursor(CLOSED);
+        fault!("close.subscriber_left");
+        // Descriptors that wait in the socket keep memory, too. None come after this.
+        socket::stop_receiving(&self.link.socket);
+        let mut packet = [0u8; MAX_PACKET];
+        for _ in 0..MOST_SEGMENTS {
+            let Ok(Received::Packet(..)) = socket::receive(&self.link.socket, &mut packet) else { break };
+        }
+        self.block = None;
+        self.segments.clear();
+        self.unmapped.clear();
+        self.link.lease().set_generation(u64::MAX);
+        let _ = socket::send(&self.link.socket, handshake::RING, None);
+        fault!("close.subscriber_rang");
+    }
+}

@@ -1,0 +1,3 @@
+//! One publisher, as a subscriber reads from it.
+
+pub(crate) mod connection;

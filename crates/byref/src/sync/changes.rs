@@ -1,0 +1,52 @@
+//! Waiting until something that seldom happens has happened: a peer came, or left.
+
+use crate::error::Result;
+use crate::sync::locks::Mutex;
+use crate::sync::wait::Wait;
+use std::sync::{Condvar, PoisonError};
+use std::time::Duration;
+
+/// A signal may arrive at another thread, so a waiting one looks so often.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// How a wait ended.
+pub(crate) enum Ended {
+    Done,
+    TimedOut,
+    Interrupted,
+}
+
+/// Counts changes, and wakes those who wait for the next one.
+#[derive(Default)]
+pub(crate) struct Changes {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Changes {
+    pub fn notify(&self) {
+        *self.count.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// Asks `is_done` after each change, until it says so.
+    pub fn until(&self, wait: &mut Wait<'_>, mut is_done: impl FnMut() -> Result<bool>) -> Result<Ended> {
+        loop {
+            let seen = *self.count.lock(); // Before the look: what changes after it ends the sleep.
+            if is_done()? {
+                return Ok(Ended::Done);
+            }
+            let Some(left) = wait.remaining() else { return Ok(Ended::TimedOut) };
+            let count = self.count.lock();
+            if *count == seen {
+                let slice = wait.slice(left).unwrap_or(SLICE).min(SLICE);
+                drop(self.changed.wait_timeout(count, slice).unwrap_or_else(PoisonError::into_inner));
+            } else {
+                drop(count);
+            }
+            if wait.is_interrupted() {
+                return Ok(Ended::Interrupted);
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What a publisher knows of those who read from it.
+
+pub(crate) mod peer;

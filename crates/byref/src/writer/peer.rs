@@ -1,0 +1,152 @@
+//! A connected subscriber, as its publisher knows it.
+
+use crate::link::handshake::{self, ToSubscriber};
+use crate::link::service::Token;
+use crate::memory::pool::Sent;
+use crate::protocol::claim::{Claim, Policy};
+use crate::protocol::lease::{CLOSED, COUNTS, Lease};
+use crate::protocol::note;
+use crate::protocol::wake::Sleeper;
+use crate::pubsub::publisher::{Silence, Stall};
+use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::socket;
+use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A connected subscriber.
+pub(crate) struct Peer {
+    pub id: u64,
+    pub pid: i32,
+    pub name: Option<String>,
+    pub socket: Arc<OwnedFd>,
+    pub lease: Mapping,
+    pub policy: Policy,
+    pub depth: u64,
+    pub start: u64,
+    pub sleeper: Sleeper,
+    pub membarrier: bool,
+    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
+    pub alive: bool,
+    /// The publisher gave it up: as above.
+    pub evicted: bool,
+    /// Senders wait for it.
+    pub stall: Option<Stall>,
+    /// The ring's generation when it came: it has nothing of what was retired before.
+    pub joined: u64,
+    /// It did not unmap retired memory in time. It is sent no more memory until it has.
+    pub written_off: bool,
+    /// The generation that it acknowledges when it has read all news of retired memory that it was sent.
+    pub owes: u64,
+    /// It has done nothing while calls waited for it.
+    pub silence: Silence,
+    /// Descriptors that its full socket did not take yet.
+    pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
+    pub tasks: Vec<Token>,
+    /// The service thread reads its socket, for tickets that are waited for.
+    pub listening: Option<Token>,
+}
+
+impl Peer {
+    #[inline]
+    pub fn lease(&self) -> Lease<'_> {
+        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.alive && !self.evicted && self.lease().cursor() != CLOSED
+    }
+
+    /// Whether what waits in its outbox is to be sent.
+    pub fn is_told(&self) -> bool {
+        self.is_connected() || (self.evicted && !self.outbox.is_empty())
+    }
+
+    /// The first position it has not taken, whatever it claims.
+    pub fn cursor(&self, tail: u64) -> u64 {
+        self.lease().cursor().clamp(self.start, tail)
+    }
+
+    pub fn claim(&self, tail: u64) -> Option<Claim> {
+        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
+    }
+
+    /// Whether it can still come to the record of `position`, or holds it. Of one that it has passed the cursor says so before
+    /// its holds are looked at (invariant 3 of the lease).
+    pub fn wants(&self, position: u64, slot: u32, tail: u64, reclaim: u64) -> bool {
+        self.has_yet_to_pass(position, tail, reclaim) || self.lease().is_held(slot)
+    }
+
+    /// Whether it can still come to the record of `position`.
+    pub fn has_yet_to_pass(&self, position: u64, tail: u64, reclaim: u64) -> bool {
+        position >= reclaim && self.is_connected() && self.cursor(tail) <= position
+    }
+
+    /// Where it received the record in `slot`, if it noted that.
+    pub fn received_at(&self, slot: u32, sent: &Sent) -> Option<String> {
+        let noted =
+            || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + u64::from(sent.count));
+        self.lease().has_notes().then(noted).flatten()
+    }
+
+    /// Whether it may still have memory mapped that was retired with the ring's `generation`.
+    pub fn keeps(&self, generation: u64) -> bool {
+        self.joined < generation && (self.is_behind() || self.lease().generation() < generation)
+    }
+
+    /// Whether it has news of retired memory to acknowledge, or to be sent.
+    fn is_behind(&self) -> bool {
+        let has_news = self.outbox.iter().any(|(packet, _)| matches!(packet, ToSubscriber::Retire { .. }));
+        (has_news && self.is_told()) || self.lease().generation() < self.owes
+    }
+
+    /// Whether a send waits for it as long as it takes.
+    pub fn may_delay(&self) -> bool {
+        self.policy == Policy::Block && self.is_connected()
+    }
+
+    /// All that the service thread does for it.
+    pub fn tasks(&self) -> impl Iterator<Item = Token> {
+        self.tasks.iter().copied().chain(self.listening)
+    }
+
+    /// Wakes it from a sleep for which it was not woken yet; `false`: later, from the outbox.
+    #[cold]
+    pub fn wake(&mut self) -> bool {
+        let woken = socket::wake(&self.socket, handshake::WAKE);
+        if !woken && !matches!(self.outbox.back(), Some((ToSubscriber::Wake, _))) {
+            self.outbox.push_back((ToSubscriber::Wake, None));
+        }
+        woken
+    }
+
+    /// Sends what waits; `false` while some of it does not fit, or has to wait until it has given memory back. The news of
+    /// retired memory are acknowledged with the ring's generation `next`.
+    pub fn flush_outbox(&mut self, next: u64) -> bool {
+        self.written_off = self.written_off && self.is_behind();
+        // New segments stay behind then. The other packets may overtake them: a segment that was not sent is not retired.
+        let is_due = |(_, segment): &(ToSubscriber, Option<Arc<OwnedSegment>>)| !self.written_off || segment.is_none();
+        while let Some(at) = self.outbox.iter().position(is_due) {
+            let (packet, segment) = &self.outbox[at];
+            let fd = segment.as_ref().map(|segment| segment.shared());
+            fault!("announce.before");
+            match socket::send(&self.socket, &handshake::encode(packet), fd) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_) => return true, // It hung up; the service thread will notice.
+            }
+            fault!("announce.sent");
+            if let Some((ToSubscriber::Retire { .. }, _)) = self.outbox.remove(at) {
+                self.owes = next;
+            }
+        }
+        self.outbox.is_empty()
+    }
+
+    pub fn who(&self) -> String {
+        match &self.name {
+            Some(name) => format!("process {} ('{name}')", self.pid),
+            None => format!("process {}", self.pid),
+        }
+    }
+}
