@@ -71,7 +71,7 @@ def once_there_is_room(call: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def few_descriptors(spare: int) -> Iterator[int]:
-    """This process may open so many more descriptors; gives the limit."""
+    """This process may open so many more descriptors, and must not raise that limit; gives it."""
     highest = max(map(int, os.listdir("/proc/self/fd")))
     between = []
     while (filled := os.dup(0)) < highest:
@@ -79,10 +79,12 @@ def few_descriptors(spare: int) -> Iterator[int]:
     os.close(filled)
     most = highest + 1 + spare
     limit(resource.RLIMIT_NOFILE, most)
+    os.environ["BYREF_RAISE_NOFILE"] = "0"
     try:
         yield most
     finally:
         limit(resource.RLIMIT_NOFILE, None)
+        del os.environ["BYREF_RAISE_NOFILE"]
         for filled in between:
             os.close(filled)
 
@@ -570,3 +572,42 @@ def test_who_does_not_read_keeps_no_more_than_max_memory(policy: str, how: str, 
     for child in (subscriber, publisher):
         child.tell()
         child.finish()
+
+
+# ---- limits that byref raises ----------------------------------------------------------------------------------------
+
+
+def publish_many(line: Line, soft: int, hard: int, may_raise: bool) -> None:
+    """Makes publishers until it has as many as it was told, or fails; tells what became of it."""
+    if not may_raise:
+        os.environ["BYREF_RAISE_NOFILE"] = "0"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    publishers: list[byref.Publisher] = []
+    count = line.hear()
+    try:
+        while len(publishers) < count:
+            publishers.append(byref.Publisher(f"t/{len(publishers)}", max_memory=MIB))
+    except byref.Error as problem:
+        line.tell(str(problem))
+    else:
+        line.tell(resource.getrlimit(resource.RLIMIT_NOFILE))
+    line.hear()
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_the_limit_of_descriptors_is_raised_when_few_are_left(count: int, spawn: Spawn) -> None:
+    child = spawn(publish_many, 200, 4000, True)
+    child.tell(count)
+    assert child.hear() == [4000 if count > 1 else 200, 4000]
+
+
+def test_the_limit_of_descriptors_stays_where_that_is_wished(spawn: Spawn) -> None:
+    child = spawn(publish_many, 200, 4000, False)
+    child.tell(100)
+    assert "`ulimit -n`: 200" in child.hear()
+
+
+def test_a_hard_limit_of_descriptors_is_named(spawn: Spawn) -> None:
+    child = spawn(publish_many, 100, 200, True)
+    child.tell(100)
+    assert "`ulimit -n`: 200" in child.hear()

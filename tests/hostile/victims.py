@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import resource
 from collections import Counter, deque
@@ -31,6 +32,7 @@ def limit_descriptors() -> None:
     """To the usual number, on a machine that allows more, too."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    os.environ["BYREF_RAISE_NOFILE"] = "0"
 
 
 def publish(line: Line) -> None:

@@ -41,6 +41,7 @@ class Hardship:
         elif self._rng.random() < self._share:
             if self._rng.random() < 0.7:
                 highest = max(map(int, os.listdir("/proc/self/fd")))
+                os.environ["BYREF_RAISE_NOFILE"] = "0"
                 limit(resource.RLIMIT_NOFILE, highest + self._rng.choice((1, 2, 4, 9)))
                 self._until = now + _SHORT
                 self._report.counts["shortages of descriptors"] += 1

@@ -76,7 +76,9 @@ pub(crate) struct Bell(OwnedFd);
 impl Bell {
     pub fn new() -> io::Result<Self> {
         let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Bell(made.map_err(|error| limits::name_if_forbidden("eventfd2", error.into()))?))
+        let made = made.map_err(|error| limits::name_if_forbidden("eventfd2", error.into()))?;
+        limits::leave_room(&made);
+        Ok(Bell(made))
     }
 
     pub fn ring(&self) {

@@ -1,11 +1,40 @@
 //! The limits of this process and of the system, for those who ran into one.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::fd::{AsFd, AsRawFd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
+
+/// Where fewer descriptors than this are left, the limit is raised.
+const ROOM: u64 = 64;
 
 /// How many descriptors this process may have at a time.
 pub(crate) fn most_descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Raises this process's own limit of descriptors to what the system allows it, when `fd`, which is new, shows that few are left:
+/// the kernel gives the lowest number that is free. `BYREF_RAISE_NOFILE=0` forbids it, for programs that use `select(2)`.
+pub(crate) fn leave_room(fd: impl AsFd) {
+    let limit = getrlimit(Resource::Nofile);
+    let is_near = limit.current.is_some_and(|most| fd.as_fd().as_raw_fd() as u64 + ROOM >= most);
+    if is_near
+        && limit.current != limit.maximum
+        && std::env::var_os("BYREF_RAISE_NOFILE").is_none_or(|value| value != "0")
+    {
+        raise(limit);
+    }
+}
+
+#[cold]
+fn raise(limit: Rlimit) {
+    let number = |limit: Option<u64>| limit.map_or("unlimited".into(), |most| most.to_string());
+    let (before, after) = (number(limit.current), number(limit.maximum));
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        Ok(()) => log::info!(
+            "byref: the limit of descriptors of this process, `ulimit -n`, was raised from {before} to {after}"
+        ),
+        Err(error) => log::debug!("byref: the limit of descriptors cannot be raised from {before} to {after}: {error}"),
+    }
 }
 
 /// Whether the system refused something of which there may be more later.

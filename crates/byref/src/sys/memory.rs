@@ -108,11 +108,27 @@ fn dumps_payloads() -> bool {
     *WANTED.get_or_init(|| std::env::var_os("BYREF_CORE_DUMPS").is_some_and(|what| what == "payloads"))
 }
 
+/// Whether the kernel gives memory to a mapping that is asked for it: from Linux 5.14. An advice that it does not know is an error
+/// for no bytes, too.
+fn can_populate() -> bool {
+    static ABLE: OnceLock<bool> = OnceLock::new();
+    *ABLE.get_or_init(|| {
+        // SAFETY: the range is empty: nothing is changed.
+        unsafe { madvise(std::ptr::null_mut(), 0, Advice::LinuxPopulateWrite) }.is_ok()
+    })
+}
+
+/// Populating fails with "bad address" where a store would have raised a signal: there is no memory behind the page.
+fn shortage_of_a_fault(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(libc::EFAULT) { Errno::NOMEM.into() } else { error }
+}
+
 /// A segment that this process writes and others read.
 pub(crate) struct OwnedSegment {
     map: Mapping,
-    writable: OwnedFd,
     shared: OwnedFd,
+    /// What memory is asked for through, where the mapping cannot be.
+    writable: Option<OwnedFd>,
     /// So many bytes from the start were populated.
     populated: Count,
 }
@@ -138,25 +154,18 @@ impl OwnedSegment {
         rustix::fs::fcntl_add_seals(&writable, SEALS)?;
         let path = format!("/proc/self/fd/{}", writable.as_raw_fd());
         let shared = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(OwnedSegment { map, writable, shared, populated: Count::new(0) })
+        limits::leave_room(&shared);
+        let writable = (!can_populate()).then_some(writable);
+        Ok(OwnedSegment { map, shared, writable, populated: Count::new(0) })
     }
 
     /// Gives the range memory, and its pages to this process: running out is an error here, not a signal at first touch.
     /// Readers refuse what has no memory.
     pub fn populate(&self, range: Range<u64>) -> io::Result<()> {
-        loop {
-            match rustix::fs::fallocate(&self.writable, FallocateFlags::empty(), range.start, range.end - range.start) {
-                Err(Errno::INTR) => continue,
-                other => break other?,
-            }
-        }
         let pages = range.start as usize..range.end as usize;
-        if self.map.advise(pages.clone(), Advice::LinuxPopulateWrite).is_err() {
-            // Unknown before Linux 5.14. A page that was never touched would look like a hole to readers.
-            let words = &self.map.words()[pages.start / 8..pages.end / 8];
-            words.iter().step_by(rustix::param::page_size() / 8).for_each(|word| {
-                word.load(Ordering::Relaxed);
-            });
+        match &self.writable {
+            None => self.map.advise(pages.clone(), Advice::LinuxPopulateWrite).map_err(shortage_of_a_fault)?,
+            Some(writable) => self.populate_through(writable, &range)?,
         }
         if dumps_payloads() {
             let _ = self.map.advise(pages, Advice::LinuxDoDump);
@@ -164,6 +173,23 @@ impl OwnedSegment {
         if range.start <= self.populated() {
             self.populated.fetch_max(range.end, Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    /// The same before Linux 5.14.
+    #[cold]
+    fn populate_through(&self, writable: &OwnedFd, range: &Range<u64>) -> io::Result<()> {
+        loop {
+            match rustix::fs::fallocate(writable, FallocateFlags::empty(), range.start, range.end - range.start) {
+                Err(Errno::INTR) => continue,
+                other => break other?,
+            }
+        }
+        // A page that was never touched would look like a hole to readers.
+        let words = &self.map.words()[range.start as usize / 8..range.end as usize / 8];
+        words.iter().step_by(rustix::param::page_size() / 8).for_each(|word| {
+            word.load(Ordering::Relaxed);
+        });
         Ok(())
     }
 

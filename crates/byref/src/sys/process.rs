@@ -1,6 +1,7 @@
 //! Processes, clocks and random names.
 #![allow(unsafe_code)]
 
+use super::limits;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -36,7 +37,10 @@ impl Process {
     pub fn find(pid: Option<Pid>) -> io::Result<Self> {
         let Some(pid) = pid else { return Ok(Process::Unknown) };
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => Ok(Process::Alive(fd)),
+            Ok(fd) => {
+                limits::leave_room(&fd);
+                Ok(Process::Alive(fd))
+            }
             Err(Errno::SRCH) => Ok(Process::Dead),
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(error.into()),
             Err(_) => Ok(Process::Unknown),

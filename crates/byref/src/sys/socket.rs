@@ -23,7 +23,7 @@ const BACKLOG: i32 = 256;
 fn socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let made = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-    made.map_err(|error| limits::name_if_forbidden("socket", error.into()))
+    made.map_err(|error| limits::name_if_forbidden("socket", error.into())).inspect(|fd| limits::leave_room(fd))
 }
 
 /// A listening socket bound to `path`.
@@ -60,7 +60,10 @@ pub(crate) fn connect(path: &Path) -> io::Result<Connect> {
 /// The next waiting connection, `None` when there is none.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     match net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        Ok(fd) => Ok(Some(fd)),
+        Ok(fd) => {
+            limits::leave_room(&fd);
+            Ok(Some(fd))
+        }
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -224,7 +227,10 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Resul
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet longer than the protocol knows"));
     }
     match taken {
-        Ok(_) => Ok(Received::Packet(seen.bytes, passed)),
+        Ok(_) => {
+            passed.iter().for_each(limits::leave_room);
+            Ok(Received::Packet(seen.bytes, passed))
+        }
         // Another thread that reads this socket, too, was faster.
         Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Empty),
         Err(error) => Err(error.into()),
