@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
-VERSION = 4
+VERSION = 5
 FIRST = struct.pack("<II", MAGIC, VERSION)
 # A publisher's answers, behind the first words.
 WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"
@@ -62,11 +62,12 @@ def fake_publisher(rendezvous: Path, topic: str = "t", number: int = 0xDEADBEEF)
     return listener
 
 
-def hello(topic: str, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
-    """A subscriber's first packet; the policies are block, drop_oldest, latest."""
-    text = topic.encode()
+def hello(name: str, topic: str, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
+    """A subscriber's first packet to the publisher of that name; the policies are block, drop_oldest, latest."""
+    text, called = topic.encode(), name.encode()
     wanted = b"\0" if depth is None else b"\1" + varint(depth)
-    return FIRST + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0" + b"\1"
+    asked = varint(len(called)) + called + b"\0"
+    return FIRST + asked + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0" + b"\1"
 
 
 def accept_subscriber(listener: socket.socket) -> socket.socket:

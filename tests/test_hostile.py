@@ -221,7 +221,7 @@ def test_the_oldest_of_many_silent_connections_are_closed(spawn: Spawn, rendezvo
     assert now - before <= 70
     # The newest had no time to speak yet; it is welcome.
     crowd[-1].setblocking(True)
-    send_with_descriptor(crowd[-1], hello("t"), memfd(LEASE_SIZE, SEALED, holes=True))
+    send_with_descriptor(crowd[-1], hello(name, "t"), memfd(LEASE_SIZE, SEALED, holes=True))
     crowd[-1].settimeout(20)
     assert crowd[-1].recv(4096)
     child.tell("and now?")

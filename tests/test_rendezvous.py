@@ -76,6 +76,80 @@ def test_the_directory_is_empty_after_close(endpoints: Endpoints, rendezvous: Pa
     assert os.listdir(rendezvous) == []
 
 
+def listening(rendezvous: Path) -> set[int]:
+    """The sockets in the directory, whatever names they have."""
+    return {entry.stat().st_ino for entry in rendezvous.iterdir()}
+
+
+def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
+    """Its publishers have a name each for one socket, in whatever order they come and go."""
+    sub = spawn(subscribe, "b/*", 4)
+    assert sub.hear() == "watching"
+    before = len(descriptors())
+    first, second = byref.Publisher("a"), byref.Publisher("b/1")
+    between = len(descriptors())
+    third = byref.Publisher("b/2")
+    queue = byref.EventQueue(name="q")
+    assert len(os.listdir(rendezvous)) == 4
+    assert len(listening(rendezvous)) == 1
+    assert [monitor["name"] for monitor in byref.monitors()] == ["q"]
+    first.close()  # Its name was the first.
+    fourth = byref.Publisher("b/3")
+    assert len(listening(rendezvous)) == 1
+    for pub in (second, third, fourth):
+        pub.wait_for_subscribers(timeout=30)
+        pub.send(b"1")
+        assert sub.hear() == 1
+    queue.close()
+    del queue
+    for pub in (second, third, fourth):
+        pub.close()
+    assert os.listdir(rendezvous) == []
+    eventually(lambda: len(descriptors()) <= before, "the socket is closed")
+    assert between > before
+    again = byref.Publisher("b/4")
+    again.wait_for_subscribers(timeout=30)
+    again.send(b"4")
+    assert sub.hear() == 4
+    again.close()
+
+
+@pytest.mark.parametrize("gone", ["first", "all"])
+def test_names_that_others_removed_are_no_way_to_a_socket(gone: str, spawn: Spawn, rendezvous: Path) -> None:
+    """A publisher is linked by what is left, or listens at a socket of its own. All are found."""
+    publishers = [byref.Publisher(f"t/{number}") for number in range(2)]
+    names = os.listdir(rendezvous)
+    for name in names if gone == "all" else names[:1]:
+        (rendezvous / name).unlink()
+    publishers.append(byref.Publisher("t/2"))
+    sub = spawn(subscribe, "t/*", 3)
+    assert sub.hear() == "watching"
+    for number, pub in enumerate(publishers):
+        pub.wait_for_subscribers(timeout=30)
+        pub.send(str(number).encode())
+        assert sub.hear() == number
+    eventually(lambda: len(os.listdir(rendezvous)) == 3, "each has a name")
+    for pub in publishers:
+        pub.close()
+    assert os.listdir(rendezvous) == []
+
+
+def test_a_name_that_leads_nowhere_in_its_process(rendezvous: Path, endpoints: Endpoints) -> None:
+    """Somebody else's link to a socket: whoever asks by it is told that there is no such publisher."""
+    pub = endpoints.publisher("other")
+    (name,) = os.listdir(rendezvous)
+    hashed = fake_publisher(rendezvous, "t", 1)
+    (false,) = {*os.listdir(rendezvous)} - {name}
+    hashed.close()
+    (rendezvous / false).unlink()
+    os.link(rendezvous / name, rendezvous / false)
+    sub = endpoints.subscriber("t")
+    with pytest.raises(byref.Timeout):
+        sub.recv(timeout=0.5)
+    assert pub.subscribers == []
+    (rendezvous / false).unlink()
+
+
 def test_endpoints_leave_no_descriptors(rendezvous: Path) -> None:
     def use(count: int) -> None:
         for _ in range(count):

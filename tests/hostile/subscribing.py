@@ -8,9 +8,9 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from tests.strangers import LEASE_SIZE, SEALED, hello, memfd, send_with_descriptor, shared
+from tests.strangers import LEASE_SIZE, SEALED, memfd, send_with_descriptor, shared
 
-from .tools import TOPIC, Stranger, say
+from .tools import Stranger, say
 
 CURSOR, GENERATION, SLEEPING = 8 * 16, 8 * 17, 8 * 32
 CLOSED = 2**64 - 1
@@ -20,7 +20,7 @@ def says_garbage(stranger: Stranger) -> None:
     """Changed hellos, with and without a descriptor."""
     for _ in stranger.rounds():
         with stranger.knock() as end:
-            packet = stranger.garbage(hello(TOPIC)) if stranger.rng.random() < 0.9 else stranger.rng.randbytes(5000)
+            packet = stranger.garbage(stranger.hello()) if stranger.rng.random() < 0.9 else stranger.rng.randbytes(5000)
             if stranger.rng.random() < 0.5:
                 fd = stranger.wrong_descriptor(LEASE_SIZE)
                 say(lambda end=end, packet=packet, fd=fd: send_with_descriptor(end, packet, fd))
@@ -33,7 +33,7 @@ def passes_no_lease(stranger: Stranger) -> None:
     for _ in stranger.rounds():
         fds = [stranger.wrong_descriptor(LEASE_SIZE) for _ in range(stranger.rng.choice([1, 1, 2, 250]))]
         with stranger.knock() as end:
-            say(lambda end=end, fds=fds: socket.send_fds(end, [hello(TOPIC)], fds))
+            say(lambda end=end, fds=fds: socket.send_fds(end, [stranger.hello()], fds))
         for fd in fds:
             os.close(fd)
 
@@ -53,7 +53,7 @@ def comes_and_goes(stranger: Stranger) -> None:
         for _ in range(20):
             with stranger.knock() as end:
                 fd = memfd(LEASE_SIZE, SEALED, holes=True)
-                say(lambda end=end, fd=fd: send_with_descriptor(end, hello(TOPIC, 1), fd))
+                say(lambda end=end, fd=fd: send_with_descriptor(end, stranger.hello(1), fd))
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ def taken_in(stranger: Stranger) -> Iterator[tuple[socket.socket, memoryview]]:
     rng = stranger.rng
     fd, lease = shared(LEASE_SIZE, holes=True)
     with stranger.knock() as end, lease:
-        packet = hello(TOPIC, rng.randrange(3), rng.choice([None, 1, stranger.number()]), stranger.number())
+        packet = stranger.hello(rng.randrange(3), rng.choice([None, 1, stranger.number()]), stranger.number())
         say(lambda: send_with_descriptor(end, packet, fd))
         with memoryview(lease) as words:
             yield end, words

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.strangers import RING_SIZE, SEALED, fake_publisher, memfd, send_with_descriptor, shared, welcome
+from tests.strangers import RING_SIZE, SEALED, fake_publisher, hello, memfd, send_with_descriptor, shared, welcome
 
 TOPIC = "t"
 MFD_HUGETLB = 4
@@ -30,6 +30,8 @@ class Stranger:
         self.rng = rng
         # So long one attack goes on.
         self.seconds = seconds
+        # The name of the publisher that it connected to last.
+        self.called = ""
 
     def rounds(self) -> Iterator[None]:
         """Again and again, for as long as an attack may take."""
@@ -95,8 +97,14 @@ class Stranger:
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.setblocking(False)
         with contextlib.suppress(OSError, IndexError):  # Its backlog may be full.
-            end.connect(str(self.rng.choice(self.publishers())))
+            path = self.rng.choice(self.publishers())
+            self.called = path.name
+            end.connect(str(path))
         return end
+
+    def hello(self, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
+        """The first packet to that publisher."""
+        return hello(self.called, TOPIC, policy, depth, history)
 
     # ---- as a publisher ----
 

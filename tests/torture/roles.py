@@ -120,8 +120,10 @@ class _Sending:
 
 def _publish(part: Part) -> None:
     stage, traffic = part.stage, part.traffic
+    # The process listens already, so the publisher that everything is about has a link to its socket.
+    beside = byref.Publisher("beside", 1 << 20)
     sending = _Sending(part, SECOND if part.is_second else MAIN)
-    with sending.publisher:
+    with beside, sending.publisher:
         if traffic.history and not part.is_second:
             sending.some(_PRIMED)
         stage.primed = True

@@ -34,6 +34,7 @@ pub(crate) mod enabled {
         "service.woken",
         "listen.bound",
         "listen.announced",
+        "listen.linked",
         "listen.ring_made",
         "meet.moved",
         "meet.told",

@@ -1,13 +1,13 @@
 //! The packets on a socket.
 
-use crate::link::handshake::{Hello, ToSubscriber, decode, decode_first, encode, encode_first, topic_of_other_version};
+use crate::link::handshake::{Call, ToSubscriber, decode, decode_first, encode, encode_first, topic_of_other_version};
 use crate::pubsub::monitor::QueueHello;
 use crate::topic;
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
 pub fn run(input: &[u8]) {
-    first::<Hello>(input);
+    first::<Call>(input);
     first::<ToSubscriber>(input);
     first::<QueueHello>(input);
     if let Some(packet) = decode(input) {

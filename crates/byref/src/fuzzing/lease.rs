@@ -1,12 +1,13 @@
 //! Subscribers that say and write anything, beside one that is honest and must miss nothing.
 
 use super::{Number, each};
+use crate::link::acceptor::Host;
 use crate::link::candidates::Candidate;
-use crate::link::handshake::{Hello, ToSubscriber, decode_first, encode_first};
+use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_first, encode_first};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
 use crate::pubsub::message::{Message, PublisherInfo};
-use crate::pubsub::publisher::{Greeting, Publisher, greet};
+use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
@@ -103,7 +104,7 @@ impl Stage {
         let publisher = Publisher::builder("t").capacity(16).history(4).max_memory(MAX_MEMORY).build();
         let publisher = publisher.expect("a publisher");
         let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).expect("some memory");
-        let hello = encode_first(&hello(Policy::Block, None, 0));
+        let hello = encode_first(&call(Policy::Block, None, 0));
         let (_, socket) = knock(&publisher, &hello, Some(&lease)).expect("the honest one is welcome");
         let mut packet = [0; MAX_PACKET];
         let Ok(Received::Packet(len, Some(ring))) = socket::receive(&socket, &mut packet) else { panic!("no answer") };
@@ -168,7 +169,7 @@ impl Stage {
             }
             Step::Greet { policy, depth, history, lease } => {
                 let policy = [Policy::Block, Policy::DropOldest, Policy::Latest][policy as usize % 3];
-                let hello = encode_first(&hello(policy, depth.map(|depth| depth.of(16)), history.of(4)));
+                let hello = encode_first(&call(policy, depth.map(|depth| depth.of(16)), history.of(4)));
                 let len = if lease == u8::MAX { LEASE_LEN / 2 } else { LEASE_LEN };
                 self.come(&hello, Some(OwnedSegment::new("fuzz-lease", len).expect("some memory")));
             }
@@ -254,8 +255,9 @@ impl Stage {
     }
 }
 
-fn hello(policy: Policy, depth: Option<u64>, history: u64) -> Hello {
-    Hello { topic: "t".into(), policy, depth, history, name: None, membarrier: true }
+fn call(policy: Policy, depth: Option<u64>, history: u64) -> Call {
+    let hello = Hello { topic: "t".into(), policy, depth, history, name: None, membarrier: true };
+    Call { name: String::new(), wish: Wish::Subscribe(hello) }
 }
 
 /// Says hello to the publisher; gives the number that it has there, and the socket.
@@ -264,10 +266,11 @@ fn knock(publisher: &Publisher, hello: &[u8], lease: Option<&OwnedSegment>) -> O
     if !socket::send(&ours, hello, lease.map(OwnedSegment::shared)).is_ok_and(|sent| sent) {
         return None; // Longer than a socket takes.
     }
-    match greet(&publisher.shared, &Arc::new(theirs), NO_TASK) {
-        Ok(Greeting::Taken(id)) => Some((id, ours)),
-        _ => None,
-    }
+    let mut packet = [0; MAX_PACKET];
+    let Ok(Received::Packet(len, lease)) = socket::receive(&theirs, &mut packet) else { return None };
+    let Call { wish, .. } = decode_first(&packet[..len]).ok()?;
+    let id = Arc::clone(&publisher.shared).take_call(&Arc::new(theirs), NO_TASK, wish, lease).ok()??;
+    Some((id, ours))
 }
 
 /// Whoever cannot do it at once does not do it.

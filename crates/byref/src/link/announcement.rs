@@ -1,64 +1,53 @@
-//! What listens under a name in the rendezvous directory: a publisher, or an event queue. When its name vanishes, or newcomers meet in
+//! What is announced under a name in the rendezvous directory: a publisher, or an event queue. When its name vanishes, or newcomers meet in
 //! another directory, it is announced anew under another name.
 
 use crate::error::{Error, Result};
+use crate::link::acceptor::{Host, Place};
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{Announced, CANNOT_LISTEN, Directory};
-use crate::link::service::{Handle, Next, Service, Token};
+use crate::link::service::Handle;
 use crate::sync::locks::Mutex;
-use crate::sys::epoll::Interest;
-use crate::sys::socket;
-use rustix::fd::OwnedFd;
 use std::collections::HashSet;
-use std::io;
 use std::sync::{Arc, Weak};
 
-/// Accepts those who wait at a socket of a directory.
-type Accept = dyn Fn(&Arc<Service>, &Directory, &OwnedFd) -> Next + Send + Sync;
-
-/// A listening socket, and its name.
+/// A publisher's or a queue's name.
 pub(crate) struct Announcement {
     /// Keeps the place alive, which looks after the name.
     lookout: Arc<Lookout>,
     service: Weak<Handle>,
-    accept: Arc<Accept>,
+    host: Weak<dyn Host>,
     /// `None` once it is withdrawn.
-    place: Mutex<Option<Place>>,
+    state: Mutex<Option<State>>,
 }
 
-struct Place {
-    who: Announced,
-    name: String,
-    directory: Arc<Directory>,
-    socket: Arc<OwnedFd>,
-    task: Token,
+struct State {
+    place: Place,
     /// It could not be announced anew; that was logged.
     is_told: bool,
 }
 
 impl Announcement {
-    /// Listens in the place where endpoints meet. `topic`: for errors.
+    /// Announces `host` where endpoints meet. `topic`: for errors.
     pub fn new(
         lookout: &Arc<Lookout>,
         service: &Arc<Handle>,
         topic: &str,
         who: Announced,
-        accept: impl Fn(&Arc<Service>, &Directory, &OwnedFd) -> Next + Send + Sync + 'static,
+        host: Weak<dyn Host>,
     ) -> Result<Arc<Self>> {
         let directory = lookout.directory();
-        let accept: Arc<Accept> = Arc::new(accept);
-        let place = Place::take(service, &directory, who, &accept);
+        let place = lookout.acceptors().announce(service, &directory, who, &host);
         let place = place.map_err(Error::meeting(topic, directory.path(), CANNOT_LISTEN))?;
         log::debug!("byref: topic '{topic}': announced as {} in {}", place.name, directory.path().display());
         let announcement = Arc::new(Announcement {
             lookout: Arc::clone(lookout),
             service: Arc::downgrade(service),
-            accept,
-            place: Mutex::new(Some(place)),
+            host,
+            state: Mutex::new(Some(State { place, is_told: false })),
         });
         lookout.enlist(&announcement);
         // The others may have moved before it was among them.
-        announcement.renew_if(|place| !Arc::ptr_eq(&place.directory, &lookout.directory()), &lookout.directory());
+        announcement.renew_if(|place| !Arc::ptr_eq(place.directory(), &lookout.directory()), &lookout.directory());
         Ok(announcement)
     }
 
@@ -71,66 +60,40 @@ impl Announcement {
     pub fn renew_unless_in(&self, directory: &Arc<Directory>, names: &HashSet<String>) -> bool {
         let is_lost = |place: &Place| {
             // It may have been announced here after the names were listed.
-            !Arc::ptr_eq(&place.directory, directory) || (!names.contains(&place.name) && !directory.has(&place.name))
+            !Arc::ptr_eq(place.directory(), directory) || (!names.contains(&place.name) && !directory.has(&place.name))
         };
         self.renew_if(is_lost, directory)
     }
 
     fn renew_if(&self, is_lost: impl FnOnce(&Place) -> bool, directory: &Arc<Directory>) -> bool {
-        let mut guard = self.place.lock();
-        let (Some(place), Some(service)) = (guard.as_mut(), self.service.upgrade()) else { return true };
-        if !is_lost(place) {
+        let mut guard = self.state.lock();
+        let (Some(state), Some(service)) = (guard.as_mut(), self.service.upgrade()) else { return true };
+        if !is_lost(&state.place) {
             return true;
         }
-        let renewed = match Place::take(&service, directory, place.who.clone().again(), &self.accept) {
+        let acceptors = self.lookout.acceptors();
+        let renewed = match acceptors.announce(&service, directory, state.place.who.clone().again(), &self.host) {
             Ok(renewed) => renewed,
             Err(error) => {
-                if !std::mem::replace(&mut place.is_told, true) {
+                if !std::mem::replace(&mut state.is_told, true) {
                     log::warn!("byref: {}: {CANNOT_LISTEN}, trying again: {error}", directory.path().display());
                 }
                 return false;
             }
         };
-        log::info!("byref: {} was gone; announced anew as {}", place.name, renewed.name);
-        let former = std::mem::replace(place, renewed);
+        log::info!("byref: {} was gone; announced anew as {}", state.place.name, renewed.name);
+        let former = std::mem::replace(state, State { place: renewed, is_told: false });
         drop(guard); // Accepting may end whoever listens, which takes this back.
-        service.cancel(former.task);
         // Who is among those that wait there has found it.
-        let _ = (self.accept)(&service, &former.directory, &former.socket);
-        former.leave();
+        acceptors.answer_all(&former.place, &service);
+        acceptors.leave(&former.place, Some(&service));
         fault!("renew.former_left");
         true
     }
 
     /// Takes the name back: nobody can connect any more.
     pub fn withdraw(&self) {
-        let Some(place) = self.place.lock().take() else { return };
-        if let Some(service) = self.service.upgrade() {
-            service.cancel(place.task);
-        }
-        place.leave();
-    }
-}
-
-impl Place {
-    fn take(service: &Handle, directory: &Arc<Directory>, who: Announced, accept: &Arc<Accept>) -> io::Result<Self> {
-        let (socket, name) = directory.listen(&who)?;
-        let socket = Arc::new(socket);
-        let (listening, meeting, accept) = (Arc::clone(&socket), Arc::clone(directory), Arc::clone(accept));
-        let watched = service
-            .watch(Arc::clone(&socket), Interest::IN, None, move |service, _, _| accept(service, &meeting, &listening));
-        match watched {
-            Ok(task) => Ok(Place { who, name, directory: Arc::clone(directory), socket, task, is_told: false }),
-            Err(error) => {
-                directory.remove(&name);
-                Err(error)
-            }
-        }
-    }
-
-    fn leave(&self) {
-        self.directory.remove(&self.name);
-        fault!("close.publisher_unlinked");
-        socket::hang_up(&self.socket); // A forked child may have it, and would never accept.
+        let Some(state) = self.state.lock().take() else { return };
+        self.lookout.acceptors().leave(&state.place, self.service.upgrade().as_deref());
     }
 }

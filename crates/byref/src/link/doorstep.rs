@@ -1,4 +1,4 @@
-//! Connections to a publisher that have said nothing yet. Each has a descriptor, so there are only so many of them.
+//! Connections to a process that have said nothing yet. Each has a descriptor, so there are only so many of them.
 
 use crate::link::service::Token;
 use crate::sync::locks::Mutex;
@@ -21,8 +21,8 @@ pub(crate) const ACCEPTED_AT_ONCE: usize = MOST / 2;
 const MOST: usize = 64;
 
 /// Who stands there, by the task that listens to each; the oldest first.
+#[derive(Default)]
 pub(crate) struct Doorstep {
-    topic: String,
     crowd: Mutex<Crowd>,
 }
 
@@ -34,10 +34,6 @@ struct Crowd {
 }
 
 impl Doorstep {
-    pub fn new(topic: String) -> Self {
-        Doorstep { topic, crowd: Mutex::default() }
-    }
-
     /// One more comes, and `listen` begins to listen to it. Gives the one that has to go for it, which has had the most time to
     /// say something.
     pub fn enter(&self, listen: impl FnOnce() -> io::Result<Token>) -> io::Result<Option<Token>> {
@@ -47,10 +43,7 @@ impl Doorstep {
             return Ok(None);
         }
         if !std::mem::replace(&mut crowd.told, true) {
-            log::warn!(
-                "byref: topic '{}': more than {MOST} connections say nothing; the oldest ones are closed",
-                self.topic
-            );
+            log::warn!("byref: more than {MOST} connections say nothing; the oldest ones are closed");
         }
         Ok(crowd.waiting.pop_front())
     }
@@ -69,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_oldest_goes_for_the_newest() {
-        let doorstep = Doorstep::new("t".into());
+        let doorstep = Doorstep::default();
         let enter = |task| doorstep.enter(|| Ok(task)).unwrap();
         let most = MOST as Token;
         assert!((1..=most).all(|task| enter(task).is_none()));

@@ -1,6 +1,7 @@
 //! The packets of the socket between a publisher and a subscriber.
 //!
-//! The subscriber connects and sends a [`Hello`] with the descriptor of its lease. The publisher answers with
+//! The subscriber connects and sends a [`Call`] for the publisher's name: a [`Hello`], with the descriptor of its lease. The publisher
+//! answers with
 //! [`ToSubscriber::Welcome`] and the descriptor of its ring, then [`ToSubscriber::Segment`] with a descriptor for each
 //! segment of its pool, and later for each new one, and for its glossary.  Afterwards single bytes ring the other side's bell.
 
@@ -9,10 +10,27 @@ use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
-/// The subscriber's first packet.
+/// The first packet of whoever connects to a process.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Call {
+    /// Whom it wants: a name of this socket in the rendezvous directory.
+    pub name: String,
+    pub wish: Wish,
+}
+
+/// What whoever connects wants.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    /// To subscribe; the descriptor of the lease comes along.
+    Subscribe(Hello),
+    /// To see the numbers of an event queue.
+    Look,
+}
+
+/// What a subscriber says of itself.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     /// A topic, or a pattern.

@@ -10,6 +10,7 @@
 //! find another one, subscribers go on there, and what listens is announced there anew. Connections stay. A missing directory is
 //! not made here: whoever comes next does, and may as well never come.
 
+use crate::link::acceptor::Acceptors;
 use crate::link::announcement::Announcement;
 use crate::link::location::Location;
 use crate::link::rendezvous::{CANNOT_LIST, Directory, News, Stamp, Told, Watch};
@@ -47,6 +48,7 @@ pub(crate) struct Lookout {
     directory: Mutex<Arc<Directory>>,
     listeners: Mutex<Vec<Weak<dyn Listener>>>,
     announcements: Mutex<Vec<Weak<Announcement>>>,
+    acceptors: Acceptors,
     service: Weak<Handle>,
     /// Held while the directory is looked at, and listeners are told of more than names.
     state: Mutex<State>,
@@ -90,6 +92,7 @@ impl Lookout {
             directory: Mutex::new(directory),
             listeners: Mutex::default(),
             announcements: Mutex::default(),
+            acceptors: Acceptors::default(),
             service: Arc::downgrade(service),
             state: Mutex::default(),
         });
@@ -107,6 +110,11 @@ impl Lookout {
             Next::After(TIDY)
         });
         lookout
+    }
+
+    /// Where this process listens.
+    pub fn acceptors(&self) -> &Acceptors {
+        &self.acceptors
     }
 
     /// The directory in which endpoints meet now.

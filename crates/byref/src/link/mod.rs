@@ -1,5 +1,6 @@
 //! How processes find and reach each other: the directory, who may connect, packets, the service thread.
 
+pub(crate) mod acceptor;
 pub(crate) mod access;
 pub(crate) mod announcement;
 pub(crate) mod candidates;

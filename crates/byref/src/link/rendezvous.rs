@@ -1,8 +1,9 @@
-//! Where publishers and subscribers meet: a private directory of unix sockets, one for each publisher.
+//! Where publishers and subscribers meet: a private directory of unix sockets, one for each process, with a name (a hard link) for
+//! each of its publishers.
 //!
-//! A publisher binds under a temporary name, listens, and then renames to `<topic hash>-<publisher id>`, which is never used
-//! again. So a final name that refuses a connection belongs to nobody any more, and whoever meets it removes it. Subscribers
-//! watch the directory first and list it afterwards, so none is missed.
+//! A process's first publisher binds under a temporary name, listens, and then renames to `<topic hash>-<publisher id>`, which is never
+//! used again; the next ones link that socket under such names of their own. So a final name that refuses a connection belongs to
+//! nobody any more, and whoever meets it removes it. Subscribers watch the directory first and list it afterwards, so none is missed.
 //!
 //! A publisher whose name vanished, with the directory or alone, announces itself again under a name that begins with the same 24
 //! digits of its identity, so that who is connected to it can tell.
@@ -189,6 +190,18 @@ impl Directory {
         Ok((listener, name))
     }
 
+    /// Announces the listening socket that has the name `other` for `who`, too; gives its name.
+    pub fn link(&self, other: &str, who: &Announced) -> io::Result<String> {
+        let name = who.name();
+        let temporary = format!("{TEMPORARY}{:032x}", new_id());
+        // A link alone would not be told to those who watch for renames.
+        rustix::fs::linkat(&self.fd, other, &self.fd, &temporary, AtFlags::empty())?;
+        fault!("listen.linked");
+        rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name).inspect_err(|_| self.remove(&temporary))?;
+        fault!("listen.announced");
+        Ok(name)
+    }
+
     /// Lets others of the directory connect to a socket in it. They may put something else in its place meanwhile.
     fn open_to_others(&self, name: &str) -> io::Result<()> {
         let socket =
@@ -276,9 +289,15 @@ impl Directory {
 
     /// Removes what dead publishers of any topic, and dead event queues, left behind.
     pub fn sweep(&self) {
+        // One socket has a name for each publisher of its process.
+        let mut alive = HashSet::new();
         for name in self.entries().unwrap_or_default() {
             if is_final(&name) || is_queue(&name) {
-                let _ = self.connect(&name); // A live publisher sees a connection that says nothing and ends.
+                let socket = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW).map(identity).ok();
+                // A live process sees a connection that says nothing and ends.
+                if !alive.contains(&socket) && !matches!(self.connect(&name), Ok(Connect::Refused)) {
+                    alive.insert(socket);
+                }
             } else if name.starts_with(TEMPORARY) && self.is_abandoned(&name) {
                 self.remove(&name);
             }
@@ -333,8 +352,8 @@ impl Announced {
         (id >> 32 << 32) | (*id as u32).wrapping_add(*times) as u128
     }
 
-    /// The final name of the socket.
-    fn name(&self) -> String {
+    /// Its name in the directory.
+    pub fn name(&self) -> String {
         match self {
             Announced::Publisher { topic, .. } => format!("{:016x}-{:032x}", topic::hash(topic), self.id()),
             Announced::Queue { .. } => format!("{QUEUE}{:032x}", self.id()),

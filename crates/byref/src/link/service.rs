@@ -29,6 +29,8 @@ pub(crate) enum Next {
     Watch(Interest),
     /// Run again after this time.
     After(Duration),
+    /// Watch the descriptor for nothing before this time has passed; then the task runs as late.
+    Pause(Duration),
     Done,
 }
 
@@ -211,15 +213,20 @@ impl Service {
         let mut tasks = self.tasks.lock();
         let Some(task) = tasks.by_token.get_mut(&token) else { return };
         task.handler = Some(handler);
-        match (next, &task.fd) {
-            (Next::After(delay), _) => task.deadline = Some(Instant::now() + delay),
-            (Next::Watch(interest), Some(fd)) => {
-                task.deadline = None;
-                if let Err(error) = self.epoll.modify(fd.as_fd(), token, interest) {
-                    log::error!("byref: cannot watch a peer: {error}");
-                }
-            }
-            _ => {}
+        match next {
+            Next::After(delay) | Next::Pause(delay) => task.deadline = Some(Instant::now() + delay),
+            Next::Watch(_) => task.deadline = None,
+            Next::Keep | Next::Done => {}
+        }
+        let interest = match next {
+            Next::Watch(interest) => Some(interest),
+            Next::Pause(_) => Some(Interest::empty()),
+            _ => None,
+        };
+        if let (Some(interest), Some(fd)) = (interest, &task.fd)
+            && let Err(error) = self.epoll.modify(fd.as_fd(), token, interest)
+        {
+            log::error!("byref: cannot watch a peer: {error}");
         }
     }
 }

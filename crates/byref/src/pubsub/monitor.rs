@@ -19,13 +19,13 @@
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
 
 use crate::error::{Error, Result, printable};
+use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
-use crate::link::doorstep::ACCEPTED_AT_ONCE;
-use crate::link::handshake;
+use crate::link::handshake::{self, Call, Wish};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
-use crate::link::service::{self, Handle, Next, Service};
+use crate::link::service::{self, Handle, Next, Service, Token};
 use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -38,6 +38,7 @@ use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic::MAX_TOPIC;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::ops::Range;
 
 use std::sync::{Arc, Weak};
@@ -371,28 +372,15 @@ impl Monitor {
         }
     }
 
-    /// Answers whoever connects with the segment, brought up to date.
+    /// Shows the numbers to whoever connects.
     fn listen(self: &Arc<Self>, lookout: &Arc<Lookout>, service: &Arc<Handle>) -> Result<Arc<Announcement>> {
-        let monitor = Arc::downgrade(self);
+        let host: Weak<dyn Host> = Arc::downgrade(self) as _;
         let who = Announced::Queue { id: rendezvous::new_id(), times: 0 };
-        Announcement::new(lookout, service, &self.label(), who, move |_, directory, listening| {
-            let Some(monitor) = monitor.upgrade() else { return Next::Done };
-            for _ in 0..ACCEPTED_AT_ONCE {
-                match directory.accept(listening) {
-                    Ok(Some(onlooker)) => monitor.answer(&onlooker),
-                    Ok(None) => break,
-                    Err(_) => {
-                        // Most likely out of descriptors: it stays in the backlog; do not spin on it.
-                        std::thread::sleep(Duration::from_millis(10));
-                        break;
-                    }
-                }
-            }
-            Next::Keep
-        })
+        Announcement::new(lookout, service, &self.label(), who, host)
     }
 
-    fn answer(&self, onlooker: &OwnedFd) {
+    /// Sends an onlooker the segment, brought up to date.
+    fn show(&self, onlooker: &OwnedFd) {
         let Some(segment) = &self.shared else { return };
         let mut all = Vec::new();
         for account in self.open_accounts() {
@@ -504,6 +492,31 @@ fn passed(reported: &mut bool, is_over: bool, is_well: bool) -> bool {
     first
 }
 
+impl Host for Monitor {
+    fn take_call(
+        self: Arc<Self>,
+        socket: &Arc<OwnedFd>,
+        _: Token,
+        wish: Wish,
+        _: Option<OwnedFd>,
+    ) -> io::Result<Option<u64>> {
+        if wish == Wish::Look {
+            self.show(socket);
+        }
+        Ok(None)
+    }
+
+    /// Nobody stays.
+    fn hung_up(&self, _: u64) {}
+
+    /// An onlooker does without.
+    fn is_short_of(&self, _: &io::Error) {}
+
+    fn topic(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+}
+
 /// The first packet to an onlooker.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct QueueHello {
@@ -519,7 +532,9 @@ pub fn monitors() -> Result<Vec<QueueReport>> {
     let epoll = Epoll::new().map_err(unusable())?;
     let mut asked = Vec::new();
     for name in directory.queues().map_err(unreadable)? {
-        if let Ok(Connect::Connected(socket)) = directory.connect(&name) {
+        if let Ok(Connect::Connected(socket)) = directory.connect(&name)
+            && let Ok(true) = socket::send(&socket, &handshake::encode_first(&Call { name, wish: Wish::Look }), None)
+        {
             epoll.add(&socket, asked.len() as u64, Interest::IN).map_err(unusable())?;
             asked.push(Some(socket));
         }

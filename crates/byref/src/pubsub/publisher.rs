@@ -12,11 +12,11 @@ pub use ticket::{Releases, Ticket};
 use crate::attributes::Encoded;
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
+use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
-use crate::link::doorstep::{ACCEPTED_AT_ONCE, Doorstep, handshake_time};
-use crate::link::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
-use crate::link::rendezvous::{self, Announced, Directory};
-use crate::link::service::{self, Event, Handle, Next, Service, Token};
+use crate::link::handshake::{self, Hello, ToSubscriber, Welcome, Wish};
+use crate::link::rendezvous::{self, Announced};
+use crate::link::service::{self, Handle, Next, Token};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool, Sent};
 use crate::protocol::claim::{Horizon, Policy, horizon, retention_limit};
@@ -353,11 +353,9 @@ impl Publisher {
         });
         let mut open = shared.open.lock();
         let announcement = {
-            let (weak, doorstep) = (Arc::downgrade(&shared), Arc::new(Doorstep::new(shared.topic.clone())));
+            let host: Weak<dyn Host> = Arc::downgrade(&shared) as _;
             let who = Announced::Publisher { topic: shared.topic.clone(), id, times: 0 };
-            Announcement::new(&lookout, &service, &shared.topic, who, move |service, directory, listening| {
-                accept(service, directory, listening, &weak, &doorstep)
-            })?
+            Announcement::new(&lookout, &service, &shared.topic, who, host)?
         };
         *open = Some(Open {
             ring,
@@ -1027,7 +1025,7 @@ impl Shared {
 
     /// A subscriber could not be taken in for want of something. It, or the socket's backlog, will try again and again; that is
     /// worth one line in the log.
-    fn is_short_of(&self, error: &io::Error) {
+    fn note_shortage(&self, error: &io::Error) {
         let what = format!("{error}{}", limits::behind(error));
         let before = self.short_of.lock().replace(what.clone());
         if before.is_none() {
@@ -1571,112 +1569,36 @@ impl Open {
     }
 }
 
-/// Accepts who waits, so many at a time, and listens to each.
-fn accept(
-    service: &Arc<Service>,
-    directory: &Directory,
-    listener: &OwnedFd,
-    shared: &Weak<Shared>,
-    doorstep: &Arc<Doorstep>,
-) -> Next {
-    for _ in 0..ACCEPTED_AT_ONCE {
-        fault!("accept.before");
-        let socket = match directory.accept(listener) {
-            Ok(Some(socket)) => Arc::new(socket),
-            Ok(None) => return Next::Keep,
-            Err(error) => {
-                // Most likely out of descriptors. The connection stays in the backlog; do not spin on it.
-                if let Some(shared) = shared.upgrade() {
-                    shared.is_short_of(&error);
-                }
-                std::thread::sleep(Duration::from_millis(10));
-                return Next::Keep;
+impl Host for Shared {
+    fn take_call(
+        self: Arc<Self>,
+        socket: &Arc<OwnedFd>,
+        task: Token,
+        wish: Wish,
+        passed: Option<OwnedFd>,
+    ) -> io::Result<Option<u64>> {
+        let hello = match wish {
+            Wish::Subscribe(hello) if topic::matches(&hello.topic, &self.topic) => hello,
+            _ => {
+                socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+                return Ok(None);
             }
         };
-        fault!("accept.accepted");
-        let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
-        let mut peer_id = None;
-        let hear = move |_: &Arc<Service>, task, event| {
-            let Some(shared) = shared.upgrade() else { return Next::Done };
-            if let Some(peer) = peer_id {
-                if !socket::is_hung_up(&theirs) {
-                    return Next::Keep;
-                }
-                shared.lose(peer, true);
-                return Next::Done;
-            }
-            let greeting = greet(&shared, &theirs, task);
-            if event == Event::Late || !matches!(greeting, Ok(Greeting::NotYet)) {
-                step.leave(task);
-            }
-            match greeting {
-                Ok(Greeting::Taken(peer)) => {
-                    peer_id = Some(peer);
-                    Next::Watch(Interest::RDHUP)
-                }
-                Ok(Greeting::NotYet) if event == Event::Late => {
-                    log::debug!("byref: a connection on topic '{}' said nothing and was closed", shared.topic);
-                    Next::Done
-                }
-                Ok(Greeting::NotYet) => Next::Keep,
-                Ok(Greeting::Over) => Next::Done,
-                // It went away in the middle of it.
-                Err(why) if matches!(why.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
-                    Next::Done
-                }
-                Err(why) if limits::is_shortage(&why) => {
-                    shared.is_short_of(&why);
-                    Next::Done
-                }
-                Err(why) => {
-                    log::warn!("byref: topic '{}': refused a subscriber: {why}", shared.topic);
-                    Next::Done
-                }
-            }
-        };
-        match doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
-            Ok(Some(oldest)) => service.cancel(oldest),
-            Ok(None) => {}
-            Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
-        }
+        let lease = passed.ok_or_else(|| io::Error::other("it sent no lease"))?;
+        self.attach(socket, task, hello, lease).map(Some)
     }
-    Next::Keep // Others may wait; the service's other tasks go first.
-}
 
-/// What became of a connection.
-pub(crate) enum Greeting {
-    /// It is subscriber number so and so.
-    Taken(u64),
-    NotYet,
-    /// It wanted nothing, or something else.
-    Over,
-}
-
-/// Reads a hello and answers it.
-pub(crate) fn greet(shared: &Arc<Shared>, socket: &Arc<OwnedFd>, task: Token) -> io::Result<Greeting> {
-    let mut packet = [0u8; MAX_PACKET];
-    let (len, lease) = match socket::receive(socket, &mut packet)? {
-        Received::Packet(len, lease) => (len, lease),
-        Received::Empty => return Ok(Greeting::NotYet),
-        Received::HungUp => return Ok(Greeting::Over),
-        Received::OutOfDescriptors => return Err(io::Error::from_raw_os_error(libc::EMFILE)),
-    };
-    fault!("accept.hello_read");
-    let hello: Hello = match handshake::decode_first(&packet[..len]) {
-        Ok(hello) => hello,
-        Err(NotUnderstood::Version(theirs)) => {
-            // Our first packet tells it our version.
-            socket::send(socket, &handshake::encode_for_other_version(&shared.topic), None)?;
-            return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
-        }
-        Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
-    };
-    if !topic::matches(&hello.topic, &shared.topic) {
-        socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
-        return Ok(Greeting::Over);
+    fn hung_up(&self, peer: u64) {
+        self.lose(peer, true);
     }
-    let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
-    shared.attach(socket, task, hello, lease).map(Greeting::Taken)
+
+    fn is_short_of(&self, error: &io::Error) {
+        self.note_shortage(error);
+    }
+
+    fn topic(&self) -> &str {
+        &self.topic
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -1732,10 +1654,9 @@ mod tests {
             let topic = topic.to_owned();
             let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
             assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
-            match greet(&publisher.shared, &self.theirs, 0) {
-                Ok(Greeting::Taken(peer)) => Some(peer),
-                _ => None,
-            }
+            let mut packet = [0; MAX_PACKET];
+            let Ok(Received::Packet(_, lease)) = socket::receive(&self.theirs, &mut packet) else { return None };
+            Arc::clone(&publisher.shared).take_call(&self.theirs, 0, Wish::Subscribe(hello), lease).ok().flatten()
         }
     }
 

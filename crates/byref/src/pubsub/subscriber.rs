@@ -4,7 +4,7 @@
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
-use crate::link::handshake::{self, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
+use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::lookout::{Listener, Lookout};
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
@@ -802,7 +802,8 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::available(),
         };
-        if !socket::send(&socket, &handshake::encode_first(&hello), Some(lease.shared()))? {
+        let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
+        if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
         fault!("connect.hello_sent");
