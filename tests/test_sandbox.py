@@ -16,19 +16,23 @@ Spawn = Callable[..., Child]
 # Numbers of system calls.
 CALLS = {
     "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41}
-    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324},
+    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324, "write": 1},
     "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198}
-    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283},
+    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "write": 64},
 }.get(platform.machine(), {})
 
 pytestmark = pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not listed")
 
 
-def forbid(call: str, error: int) -> None:
-    """Has a system call of this process refused from now on, by a seccomp filter."""
+def forbid(call: str, error: int, first: int | None = None) -> None:
+    """Has a system call refused in this process, by a seccomp filter; `first`: only with that first argument."""
     load, equal, give = 0x20, 0x15, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000
-    steps = [(load, 0, 0, 0), (equal, 0, 1, CALLS[call]), (give, 0, 0, refuse | error), (give, 0, 0, allow)]
+    at_number, at_first = 0, 16
+    end = [(give, 0, 0, refuse | error), (give, 0, 0, allow)]
+    if first is not None:
+        end = [(load, 0, 0, at_first), (equal, 0, 1, first), *end]
+    steps = [(load, 0, 0, at_number), (equal, 0, len(end) - 1, CALLS[call]), *end]
     program = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *step) for step in steps))
     described = ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))
     libc = ctypes.CDLL(None, use_errno=True)
