@@ -196,19 +196,36 @@ def test_a_loop_that_is_closed_meanwhile(endpoints: Endpoints, monkeypatch: pyte
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("way", ["recv_async", "async for"])
+@pytest.mark.parametrize("way", ["try_recv", "recv", "recv_async", "async for"])
 def test_who_takes_at_once_takes_no_wake_up_away(way: str, endpoints: Endpoints) -> None:
-    pub, sub = endpoints.pair()
+    """Who looks first hears of a publisher and its two messages. The task that has been waiting gets one of them."""
+    sub = endpoints.subscriber(history=2)
+
+    async def take() -> byref.Message | byref.Event | None:
+        match way:
+            case "try_recv":
+                return sub.try_recv()
+            case "recv":
+                return sub.recv(timeout=20)
+            case "recv_async":
+                return await sub.recv_async()
+        return await anext(aiter(sub))
 
     async def main() -> None:
-        for number in range(0, 100, 2):
+        for _ in range(10):
             waiting = asyncio.create_task(sub.recv_async())
-            await asyncio.sleep(0)
-            pub.send(b"")
-            pub.send(b"")
-            taken = await (sub.recv_async() if way == "recv_async" else anext(aiter(sub)))
-            assert taken.sequence == number
-            assert (await asyncio.wait_for(waiting, 20)).sequence == number + 1
+            await asyncio.sleep(0.01)
+            with byref.Publisher("t", history=2) as pub:
+                pub.send(b"")
+                pub.send(b"")
+                pub.wait_for_subscribers(timeout=20)
+                sub.wait_for_publishers(timeout=20)
+                taken = await take()
+                assert isinstance(taken, byref.Message)
+                assert taken.sequence == 0
+                assert (await asyncio.wait_for(waiting, 20)).sequence == 1
+            while sub.publishers:
+                await asyncio.sleep(0.01)
 
     asyncio.run(main())
 

@@ -238,10 +238,11 @@ STARTED = {
     ),
     "a thread is just being started": (
         "queue().start()\n"
-        "def begin(*args, real=threading._start_new_thread):\n"
+        "start = '_start_joinable_thread' if sys.version_info >= (3, 13) else '_start_new_thread'\n"
+        "def begin(*args, real=getattr(threading, start), **more):\n"
         "    if args[0].__self__.name == 'late': running.set(); time.sleep(0.5)\n"
-        "    return real(*args)\n"
-        "threading._start_new_thread = begin\n"
+        "    return real(*args, **more)\n"
+        "setattr(threading, start, begin)\n"
         "late = threading.Thread(target=print, args=('late',), name='late', daemon=False)\n"
         "threading.Thread(target=late.start, daemon=True).start()",
         "end\nlate\n",

@@ -180,6 +180,29 @@ def test_errors_name_the_oldest(endpoints: Endpoints) -> None:
     assert "the oldest is message 0, sent 0." in str(caught.value)
 
 
+@pytest.mark.parametrize(("policy", "error"), [("drop_oldest", byref.PoolExhausted), ("block", byref.Timeout)])
+def test_a_full_pool_names_who_holds_and_nobody_else(
+    policy: Any, error: type[byref.Error], endpoints: Endpoints
+) -> None:
+    """Messages that travel in the ring take no payload memory, so who has yet to read them is not in the way."""
+    pub = endpoints.publisher(max_memory=MIB)
+    innocent = endpoints.subscriber(name="innocent")
+    holder = endpoints.subscriber(name="holder", policy=policy)
+    pub.wait_for_subscribers(2, timeout=20)
+    pub.send(payload(0, 700_000))
+    innocent.recv(timeout=20)
+    held = holder.recv(timeout=20)
+    for _ in range(64):
+        pub.send(b"small")
+        holder.recv(timeout=20)
+    with pytest.raises(error) as caught:
+        pub.send(payload(1, 700_000), timeout=0.1)
+    told = str(caught.value)
+    assert "('holder') holds 1 message (700000 bytes; the oldest is message 0, sent " in told
+    assert "innocent" not in told
+    assert is_payload(held, 0, 700_000)
+
+
 def test_after_close(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     early, late = (pub.send_tracked(payload(seed, 5000)) for seed in range(2))

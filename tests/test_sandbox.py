@@ -16,17 +16,17 @@ Spawn = Callable[..., Child]
 # Numbers of system calls.
 CALLS = {
     "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41}
-    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324, "madvise": 28},
+    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324, "madvise": 28, "write": 1},
     "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198}
-    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "madvise": 233},
+    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "madvise": 233, "write": 64},
 }.get(platform.machine(), {})
 
 pytestmark = pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not listed")
 
 
 def forbid(call: str, error: int, argument: tuple[int, int] | None = None) -> None:
-    """Has a system call of this process refused from now on, by a seccomp filter; with an
-    `argument`, its place and value, only calls that have it."""
+    """Has a system call of this process refused from now on, by a seccomp filter. With an
+    `argument`, its place and value, only calls that have it are refused."""
     load, equal, give = 0x20, 0x15, 0x06
     allow, refuse = 0x7FFF0000, 0x00050000
     steps = [(give, 0, 0, refuse | error), (give, 0, 0, allow)]

@@ -9,6 +9,7 @@ import re
 import resource
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +400,28 @@ def test_streams_in_streams_are_no_deeper_than_containers(lists: int, rendezvous
                 sub.recv(timeout=20).value  # noqa: B018
             else:
                 refused(sub, "too deep")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda number: number * (2**61 - 1), lambda number: complex(-1000003 * number, number)],
+    ids=["int", "complex"],
+)
+def test_keys_that_share_a_hash(key: Callable[[int], Any], endpoints: Endpoints) -> None:
+    """Python compares each of them with all the others: some megabytes of them would stop a receiver for an hour."""
+    assert len({hash(key(number)) for number in range(1, 100)}) == 1
+    pub, sub = endpoints.pair()
+    pub.send({key(number): None for number in range(1, 600)})
+    with pytest.raises(byref.Error, match="too many keys of one hash"):
+        sub.recv(timeout=20).value  # noqa: B018
+    for several in (
+        {key(number): number for number in range(1, 200)},
+        {complex(number, 0.5): number for number in range(2000)} | {number / 7: None for number in range(2000)},
+        {number - 1000: None for number in range(2000)} | {2**70 + number: None for number in range(2000)},
+        [{key(number): number for number in range(20)}] * 100,
+    ):
+        pub.send(several)
+        assert sub.recv(timeout=20).value == several
 
 
 def test_lies_take_no_more_memory_than_they_are_long(rendezvous: Path, endpoints: Endpoints) -> None:

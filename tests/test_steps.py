@@ -17,7 +17,14 @@ ROOT = Path(__file__).parent.parent
 FAULTS = ROOT / "target/faults/python"
 
 
-needs_faults = pytest.mark.skipif(not FAULTS.exists(), reason="needs `make build-faults`")
+def has_faults() -> bool:
+    """Whether the package is there, for this interpreter."""
+    command = [sys.executable, "-c", "import byref"]
+    environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
+    return FAULTS.exists() and not subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode
+
+
+needs_faults = pytest.mark.skipif(not has_faults(), reason="needs `make build-faults`, with this interpreter")
 
 
 @needs_faults

@@ -140,17 +140,6 @@ _Loops = dict[asyncio.AbstractEventLoop, _Waiters]
 _waiters: WeakKeyDictionary[Subscriber[Event], _Loops] = WeakKeyDictionary()
 
 
-def _taken(loops: _Loops | None) -> None:
-    """Somebody received without a wait: perhaps with the wake-up for those who wait, while there is more."""
-    if loops:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # It is trio's loop, perhaps, and another thread's tasks wait in asyncio.
-            waiters = loops.get(asyncio.get_running_loop())
-            if waiters is not None:
-                waiters.wake()
-
-
 async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | None = None) -> None:
     """Wait until a subscriber that had nothing may have something, or so long."""
     trio = _trio()
@@ -167,7 +156,6 @@ class Messages:
 
     def __init__(self, subscriber: Subscriber[Event]) -> None:
         self._subscriber = subscriber
-        self._loops = _waiters.setdefault(subscriber, {})
         self._in_a_row = 0
 
     def __aiter__(self) -> Messages:
@@ -185,7 +173,6 @@ class Messages:
                 await _message(self._subscriber, fileno)
         except Closed:
             raise StopAsyncIteration from None
-        _taken(self._loops)
         return message
 
 
@@ -208,7 +195,6 @@ async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message 
         if timeout is not None and left is not None and left <= 0:
             return subscriber._recv_at_last(timeout)
         await _message(subscriber, fileno, left)
-    _taken(_waiters.get(subscriber))
     return message
 
 

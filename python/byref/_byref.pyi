@@ -90,6 +90,7 @@ __all__ = [
     "__version__",
     "_close_log",
     "_open_log",
+    "_tell_lost_log",
     "copied_bytes",
     "monitors",
     "record_receives",
@@ -935,3 +936,4 @@ def copied_bytes() -> dict[str, int]:
 # For `_logging`.
 def _open_log(level: int | None) -> int: ...
 def _close_log() -> None: ...
+def _tell_lost_log() -> None: ...

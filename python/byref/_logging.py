@@ -74,4 +74,10 @@ def _stop() -> None:
             reader.join(_PATIENCE)
 
 
-atexit.register(_stop)
+def _end() -> None:
+    """Pass on what is under way, and tell of what was lost."""
+    _stop()
+    _byref._tell_lost_log()
+
+
+atexit.register(_end)

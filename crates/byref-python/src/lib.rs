@@ -70,7 +70,7 @@ mod _byref {
     #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]
-    use crate::logging::{_close_log, _open_log};
+    use crate::logging::{_close_log, _open_log, _tell_lost_log};
     #[pymodule_export]
     use crate::message::{Message, PublisherInfo};
     #[pymodule_export]

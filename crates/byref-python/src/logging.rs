@@ -93,6 +93,19 @@ pub fn _close_log() {
     logger.replace(std::ptr::null_mut());
 }
 
+/// Tells of lines that were lost and that no later line told of: the program ends.
+#[pyfunction]
+pub fn _tell_lost_log() {
+    let logger = LOGGER.get().expect("made when the module is imported");
+    let lost = logger.lost.swap(0, Ordering::Relaxed);
+    if lost > 0 {
+        let told = line(now(), Level::Warn, 0, &format!("the last {lost} lines were lost: nobody read them"));
+        if !write_line(&told) {
+            logger.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+    }
+}
+
 /// So often a thread that is about to send a line is given the processor.
 const MOST_YIELDS: usize = 1000;
 

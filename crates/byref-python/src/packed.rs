@@ -9,7 +9,12 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::vec::Drain;
+
+/// The most keys of a dict that share a hash. Python compares each with all the others, so a sender that chooses them
+/// could stop its receiver for an hour.
+const MOST_ALIKE: usize = 256;
 
 /// A container, packed.
 pub struct Packing {
@@ -334,16 +339,31 @@ pub fn unpack<'py>(
     other: impl FnMut(usize) -> PyResult<Bound<'py, PyAny>>,
     wrong: impl Fn(&str) -> PyErr,
 ) -> PyResult<Bound<'py, PyAny>> {
-    packed::read(stream, level, containers, &mut Unpacker { py, other, wrong })
+    packed::read(stream, level, containers, &mut Unpacker { py, other, wrong, alike: HashMap::new() })
 }
 
 struct Unpacker<'py, O, W> {
     py: Python<'py>,
     other: O,
     wrong: W,
+    /// How many keys of a dict, which its address names, have a hash. It is counted in large dicts only.
+    alike: HashMap<(usize, isize), usize>,
 }
 
 impl<'py, O, W> Unpacker<'py, O, W> {
+    /// Counts a key of a large dict; whether too many have the same hash. Those of texts are random in each process, and those
+    /// of different integers below 2^61 - 1 differ.
+    #[cold]
+    fn is_one_of_too_many(&mut self, dict: &Bound<'py, PyDict>, key: &Bound<'py, PyAny>) -> PyResult<bool> {
+        let is_small = |key: &Bound<'py, PyInt>| key.extract::<i64>().is_ok_and(|it| it.unsigned_abs() < (1 << 61) - 1);
+        if key.is_exact_instance_of::<PyString>() || key.cast_exact::<PyInt>().is_ok_and(is_small) {
+            return Ok(false);
+        }
+        let count = self.alike.entry((dict.as_ptr() as usize, key.hash()?)).or_default();
+        *count += 1;
+        Ok(*count > MOST_ALIKE)
+    }
+
     #[inline]
     fn all<T>(&self, sequence: Sequence, values: impl ExactSizeIterator<Item = T>) -> PyResult<Bound<'py, PyAny>>
     where
@@ -448,7 +468,14 @@ where
 
     #[inline]
     fn entry(&mut self, dict: &mut Self::Value, key: Self::Value, value: Self::Value) -> PyResult<()> {
-        match dict.cast::<PyDict>()?.set_item(key, value) {
+        let dict = dict.cast::<PyDict>()?;
+        let is_refused = if dict.len() < MOST_ALIKE { Ok(false) } else { self.is_one_of_too_many(dict, &key) };
+        let added = match is_refused {
+            Ok(true) => return Err(self.wrong("a dict with too many keys of one hash")),
+            Ok(false) => dict.set_item(key, value),
+            Err(error) => Err(error),
+        };
+        match added {
             Ok(()) => Ok(()),
             Err(error) if error.is_instance_of::<PyTypeError>(self.py) => {
                 Err(self.wrong("a dict with a key that cannot be one"))

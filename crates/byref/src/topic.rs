@@ -49,7 +49,12 @@ pub(crate) fn validate_pattern(pattern: &str) -> Result<()> {
         return Err(invalid(pattern, text.into()));
     } else if !is_nfc(pattern) {
         let composed: String = pattern.nfc().collect();
-        let odd = pattern.chars().find(|letter| !composed.contains(*letter)).map_or(0, u32::from);
+        // The first that differs is the one, unless only what follows it makes it so: `e`, and an accent.
+        let same = pattern.chars().zip(composed.chars()).take_while(|(letter, normal)| letter == normal).count();
+        let mut differs = pattern.chars().skip(same);
+        let first = differs.next();
+        let odd = first.filter(|letter| !is_nfc(letter.encode_utf8(&mut [0; 4]))).or(differs.next()).or(first);
+        let odd = odd.map_or(0, u32::from);
         let text = format!(
             "it contains U+{odd:04X}, which Unicode's normal form C (NFC) writes otherwise; both look the same and would never meet: write \
              '{}' (in Python: unicodedata.normalize('NFC', topic))",
@@ -168,6 +173,15 @@ mod tests {
         assert!(reason(validate_pattern(&"x/".repeat(600))).contains("1024"));
         assert!(reason(validate_pattern("sensors/+/#")).contains("'sensors/*/**'"));
         assert!(reason(validate("a/#")).contains("'a/**'"));
+        for (topic, odd) in [
+            ("cafe\u{301}", "U+0301"),
+            ("x\u{301}e\u{301}", "U+0301"),
+            ("\u{212b}", "U+212B"),
+            ("a/\u{1112}\u{1161}", "U+1161"),
+        ] {
+            let told = reason(validate(topic));
+            assert!(told.contains(&format!("contains {odd},")), "{told}");
+        }
         for check in [validate, validate_pattern] {
             let told = reason(check("kitchen/cafe\u{301}/1"));
             assert!(told.contains("write 'kitchen/café/1'") && told.contains("contains U+0301,"), "{told}");

@@ -869,7 +869,8 @@ impl Shared {
                 if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
                     open.limit_stalls(&self.topic, most, wanted, began);
                 }
-                break Err(self.timed_out(wait, what));
+                // What is unread in the ring takes no payload memory.
+                break Err(self.timed_out(wait, what, poll.is_some()));
             };
             if wait.is_interrupted() {
                 break Err(Error::Interrupted { topic: self.topic.clone() });
@@ -929,10 +930,13 @@ impl Shared {
         lookout.map_or_else(String::new, |lookout| lookout.tell_subscribers_place(waited >= LONG_WAIT))
     }
 
-    fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+    fn timed_out(&self, wait: &Wait<'_>, what: &'static str, in_pool: bool) -> Error {
         let guard = self.lock().ok();
-        let hint =
-            guard.and_then(|guard| guard.as_ref().map(|open| open.describe_obstacles(false))).unwrap_or_default();
+        let tell = |open: &Open| match open.describe_obstacles(in_pool) {
+            text if text.is_empty() => open.describe_obstacles(false),
+            text => text,
+        };
+        let hint = guard.and_then(|guard| guard.as_ref().map(tell)).unwrap_or_default();
         let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
         Error::Timeout { what, topic: self.topic.clone(), waited: wait.given(), hint }
     }
