@@ -117,7 +117,10 @@ class Stranger:
             except TimeoutError:
                 continue
             end.setblocking(False)
-            if select.select([end], [], [], self.seconds)[0] and say(lambda end=end: end.recv(4096)):
+            # Not `select`, which knows no descriptors above 1023: strangers meet each other, too.
+            poll = select.poll()
+            poll.register(end, select.POLLIN)
+            if poll.poll(self.seconds * 1000) and say(lambda end=end: end.recv(4096)):
                 yield end
 
 

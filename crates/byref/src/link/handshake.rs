@@ -9,7 +9,7 @@ use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The subscriber's first packet.
@@ -36,7 +36,7 @@ pub(crate) struct Welcome {
     /// the history has fewer messages than it may ask for).
     pub start: u64,
     pub first: u64,
-    /// Records in the ring.
+    /// The most records of the ring. How it is divided follows from that ([`Shape`](crate::protocol::regions::Shape)).
     pub capacity: u64,
     /// Whether the publisher registered for `membarrier` and can issue it.
     pub membarrier: bool,
