@@ -17,7 +17,7 @@ LARGE = 100_000
 
 
 def publish_on_many(channel: Connection, system: str, address: Address, rounds: int, topics: int) -> list[int]:
-    """Return the bytes of memory that were taken once all have met, after a few messages, and after `rounds` on each."""
+    """Return the bytes of memory taken once all have met, after a few messages, and after `rounds` on each."""
     with _counted() as taken, ExitStack() as senders:
         meet(channel)
         names = [Address(f"{address.name}/{number}", address.port) for number in range(topics)]
