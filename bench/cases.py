@@ -12,7 +12,7 @@ from bench import rust
 from bench.contents import CONTENTS
 from bench.metrics import Case, Metric, Target, at_least, at_most
 from bench.peers import BATCH, Address, BlockingPeer, ObjectPeer, load
-from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, scalars, streams, trips
+from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, memory, objects, rows, scalars, streams, trips
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -177,6 +177,14 @@ _QUEUED_RECEIVERS = 100
 def _idle_queue(system: str, length: int) -> Trial:
     percent, _ = _pair(idle.watch_idle, idle.stay_idle_in_queue, system, length, _QUEUED_RECEIVERS)
     return Trial(length, (percent,))
+
+
+_TOPICS = 1000
+
+
+def _memory(system: str, length: int) -> Trial:
+    stages = _pair(memory.publish_on_many, memory.subscribe_to_many, system, length, _TOPICS)
+    return Trial(length, tuple(sum(each) / MIB for each in zip(*stages, strict=True)))
 
 
 def _microseconds(nanoseconds: Iterable[int], percentile: int) -> float:
@@ -407,6 +415,21 @@ CASES = (
         length=5,
         adaptive=False,
         repeated=False,
+    ),
+    Case(
+        "memory",
+        f"{_TOPICS} publishers in one process, a pattern subscriber in another: memory of both",
+        (
+            Metric("all have met", "MiB", at_most(64)),
+            Metric("3 messages of 64 B and one of 100 KB on each", "MiB", at_most(300)),
+            Metric("and many of 64 B, received one by one", "MiB", at_most(300)),
+        ),
+        _memory,
+        ("byref",),
+        length=1000,
+        adaptive=False,
+        repeated=False,
+        note="shared and private memory, and page tables, beyond what the interpreters take",
     ),
     Case(
         "rust-rate",

@@ -63,14 +63,24 @@ def hangs_up(stranger: Stranger) -> None:
 
 
 def has_a_ring_of_holes(stranger: Stranger) -> None:
-    """A large ring that has no memory: reading it would cost the reader."""
+    """A large ring that has no memory, or none but in its first region: reading it would cost the reader."""
     capacity = 1 << 22
-    fd = memfd(512 + 256 * capacity, SEALED, holes=True)
+    fd = memfd(512 + 2 * 256 * capacity, SEALED, holes=True)
+    grown, ring = shared(512 + 2 * 256 * capacity, holes=True)
+    ring[: 512 + 256 * 64] = bytes(512 + 256 * 64)
+    struct.pack_into("<Q", ring, 8 * (39 + 1), 1)  # The second region begins at position 1,
+    record = inline_record(0, 0, b"")
+    ring[512 + 8 : 512 + 256], ring[512 : 512 + 8] = record[8:], record[:8]
+    struct.pack_into("<4Q", ring, 512 + 256, 2, 0, 1 << 62, 1)  # which its marker says, too.
+    before = os.fstat(grown).st_blocks
     with stranger.visitors() as visitors:
         for end in visitors:
-            packet = welcome(TOPIC, capacity=capacity)
-            say(lambda end=end, packet=packet: send_with_descriptor(end, packet, os.dup(fd)))
+            packet, which = welcome(TOPIC, capacity=capacity), stranger.rng.choice([fd, grown])
+            say(lambda end=end, packet=packet, which=which: send_with_descriptor(end, packet, os.dup(which)))
     assert os.fstat(fd).st_blocks == 0, "somebody read the holes"
+    assert os.fstat(grown).st_blocks == before, "somebody read the next region"
+    ring.close()
+    os.close(grown)
     os.close(fd)
 
 
@@ -103,7 +113,7 @@ def writes_its_ring(stranger: Stranger) -> None:
                     offset = rng.choice([0, 64, stranger.number(POOL_SIZE)])
                     ring.append(pooled_record(position, position, count, length, offset), count)
             if rng.random() < 0.3:
-                ring.counter(rng.choice([16, 17, 32, 33, 34, 35]), stranger.number(ring.position))
+                ring.counter(rng.choice([16, 17, 32, 33, 34, 35, 36, 40, 41]), stranger.number(ring.position))
             if rng.random() < 0.2:
                 place = 8 * rng.randrange(64, RING_SIZE // 8)
                 struct.pack_into("<Q", ring.memory, place, stranger.number(ring.position))

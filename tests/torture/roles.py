@@ -306,4 +306,4 @@ class _Receiving:
         """A lossless subscriber that was there before a publisher's first message begins with that."""
         if self._part.is_second:
             return sys.maxsize
-        return _PRIMED - self._traffic.history if self._traffic.history and run == MAIN else 0
+        return max(_PRIMED - self._traffic.history, 0) if self._traffic.history and run == MAIN else 0

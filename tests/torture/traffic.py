@@ -118,6 +118,8 @@ TRAFFICS = {
         Traffic("blocks", (600, 40), rows=4, messages=120),
         Traffic("batches", (40, 600, 40), rows=4, messages=120, batches=True),
         Traffic("history", (40, 6000), history=8),
+        # More than the first region of a ring: it grows.
+        Traffic("longer", (0, 40, 200), messages=100, history=100),
         Traffic("queue", (40, 6000), queue=True),
         # More than one ordinary segment, and then a message that needs one of its own, for which they have to go.
         Traffic("growth", (30 * _MIB, 30 * _MIB, 30 * _MIB, 100 * _MIB), messages=8, max_memory=128 * _MIB),

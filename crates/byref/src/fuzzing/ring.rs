@@ -5,12 +5,13 @@ use crate::link::candidates::Candidate;
 use crate::link::handshake::{ToSubscriber, Welcome, encode};
 use crate::protocol::claim::retention_limit;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
-use crate::protocol::ring::{DATA_WORDS, Descriptor, NEVER, Place, Ring};
+use crate::protocol::regions::{Regions, Shape};
+use crate::protocol::ring::{Descriptor, FIRST_POSITIONS, NEVER, Place, RECORD_WORDS, RECORDS, Ring};
 use crate::pubsub::batch::Batch;
 use crate::pubsub::message::{Message, PublisherInfo};
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::sync::{AtomicU64, Ordering};
-use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment, page_ceil};
 use crate::sys::process::Process;
 use crate::sys::socket;
 use arbitrary::{Arbitrary, Unstructured};
@@ -18,13 +19,14 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::hint::black_box;
 use std::sync::Arc;
 
-/// The most records of the ring, and the pages of each of the segments; of the last one the second has no memory.
+/// A ring that does not grow has at most so many records.
 const MOST_RECORDS: u64 = 16;
+/// Rings that grow: of the longer one, the last region has no memory.
+const GROWING: [u64; 2] = [128, 1024];
+/// The pages of each of the segments; of the last one the second has no memory.
 const PAGES: [u64; 2] = [4, 2];
-/// Where in the ring its counters lie (see `ring.rs`), and the first record.
-const COUNTERS: [usize; 6] = [16, 17, 32, 33, 34, 35];
-const RECORDS: usize = 64;
-const RECORD_WORDS: usize = DATA_WORDS + 4;
+/// Where in the ring its counters lie (see `ring.rs`).
+const COUNTERS: [usize; 9] = [16, 17, 32, 33, 34, 35, 36, FIRST_POSITIONS + 1, FIRST_POSITIONS + 2];
 
 /// The welcome, and what the subscriber is like.
 #[derive(Arbitrary, Debug)]
@@ -42,10 +44,12 @@ enum Step<'a> {
     Send { content: &'a [u8], attributes: u8 },
     SendPooled { at: Chunk, count: u8 },
     Reclaim { by: u8 },
+    Grow,
     Announce { segment: u8 },
     // What others do.
     Counter { which: u8, value: Number },
     Word { at: u16, value: Number },
+    FalseMarker { position: Number, told: Number },
     Record { position: Number, stamp: Number, sequence: Number, at: Chunk, meta: u64 },
     Pool { segment: u8, at: u16, content: &'a [u8] },
     Packet { content: &'a [u8], passed: u8 },
@@ -98,24 +102,32 @@ struct Memory {
 impl Memory {
     fn new() -> Self {
         let page = rustix::param::page_size() as u64;
-        let ring = OwnedSegment::new("fuzz-ring", Ring::words_needed(MOST_RECORDS) * 8).expect("some memory");
-        ring.populate(0..ring.map().len() as u64).expect("some memory");
+        let longest = Shape::of(GROWING[1]);
+        let ring = OwnedSegment::new("fuzz-ring", longest.words() * 8).expect("some memory");
+        ring.populate(0..page_ceil(longest.words_up_to(1) * 8)).expect("some memory");
         let pool = PAGES.map(|pages| OwnedSegment::new("fuzz-pool", pages * page).expect("some memory"));
         pool[0].populate(0..PAGES[0] * page).expect("some memory");
         pool[1].populate(0..page).expect("some memory");
         Memory { ring, pool }
     }
 
-    /// Whether the second page of the second segment has no memory.
+    /// Whether the second page of the second segment has no memory, nor the last region of the ring.
     fn has_holes(&self) -> bool {
         let page = rustix::param::page_size() as u64;
-        rustix::fs::fstat(self.pool[1].shared()).is_ok_and(|stat| stat.st_blocks as u64 * 512 == page)
+        let has = |fd, bytes| rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_blocks as u64 * 512 == bytes);
+        has(self.pool[1].shared(), page) && has(self.ring.shared(), self.ring.populated())
+    }
+
+    /// The words of the ring that have memory.
+    fn words(&self) -> &[AtomicU64] {
+        &self.ring.map().words()[..Shape::of(GROWING[1]).words_up_to(1) as usize]
     }
 }
 
 struct Stage<'a> {
     memory: &'a Memory,
-    ring: Ring<'a>,
+    /// Of an honest publisher.
+    regions: Regions,
     words: &'a [AtomicU64],
     socket: OwnedFd,
     connection: Connection,
@@ -140,8 +152,7 @@ pub fn run(input: &[u8]) {
     MEMORY.with(|memory| {
         let mut input = Unstructured::new(input);
         let Ok(beginning) = Beginning::arbitrary(&mut input) else { return };
-        let words = memory.ring.map().words();
-        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        memory.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let Some((mut stage, lease)) = Stage::set(memory, &beginning) else { return };
         each(input, |step| stage.play(step));
         let Stage { connection, messages, batches, mut slots, .. } = stage;
@@ -157,7 +168,11 @@ pub fn run(input: &[u8]) {
 impl<'a> Stage<'a> {
     /// Shakes hands; also gives another view of the lease.
     fn set(memory: &'a Memory, beginning: &Beginning) -> Option<(Self, Mapping)> {
-        let capacity = 1 << (beginning.records % 5);
+        let capacity = match beginning.records {
+            0..192 => 1 << (beginning.records % 5),
+            192..224 => GROWING[0],
+            _ => GROWING[1],
+        };
         let (start, first) = (beginning.start.of(0), beginning.first.of(0));
         let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).expect("some memory");
         let view = PeerSegment::new(copy(lease.shared()), Some(LEASE_LEN))
@@ -180,9 +195,8 @@ impl<'a> Stage<'a> {
             beginning.tell_gaps,
         )
         .ok()?;
-        let words = memory.ring.map().words();
-        let ring = Ring::new(words, capacity);
-        ring.set_wake_at(NEVER);
+        let (words, regions) = (memory.words(), Regions::new(Shape::of(capacity)));
+        regions.ring(words).set_wake_at(NEVER);
         let depth = match beginning.depth {
             0..128 => LOSSLESS,
             depth => (depth as u64 - 127).min(retention_limit(capacity)),
@@ -190,7 +204,7 @@ impl<'a> Stage<'a> {
         let next = Place { position: start, sequence: first, timestamp_ns: 0 };
         let stage = Stage {
             memory,
-            ring,
+            regions,
             words,
             socket,
             connection,
@@ -219,7 +233,8 @@ impl<'a> Stage<'a> {
                 self.slots.push(at.slot % MAX_SLOTS);
                 self.append(count as u64, |ring, place| ring.append_pooled(place, at, count as u32));
             }
-            Step::Reclaim { by } => self.ring.set_reclaim(self.ring.reclaim().saturating_add(by as u64)),
+            Step::Reclaim { by } => self.ring().set_reclaim(self.ring().reclaim().saturating_add(by as u64)),
+            Step::Grow => self.grow(),
             Step::Announce { segment } => {
                 self.announce(self.announced, segment);
                 self.announced += 1;
@@ -231,6 +246,13 @@ impl<'a> Stage<'a> {
             Step::Word { at, value } => {
                 let word = &self.words[at as usize % self.words.len()];
                 word.store(value.of(word.load(Ordering::Relaxed)), Ordering::Relaxed);
+            }
+            Step::FalseMarker { position, told } => {
+                let position = position.of(self.next.position);
+                if position < u64::MAX {
+                    self.ring().set_first_position(self.regions.current() + 1, told.of(position));
+                    self.ring().append_marker(position);
+                }
             }
             Step::Record { position, stamp, sequence, at, meta } => {
                 let at = at.descriptor();
@@ -280,10 +302,28 @@ impl<'a> Stage<'a> {
         true
     }
 
+    fn ring(&self) -> Ring<'a> {
+        self.regions.ring(self.words)
+    }
+
+    /// Moves on to the next region; if there is no memory for it, lies that there is.
+    fn grow(&mut self) {
+        let (shape, next) = (self.regions.shape(), self.regions.current() + 1);
+        if self.regions.are_all_known() || self.next.position <= self.regions.first() || self.next.position >= 1 << 63 {
+            return;
+        }
+        if shape.words_up_to(next) <= self.words.len() as u64 {
+            self.regions.grow(self.words, self.next.position);
+        } else {
+            self.ring().set_first_position(next, self.next.position);
+            self.ring().append_marker(self.next.position);
+        }
+    }
+
     fn append(&mut self, count: u64, write: impl FnOnce(Ring<'a>, Place)) {
         // A publisher that counts to the end of all numbers would fail by itself.
         if self.next.position < 1 << 63 && self.next.sequence < 1 << 63 {
-            write(self.ring, self.next);
+            write(self.ring(), self.next);
             self.next.position += 1;
             self.next.sequence += count;
         }
@@ -399,9 +439,18 @@ mod tests {
 
     /// A subscriber's first look at a publisher, whose segment 0 has memory all over.
     fn stage(memory: &Memory) -> Stage<'_> {
-        memory.ring.map().words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        stage_of(memory, 4)
+    }
+
+    /// The same for a ring that grows: of 128 records, or of more than there is memory for.
+    fn growing_stage(memory: &Memory, has_memory: bool) -> Stage<'_> {
+        stage_of(memory, if has_memory { 192 } else { 224 })
+    }
+
+    fn stage_of(memory: &Memory, records: u8) -> Stage<'_> {
+        memory.words().iter().for_each(|word| word.store(0, Ordering::Relaxed));
         let zero = Number::Small(0);
-        let beginning = Beginning { records: 4, start: zero, first: zero, depth: 0, tell_gaps: false };
+        let beginning = Beginning { records, start: zero, first: zero, depth: 0, tell_gaps: false };
         let (mut stage, _) = Stage::set(memory, &beginning).expect("an honest welcome");
         stage.play(Step::Announce { segment: 0 });
         stage
@@ -443,7 +492,7 @@ mod tests {
             for step in steps {
                 assert!(stage.play(step), "{case}: not yet");
             }
-            stage.ring.set_closed();
+            stage.ring().set_closed();
             assert!(!stage.play(Step::Take), "{case}");
             assert!(!stage.connection.was_closed(), "{case}: it is the publisher's fault");
             assert_eq!(stage.lost, 0, "{case}");
@@ -518,7 +567,7 @@ mod tests {
     #[test]
     fn rings_that_cannot_be_are_refused() {
         let memory = Memory::new();
-        let holes = OwnedSegment::new("test", Ring::words_needed(16) * 8).unwrap();
+        let holes = OwnedSegment::new("test", Shape::of(16).words() * 8).unwrap();
         let connect = |ring: &OwnedSegment, capacity, start, first| {
             let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
             let topic = info.topic.clone();
@@ -530,10 +579,73 @@ mod tests {
                 .map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());
-        let capacities = [0, 3, 15, 32, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));
+        let capacities = [0, 3, 15, 2048, 1 << 30, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));
         for (capacity, start, first) in capacities.into_iter().chain([(16, FAR, 0), (16, 0, FAR)]) {
             assert!(connect(&memory.ring, capacity, start, first).is_err(), "{capacity} {start} {first}");
         }
         assert!(connect(&holes, 16, 0, 0).unwrap_err().to_string().contains("holes"));
+        // It says that it has grown to where it has no memory.
+        Regions::new(Shape::of(GROWING[0])).ring(memory.words()).set_first_position(1, 3);
+        assert!(connect(&memory.ring, 1024, 0, 0).is_ok());
+        Regions::new(Shape::of(GROWING[0])).ring(memory.words()).set_first_position(2, 9);
+        assert!(connect(&memory.ring, 1024, 0, 0).unwrap_err().to_string().contains("holes"));
+    }
+
+    /// From wherever it begins, and by whatever it skips.
+    #[test]
+    fn a_growing_ring_is_followed() {
+        let memory = Memory::new();
+        for (reclaimed, received) in [(0, 70), (63, 7), (65, 5)] {
+            let mut stage = growing_stage(&memory, true);
+            for number in 0..70u8 {
+                if number == 63 {
+                    stage.play(Step::Grow);
+                }
+                stage.play(Step::Send { content: &[number], attributes: 0 });
+            }
+            stage.play(Step::Reclaim { by: reclaimed });
+            for _ in 0..received {
+                assert!(stage.play(Step::Take));
+            }
+            assert_eq!((stage.received, stage.lost), (received, reclaimed as u64));
+            assert_eq!(stage.messages.last().unwrap()[..], [69]);
+            let mut lost = 0;
+            stage.connection.died();
+            assert!(stage.connection.is_used_up(&mut lost) && lost == 0);
+        }
+    }
+
+    #[test]
+    fn a_ring_that_grew_last_thing_is_used_up() {
+        let memory = Memory::new();
+        let mut stage = growing_stage(&memory, true);
+        for step in [Step::Send { content: &[1], attributes: 0 }, Step::Grow, Step::Take, Step::Die] {
+            assert!(stage.play(step));
+        }
+        assert!(stage.connection.is_used_up(&mut 0));
+    }
+
+    #[test]
+    fn growth_that_ends_a_connection() {
+        let (memory, number) = (Memory::new(), Number::Any);
+        let marker = |position, told| Step::FalseMarker { position: number(position), told: number(told) };
+        let table = |region: u8, value| Step::Counter { which: 6 + region, value: number(value) };
+        let send = || Step::Send { content: &[], attributes: 0 };
+        let cases = [
+            ("a marker without a region", true, vec![send(), Step::Take, marker(1, 0)]),
+            ("a region that begins elsewhere", true, vec![send(), Step::Take, marker(1, 2)]),
+            ("regions out of order", false, vec![send(), Step::Take, table(2, 1), marker(1, 1)]),
+            ("a region without memory", false, vec![send(), Step::Grow, send(), Step::Take, Step::Take, Step::Grow]),
+            ("a region behind the last", true, vec![send(), Step::Grow, send(), Step::Take, Step::Take, marker(2, 2)]),
+        ];
+        for (case, has_memory, steps) in cases {
+            let mut stage = growing_stage(&memory, has_memory);
+            for step in steps {
+                assert!(stage.play(step), "{case}: not yet");
+            }
+            assert!(!stage.play(Step::Take), "{case}");
+            assert!(!stage.connection.was_closed(), "{case}: it is the publisher's fault");
+        }
+        assert!(memory.has_holes());
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Welcome {
     /// the history has fewer messages than it may ask for).
     pub start: u64,
     pub first: u64,
-    /// Records in the ring.
+    /// The most records of the ring. How it is divided follows from that ([`Shape`](crate::protocol::regions::Shape)).
     pub capacity: u64,
     /// Whether the publisher registered for `membarrier` and can issue it.
     pub membarrier: bool,

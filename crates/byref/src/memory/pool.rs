@@ -2,7 +2,8 @@
 //!
 //! The allocator's state is private to the publisher, so no peer can harm it. Segments are sparse files: they take memory
 //! only up to the highest byte ever handed out, and that is what `max_memory` limits. Within a segment, `offset-allocator`
-//! (Aaltonen's two-level segregated fit) hands out chunks, the ones freed last first: their pages are warm.
+//! (Aaltonen's two-level segregated fit) hands out chunks, the ones freed last first: their pages are warm. Its table of chunks
+//! begins small, and a larger one replaces it when it is full.
 
 use crate::protocol::lease::MAX_SLOTS;
 use crate::pubsub::publisher::ticket::Tracked;
@@ -22,11 +23,17 @@ const SEGMENT_LEN: u64 = 64 << 20;
 const WARM: u64 = 2 * SEGMENT_LEN;
 /// A huge payload's segment has addresses for one of so many times its size, up to `max_memory`.
 const HUGE_FACTOR: u64 = 4;
-/// Memory is taken from the system in steps of this size.
-const STEP: u64 = 1 << 20;
+/// Memory is taken from the system in steps: the first of a segment at least of this size,
+const FIRST_STEP: u64 = 64 << 10;
+/// each one as large as what is there, up to this size.
+const LAST_STEP: u64 = 1 << 20;
 
-/// The most chunks of a segment.
-const MOST_CHUNKS: u32 = 1 << 17;
+/// Entries in the first table of a segment's allocator (4 KiB): one for each chunk and each gap between chunks.
+const FIRST_ENTRIES: u32 = 128;
+/// Each table has so many times the entries of the one before.
+const MORE_ENTRIES: u32 = 4;
+/// The most entries of a table.
+const MOST_ENTRIES: u32 = 1 << 17;
 /// Bytes that an allocator needs for each of them, and some more for other threads.
 const BOOKKEEPING: usize = 64;
 
@@ -101,6 +108,8 @@ struct Segment {
     id: u32,
     memory: Arc<OwnedSegment>,
     allocator: Allocator,
+    /// Entries in the allocator's table.
+    entries: u32,
     chunks: u32,
     /// Bytes from the start that have memory, or are to be given some.
     populated: u64,
@@ -121,6 +130,59 @@ impl Segment {
     fn missing(&self, bytes: u64) -> u64 {
         bytes.saturating_sub(self.populated)
     }
+
+    /// What its addresses are to the allocator.
+    fn units(&self) -> u32 {
+        (self.len() / ALIGNMENT) as u32
+    }
+
+    /// Whether the allocator's table may be full: there are no more gaps than chunks, and one. (It keeps two entries to itself.)
+    fn lacks_entries(&self) -> bool {
+        2 * self.chunks + 3 >= self.entries && self.entries < most_entries(self.units())
+    }
+}
+
+/// How many entries a table for a segment of so many units can use.
+fn most_entries(units: u32) -> u32 {
+    units.clamp(16, MOST_ENTRIES)
+}
+
+/// An allocator with a table of so many entries.
+fn new_allocator(units: u32, entries: u32) -> io::Result<Allocator> {
+    // It takes its own memory without asking; whoever cannot have that ends.
+    let bookkeeping = Vec::<[u8; BOOKKEEPING]>::new().try_reserve_exact(entries as usize);
+    bookkeeping.map_err(|_| io::Error::from(Errno::NOMEM))?;
+    Ok(Allocator::with_max_allocs(units, entries))
+}
+
+/// The same for a segment with these chunks (offset and size, by offset); also their new allocations.
+///
+/// A fresh allocator has one free range, whose front it hands out. So chunks and the gaps between them are taken in the order in
+/// which they lie, and the gaps are given back. `None`: a chunk of an odd size is the last but for a remainder that is too small.
+fn rebuild(units: u32, entries: u32, chunks: &[(u32, u32)]) -> Option<(Allocator, Vec<Allocation>)> {
+    let mut allocator = new_allocator(units, entries).ok()?;
+    let (mut allocations, mut gaps, mut at) = (Vec::with_capacity(chunks.len()), Vec::new(), 0);
+    let mut take = |at: &mut u32, units: u32| {
+        let taken = allocator.allocate(units)?;
+        let is_next = taken.offset == *at;
+        *at += units;
+        is_next.then_some(taken)
+    };
+    for &(offset, units) in chunks {
+        while at < offset {
+            let size = class_within(offset - at);
+            gaps.push(take(&mut at, size)?);
+        }
+        allocations.push(take(&mut at, units)?);
+    }
+    gaps.into_iter().for_each(|gap| allocator.free(gap));
+    Some((allocator, allocations))
+}
+
+/// The largest of the allocator's size classes within `units`: it has four significant bits.
+fn class_within(units: u32) -> u32 {
+    let insignificant = (u32::BITS - units.leading_zeros()).saturating_sub(4);
+    units >> insignificant << insignificant
 }
 
 /// The pool.
@@ -276,8 +338,12 @@ impl Pool {
 
     fn allocate_in(&mut self, index: usize, units: u32) -> Option<Chunk> {
         let budget = self.budget();
+        let allocation = match self.segments[index].allocator.allocate(units) {
+            Some(allocation) => allocation,
+            None if self.add_entries(index) => self.segments[index].allocator.allocate(units)?,
+            None => return None,
+        };
         let segment = &mut self.segments[index];
-        let allocation = segment.allocator.allocate(units)?;
         let offset = allocation.offset as u64 * ALIGNMENT;
         let end = offset + units as u64 * ALIGNMENT;
         let before = segment.populated;
@@ -287,7 +353,8 @@ impl Pool {
                 segment.allocator.free(allocation);
                 return None;
             }
-            let step = needed.max(STEP.min(segment.len() - before)).min(budget);
+            let step = before.clamp(FIRST_STEP, LAST_STEP).max(needed.next_multiple_of(FIRST_STEP));
+            let step = step.min(segment.len() - before).min(budget);
             segment.populated += step;
             self.populated += step;
         }
@@ -316,6 +383,25 @@ impl Pool {
         Some(Chunk { bytes, unpopulated, slot: number, segment: id, offset, pin })
     }
 
+    /// Gives a segment's allocator a larger table, if it may lack one.
+    #[cold]
+    fn add_entries(&mut self, index: usize) -> bool {
+        let segment = &mut self.segments[index];
+        if !segment.lacks_entries() {
+            return false;
+        }
+        let entries = (segment.entries * MORE_ENTRIES).min(most_entries(segment.units()));
+        let is_inside = |slot: &&mut Slot| slot.pin.is_some() && slot.segment == segment.id;
+        let mut slots: Vec<_> = self.slots.iter_mut().filter(is_inside).collect();
+        slots.sort_unstable_by_key(|slot| slot.allocation.offset);
+        let chunks: Vec<_> =
+            slots.iter().map(|slot| (slot.allocation.offset, (slot.bytes / ALIGNMENT) as u32)).collect();
+        let Some((allocator, allocations)) = rebuild(segment.units(), entries, &chunks) else { return false };
+        slots.into_iter().zip(allocations).for_each(|(slot, allocation)| slot.allocation = allocation);
+        (segment.allocator, segment.entries) = (allocator, entries);
+        true
+    }
+
     fn add_segment(&mut self, units: u32, huge: bool) -> Result<usize, NoChunk> {
         let bytes = units as u64 * ALIGNMENT;
         if bytes > self.budget() {
@@ -326,17 +412,16 @@ impl Pool {
         let wanted = len.min(self.max_memory).max(bytes) / ALIGNMENT;
         // The allocator's size classes are coarse: this is the smallest one that serves the request.
         let size = min_allocator_size(wanted as u32);
-        let chunks = size.clamp(16, MOST_CHUNKS);
         let memory = OwnedSegment::new("byref-pool", size as u64 * ALIGNMENT)?;
-        // The allocator takes its own memory without asking; whoever cannot have that ends.
-        let bookkeeping = Vec::<[u8; BOOKKEEPING]>::new().try_reserve_exact(chunks as usize);
-        bookkeeping.map_err(|_| io::Error::from(Errno::NOMEM))?;
+        let entries = most_entries(size).min(FIRST_ENTRIES);
+        let allocator = new_allocator(size, entries)?;
         let id = self.next_segment;
         self.next_segment += 1;
         self.segments.push(Segment {
             id,
             memory: Arc::new(memory),
-            allocator: Allocator::with_max_allocs(size, chunks),
+            allocator,
+            entries,
             chunks: 0,
             populated: 0,
             unused: false,
@@ -476,7 +561,7 @@ mod tests {
             drop(chunk.pin);
             pool.free(chunk.slot);
         }
-        assert!(pool.populated() <= populated.max(1 << 20) + STEP);
+        assert!(pool.populated() <= populated.max(1 << 20) + LAST_STEP);
     }
 
     #[test]
@@ -485,13 +570,78 @@ mod tests {
         let populate = |chunk: &Chunk| chunk.pin.segment().populate(chunk.unpopulated.clone()).unwrap();
         let slow = pool.allocate(5000).ok().unwrap().0;
         let quick = pool.allocate(5000).ok().unwrap().0;
-        assert_eq!(slow.unpopulated, 0..STEP);
+        assert_eq!(slow.unpopulated, 0..FIRST_STEP);
         assert_eq!(quick.unpopulated, 0..page_ceil(quick.offset + quick.bytes));
         populate(&quick);
         populate(&slow);
         assert!(pool.allocate(5000).ok().unwrap().0.unpopulated.is_empty());
-        let more = pool.allocate(STEP).ok().unwrap().0;
-        assert_eq!(more.unpopulated.start, STEP);
+        let more = pool.allocate(FIRST_STEP).ok().unwrap().0;
+        assert_eq!(more.unpopulated.start, FIRST_STEP);
+    }
+
+    /// A topic with one payload takes what that needs, one with many takes it in large steps.
+    #[test]
+    fn steps_grow() {
+        let mut pool = Pool::new(64 << 20);
+        let mut steps = Vec::new();
+        while pool.populated() < 8 << 20 {
+            let before = pool.populated();
+            pool.allocate(1000).ok().unwrap();
+            steps.extend(Some((pool.populated() - before) >> 10).filter(|step| *step > 0));
+        }
+        assert_eq!(steps, [64, 64, 128, 256, 512, 1024, 1024, 1024, 1024, 1024, 1024, 1024]);
+        let mut pool = Pool::new(64 << 20);
+        pool.allocate(100_000).ok().unwrap();
+        assert_eq!(pool.populated(), 128 << 10);
+    }
+
+    /// Whatever lies where: what is free afterwards is what was free before.
+    #[test]
+    fn a_table_of_chunks_grows() {
+        let mut pool = Pool::new(64 << 20);
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut chunks = Vec::new();
+        for round in 0..40_000 {
+            if round % 3 == 2 && random(2) == 0 {
+                let chunk: Chunk = chunks.swap_remove(random(chunks.len() as u64) as usize);
+                drop(chunk.pin);
+                pool.free(chunk.slot);
+            }
+            chunks.push(pool.allocate(1 + random(1500)).ok().unwrap().0);
+        }
+        assert_eq!(pool.segments().count(), 1);
+        let [segment] = &pool.segments[..] else { panic!("one segment") };
+        assert_eq!((segment.entries, segment.chunks as usize), (MOST_ENTRIES, chunks.len()));
+        let mut ranges: Vec<_> = chunks.iter().map(|chunk| (chunk.offset, chunk.offset + chunk.bytes)).collect();
+        ranges.sort();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0), "two chunks overlap");
+        for chunk in chunks {
+            drop(chunk.pin);
+            pool.free(chunk.slot);
+        }
+        let report = pool.segments[0].allocator.storage_report();
+        assert_eq!(
+            report.total_free_space as u64 * ALIGNMENT,
+            pool.segments[0].len(),
+            "all of it is free, and in one piece"
+        );
+        assert!(pool.allocate(30 << 20).is_ok() && pool.segments().count() == 1);
+    }
+
+    #[test]
+    fn a_rebuilt_allocator_knows_the_same_chunks() {
+        let chunks = [(3, 5), (8, 1), (100, 33), (1000, 24)];
+        let (mut allocator, allocations) = rebuild(1024, 64, &chunks).unwrap();
+        assert!(allocations.iter().zip(chunks).all(|(allocation, (offset, _))| allocation.offset == offset));
+        assert_eq!(allocator.storage_report().total_free_space, 1024 - 5 - 1 - 33 - 24);
+        allocations.into_iter().for_each(|allocation| allocator.free(allocation));
+        assert_eq!(allocator.allocate(1024).unwrap().offset, 0);
+        assert!(rebuild(1024, 64, &[(0, 990), (990, 33)]).is_none(), "what remains is of a smaller class");
+        assert_eq!([1, 7, 8, 15, 16, 17, 31, 33, 1000].map(class_within), [1, 7, 8, 15, 16, 16, 30, 32, 960]);
     }
 
     #[test]

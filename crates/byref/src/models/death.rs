@@ -43,7 +43,7 @@ struct Process {
 #[test]
 fn death_of_a_reader() {
     explore_deaths(EXHAUSTIVE, |steps| {
-        let memory = Memory::new(Shape { capacity: 1, readers: 2, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 1, first: None, readers: 2, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[Policy::Block; 2]);
         assert!(publisher.send_pooled());
         let process = Rc::new(Process::default());
@@ -82,7 +82,7 @@ fn death_of_a_reader() {
         publisher.lose(0, true);
         assert!(publisher.send_pooled(), "a dead reader keeps memory");
         received.append(&mut other.drain());
-        assert!(received.into_iter().eq(0..publisher.tail));
+        assert!(received.into_iter().eq(0..publisher.tail()));
         survived
     });
 }
@@ -93,7 +93,7 @@ fn death_of_a_reader() {
 fn death_of_a_publisher() {
     for policy in [Policy::Block, Policy::Latest] {
         explore_deaths(Some(2), move |steps| {
-            let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+            let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
             let process = Rc::new(Process::default());
             let dying = {
                 let process = Rc::clone(&process);

@@ -11,7 +11,7 @@ use loom::thread;
 #[test]
 fn hold_against_reclaim() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[Policy::Latest]);
         assert!(publisher.send_pooled());
         let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, Policy::Latest);
@@ -38,7 +38,7 @@ fn hold_against_reclaim() {
 #[test]
 fn release_before_reuse() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 1, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[Policy::Block]);
         assert!(publisher.send_pooled());
         let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, Policy::Block);
@@ -56,8 +56,8 @@ fn release_before_reuse() {
         publisher.send_pooled();
         let mut reader = reading.join().expect("the reader ends");
         publisher.send_pooled();
-        assert_eq!(reader.drain().last(), Some(&(publisher.tail - 1)));
-        assert!(publisher.tail >= 2, "the chunk stayed behind");
+        assert_eq!(reader.drain().last(), Some(&(publisher.tail() - 1)));
+        assert!(publisher.tail() >= 2, "the chunk stayed behind");
     });
 }
 
@@ -65,7 +65,7 @@ fn release_before_reuse() {
 #[test]
 fn advance_shows_hold() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 1, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[Policy::Block]);
         assert!(publisher.send_pooled());
         let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, Policy::Block);
@@ -84,7 +84,7 @@ fn readers_of_both_kinds() {
     for other in [Policy::Block, Policy::Latest] {
         explore(Some(4), move || {
             let policies = [Policy::Block, other];
-            let memory = Memory::new(Shape { capacity: 1, readers: 2, chunks: 1 });
+            let memory = Memory::new(Shape { capacity: 1, first: None, readers: 2, chunks: 1 });
             let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &policies);
             assert!(publisher.send_pooled());
             let reading = [0, 1].map(|number| {
@@ -113,7 +113,7 @@ fn readers_of_both_kinds() {
 #[test]
 fn evicted_reader() {
     explore(Some(5), || {
-        let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 1, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[Policy::Block]);
         assert!(publisher.send_pooled());
         let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, Policy::Block);

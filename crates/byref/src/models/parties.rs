@@ -1,11 +1,14 @@
 //! The parties of the models, and the memory that they share.
 
 use super::cells::{AtomicU32, AtomicU64, step};
-use crate::protocol::claim::{Claim, Horizon, Policy, horizon, retention_limit};
+use crate::protocol::claim::{Claim, Policy, retention_limit};
 use crate::protocol::lease::{AWAKE, CLOSED, Lease};
+use crate::protocol::regions;
+use crate::protocol::regions::Regions;
 use crate::protocol::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
 use crate::protocol::wake::{Sleeper, Waiter};
 use crate::sync::{Pairing, heavy_fence};
+use crate::writer::log::Log;
 use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use std::cell::Cell;
@@ -38,13 +41,15 @@ impl Plain {
 /// How much memory a model needs.
 pub struct Shape {
     pub capacity: u64,
+    /// Records of the first region, of which each next one has twice as many; `None`: the ring does not grow.
+    pub first: Option<u64>,
     pub readers: usize,
     pub chunks: u32,
 }
 
 /// What the processes share: a ring, a lease for each reader, and a pool.
 pub struct Memory {
-    capacity: u64,
+    shape: regions::Shape,
     ring: Vec<AtomicU64>,
     leases: Vec<(Vec<AtomicU64>, Vec<AtomicU32>)>,
     /// The payloads: a chunk contains the position of the message that it was written for.
@@ -57,8 +62,11 @@ impl Memory {
     pub fn new(shape: Shape) -> Rc<Self> {
         // A pooled record uses four words of data, an inline one of the models two.
         let data_words = if shape.chunks > 0 { 4 } else { 2 };
-        let ring = (0..Ring::words_needed(shape.capacity) as usize).map(|word| match word {
+        let regions = regions::Shape::with(shape.capacity, shape.first.unwrap_or(shape.capacity), 1);
+        let grows = !regions.is_last(0);
+        let ring = (0..regions.words() as usize).map(|word| match word {
             16 | 17 | 32 | 34 => AtomicU64::new(0),
+            40..48 if grows => AtomicU64::new(0),
             33 | 36 => AtomicU64::new(NEVER),
             64.. if word % RECORD_WORDS < 4 + data_words => AtomicU64::new(0),
             _ => AtomicU64::absent(),
@@ -67,16 +75,16 @@ impl Memory {
             || (0..33).map(|word| if matches!(word, 16 | 17 | 32) { AtomicU64::new(0) } else { AtomicU64::absent() });
         let held = || (0..shape.chunks).map(|_| AtomicU32::new(0));
         Rc::new(Memory {
-            capacity: shape.capacity,
+            shape: regions,
             ring: ring.collect(),
             leases: (0..shape.readers).map(|_| (head().collect(), held().collect())).collect(),
             chunks: (0..shape.chunks).map(|_| Plain::new()).collect(),
-            records: (0..shape.capacity).map(|_| Plain::new()).collect(),
+            records: (0..regions.words() as usize / RECORD_WORDS).map(|_| Plain::new()).collect(),
         })
     }
 
     pub fn ring(&self) -> Ring<'_> {
-        Ring::new(&self.ring, self.capacity)
+        Regions::new(self.shape).ring(&self.ring)
     }
 
     pub fn lease(&self, reader: usize) -> Lease<'_> {
@@ -84,8 +92,21 @@ impl Memory {
         Lease::new(head, held)
     }
 
-    fn record(&self, position: u64) -> &Plain {
-        &self.records[(position % self.capacity) as usize]
+    pub fn words(&self) -> &[AtomicU64] {
+        &self.ring
+    }
+
+    /// What somebody knows of the ring at first.
+    pub fn regions(&self) -> Regions {
+        Regions::new(self.shape)
+    }
+
+    fn capacity(&self) -> u64 {
+        self.shape.capacity()
+    }
+
+    fn record(&self, regions: &Regions, position: u64) -> &Plain {
+        &self.records[regions.at(&self.ring, position).number_of(position)]
     }
 }
 
@@ -143,6 +164,7 @@ pub fn look(ring: Ring<'_>, position: u64) -> Look {
                 && at == (Descriptor { tracked: at.tracked, ..descriptor(position, at.slot) }) => {}
         Look::Pooled(..) => assert!(ring.was_reclaimed(position), "a torn descriptor, taken for a bad one"),
         Look::Empty | Look::Lapped => {}
+        Look::Grown => assert!(!ring.was_reclaimed(position)),
         Look::Invalid => panic!("a record that no publisher writes"),
     }
     look
@@ -209,9 +231,7 @@ pub struct Peer {
 pub struct Publisher {
     memory: Rc<Memory>,
     pairing: Pairing,
-    pub tail: u64,
-    limit: u64,
-    reclaim: u64,
+    log: Log,
     pub peers: Vec<Peer>,
     free: Vec<u32>,
     pending: VecDeque<(u64, u32)>,
@@ -229,9 +249,7 @@ impl Publisher {
         Publisher {
             memory: Rc::clone(memory),
             pairing,
-            tail: 0,
-            limit: 0,
-            reclaim: 0,
+            log: Log::new(memory.shape),
             peers: policies.iter().enumerate().map(peer).collect(),
             free: (0..memory.chunks.len() as u32).collect(),
             pending: VecDeque::new(),
@@ -239,6 +257,15 @@ impl Publisher {
             door: Door::new(),
             waits: 0,
         }
+    }
+
+    pub fn tail(&self) -> u64 {
+        self.log.tail()
+    }
+
+    /// The ring as it is seen from the region that is written.
+    pub fn ring(&self) -> Ring<'_> {
+        self.log.ring(&self.memory.ring)
     }
 
     /// `Publisher::send` of a small message. `Err`: there is no room before some cursor comes to this position.
@@ -258,17 +285,17 @@ impl Publisher {
     /// `Publisher::send_tracked`; position and slot.
     pub fn send_tracked(&mut self) -> (u64, u32) {
         let slot = self.send_chunk(append_tracked).expect("there is room");
-        (self.tail - 1, slot)
+        (self.log.tail() - 1, slot)
     }
 
     fn send_chunk(&mut self, write: impl Fn(Ring<'_>, u64, u32)) -> Option<u32> {
         let slot = self.allocate()?;
-        self.memory.chunks[slot as usize].write(self.tail);
+        self.memory.chunks[slot as usize].write(self.log.tail());
         if self.must_wait().is_some() {
             self.free.push(slot);
             return None;
         }
-        self.pending.push_back((self.tail, slot));
+        self.pending.push_back((self.log.tail(), slot));
         self.append(|ring, position| write(ring, position, slot));
         Some(slot)
     }
@@ -278,7 +305,7 @@ impl Publisher {
         let mut skip_at = NEVER;
         loop {
             let has_yet_to_pass = |peer: &Peer| {
-                peer.alive && position >= self.reclaim && self.memory.lease(peer.reader).cursor() <= position
+                peer.alive && position >= self.log.reclaim() && self.memory.lease(peer.reader).cursor() <= position
             };
             let wants = |peer: &Peer| has_yet_to_pass(peer) || self.memory.lease(peer.reader).is_held(slot);
             let mut lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block);
@@ -314,9 +341,10 @@ impl Publisher {
 
     /// `Open::append`.
     fn append(&mut self, write: impl Fn(Ring<'_>, u64)) {
-        self.memory.record(self.tail).write(self.tail);
-        write(self.memory.ring(), self.tail);
-        self.tail += 1;
+        let position = self.log.tail();
+        self.memory.record(self.log.regions(), position).write(position);
+        write(self.ring(), position);
+        self.log.appended();
         self.pairing.light();
         for peer in &mut self.peers {
             if peer.sleeper.is_due(self.memory.lease(peer.reader)) {
@@ -325,20 +353,26 @@ impl Publisher {
         }
     }
 
-    /// `Open::must_wait`.
+    /// `Open::must_wait` and `Open::make_room`; memory is there.
     pub fn must_wait(&mut self) -> Option<u64> {
-        if self.tail < self.limit {
+        if self.log.has_room() {
             return None;
         }
-        let horizon = self.look_at_cursors();
-        (self.tail >= self.limit).then_some(horizon.needed)
+        let mut needed = NEVER;
+        if !self.log.is_between_steps() {
+            needed = self.look_at_cursors();
+        }
+        while let Some(step) = self.log.step(0) {
+            self.log.stepped(&self.memory.ring, step.end, 0);
+        }
+        (!self.log.has_room()).then_some(needed)
     }
 
-    /// `Open::horizon`.
-    fn horizon(&self, keep_lossy: bool) -> Horizon {
-        let (tail, capacity) = (self.tail, self.memory.capacity);
-        let claims = self.peers.iter().filter_map(|peer| {
-            let cursor = self.memory.lease(peer.reader).cursor();
+    /// `Open::claims`.
+    fn claims<'a>(memory: &'a Memory, peers: &'a [Peer], tail: u64) -> impl Iterator<Item = Claim> + 'a {
+        let capacity = memory.capacity();
+        peers.iter().filter_map(move |peer| {
+            let cursor = memory.lease(peer.reader).cursor();
             let depth = match peer.policy {
                 Policy::Block => capacity,
                 Policy::DropOldest => retention_limit(capacity),
@@ -346,35 +380,25 @@ impl Publisher {
             };
             let claim = Claim { cursor: cursor.min(tail), policy: peer.policy, depth };
             (peer.alive && cursor != CLOSED).then_some(claim)
-        });
-        horizon(tail, capacity, 0, keep_lossy, claims)
+        })
     }
 
     /// `Open::look_at_cursors`.
-    fn look_at_cursors(&mut self) -> Horizon {
-        let horizon = self.horizon(true);
-        self.move_mark(horizon.reclaim);
-        self.limit = horizon.limit;
-        horizon
-    }
-
-    /// `Open::move_mark`.
-    fn move_mark(&mut self, mark: u64) {
-        if mark > self.reclaim {
-            self.reclaim = mark;
-            self.memory.ring().set_reclaim(mark);
-        }
+    fn look_at_cursors(&mut self) -> u64 {
+        let claims = Self::claims(&self.memory, &self.peers, self.log.tail());
+        self.log.look(&self.memory.ring, 0, claims).needed
     }
 
     /// `Open::allocate`.
     fn allocate(&mut self) -> Option<u32> {
         self.collect();
-        let lossless = self.horizon(false).reclaim;
+        let claims = Self::claims(&self.memory, &self.peers, self.log.tail());
+        let lossless = self.log.horizon(0, false, claims).reclaim;
         while self.free.is_empty()
             && let Some(&(position, _)) = self.pending.front()
             && position < lossless
         {
-            self.move_mark(position + 1);
+            self.log.move_mark(&self.memory.ring, position + 1);
             self.free_reclaimed();
         }
         self.free.pop()
@@ -394,7 +418,7 @@ impl Publisher {
     /// `Open::free_reclaimed`.
     fn free_reclaimed(&mut self) {
         while let Some(&(position, slot)) = self.pending.front()
-            && position < self.reclaim
+            && position < self.log.reclaim()
         {
             self.pending.pop_front();
             self.free_unless_held(slot);
@@ -417,7 +441,7 @@ impl Publisher {
         if hung_up {
             self.peers.remove(index);
         }
-        self.limit = self.tail;
+        self.log.look_again();
     }
 }
 
@@ -437,6 +461,7 @@ pub struct Reader {
     policy: Policy,
     /// It must never be lapped.
     pub lossless: bool,
+    regions: Regions,
     cursor: u64,
     /// The number of the next message; in these models also its position.
     expected: u64,
@@ -456,6 +481,7 @@ impl Reader {
             pairing,
             policy,
             lossless: policy == Policy::Block,
+            regions: Regions::new(memory.shape),
             cursor: 0,
             expected: 0,
             skipped: false,
@@ -470,24 +496,40 @@ impl Reader {
         self.memory.lease(self.number)
     }
 
+    /// `MappedRing::learn`.
+    fn learn(&mut self) {
+        self.regions.learn(&self.memory.ring, |_| true).expect("regions in order");
+    }
+
+    /// `MappedRing::go_to`.
+    fn go_to(&mut self, position: u64) {
+        self.learn();
+        self.regions.go_to(position);
+    }
+
     /// `Connection::take` and `Connection::find`.
     pub fn take(&mut self) -> Option<Taken> {
         let memory = Rc::clone(&self.memory);
-        let ring = memory.ring();
         let depth = match self.policy {
             Policy::Block => u64::MAX,
-            Policy::DropOldest => retention_limit(memory.capacity),
+            Policy::DropOldest => retention_limit(memory.capacity()),
             Policy::Latest => 1,
         };
         loop {
             let before = self.cursor;
-            let sent = if depth == u64::MAX { 0 } else { self.skip_old(ring, depth) };
+            let sent = if depth == u64::MAX { 0 } else { self.skip_old(depth) };
             let position = self.cursor;
+            let ring = self.regions.ring(&memory.ring);
             let (head, at) = match look(ring, position) {
                 Look::Inline(head) => (head, None),
                 Look::Pooled(head, at) if self.lease().hold(ring, position, at.slot) => (head, Some(at)),
                 Look::Pooled(..) | Look::Lapped => {
                     self.skip_to(ring.reclaim());
+                    continue;
+                }
+                Look::Grown => {
+                    self.learn();
+                    self.regions.follow(position).expect("a region that begins at the marker");
                     continue;
                 }
                 Look::Empty => {
@@ -503,7 +545,7 @@ impl Reader {
             self.lose_up_to(head.sequence);
             self.expected += 1;
             if self.lossless {
-                assert_eq!(memory.record(position).read(), position);
+                assert_eq!(memory.record(&self.regions, position).read(), position);
             }
             self.advance(position + 1);
             let (slot, tracked) = (at.map(|at| at.slot), at.is_some_and(|at| at.tracked));
@@ -512,7 +554,9 @@ impl Reader {
     }
 
     /// `Connection::skip_old`; how many messages it has seen to be sent.
-    fn skip_old(&mut self, ring: Ring<'_>, depth: u64) -> u64 {
+    fn skip_old(&mut self, depth: u64) -> u64 {
+        let memory = Rc::clone(&self.memory);
+        let ring = memory.ring();
         let next = ring.next_sequence();
         let wanted = next.saturating_sub(depth);
         if wanted <= self.expected {
@@ -520,7 +564,8 @@ impl Reader {
         }
         let tail = ring.tail();
         let from = self.cursor.max(tail.saturating_sub(depth));
-        let position = ring.find(from, tail.max(from), wanted);
+        self.learn();
+        let position = self.regions.find(&memory.ring, from, tail.max(from), wanted);
         if position > self.cursor {
             self.skip_to(position);
         }
@@ -549,6 +594,7 @@ impl Reader {
     fn skip_to(&mut self, position: u64) {
         assert!(position > self.cursor, "a record that is not where it should be");
         self.skipped = true;
+        self.go_to(position);
         self.advance(position);
         if self.skip_waiter.is_due(self.memory.ring().skip_at(), position) {
             self.door.wake();

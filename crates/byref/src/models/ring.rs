@@ -16,7 +16,7 @@ fn append_read_lap() {
         [(Policy::Block, 2, 4, 3), (Policy::DropOldest, 2, 3, 1), (Policy::Latest, 1, 2, 2)]
     {
         explore(Some(3), move || {
-            let memory = Memory::new(Shape { capacity, readers: 1, chunks: 0 });
+            let memory = Memory::new(Shape { capacity, first: None, readers: 1, chunks: 0 });
             let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[policy]);
             let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, policy);
             let reading = thread::spawn(move || {
@@ -30,22 +30,23 @@ fn append_read_lap() {
             let (mut reader, mut taken) = reading.join().expect("the reader ends");
             taken.append(&mut reader.drain());
             assert!(taken.is_sorted_by(|a, b| a < b));
-            assert_eq!(taken.len() as u64 + reader.lost, publisher.tail);
+            assert_eq!(taken.len() as u64 + reader.lost, publisher.tail());
             assert!(policy != Policy::Block || reader.lost == 0);
         });
     }
 }
 
 /// *Lap.* A reader that is overtaken while it copies a record never takes the torn copy for one: neither words of two
-/// payloads, nor parts of two descriptors, nor one read as the other.
+/// payloads, nor parts of two descriptors, nor one read as the other, or as a marker.
 #[test]
 fn lapped_reader_knows() {
     let inline: fn(Ring<'_>, u64) = append_inline;
     let pooled: fn(Ring<'_>, u64) = |ring, position| append_pooled(ring, position, 0);
+    let marker: fn(Ring<'_>, u64) = |ring, position| ring.append_marker(position);
     for first in [inline, pooled] {
-        for second in [inline, pooled] {
+        for second in [inline, pooled, marker] {
             explore(EXHAUSTIVE, move || {
-                let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 1 });
+                let memory = Memory::new(Shape { capacity: 1, first: None, readers: 1, chunks: 1 });
                 first(memory.ring(), 0);
                 let reading = {
                     let memory = Rc::clone(&memory);
@@ -65,7 +66,7 @@ fn lapped_reader_knows() {
 #[test]
 fn sequences_follow_positions() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 4, first: None, readers: 1, chunks: 1 });
         let firsts = [0, 2, 5];
         let reading = {
             let memory = Rc::clone(&memory);
@@ -74,7 +75,8 @@ fn sequences_follow_positions() {
                 let next = ring.next_sequence();
                 let tail = ring.tail();
                 assert!(next <= firsts[tail as usize], "{next} messages in {tail} records");
-                assert_eq!(firsts[ring.find(0, tail, next) as usize], next, "its record is found, if it is there");
+                let found = memory.regions().find(memory.words(), 0, tail, next);
+                assert_eq!(firsts[found as usize], next, "its record is found, if it is there");
             })
         };
         append_block(memory.ring(), 0, firsts[0], 2);
@@ -89,7 +91,7 @@ fn sequences_follow_positions() {
 #[test]
 fn retirement_is_seen() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 1, readers: 1, chunks: 2 });
+        let memory = Memory::new(Shape { capacity: 1, first: None, readers: 1, chunks: 2 });
         let reading = {
             let memory = Rc::clone(&memory);
             thread::spawn(move || {
@@ -108,6 +110,86 @@ fn retirement_is_seen() {
         if memory.lease(0).generation() == 1 {
             mapping.write(2);
         }
+        reading.join().expect("the reader ends");
+    });
+}
+
+/// *Growing.* The publisher moves on to longer regions while readers of all kinds read: who lags comes by every message on the
+/// way, who skips or is lapped finds the region that it goes on in, and nobody waits in an old region for what lies in a new one.
+#[test]
+fn growing_ring() {
+    for (policy, messages, takes) in [(Policy::Block, 3, 2), (Policy::Latest, 3, 1), (Policy::DropOldest, 3, 1)] {
+        explore(Some(3), move || {
+            let memory = Memory::new(Shape { capacity: 4, first: Some(2), readers: 1, chunks: 0 });
+            let mut publisher = Publisher::new(&memory, Pairing::Asymmetric, &[policy]);
+            let mut reader = Reader::new(&memory, Pairing::Asymmetric, 0, policy);
+            let reading = thread::spawn(move || {
+                let taken: Vec<_> = (0..takes).filter_map(|_| reader.take()).map(|taken| taken.position).collect();
+                (reader, taken)
+            });
+            for _ in 0..messages {
+                publisher.send_inline().expect("it grows");
+            }
+            let (mut reader, mut taken) = reading.join().expect("the reader ends");
+            taken.append(&mut reader.drain());
+            assert!(taken.is_sorted_by(|a, b| a < b));
+            assert_eq!(
+                (taken.len() as u64 + reader.lost, taken.last()),
+                (publisher.tail(), Some(&(publisher.tail() - 1)))
+            );
+            assert!(policy != Policy::Block || reader.lost == 0);
+        });
+    }
+}
+
+/// The same for a reader that has not been there before and learns of a position from the mark alone: the region that begins
+/// there, or before, is in the table.
+#[test]
+fn growing_ring_from_its_table() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 4, first: Some(2), readers: 1, chunks: 0 });
+        let reading = {
+            let memory = Rc::clone(&memory);
+            thread::spawn(move || {
+                let mut regions = memory.regions();
+                let position = memory.ring().reclaim();
+                regions.learn(memory.words(), |_| true).expect("regions in order");
+                regions.go_to(position);
+                assert_eq!(regions.current(), usize::from(position > 1), "{position}");
+            })
+        };
+        let mut regions = memory.regions();
+        append_inline(regions.ring(memory.words()), 0);
+        regions.grow(memory.words(), 1);
+        append_inline(regions.ring(memory.words()), 1);
+        memory.ring().set_reclaim(2);
+        reading.join().expect("the reader ends");
+    });
+}
+
+/// A reader that is on its way through an old region finds everything there as it was, up to the marker, however far the publisher
+/// is by then.
+#[test]
+fn old_region_stays() {
+    explore(EXHAUSTIVE, || {
+        let memory = Memory::new(Shape { capacity: 4, first: Some(2), readers: 1, chunks: 0 });
+        let mut regions = memory.regions();
+        append_inline(regions.ring(memory.words()), 0);
+        let reading = {
+            let memory = Rc::clone(&memory);
+            thread::spawn(move || {
+                let mut regions = memory.regions();
+                assert!(matches!(look(memory.ring(), 0), Look::Inline(_)));
+                if look(memory.ring(), 1) == Look::Grown {
+                    regions.learn(memory.words(), |_| true).expect("regions in order");
+                    regions.follow(1).expect("it begins at the marker");
+                    let _ = look(regions.ring(memory.words()), 1);
+                }
+            })
+        };
+        regions.grow(memory.words(), 1);
+        append_inline(regions.ring(memory.words()), 1);
+        append_inline(regions.ring(memory.words()), 2);
         reading.join().expect("the reader ends");
     });
 }

@@ -37,7 +37,7 @@ fn recv_all(subscriber: &RefCell<Subscriber>, messages: u64) {
 #[test]
 fn no_lost_wake_up() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+        let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
         let (mut publisher, mut subscribers) = connected(&memory, 1);
         let subscriber = subscribers.remove(0);
         let receiving = thread::spawn(move || {
@@ -57,7 +57,7 @@ fn no_lost_wake_up() {
 fn no_lost_wake_up_of_two() {
     explore(Some(4), || {
         let mut publishers = [0, 1].map(|_| {
-            let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+            let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
             (Publisher::new(&memory, Pairing::Fenced, &[POLICY]), memory)
         });
         let readers = publishers.each_ref().map(|(_, memory)| Reader::new(memory, Pairing::Fenced, 0, POLICY));
@@ -82,7 +82,7 @@ fn no_lost_wake_up_of_two() {
 fn no_lost_wake_up_of_many() {
     explore(Some(4), || {
         let mut publishers = [0, 1].map(|_| {
-            let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+            let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
             (Publisher::new(&memory, Pairing::Fenced, &[POLICY]), memory)
         });
         let subscribers =
@@ -108,7 +108,7 @@ fn no_lost_wake_up_of_many() {
 fn no_lost_room() {
     for (readers, messages, bound) in [(1, 3, 3), (2, 2, 2)] {
         explore(Some(bound), move || {
-            let memory = Memory::new(Shape { capacity: 1, readers, chunks: 0 });
+            let memory = Memory::new(Shape { capacity: 1, first: None, readers, chunks: 0 });
             let (mut publisher, subscribers) = connected(&memory, readers);
             let receiving: Vec<_> = subscribers
                 .into_iter()
@@ -130,7 +130,7 @@ fn no_lost_room() {
 #[test]
 fn threads_share_a_sleep() {
     explore(Some(4), || {
-        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 0 });
+        let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
         let (mut publisher, mut subscribers) = connected(&memory, 1);
         let subscriber = Rc::new(Mutex::new(subscribers.remove(0).into_inner()));
         let sleeping = {
@@ -150,7 +150,7 @@ fn threads_share_a_sleep() {
 #[test]
 fn one_wake_per_epoch() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 0 });
+        let memory = Memory::new(Shape { capacity: 4, first: None, readers: 1, chunks: 0 });
         let (mut publisher, mut subscribers) = connected(&memory, 1);
         let mut subscriber = subscribers.remove(0).into_inner();
         publisher.send_inline().expect("there is room");
@@ -172,7 +172,7 @@ fn one_wake_per_epoch() {
 #[test]
 fn one_wake_per_wait() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 4, readers: 1, chunks: 0 });
+        let memory = Memory::new(Shape { capacity: 4, first: None, readers: 1, chunks: 0 });
         let (publisher, mut subscribers) = connected(&memory, 1);
         let mut reader = subscribers.remove(0).into_inner().readers.remove(0);
         let reading = thread::spawn(move || {
@@ -192,7 +192,7 @@ fn one_wake_per_wait() {
 #[test]
 fn no_lost_release() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Fenced, &[POLICY]);
         let mut reader = Reader::new(&memory, Pairing::Fenced, 0, POLICY);
         reader.door = Rc::clone(&publisher.door);
@@ -216,7 +216,7 @@ fn no_lost_release() {
 #[test]
 fn no_lost_release_of_what_is_skipped() {
     explore(EXHAUSTIVE, || {
-        let memory = Memory::new(Shape { capacity: 2, readers: 1, chunks: 1 });
+        let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 1 });
         let mut publisher = Publisher::new(&memory, Pairing::Fenced, &[Policy::Latest]);
         let mut reader = Reader::new(&memory, Pairing::Fenced, 0, Policy::Latest);
         reader.door = Rc::clone(&publisher.door);

@@ -3,5 +3,6 @@
 pub(crate) mod claim;
 pub(crate) mod lease;
 pub(crate) mod note;
+pub(crate) mod regions;
 pub(crate) mod ring;
 pub(crate) mod wake;

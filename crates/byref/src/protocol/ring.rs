@@ -11,17 +11,20 @@
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
+//! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
 //!
-//! The record of position `p` lies at `k = p % capacity`; its `stamp` becomes `p + 1` when it is complete. `meta` holds the
-//! length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
+//! The record of position `p` lies at number `p % capacity` of a region; its `stamp` becomes `p + 1` when it is complete. `meta`
+//! holds the length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
 //! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
-//! of its release (see [`ticket`](crate::pubsub::publisher::ticket)). Most records are one message; a *block* is several of
-//! equal length, which lie packed in one chunk. Positions count records, sequences count messages.
+//! of its release (see [`ticket`](crate::pubsub::publisher::ticket)). Bit 62 of `meta`: it is no record, but says that this one
+//! lies in the next region. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
+//! Positions count records, sequences count messages.
 //!
 //! # Invariants
 //!
-//! 1. Record `p` is written only when `p - capacity < reclaim`: the mark moves first, the words change later.
+//! 1. Record `p` is written only when `p - capacity < reclaim`: the mark moves first, the words change later. (The capacity is
+//!    that of its region; in a new region there is nothing yet.)
 //! 2. *Append, read.* The publisher stores the words relaxed, then `stamp` with release. A reader that loads `p + 1` with
 //!    acquire sees all words of record `p`, or later ones.
 //! 3. *Lap.* A reader that read a word of a later lap knows it: the publisher stored `reclaim > p`, made a release fence,
@@ -58,8 +61,14 @@ const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
-const RECORDS: usize = 64;
+/// The table of the regions' first positions, in a line of its own: there is none of the first region.
+pub(crate) const FIRST_POSITIONS: usize = 39;
+/// The most regions of a ring.
+pub(crate) const MOST_REGIONS: usize = 9;
+pub(crate) const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
+/// The record of this position lies in the next region.
+const GROWN: u64 = 1 << 62;
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -144,34 +153,38 @@ pub(crate) enum Look {
     Inline(Head),
     /// No publisher of this library writes such a record.
     Invalid,
+    /// It lies in the next region.
+    Grown,
     /// A descriptor, to be trusted only after a hold ([`Lease::hold`](crate::protocol::lease::Lease::hold)) succeeded.
     Pooled(Head, Descriptor),
 }
 
-/// The ring over borrowed cells: mapped memory, or loom's.
+/// The ring over borrowed cells (mapped memory, or loom's), as it is seen from one of its regions.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring<'a> {
     words: &'a [AtomicU64],
+    /// The region's first word, and a mask for its records.
+    start: usize,
     mask: u64,
 }
 
 impl<'a> Ring<'a> {
-    /// How many words a ring of `capacity` records needs.
-    pub const fn words_needed(capacity: u64) -> u64 {
-        RECORDS as u64 + capacity * RECORD_WORDS as u64
-    }
-
-    /// `capacity` is a power of two, and `words` are at least [`words_needed`](Self::words_needed).
+    /// See [`Regions::ring`](crate::protocol::regions::Regions::ring).
     #[inline]
-    pub fn new(words: &'a [AtomicU64], capacity: u64) -> Self {
-        debug_assert!(capacity.is_power_of_two() && words.len() as u64 >= Self::words_needed(capacity));
-        Ring { words, mask: capacity - 1 }
+    pub fn new(words: &'a [AtomicU64], start: usize, mask: u64) -> Self {
+        Ring { words, start, mask }
     }
 
     #[inline]
     fn record(self, position: u64) -> &'a [AtomicU64; RECORD_WORDS] {
-        let start = RECORDS + (position & self.mask) as usize * RECORD_WORDS;
+        let start = self.start + (position & self.mask) as usize * RECORD_WORDS;
         self.words[start..start + RECORD_WORDS].try_into().expect("the slice has that length")
+    }
+
+    /// The number of the record of `position` among those of all regions.
+    #[cfg(all(test, loom))]
+    pub fn number_of(self, position: u64) -> usize {
+        (self.start - RECORDS) / RECORD_WORDS + (position & self.mask) as usize
     }
 
     // ---- the publisher's side ----
@@ -221,6 +234,22 @@ impl<'a> Ring<'a> {
         fault!("publish.after_tail");
         // After the tail (invariant 4).
         self.words[NEXT_SEQUENCE].store(head.sequence + head.count(), Ordering::Release);
+    }
+
+    /// Says that the record of `position` lies in the next region. Needs invariant 1.
+    pub fn append_marker(self, position: u64) {
+        let record = self.record(position);
+        record[2].store(GROWN, Ordering::Relaxed);
+        fault!("grow.before_stamp");
+        // Pairs with the acquire in `look`: whoever sees the stamp sees the word above, and the region's first position.
+        record[0].store(position + 1, Ordering::Release);
+    }
+
+    /// Says where a region begins.
+    pub fn set_first_position(self, region: usize, position: u64) {
+        self.words[FIRST_POSITIONS + region].store(position, Ordering::Relaxed);
+        // For whoever learns of a later position by the mark, which is stored relaxed (invariant 3 of the regions).
+        fence(Ordering::Release);
     }
 
     /// Asks for the lines of a record that will be written soon: readers have them from the lap before, and a publisher
@@ -284,7 +313,7 @@ impl<'a> Ring<'a> {
         }
         let head = head(record);
         let used = head.data_words();
-        if head.meta & POOLED != 0 || used > DATA_WORDS {
+        if head.meta & (POOLED | GROWN) != 0 || used > DATA_WORDS {
             return None;
         }
         for (to, from) in data.0.iter().zip(&record[DATA..]).take(used) {
@@ -319,28 +348,22 @@ impl<'a> Ring<'a> {
         match self.look_inline(position, data) {
             Some(head) => Look::Inline(head),
             None if self.was_reclaimed(position) => Look::Lapped,
+            None if head.meta & GROWN != 0 => Look::Grown,
             None => Look::Invalid,
         }
     }
 
-    /// The first of the positions from `from` on, up to `to`, with a message of that number or a later one. Records that were
-    /// reclaimed count as older.
-    #[cold]
-    pub fn find(self, from: u64, to: u64, sequence: u64) -> u64 {
-        let is_older = |position: u64| {
-            let record = self.record(position);
-            let stamp = stamp(record);
-            let head = head(record);
-            stamp != position + 1
-                || self.was_reclaimed(position)
-                || head.sequence.saturating_add(head.count()) <= sequence
-        };
-        let (mut low, mut high) = (from, to);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if is_older(middle) { low = middle + 1 } else { high = middle }
-        }
-        low
+    /// Whether all messages of `position` are older than that number. A record that was reclaimed counts as older.
+    pub fn is_older(self, position: u64, sequence: u64) -> bool {
+        let record = self.record(position);
+        let stamp = stamp(record);
+        let head = head(record);
+        stamp != position + 1 || self.was_reclaimed(position) || head.sequence.saturating_add(head.count()) <= sequence
+    }
+
+    /// Where a region begins; 0 while there is none.
+    pub fn first_position(self, region: usize) -> u64 {
+        self.words[FIRST_POSITIONS + region].load(Ordering::Relaxed)
     }
 
     /// When the record of `position` was sent; `None` when it is not there.

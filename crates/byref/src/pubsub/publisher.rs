@@ -19,8 +19,9 @@ use crate::link::rendezvous::{self, Announced};
 use crate::link::service::{self, Handle, Next, Token};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool, Sent};
-use crate::protocol::claim::{Horizon, Policy, horizon, retention_limit};
+use crate::protocol::claim::{Claim, Horizon, Policy, retention_limit};
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease};
+use crate::protocol::regions::Shape;
 use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::protocol::wake::Sleeper;
 use crate::pubsub::loan::Loan;
@@ -38,6 +39,7 @@ use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::sys::{cgroup, membarrier};
 use crate::topic;
+use crate::writer::log::Log;
 use crate::writer::peer::Peer;
 use eviction::Limits;
 use rustix::fd::OwnedFd;
@@ -216,12 +218,8 @@ pub(crate) struct Shared {
 /// Everything that closing gives back.
 struct Open {
     ring: OwnedSegment,
-    capacity: u64,
+    log: Log,
     clock: Clock,
-    tail: u64,
-    /// Positions below may be appended without a look at the cursors.
-    limit: u64,
-    reclaim: u64,
     peers: Vec<Peer>,
     last_peer: u64,
     /// It waits for a first subscriber before it closes.
@@ -328,12 +326,13 @@ impl Publisher {
     fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
         let topic = options.topic;
         let (lookout, service) = service::connect(&topic)?;
-        let ring_len = Ring::words_needed(capacity) * 8;
-        let ring = OwnedSegment::new("byref-ring", ring_len)
-            .and_then(|ring| ring.populate(0..ring_len).map(|()| ring))
+        let shape = Shape::of(capacity);
+        let log = Log::new(shape);
+        let ring = OwnedSegment::new("byref-ring", shape.words() * 8)
+            .and_then(|ring| ring.populate(0..shape.words_up_to(0) * 8).map(|()| ring))
             .map_err(Error::system(&topic, "cannot make the ring"))?;
-        Ring::new(ring.map().words(), capacity).set_wake_at(NEVER);
-        Ring::new(ring.map().words(), capacity).set_skip_at(NEVER);
+        log.ring(ring.map().words()).set_wake_at(NEVER);
+        log.ring(ring.map().words()).set_skip_at(NEVER);
         fault!("listen.ring_made");
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
@@ -359,11 +358,8 @@ impl Publisher {
         };
         *open = Some(Open {
             ring,
-            capacity,
+            log,
             clock: Clock::realtime(),
-            tail: 0,
-            limit: 0,
-            reclaim: 0,
             peers: Vec::new(),
             last_peer: 0,
             lingers: false,
@@ -533,8 +529,8 @@ impl Publisher {
     pub fn flush_with(&self, wait: &mut Wait<'_>) -> Result<()> {
         let mut target = None;
         self.shared.until(wait, "flush", |_, open| {
-            let target = *target.get_or_insert(open.tail);
-            let done = open.peers.iter().all(|peer| !peer.is_connected() || peer.cursor(open.tail) >= target);
+            let target = *target.get_or_insert(open.log.tail());
+            let done = open.peers.iter().all(|peer| !peer.is_connected() || peer.cursor(open.log.tail()) >= target);
             if done { Attempt::Done(()) } else { Attempt::Wait { at: target, poll: None } }
         })
     }
@@ -680,7 +676,7 @@ impl Shared {
             if !open.announced_to_lossless() {
                 return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
             }
-            let (position, sequence, now) = (open.tail, open.sent, open.clock.now());
+            let (position, sequence, now) = (open.log.tail(), open.sent, open.clock.now());
             if let Some(tracked) = tracked {
                 tracked.set_place(position, at.slot);
             }
@@ -989,7 +985,7 @@ impl Shared {
         open.peers[index].outbox.clear(); // Nobody is left to read it.
         let lost = hung_up.then(|| open.peers.remove(index));
         open.update_pairing();
-        open.limit = open.tail; // Look at the cursors again.
+        open.log.look_again();
         open.look_at_awaited();
         open.door.bell.ring();
         self.changed.notify();
@@ -1064,7 +1060,8 @@ impl Shared {
         let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        let most = if hello.policy == Policy::Block { open.capacity } else { retention_limit(open.capacity) };
+        let capacity = open.log.capacity();
+        let most = if hello.policy == Policy::Block { capacity } else { retention_limit(capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
         let late = open.history_for(hello.history, self.history).min(if hello.policy == Policy::Block {
             u64::MAX
@@ -1072,10 +1069,12 @@ impl Shared {
             depth
         });
         // A position is at least one message, so these are enough; what is reclaimed among them is gone.
-        let earliest = open.tail.saturating_sub(late).max(open.reclaim);
+        let tail = open.log.tail();
+        let earliest = tail.saturating_sub(late).max(open.log.reclaim());
         let first = open.sent.saturating_sub(late);
-        let start = open.ring().find(earliest, open.tail, first);
-        let first = if start == open.tail { open.sent } else { first.max(open.ring().sequence(start)) };
+        let (words, regions) = (open.ring.map().words(), open.log.regions());
+        let start = regions.find(words, earliest, tail, first);
+        let first = if start == tail { open.sent } else { first.max(regions.at(words, start).sequence(start)) };
         fault!("history.start_found");
         let welcome = Welcome {
             publisher: self.id,
@@ -1083,7 +1082,7 @@ impl Shared {
             name: self.name.clone(),
             start,
             first,
-            capacity: open.capacity,
+            capacity,
             membarrier: membarrier::available(),
         };
         let announce =
@@ -1141,7 +1140,7 @@ impl Shared {
         );
         fault!("accept.counted");
         open.update_pairing();
-        open.limit = open.tail;
+        open.log.look_again();
         open.door.bell.ring();
         *self.short_of.lock() = None;
         self.changed.notify();
@@ -1187,7 +1186,7 @@ impl Endpoint for Shared {
 impl Open {
     #[inline]
     fn ring(&self) -> Ring<'_> {
-        Ring::new(self.ring.map().words(), self.capacity)
+        self.log.ring(self.ring.map().words())
     }
 
     fn stats(&self) -> PublisherStats {
@@ -1227,8 +1226,10 @@ impl Open {
 
     /// How many messages in the ring a subscriber has not taken.
     fn lag(&self, peer: &Peer) -> u64 {
-        let position = peer.cursor(self.tail).max(self.tail.saturating_sub(self.capacity));
-        if position == self.tail { 0 } else { self.sent - self.ring().sequence(position) }
+        let tail = self.log.tail();
+        let position = peer.cursor(tail).max(self.log.reclaim());
+        let sequence = || self.log.regions().at(self.ring.map().words(), position).sequence(position);
+        if position == tail { 0 } else { self.sent - sequence() }
     }
 
     /// Appends a record of `count` messages and wakes whoever sleeps; gives the first message's number. There is room for it.
@@ -1240,13 +1241,13 @@ impl Open {
         count: u32,
         write: impl FnOnce(Ring<'_>, Place),
     ) -> u64 {
-        let (position, sequence) = (self.tail, self.sent);
+        let (position, sequence) = (self.log.tail(), self.sent);
         let timestamp_ns = timestamp_ns.unwrap_or_else(|| self.clock.now());
         fault!("publish.begun");
         write(self.ring(), Place { position, sequence, timestamp_ns });
         fault!("publish.written");
         self.ring().prepare(position + PREPARED_AHEAD);
-        self.tail += 1;
+        self.log.appended();
         self.sent += count as u64;
         self.sent_bytes += len as u64;
         self.wake_sleepers();
@@ -1274,39 +1275,60 @@ impl Open {
     /// What one more record has to wait for, if anything.
     #[inline]
     fn must_wait(&mut self, history: u64) -> Option<(u64, Option<Duration>)> {
-        if self.tail < self.limit {
-            return None;
+        if self.log.has_room() { None } else { self.make_room(history) }
+    }
+
+    /// Looks at the cursors, and lets the ring grow.
+    #[cold]
+    fn make_room(&mut self, history: u64) -> Option<(u64, Option<Duration>)> {
+        let now = self.clock.now();
+        self.log.reconsider(now);
+        let mut needed = NEVER;
+        if !self.log.is_between_steps() {
+            needed = self.look_at_cursors(history).needed;
         }
-        let horizon = self.look_at_cursors(history);
-        (self.tail >= self.limit).then_some((horizon.needed, None))
+        while let Some(step) = self.log.step(now) {
+            let end = step.end;
+            if let Err(error) = self.ring.populate(step) {
+                log::warn!(
+                    "byref: topic '{}': no memory for a longer ring, so it stays as it is: {error}",
+                    self.topic()
+                );
+                self.log.refuse(now);
+                needed = self.look_at_cursors(history).needed;
+                continue;
+            }
+            fault!("grow.ring_populated");
+            self.log.stepped(self.ring.map().words(), end, now);
+        }
+        (!self.log.has_room()).then_some((needed, None))
+    }
+
+    fn topic(&self) -> String {
+        self.shared.upgrade().map(|shared| shared.topic.clone()).unwrap_or_default()
+    }
+
+    fn claims(peers: &[Peer], tail: u64) -> impl Iterator<Item = Claim> {
+        peers.iter().filter_map(move |peer| peer.claim(tail))
     }
 
     fn horizon(&self, history: u64, keep_lossy: bool) -> Horizon {
-        let claims = self.peers.iter().filter_map(|peer| peer.claim(self.tail));
-        horizon(self.tail, self.capacity, history, keep_lossy, claims)
+        self.log.horizon(history, keep_lossy, Self::claims(&self.peers, self.log.tail()))
     }
 
     /// Brings `limit` and the reclaim mark up to date.
     fn look_at_cursors(&mut self, history: u64) -> Horizon {
-        let horizon = self.horizon(history, true);
-        self.move_mark(horizon.reclaim);
-        self.limit = horizon.limit.min(self.reclaim + self.capacity);
+        let claims = Self::claims(&self.peers, self.log.tail());
+        let horizon = self.log.look(self.ring.map().words(), history, claims);
         self.look_at_awaited();
         horizon
-    }
-
-    fn move_mark(&mut self, mark: u64) {
-        if mark > self.reclaim {
-            self.reclaim = mark;
-            self.ring().set_reclaim(mark);
-        }
     }
 
     /// How many more records than one are worth waiting for: a quarter of what the subscriber at `needed` has to read, and of what
     /// any other one ever leaves room for.
     fn batch(&self, needed: u64) -> u64 {
         let least = self.lossless().map(|peer| peer.depth).min().unwrap_or(0);
-        self.tail.saturating_sub(needed).min(least) / 4
+        self.log.tail().saturating_sub(needed).min(least) / 4
     }
 
     /// From where on to wake a publisher that waits for the cursor `needed`, and when to look without being woken.
@@ -1316,7 +1338,7 @@ impl Open {
 
     /// Whether there is room for more than so many records; the mark stays where it is.
     fn has_room(&self, history: u64, records: u64) -> bool {
-        self.horizon(history, true).limit > self.tail + records
+        self.horizon(history, true).limit > self.log.tail() + records
     }
 
     /// Whether every lossless subscriber has been sent all descriptors.
@@ -1396,7 +1418,7 @@ impl Open {
         while let Some(&(position, _)) = self.pending.front()
             && position < lossless
         {
-            self.move_mark(position + 1);
+            self.log.move_mark(self.ring.map().words(), position + 1);
             self.free_reclaimed();
             if let Ok(chunk) = self.try_allocate(bytes) {
                 return Ok(chunk);
@@ -1465,7 +1487,7 @@ impl Open {
 
     fn free_reclaimed(&mut self) {
         while let Some(&(position, slot)) = self.pending.front()
-            && position < self.reclaim
+            && position < self.log.reclaim()
         {
             self.pending.pop_front();
             self.free_unless_held(slot);
@@ -1554,7 +1576,7 @@ impl Open {
 
     /// Bytes in chunks that some lossless subscriber has yet to take.
     fn unread(&self) -> u64 {
-        let oldest = self.lossless().map(|peer| peer.cursor(self.tail)).min().unwrap_or(self.tail);
+        let oldest = self.lossless().map(|peer| peer.cursor(self.log.tail())).min().unwrap_or(self.log.tail());
         let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= oldest);
         unread.map(|(_, slot)| self.pool.bytes(*slot)).sum()
     }
@@ -1562,8 +1584,8 @@ impl Open {
     /// The next position at which some lossless subscriber makes progress.
     fn next_progress(&self) -> u64 {
         self.lossless()
-            .map(|peer| peer.cursor(self.tail))
-            .filter(|cursor| *cursor < self.tail)
+            .map(|peer| peer.cursor(self.log.tail()))
+            .filter(|cursor| *cursor < self.log.tail())
             .min()
             .map_or(NEVER, |at| at + 1)
     }
@@ -1693,7 +1715,7 @@ mod tests {
         let open = guard.as_ref().unwrap();
         for (said, taken_for) in [(0, 5), (4, 5), (5, 5), (7, 7), (8, 8), (9, 8), (u64::MAX - 1, 8)] {
             lease.set_cursor(said);
-            assert_eq!(open.peers[0].cursor(open.tail), taken_for);
+            assert_eq!(open.peers[0].cursor(open.log.tail()), taken_for);
         }
     }
 

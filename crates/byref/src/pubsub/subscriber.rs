@@ -448,9 +448,9 @@ impl Subscriber {
 
     /// What waits to be received: messages that were sent and not taken yet. Nothing after `close`.
     pub fn backlog(&self) -> Result<Backlog> {
-        let guard = self.shared.lock()?;
+        let mut guard = self.shared.lock()?;
         let mut backlog = Backlog::default();
-        for connection in guard.iter().flat_map(|open| &open.connections) {
+        for connection in guard.iter_mut().flat_map(|open| &mut open.connections) {
             let (messages, oldest) = connection.backlog(self.shared.options.keeps(connection.capacity()));
             backlog.messages += messages;
             backlog.oldest_ns = backlog.oldest_ns.into_iter().chain(oldest).min();

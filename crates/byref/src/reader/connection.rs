@@ -4,6 +4,7 @@ use crate::link::candidates::Candidate;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
+use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
 use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
 use crate::protocol::wake::Waiter;
 use crate::pubsub::batch::{Batch, FEW};
@@ -58,14 +59,53 @@ impl Block {
 
 /// The publisher's ring, mapped.
 struct MappedRing {
-    map: Mapping,
-    capacity: u64,
+    memory: PeerSegment,
+    regions: Regions,
 }
 
 impl MappedRing {
+    /// The ring as it is seen from the region that is read.
     #[inline]
     fn get(&self) -> Ring<'_> {
-        Ring::new(self.map.words(), self.capacity)
+        self.regions.ring(self.memory.map().words())
+    }
+
+    /// Looks which regions there are by now.
+    fn learn(&mut self) -> Result<(), &'static str> {
+        if self.regions.are_all_known() || self.memory.is_closed() {
+            return Ok(());
+        }
+        let MappedRing { memory, regions } = self;
+        regions.learn(memory.map().words(), |words| memory.has_memory(0..words * 8))?;
+        if regions.are_all_known() {
+            memory.close(); // It has served to find holes.
+        }
+        Ok(())
+    }
+
+    /// The publisher is gone: there will be no more regions.
+    fn end(&mut self) {
+        let _ = self.learn(); // One that lied is found out by what it left behind.
+        self.memory.close();
+    }
+
+    /// Goes on at `position`.
+    fn go_to(&mut self, position: u64) -> Result<(), &'static str> {
+        self.learn()?;
+        self.regions.go_to(position);
+        Ok(())
+    }
+
+    /// Follows the marker at `position` to the next region.
+    fn follow(&mut self, position: u64) -> Result<(), &'static str> {
+        self.learn()?;
+        self.regions.follow(position)
+    }
+
+    /// See [`Regions::find`]; `to` was read from the ring.
+    fn find(&mut self, from: u64, to: u64, sequence: u64) -> Result<u64, &'static str> {
+        self.learn()?;
+        Ok(self.regions.find(self.memory.map().words(), from, to, sequence))
     }
 }
 
@@ -156,15 +196,17 @@ impl Connection {
         tell_gaps: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
-        if !capacity.is_power_of_two() || capacity > 1 << 32 || welcome.start > FAR || welcome.first > FAR {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring is impossible"));
+        let refuse = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        if !capacity.is_power_of_two() || capacity > MOST_RECORDS || welcome.start > FAR || welcome.first > FAR {
+            return Err(refuse("its ring is impossible"));
         }
-        let len = Ring::words_needed(capacity) * 8;
-        let ring = PeerSegment::new(ring, Some(len)).map_err(|(error, _)| error)?;
-        if !ring.has_memory(0..len) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its ring has holes"));
+        let shape = Shape::of(capacity);
+        let memory = PeerSegment::new(ring, Some(shape.words() * 8)).map_err(|(error, _)| error)?;
+        if !memory.has_memory(0..shape.words_up_to(0) * 8) {
+            return Err(refuse("its ring has holes"));
         }
-        let ring = MappedRing { map: ring.into_map(), capacity };
+        let mut ring = MappedRing { memory, regions: Regions::new(shape) };
+        ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
         let link = Arc::new(Link::new(info, lease, socket));
         link.lease().set_cursor(welcome.start);
@@ -202,7 +244,7 @@ impl Connection {
     }
 
     pub fn capacity(&self) -> u64 {
-        self.ring.capacity
+        self.ring.regions.shape().capacity()
     }
 
     /// Whether the publisher was closed in good order, rather than died or broke the rules.
@@ -221,14 +263,19 @@ impl Connection {
 
     /// Whether the publisher is gone and nothing is left to take or to tell; adds what was skipped to `lost`.
     pub fn is_used_up(&mut self, lost: &mut u64) -> bool {
-        let is_empty = |this: &Self| matches!(this.ring.get().look(this.cursor, &this.scratch), Look::Empty);
-        self.is_faulty
-            || self.ended
-                && self.evicted.is_none()
-                && self.block.is_none()
-                && self.gap.is_none()
-                && is_empty(self)
-                && self.count_what_was_skipped(true, lost).is_ok()
+        let may_be = self.ended && self.evicted.is_none() && self.block.is_none() && self.gap.is_none();
+        let is_empty = may_be && !self.is_faulty && self.is_empty();
+        self.is_faulty || is_empty && self.count_what_was_skipped(true, lost).is_ok()
+    }
+
+    /// Whether there is no record at the cursor.
+    fn is_empty(&mut self) -> bool {
+        loop {
+            match self.ring.get().look(self.cursor, &self.scratch) {
+                Look::Grown if self.follow(self.cursor).is_ok() => {}
+                look => return matches!(look, Look::Empty | Look::Grown),
+            }
+        }
     }
 
     /// Gives up what was not taken: the number of its first message, and how many these are.
@@ -275,7 +322,7 @@ impl Connection {
     /// and not more records than the ring has, so that a publisher that is as fast as this does not keep it here.
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
-        let most = most.min(self.ring.capacity as usize);
+        let most = most.min(self.capacity() as usize);
         for taken in 0..most {
             match taken {
                 0 => batch.announce(FEW),
@@ -363,6 +410,7 @@ impl Connection {
                     return Err(if ended { Stop::Over } else { Stop::Nothing });
                 }
                 Look::Lapped => self.skip_to(self.ring.get().reclaim())?,
+                Look::Grown => self.follow(position)?,
                 Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
             }
         }
@@ -460,7 +508,7 @@ impl Connection {
         }
         let tail = self.ring.get().tail();
         let from = self.cursor.max(tail.saturating_sub(depth));
-        let position = self.ring.get().find(from, tail.max(from), wanted);
+        let position = self.ring.find(from, tail.max(from), wanted).map_err(|how| self.broke_the_rules(how))?;
         if position > self.cursor {
             self.skip_to(position)?;
         }
@@ -503,15 +551,18 @@ impl Connection {
     }
 
     /// How many messages wait, `depth` at the most, and when the oldest of them was sent, where that can be read.
-    pub fn backlog(&self, depth: u64) -> (u64, Option<u64>) {
+    pub fn backlog(&mut self, depth: u64) -> (u64, Option<u64>) {
+        let capacity = self.capacity();
         let ring = self.ring.get();
         let waiting = ring.next_sequence().saturating_sub(self.expected).min(depth);
         if waiting == 0 {
             return (0, None);
         }
-        let tail = ring.tail();
-        let oldest = self.cursor.max(tail.saturating_sub(depth.min(self.ring.capacity)));
-        (waiting, ring.timestamp(oldest))
+        let oldest = self.cursor.max(ring.tail().saturating_sub(depth.min(capacity)));
+        // One that lies is found out when something is taken.
+        let is_known = self.ring.learn().is_ok();
+        let timestamp = || self.ring.regions.at(self.ring.memory.map().words(), oldest).timestamp(oldest);
+        (waiting, is_known.then(timestamp).flatten())
     }
 
     /// Stores the cursor, and wakes a publisher that waits for it.
@@ -529,12 +580,26 @@ impl Connection {
         }
     }
 
+    /// Follows the marker at `position`, the cursor, to the next region of the ring.
+    #[cold]
+    fn follow(&mut self, position: u64) -> Result<(), Stop> {
+        match self.ring.follow(position) {
+            Ok(()) => {}
+            // It went on after its end was noted: that is not waited for.
+            Err(_) if self.ended => return Err(Stop::Over),
+            Err(how) => return Err(self.broke_the_rules(how)),
+        }
+        fault!("receive.region_entered");
+        Ok(())
+    }
+
     /// Goes on at `position`, which lies ahead.
     fn skip_to(&mut self, position: u64) -> Result<(), Stop> {
         if position <= self.cursor || position > FAR {
             return Err(self.broke_the_rules("a record that is not where it should be"));
         }
         self.skipped = true;
+        self.ring.go_to(position).map_err(|how| self.broke_the_rules(how))?;
         fault!("receive.skipping");
         self.advance(position);
         // A message that was not taken is not released either: who waits for that hears it here.
@@ -659,17 +724,17 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.broke_the_rules("a packet that is too long");
-                    self.ended = true;
+                    self.end();
                     return true;
                 }
                 Ok(Received::HungUp) | Err(_) => {
-                    self.ended = true;
+                    self.end();
                     return true;
                 }
             };
             if let Err(how) = self.hear(handshake::decode(&packet[..len]), fd) {
                 self.broke_the_rules(how);
-                self.ended = true;
+                self.end();
                 return true;
             }
         }
@@ -738,7 +803,12 @@ impl Connection {
 
     /// The publisher's process died (a forked child may still keep the socket open). What it sent stays readable.
     pub fn died(&mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.ended = true;
+        self.ring.end();
     }
 
     /// Gives up the cursor, and all memory that no message holds. Messages keep the link.

@@ -227,7 +227,7 @@ impl OwnedSegment {
 /// A segment that another process writes and this one reads.
 pub(crate) struct PeerSegment {
     map: Mapping,
-    fd: OwnedFd,
+    fd: Option<OwnedFd>,
     /// So many bytes from the start are known to have memory. It never goes away again: sealed memory cannot be punched.
     populated: Count,
 }
@@ -241,7 +241,7 @@ impl PeerSegment {
     pub fn new(fd: OwnedFd, len: Option<u64>) -> Result<Self, (io::Error, OwnedFd)> {
         let mapped = checked_len(&fd, len).and_then(|len| Mapping::shared(&fd, len, ProtFlags::READ));
         match mapped {
-            Ok(map) => Ok(PeerSegment { map, fd, populated: Count::new(0) }),
+            Ok(map) => Ok(PeerSegment { map, fd: Some(fd), populated: Count::new(0) }),
             Err(error) => Err((error, fd)),
         }
     }
@@ -256,8 +256,9 @@ impl PeerSegment {
     /// Asks the kernel. As a rule a segment is populated from its start on, so this is seldom.
     #[cold]
     fn find_memory(&self, range: Range<u64>) -> bool {
+        let Some(fd) = &self.fd else { return false };
         // The descriptor's position, which this moves, is nobody's concern.
-        let hole_from = |start| rustix::fs::seek(&self.fd, SeekFrom::Hole(start));
+        let hole_from = |start| rustix::fs::seek(fd, SeekFrom::Hole(start));
         let known = self.populated.load(Ordering::Relaxed);
         if known < range.start
             && let Ok(hole) = hole_from(known)
@@ -272,6 +273,15 @@ impl PeerSegment {
             self.populated.fetch_max(hole, Ordering::Relaxed);
         }
         range.end <= hole
+    }
+
+    /// Closes the descriptor: what is not known to have memory by now counts as a hole.
+    pub fn close(&mut self) {
+        self.fd = None;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.fd.is_none()
     }
 
     /// The mapping alone: the descriptor is closed.
@@ -300,7 +310,8 @@ impl PeerSegment {
         let page = rustix::param::page_size() as u64;
         let start = range.start / page * page;
         let len = (range.end - start) as usize;
-        let map = Mapping::new(&self.fd, start, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
+        let fd = self.fd.as_ref().ok_or(Errno::BADF)?;
+        let map = Mapping::new(fd, start, len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
         Ok((map, (range.start - start) as usize))
     }
 }

@@ -1,3 +1,4 @@
-//! What a publisher knows of those who read from it.
+//! A publisher's place in its ring, and what it knows of those who read from it.
 
+pub(crate) mod log;
 pub(crate) mod peer;

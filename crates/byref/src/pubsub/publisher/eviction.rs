@@ -53,7 +53,7 @@ impl Open {
         self.send_outboxes();
         self.call_readers();
         self.update_pairing();
-        self.limit = self.tail; // Look at the cursors again.
+        self.log.look_again();
         self.look_at_awaited();
         self.door.bell.ring();
     }
@@ -83,7 +83,7 @@ impl Open {
 
     /// How far a subscriber is. It has done something when this changes.
     fn progress(&self, peer: &Peer) -> (u64, u64, u64) {
-        (peer.cursor(self.tail), peer.lease().row(), self.held_bytes(peer))
+        (peer.cursor(self.log.tail()), peer.lease().row(), self.held_bytes(peer))
     }
 
     /// How long senders have waited for it since it last did something.
@@ -101,7 +101,7 @@ impl Open {
             lossless().filter(|(_, peer)| chosen(peer)).map(|(index, _)| index).collect()
         };
         if at != NEVER {
-            return indices(&|peer| peer.cursor(self.tail) < at);
+            return indices(&|peer| peer.cursor(self.log.tail()) < at);
         }
         let deaf: Vec<_> = indices(&|peer| !peer.outbox.is_empty());
         if !deaf.is_empty() {
@@ -133,7 +133,7 @@ impl Open {
                 }
             };
             if since.elapsed() >= SILENCE && progress.0 >= peer.silence.told {
-                peer.silence.told = self.tail.max(progress.0 + 1);
+                peer.silence.told = self.log.tail().max(progress.0 + 1);
                 log::warn!(
                     "byref: topic '{topic}': a {what} has waited {} s for {}, which does not read: {lag} messages wait for it; \
                      have it read them (in the same event loop: use send_async), or close it, or give the publisher a max_stall",

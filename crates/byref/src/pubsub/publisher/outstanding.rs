@@ -182,7 +182,7 @@ impl Open {
 
     /// Messages in the pool that a subscriber has not taken yet.
     fn unread_in_pool(&self, peer: &Peer) -> u64 {
-        let cursor = peer.cursor(self.tail);
+        let cursor = peer.cursor(self.log.tail());
         let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= cursor);
         unread.filter_map(|(_, slot)| self.pool.sent(*slot)).map(|sent| u64::from(sent.count)).sum()
     }

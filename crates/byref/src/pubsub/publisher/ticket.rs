@@ -305,7 +305,7 @@ impl Open {
         }
         // Its slot is still its own: freeing that would have been its release.
         let (position, slot) = tracked.place();
-        if self.peers.iter().any(|peer| peer.wants(position, slot, self.tail, self.reclaim)) {
+        if self.peers.iter().any(|peer| peer.wants(position, slot, self.log.tail(), self.log.reclaim())) {
             return Outcome::Pending;
         }
         tracked.release();
@@ -317,7 +317,11 @@ impl Open {
     fn skip_of(&self, tracked: &Tracked) -> u64 {
         let (position, _) = tracked.place();
         let mut lossy = self.peers.iter().filter(|peer| peer.policy != Policy::Block);
-        if lossy.any(|peer| peer.has_yet_to_pass(position, self.tail, self.reclaim)) { position + 1 } else { NEVER }
+        if lossy.any(|peer| peer.has_yet_to_pass(position, self.log.tail(), self.log.reclaim())) {
+            position + 1
+        } else {
+            NEVER
+        }
     }
 
     /// Enters a message, which somebody waits for by now, among the awaited ones, and looks at it.
@@ -409,7 +413,8 @@ impl Open {
         if let Some(holder) = self.peers.iter().find(|peer| is_there && peer.lease().is_held(slot)) {
             return format!("is held by {}", self.describe_hold(holder, slot));
         }
-        let mut late = self.peers.iter().filter(|peer| peer.has_yet_to_pass(position, self.tail, self.reclaim));
+        let mut late =
+            self.peers.iter().filter(|peer| peer.has_yet_to_pass(position, self.log.tail(), self.log.reclaim()));
         late.next().map_or_else(|| "is released now".to_owned(), |peer| format!("was not taken yet by {}", peer.who()))
     }
 }
