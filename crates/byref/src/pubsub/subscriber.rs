@@ -19,7 +19,7 @@ use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::heavy_fence;
 use crate::sync::locks::{Mutex, Turn};
-use crate::sync::spin::{DEFAULT_MOST, Sight, Spin};
+use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
 use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
@@ -635,21 +635,22 @@ impl Shared {
             (Arc::clone(&open.door), open.spin, open.apart_ns < STREAMING_NS)
         };
         let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
-        let found = spin.look(limit, is_stream, |look| {
-            if look.long && wait.is_interrupted() {
+        let spun = spin.look(limit, is_stream, |is_long| {
+            if is_long && wait.is_interrupted() {
                 return Err(Error::Interrupted { topic: self.options.topic.clone() });
             }
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             if take(open)? {
-                open.spin.paid(look.made_way);
+                open.spin.paid();
                 return Ok(Sight::Found);
             }
-            let happened = look.long && open.handle_events(&self.options)?;
+            let happened = is_long && open.handle_events(&self.options)?;
             *took_wake_ups |= happened && open.polled;
             Ok(if happened { Sight::Sleep } else { Sight::Nothing })
         });
-        if found? {
+        let spun = spun?;
+        if spun == Spun::Found {
             return Ok(());
         }
         let mut leader = None;
@@ -702,7 +703,7 @@ impl Shared {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
-            open.spin.slept(slept.elapsed());
+            open.spin.slept(spun, slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
             still_armed = ready.is_empty();
