@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
-VERSION = 4
+VERSION = 5
 FIRST = struct.pack("<II", MAGIC, VERSION)
 # A publisher's answers, behind the first words.
 WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"

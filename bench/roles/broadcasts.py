@@ -33,7 +33,7 @@ _LOOPS = 2
 _ORPHAN_TIMEOUT = 60
 """Seconds after which a forked process ends, should the one that made it be gone."""
 
-# Receivers are forked, since a hundred fresh interpreters take longer to start than all that is measured. Who forks them has
+# Receivers are forked: a hundred fresh interpreters take longer to start than all that is measured. Who forks them has
 # used no system yet.
 
 

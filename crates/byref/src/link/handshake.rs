@@ -9,7 +9,7 @@ use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The subscriber's first packet.
