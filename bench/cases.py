@@ -12,7 +12,21 @@ from bench import rust
 from bench.contents import CONTENTS
 from bench.metrics import Case, Metric, Target, at_least, at_most
 from bench.peers import BATCH, Address, BlockingPeer, ObjectPeer, load
-from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, memory, objects, rows, scalars, streams, trips
+from bench.roles import (
+    BURST,
+    SIZE,
+    broadcasts,
+    coroutines,
+    crowds,
+    idle,
+    loans,
+    memory,
+    objects,
+    rows,
+    scalars,
+    streams,
+    trips,
+)
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -141,6 +155,32 @@ def _fan_out(system: str, length: int) -> Trial:
     return Trial(sum(costs) * length * BURST / 1e9, (*costs, costs[-1] / costs[0]))
 
 
+_SLEEPERS = (1, 10, 100)
+
+
+def _sleepers(system: str, length: int) -> Trial:
+    times = [_pair(broadcasts.send_to_sleepers, broadcasts.sleep, system, length, n)[0] for n in _SLEEPERS]
+    return Trial(sum(map(sum, times)) / 1e9, tuple(_microseconds(each, 50) for each in times))
+
+
+def _burst(system: str, length: int) -> Trial:
+    receivers = _SLEEPERS[-1]
+    start, end = _pair(broadcasts.send_burst, broadcasts.receive_burst, system, length, receivers)
+    return Trial((end - start) / 1e9, (1e3 * length * receivers / (end - start),))
+
+
+_PACED_READERS = (1, 4)
+
+
+def _beside(system: str, length: int, size: int, others: str) -> Trial:
+    values: list[float] = []
+    for readers in _PACED_READERS:
+        sent, received = _pair(broadcasts.send_paced, broadcasts.receive_paced, system, length, size, readers, others)
+        times = [end - start for ends in received for start, end in zip(sent, ends, strict=True)]
+        values += (_microseconds(times, 50), _microseconds(times, 99), statistics.quantiles(times, n=1000)[-1] / 1e3)
+    return Trial(len(_PACED_READERS) * length * broadcasts.PACE, tuple(values))
+
+
 _SENDERS = 8
 
 
@@ -215,6 +255,28 @@ def _round_trips(size: int, systems: tuple[str, ...], *targets: Target) -> Case:
     title = f"round trip, {_size(size)}, back to back"
     trial = partial(_round_trip, size=size)
     return Case(f"round-trip-{size}", title, _times(*targets), trial, systems, length=200, chart=TRIPS)
+
+
+def _paced(size: int, others: str) -> Case:
+    figures = [
+        Metric(f"{n} reader{'s' * (n > 1)}, {name}", "µs", at_most(1, "pyzmq", "iceoryx2") if name != "p99.9" else ())
+        for n in _PACED_READERS
+        for name in ("p50", "p99", "p99.9")
+    ]
+    title, note = {
+        "a stream": (f"a stream of {SIZE} B between two other processes", "the stream is the system's own"),
+        "busy loops": ("two processes that never sleep", "more processes than processors want to run, on two of these"),
+    }[others]
+    return Case(
+        f"beside-{others.split()[-1]}-{size}",
+        f"{_size(size)} at 1 kHz beside {title}, from send to receipt",
+        tuple(figures),
+        partial(_beside, size=size, others=others),
+        ("byref", "pyzmq", "iceoryx2"),
+        length=2_000,
+        adaptive=False,
+        note=f"{note}; iceoryx2's readers poll",
+    )
 
 
 def _parts(name: str, way: str) -> Case:
@@ -347,7 +409,7 @@ CASES = (
     Case(
         "round-trip-paced",
         f"round trip, {_size(SIZE)}, with 1 ms between two",
-        _times(*at_most(1, "pyzmq")),
+        _times(*at_most(1, "pyzmq"), *at_most(1, "multiprocessing")),
         partial(_round_trip, size=SIZE, pause=0.001),
         ALL,
         length=600,
@@ -370,6 +432,30 @@ CASES = (
         adaptive=False,
         note="byref alone: in the others, much of the work is done by other threads or the kernel",
     ),
+    Case(
+        "sleepers",
+        f"send to sleeping subscribers, each a process, {SIZE} B: wall time of send, p50",
+        tuple(
+            Metric(f"{n} subscriber{'s' * (n > 1)}", "µs", at_most(bound))
+            for n, bound in zip(_SLEEPERS, (25, 60, 300), strict=True)
+        ),
+        _sleepers,
+        ("byref", "pyzmq"),
+        length=100,
+        adaptive=False,
+        note="pyzmq: XPUB; its send hands over to another thread, which wakes the subscribers",
+    ),
+    Case(
+        "burst",
+        f"burst of messages to {_SLEEPERS[-1]} subscribers that slept, each a process",
+        (Metric("deliveries", "M msg/s", at_least(1.5, "pyzmq")),),
+        _burst,
+        ("byref", "pyzmq"),
+        length=5_000,
+        adaptive=False,
+        note="from the first send until the last subscriber has received all",
+    ),
+    *(_paced(size, others) for others in ("a stream", "busy loops") for size in (SIZE, MIB)),
     Case(
         "fan-in",
         f"{_SENDERS} publishers, one subscriber",

@@ -133,6 +133,18 @@ class BlockingPeer(Peer):
             yield (np.frombuffer(b"".join(islice(messages, BATCH)), ROW) for _ in repeat(None))
 
 
+class BroadcastPeer(Peer):
+    """A system in which a message may reach many receivers, each a process."""
+
+    @abstractmethod
+    def broadcaster(self, address: Address, size: int, receivers: int) -> AbstractContextManager[Send]:
+        """Connect to so many receivers, which are open already or will be."""
+
+    @abstractmethod
+    def listener(self, address: Address, size: int) -> AbstractContextManager[Messages]:
+        """One of the receivers."""
+
+
 class ObjectPeer(Peer):
     """A system by which more than bytes can be sent."""
 

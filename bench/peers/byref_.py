@@ -1,7 +1,7 @@
 """byref, with default settings."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import repeat
 from operator import attrgetter
@@ -18,6 +18,7 @@ from bench.peers import (
     AsyncMessages,
     AsyncPeer,
     BlockingPeer,
+    BroadcastPeer,
     Buffer,
     Messages,
     ObjectPeer,
@@ -27,7 +28,7 @@ from bench.peers import (
 )
 
 
-class Byref(BlockingPeer, ObjectPeer, AsyncPeer):
+class Byref(BlockingPeer, BroadcastPeer, ObjectPeer, AsyncPeer):
     package = "byref"
     configuration = "default settings"
 
@@ -40,6 +41,12 @@ class Byref(BlockingPeer, ObjectPeer, AsyncPeer):
     def receiver(self, address: Address, size: int) -> Iterator[Messages]:
         with byref.Subscriber(address.name) as subscriber:
             yield iter(subscriber)
+
+    def broadcaster(self, address: Address, size: int, receivers: int) -> AbstractContextManager[Send]:
+        return self.sender(address, size, receivers)
+
+    def listener(self, address: Address, size: int) -> AbstractContextManager[Messages]:
+        return self.receiver(address, size)
 
     @contextmanager
     def caller(

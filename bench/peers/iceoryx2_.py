@@ -5,12 +5,13 @@ slices of bytes: fixed-size types take a slower way through the binding.
 """
 
 import ctypes
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import iceoryx2 as iox2
 
-from bench.peers import Address, BlockingPeer, Messages, Send
+from bench.peers import Address, BlockingPeer, BroadcastPeer, Messages, Send
 
 QUEUE_LENGTH = 8192
 """At least the warm-up: until the receiver's first look at the queue, the sender does not wait but discards."""
@@ -19,7 +20,7 @@ MOST_QUEUED = 256 << 20
 """Bytes of large messages that may be queued: shared memory is taken for all of them."""
 
 
-class Iceoryx2(BlockingPeer):
+class Iceoryx2(BlockingPeer, BroadcastPeer):
     package = "iceoryx2"
     configuration = f"slices of bytes, busy polling, no overflow, retry on a full queue of {QUEUE_LENGTH}"
 
@@ -40,6 +41,17 @@ class Iceoryx2(BlockingPeer):
             sample.assume_init().send()
 
         yield send
+
+    @contextmanager
+    def broadcaster(self, address: Address, size: int, receivers: int) -> Iterator[Send]:
+        wait_for = _service(address, size).dynamic_config
+        with self.sender(address, size) as send:
+            while wait_for.number_of_subscribers < receivers:
+                time.sleep(0.001)
+            yield send
+
+    def listener(self, address: Address, size: int) -> AbstractContextManager[Messages]:
+        return self.receiver(address, size)
 
     @contextmanager
     def receiver(self, address: Address, size: int) -> Iterator[Messages]:

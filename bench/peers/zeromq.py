@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from bench.contents import CONTENTS
-from bench.peers import Address, AsyncMessages, AsyncPeer, BlockingPeer, Messages, ObjectPeer, Send, meet
+from bench.peers import Address, AsyncMessages, AsyncPeer, BlockingPeer, BroadcastPeer, Messages, ObjectPeer, Send, meet
 
 LARGE = 64 << 10
 """Bytes from which `copy=False` is faster and sharing a core is slower."""
@@ -27,7 +27,7 @@ MOST_QUEUED = 256 << 20
 """Bytes of large messages that may be queued: without a limit, a fast sender takes all memory."""
 
 
-class ZeroMQ(BlockingPeer, ObjectPeer, AsyncPeer):
+class ZeroMQ(BlockingPeer, BroadcastPeer, ObjectPeer, AsyncPeer):
     one_cpu_below = LARGE
 
     def __init__(
@@ -62,6 +62,24 @@ class ZeroMQ(BlockingPeer, ObjectPeer, AsyncPeer):
             (socket.bind if first else socket.connect)(self._endpoint(address, size))
             meet(channel)
             yield _for_size(socket.send, size), starmap(_for_size(socket.recv, size), repeat(()))
+
+    @contextmanager
+    def broadcaster(self, address: Address, size: int, receivers: int) -> Iterator[Send]:
+        with self._socket(self._zmq, self._zmq.XPUB, size) as socket:
+            socket.set_hwm(0)  # At the high-water mark messages would be dropped.
+            socket.setsockopt(self._zmq.XPUB_VERBOSE, 1)
+            socket.bind(self._endpoint(address, size))
+            for _ in range(receivers):
+                socket.recv()  # A subscription.
+            yield _for_size(socket.send, size)
+
+    @contextmanager
+    def listener(self, address: Address, size: int) -> Iterator[Messages]:
+        with self._socket(self._zmq, self._zmq.SUB, size) as socket:
+            socket.set_hwm(0)
+            socket.connect(self._endpoint(address, size))
+            socket.setsockopt(self._zmq.SUBSCRIBE, b"")
+            yield starmap(_for_size(socket.recv, size), repeat(()))
 
     @contextmanager
     def object_sender(self, address: Address, name: str) -> Iterator[Send]:

@@ -1,12 +1,12 @@
 //! The parties of the models, and the memory that they share.
 
-use super::cells::{AtomicU32, AtomicU64, step};
+use super::cells::{AtomicU32, AtomicU64, Ordering, step};
 use crate::protocol::claim::{Claim, Policy, retention_limit};
 use crate::protocol::lease::{AWAKE, CLOSED, Lease};
 use crate::protocol::regions;
 use crate::protocol::regions::Regions;
 use crate::protocol::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
-use crate::protocol::wake::{Sleeper, Waiter};
+use crate::protocol::wake::{BY_WORD, Request, Sleeper, Waiter, Way, note, raise};
 use crate::sync::{Pairing, heavy_fence};
 use crate::writer::log::Log;
 use loom::cell::UnsafeCell;
@@ -56,6 +56,94 @@ pub struct Memory {
     pub chunks: Vec<Plain>,
     /// The records as a reader sees them that is never to be lapped: it has to be done with one before it is overwritten.
     records: Vec<Plain>,
+    /// The wake word, where a model needs it.
+    alarm: Option<Alarm>,
+}
+
+/// A wake word, and what the kernel keeps of those who sleep at it.
+pub struct Alarm {
+    word: AtomicU32,
+    queue: Mutex<()>,
+    woken: Condvar,
+    /// Written by who finds the first sleeper, before the word is raised for it.
+    pub cause: Plain,
+}
+
+impl Alarm {
+    /// `FUTEX_WAIT`: the kernel compares under the lock of the queue.
+    fn wait(&self, noted: u32) {
+        let queue = self.queue.lock().expect("not poisoned");
+        if self.word.load(Ordering::Relaxed) == noted {
+            drop(self.woken.wait(queue).expect("not poisoned"));
+        }
+    }
+
+    /// `Siren::sound`.
+    pub fn sound(&self) {
+        raise(&self.word);
+        let queue = self.queue.lock().expect("not poisoned");
+        self.woken.notify_all();
+        drop(queue);
+    }
+
+    /// `Words::note`. Nobody notes a value without the cause that it was raised for.
+    fn note(&self) -> u32 {
+        let noted = note(&self.word);
+        if noted > 0 {
+            self.cause.read();
+        }
+        noted
+    }
+}
+
+/// `waker::Waker` and its thread, which serve one publisher.
+pub struct Waker {
+    request: Request,
+    waiting: Mutex<Requested>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Requested {
+    requested: bool,
+    over: bool,
+}
+
+impl Waker {
+    pub fn new() -> Rc<Self> {
+        Rc::new(Waker { request: Request::new(), waiting: Mutex::default(), changed: Condvar::new() })
+    }
+
+    /// `Waker::request`.
+    fn request(&self) {
+        if self.request.make() {
+            self.waiting.lock().expect("not poisoned").requested = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The last publisher is gone.
+    pub fn stop(&self) {
+        self.waiting.lock().expect("not poisoned").over = true;
+        self.changed.notify_one();
+    }
+
+    /// `Work::run`.
+    pub fn run(&self, alarm: &Alarm) {
+        loop {
+            {
+                let mut waiting = self.waiting.lock().expect("not poisoned");
+                while !waiting.requested && !waiting.over {
+                    waiting = self.changed.wait(waiting).expect("not poisoned");
+                }
+                if !std::mem::take(&mut waiting.requested) {
+                    return;
+                }
+            }
+            self.request.take();
+            alarm.sound();
+        }
+    }
 }
 
 impl Memory {
@@ -80,7 +168,20 @@ impl Memory {
             leases: (0..shape.readers).map(|_| (head().collect(), held().collect())).collect(),
             chunks: (0..shape.chunks).map(|_| Plain::new()).collect(),
             records: (0..regions.words() as usize / RECORD_WORDS).map(|_| Plain::new()).collect(),
+            alarm: None,
         })
+    }
+
+    /// With a wake word.
+    pub fn with_alarm(shape: Shape) -> Rc<Self> {
+        let (word, queue, woken) = (AtomicU32::new(0), Mutex::new(()), Condvar::new());
+        let mut memory = Memory::new(shape);
+        Rc::get_mut(&mut memory).expect("it is new").alarm = Some(Alarm { word, queue, woken, cause: Plain::new() });
+        memory
+    }
+
+    pub fn alarm(&self) -> &Alarm {
+        self.alarm.as_ref().expect("the model has one")
     }
 
     pub fn ring(&self) -> Ring<'_> {
@@ -239,6 +340,9 @@ pub struct Publisher {
     pub door: Rc<Door>,
     /// For how many cursors it has waited.
     pub waits: u64,
+    /// Wakes those at the wake word in its stead.
+    pub waker: Option<Rc<Waker>>,
+    has_found_sleepers: bool,
 }
 
 impl Publisher {
@@ -256,6 +360,8 @@ impl Publisher {
             held: VecDeque::new(),
             door: Door::new(),
             waits: 0,
+            waker: None,
+            has_found_sleepers: false,
         }
     }
 
@@ -346,10 +452,27 @@ impl Publisher {
         write(self.ring(), position);
         self.log.appended();
         self.pairing.light();
+        let mut at_word = 0;
         for peer in &mut self.peers {
-            if peer.sleeper.is_due(self.memory.lease(peer.reader)) {
-                peer.door.wake();
+            match peer.sleeper.due(self.memory.lease(peer.reader)) {
+                None => {}
+                Some(Way::Word) => at_word += 1,
+                Some(Way::Socket) => peer.door.wake(),
             }
+        }
+        if at_word > 0 {
+            self.wake_those_at_word();
+        }
+    }
+
+    /// `Open::wake_those_at_word`.
+    fn wake_those_at_word(&mut self) {
+        if !std::mem::replace(&mut self.has_found_sleepers, true) {
+            self.memory.alarm().cause.write(0);
+        }
+        match &self.waker {
+            Some(waker) => waker.request(),
+            None => self.memory.alarm().sound(),
         }
     }
 
@@ -646,13 +769,15 @@ pub struct Subscriber {
     epoch: u64,
     armed: bool,
     asleep: bool,
+    /// It sleeps at its publisher's wake word.
+    pub at_word: bool,
     pub door: Rc<Door>,
 }
 
 impl Subscriber {
     pub fn new(readers: impl IntoIterator<Item = Reader>) -> Self {
         let readers = readers.into_iter().collect();
-        Subscriber { readers, epoch: 0, armed: false, asleep: false, door: Door::new() }
+        Subscriber { readers, epoch: 0, armed: false, asleep: false, at_word: false, door: Door::new() }
     }
 
     /// How often it went to sleep.
@@ -689,8 +814,9 @@ impl Subscriber {
     fn announce(&mut self) {
         self.epoch += 1;
         self.armed = true;
+        let announced = self.epoch | if self.at_word { BY_WORD } else { 0 };
         for reader in &self.readers {
-            reader.lease().set_sleeping(self.epoch);
+            reader.lease().set_sleeping(announced);
         }
     }
 
@@ -760,5 +886,22 @@ pub fn recv<G: DerefMut<Target = Subscriber>>(lock: impl Fn() -> G) -> Taken {
         };
         door.wait();
         lock().asleep = false;
+    }
+}
+
+/// The same, of a subscriber of one publisher that sleeps at its wake word.
+pub fn recv_at_word(subscriber: &mut Subscriber) -> Taken {
+    subscriber.at_word = true;
+    let memory = Rc::clone(&subscriber.readers[0].memory);
+    loop {
+        if let Some(taken) = subscriber.take() {
+            return taken;
+        }
+        let noted = memory.alarm().note();
+        subscriber.arm();
+        if let Some(taken) = subscriber.take() {
+            return taken;
+        }
+        memory.alarm().wait(noted);
     }
 }

@@ -1,6 +1,6 @@
 //! Models of the wake-ups. A wake-up that is lost leaves a thread asleep for ever: loom reports a deadlock.
 
-use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, recv};
+use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, Waker, recv, recv_at_word};
 use super::{EXHAUSTIVE, explore};
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
@@ -50,6 +50,55 @@ fn no_lost_wake_up() {
         let sleeps = receiving.join().expect("the subscriber ends");
         assert!(publisher.peers[0].door.wakes.get() <= sleeps);
     });
+}
+
+/// Those who sleep at the publisher's wake word receive every message, whether the sender wakes them or another thread does.
+fn no_lost_wake_up_by_word_of(readers: usize, messages: u64, has_waker: bool, bound: Option<usize>) {
+    explore(bound, move || {
+        let memory = Memory::with_alarm(Shape { capacity: 2, first: None, readers, chunks: 0 });
+        let (mut publisher, subscribers) = connected(&memory, readers);
+        let receiving: Vec<_> = subscribers
+            .into_iter()
+            .map(|subscriber| {
+                thread::spawn(move || {
+                    let mut subscriber = subscriber.into_inner();
+                    for position in 0..messages {
+                        assert_eq!(recv_at_word(&mut subscriber).position, position);
+                    }
+                })
+            })
+            .collect();
+        let waking = has_waker.then(|| {
+            let (waker, memory) = (Waker::new(), Rc::clone(&memory));
+            publisher.waker = Some(Rc::clone(&waker));
+            (Rc::clone(&waker), thread::spawn(move || waker.run(memory.alarm())))
+        });
+        for _ in 0..messages {
+            publisher.send_inline().expect("there is room");
+        }
+        for receiving in receiving {
+            receiving.join().expect("the subscriber ends");
+        }
+        if let Some((waker, thread)) = waking {
+            waker.stop();
+            thread.join().expect("it ends");
+        }
+    });
+}
+
+#[test]
+fn no_lost_wake_up_by_word() {
+    no_lost_wake_up_by_word_of(1, 2, false, EXHAUSTIVE);
+}
+
+#[test]
+fn no_lost_wake_up_by_word_of_two() {
+    no_lost_wake_up_by_word_of(2, 1, false, Some(3));
+}
+
+#[test]
+fn no_lost_wake_up_by_another_thread() {
+    no_lost_wake_up_by_word_of(1, 2, true, Some(3));
 }
 
 /// A subscriber of two publishers sleeps only when it has looked at both rings again.

@@ -8,7 +8,7 @@
 //! | word 17 | `generation`: the ring's generation up to which the socket was read, so retired segments unmapped |
 //! | word 18 | `notes`: 1 once this subscriber has noted where it received a message |
 //! | word 19 | `row`: the number of the message to take next, while rows are taken from the block at the cursor |
-//! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep (see [`wake`](crate::protocol::wake)) |
+//! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep and what it sleeps at (see [`wake`](crate::protocol::wake)) |
 //! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
 //! | byte 4096 + 2^22 + 64 s | where it received the message in slot `s`, if it notes that (see [`note`](crate::protocol::note)) |
 //!

@@ -12,6 +12,7 @@
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
+//! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
 //!
 //! The record of position `p` lies at number `p % capacity` of a region; its `stamp` becomes `p + 1` when it is complete. `meta`

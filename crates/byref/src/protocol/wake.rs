@@ -8,8 +8,19 @@
 //! other's store, so either the publisher sees the sleeper or the sleeper sees the record; no wake-up is lost.
 //! [`Pairing`](crate::sync::Pairing) says what the fences are.
 //!
-//! One byte per epoch: the publisher remembers the epoch it has rung for ([`Sleeper`]), so a sleeper that is slow to run
-//! costs no more system calls. A full socket means that the byte before is still unread: awake already.
+//! `sleeping` also says at what it sleeps ([`BY_WORD`]):
+//!
+//! - At its *socket*: the publisher sends a byte. A full socket means that the byte before is still unread: awake already.
+//! - At the publisher's *wake word* ([`raise`]), which lies beside the ring. The sleeper notes its value before it announces the
+//!   sleep, and the kernel puts it to sleep only if the word still has that value; the publisher raises the word and then has
+//!   the kernel wake all who wait for it: one system call, however many they are. If the publisher sees the announcement, the
+//!   word is raised after its value was noted: either before the kernel looks, which then refuses the sleep, or after the
+//!   sleeper was queued, who then is woken. Another thread of the publisher's process may do both in the sender's stead: a
+//!   [`Request`] that it has not taken does for every sleep that was seen by then.
+//!
+//! One wake-up per epoch: the publisher remembers the epoch it has rung for ([`Sleeper`]), so a sleeper that is slow to run
+//! costs no more system calls. One that was woken, or refused its sleep, announces a new epoch before the next one. After a
+//! sleep that ended for another reason it may sleep again with the same epoch and the same noted value.
 //!
 //! # Subscriber wakes publisher
 //!
@@ -19,11 +30,58 @@
 //! works alike, for who waits for the release of a message (see [`ticket`](crate::pubsub::publisher::ticket)); it is looked at only after
 //! records were skipped.
 //!
-//! Models: `no_lost_wake_up`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the
+//! Models: `no_lost_wake_up`, `no_lost_wake_up_by_word`, `no_lost_wake_up_by_another_thread`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the
 //! sequentially consistent one. What membarrier(2) guarantees for a compiler barrier paired with it is the same order.
 
 use crate::protocol::lease::{AWAKE, Lease};
 use crate::protocol::ring::NEVER;
+use crate::sync::{AtomicU32, Ordering};
+
+/// A bit of `sleeping`: the subscriber sleeps at the publisher's wake word.
+pub(crate) const BY_WORD: u64 = 1 << 63;
+/// The wake word's place in the ring's segment, in bytes: a cache line of its own.
+pub(crate) const WAKE_WORD: usize = 48 * 8;
+
+/// How a sleeper is to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Socket,
+    Word,
+}
+
+/// Changes the wake word; its publisher's threads alone do that. Afterwards all who wait for it are to be woken.
+pub(crate) fn raise(word: &AtomicU32) {
+    word.fetch_add(1, Ordering::Release);
+}
+
+/// The value of a wake word, before a sleep at it is announced.
+pub(crate) fn note(word: &AtomicU32) -> u32 {
+    // Pairs with the release in `raise`: a value that was raised because of this very sleep cannot be noted before that.
+    word.load(Ordering::Acquire)
+}
+
+/// What a sender asks another thread of its process for: to raise the wake word in its stead. One request does for many.
+pub(crate) struct Request(AtomicU32);
+
+impl Request {
+    pub fn new() -> Self {
+        Request(AtomicU32::new(0))
+    }
+
+    /// Makes the request; `false`: it was made already, and not taken yet.
+    pub fn make(&self) -> bool {
+        self.0.swap(1, Ordering::Release) == 0
+    }
+
+    /// Takes the request, before the word is raised: whoever makes one from now on makes a new one.
+    pub fn take(&self) {
+        self.0.swap(0, Ordering::Acquire);
+    }
+
+    pub fn is_made(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 1
+    }
+}
 
 /// The publisher's memory of whom it has rung.
 #[derive(Default)]
@@ -32,17 +90,17 @@ pub(crate) struct Sleeper {
 }
 
 impl Sleeper {
-    /// Whether this subscriber sleeps and has not been rung for this sleep. To be asked after [`Pairing::light`].
+    /// How to wake this subscriber, if it sleeps and has not been woken for this sleep. To be asked after [`Pairing::light`].
     ///
     /// [`Pairing::light`]: crate::sync::Pairing::light
     #[inline]
-    pub fn is_due(&mut self, lease: Lease<'_>) -> bool {
+    pub fn due(&mut self, lease: Lease<'_>) -> Option<Way> {
         let epoch = lease.sleeping();
         if epoch == AWAKE || epoch == self.rung {
-            return false;
+            return None;
         }
         self.rung = epoch;
-        true
+        Some(if epoch & BY_WORD == 0 { Way::Socket } else { Way::Word })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::protocol::claim::{Claim, Horizon, Policy, retention_limit};
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::protocol::regions::Shape;
 use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER, PREPARED_AHEAD, Place, Ring};
-use crate::protocol::wake::Sleeper;
+use crate::protocol::wake::{Sleeper, WAKE_WORD, Way};
 use crate::pubsub::loan::Loan;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
@@ -41,6 +41,7 @@ use crate::sys::{cgroup, membarrier};
 use crate::topic;
 use crate::writer::log::Log;
 use crate::writer::peer::Peer;
+use crate::writer::waker::{Siren, Waker};
 use eviction::Limits;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -62,6 +63,8 @@ const COLLECT_EVERY: u64 = 256 << 10;
 const RECHECKS: usize = 64;
 /// What a full socket did not take is tried again after this time.
 const LATER: Duration = Duration::from_millis(10);
+/// Sleepers at the wake word that another thread wakes in the sender's stead.
+const MANY: usize = 4;
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
 /// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
@@ -217,7 +220,10 @@ pub(crate) struct Shared {
 
 /// Everything that closing gives back.
 struct Open {
-    ring: OwnedSegment,
+    ring: Arc<OwnedSegment>,
+    siren: Arc<Siren>,
+    /// Wakes many sleepers; made when they are first found.
+    waker: Option<Arc<Waker>>,
     log: Log,
     clock: Clock,
     peers: Vec<Peer>,
@@ -356,7 +362,10 @@ impl Publisher {
             let who = Announced::Publisher { topic: shared.topic.clone(), id, times: 0 };
             Announcement::new(&lookout, &service, &shared.topic, who, host)?
         };
+        let ring = Arc::new(ring);
         *open = Some(Open {
+            siren: Siren::new(&ring, WAKE_WORD),
+            waker: None,
             ring,
             log,
             clock: Clock::realtime(),
@@ -1258,18 +1267,39 @@ impl Open {
     #[inline]
     fn wake_sleepers(&mut self) {
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
-        let mut woken = true;
+        let (mut woken, mut at_word) = (true, 0);
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
-            if peer.sleeper.is_due(lease) {
-                fault!("wake.subscriber_before");
-                woken &= peer.wake();
-                fault!("wake.subscriber_after");
+            match peer.sleeper.due(lease) {
+                None => {}
+                Some(Way::Word) => at_word += 1,
+                Some(Way::Socket) => {
+                    fault!("wake.subscriber_before");
+                    woken &= peer.wake();
+                    fault!("wake.subscriber_after");
+                }
             }
+        }
+        if at_word > 0 {
+            self.wake_those_at_word(at_word);
         }
         if !woken {
             self.send_later();
         }
+    }
+
+    /// Wakes so many who sleep at the wake word, or has them woken.
+    #[cold]
+    fn wake_those_at_word(&mut self, count: usize) {
+        if count >= MANY || self.siren.is_requested() {
+            if self.waker.is_none() {
+                self.waker = Waker::get().ok();
+            }
+            if let Some(waker) = &self.waker {
+                return waker.request(&self.siren);
+            }
+        }
+        self.siren.sound();
     }
 
     /// What one more record has to wait for, if anything.

@@ -19,7 +19,7 @@ use crate::pubsub::event::Event;
 use crate::pubsub::message::Message;
 use crate::pubsub::subscriber::{Readiness, Subscriber};
 use crate::sync::heavy_fence;
-use crate::sync::spin::{DEFAULT_MOST, Sight, Spin};
+use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
 use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
@@ -240,19 +240,20 @@ impl<T> Selector<T> {
     /// Waits for a turn. The caller takes all turns first: messages that were there before may wait otherwise.
     pub fn wait(&mut self, wait: &mut Wait<'_>) -> Result<Ended> {
         let Some(limit) = wait.remaining() else { return Ok(Ended::TimedOut) };
+        let mut spun = Spun::InVain;
         if !self.awake.is_empty() {
             let spin = self.spin;
-            let found = spin.look(limit, false, |look| {
+            spun = spin.look(limit, false, |_| {
                 if self.awake.len() < self.count {
                     self.look(Some(Duration::ZERO))?;
                 }
                 let found = self.find();
                 if found {
-                    self.spin.paid(look.made_way);
+                    self.spin.paid();
                 }
                 Ok(Sight::found(found))
-            });
-            if found? {
+            })?;
+            if spun == Spun::Found {
                 return Ok(Ended::Messages);
             }
         }
@@ -273,7 +274,7 @@ impl<T> Selector<T> {
             fault!("sleep.selector_before");
             let woken = self.look(slice)?;
             fault!("sleep.selector_after");
-            self.spin.slept(slept.elapsed());
+            self.spin.slept(spun, slept.elapsed());
             look_for_signals = woken != Woken::Ready;
             if self.find() {
                 return Ok(Ended::Messages);

@@ -7,9 +7,10 @@ use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::lookout::{Listener, Lookout};
 use crate::link::rendezvous::{self, Directory};
-use crate::link::service::{self, Handle, Next};
+use crate::link::service::{self, Handle, Next, Token};
 use crate::protocol::claim::{Policy, retention_limit};
-use crate::protocol::lease::LEASE_LEN;
+use crate::protocol::lease::{AWAKE, LEASE_LEN};
+use crate::protocol::wake::BY_WORD;
 use crate::pubsub::batch::Batch;
 use crate::pubsub::event::{Event, EventKind, Incoming};
 use crate::pubsub::message::{Message, PublisherInfo, Taken};
@@ -19,10 +20,11 @@ use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::heavy_fence;
 use crate::sync::locks::{Mutex, Turn};
-use crate::sync::spin::{DEFAULT_MOST, Sight, Spin};
+use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
 use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
+use crate::sys::futex::{self, MOST_WORDS, Words};
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
@@ -55,6 +57,9 @@ const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 const LONG_WAIT: Duration = Duration::from_millis(100);
 /// The most events that wait for a subscriber that receives nothing; the oldest go.
 const MOST_EVENTS: usize = 1 << 16;
+/// The longest sleep at words of memory. Whoever has a publisher's ring mapped can move those who sleep at its word to another
+/// one, where no wake-up reaches them; and some signals do not end such a sleep.
+const MOST_AT_WORDS: Duration = Duration::from_secs(1);
 /// Marks the token of a publisher's pidfd.
 const DEATH: u64 = 1 << 63;
 
@@ -171,6 +176,14 @@ struct Shared {
     attended: AtomicBool,
 }
 
+/// What a thread without a message sleeps at.
+enum SleepsAt {
+    /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
+    Sockets,
+    /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
+    Words { watched: Option<Token>, heard: u32 },
+}
+
 /// Everything that closing gives back.
 struct Open {
     connections: Vec<Connection>,
@@ -181,14 +194,16 @@ struct Open {
     taken_from: usize,
     last_id: u64,
     candidates: Candidates,
-    /// The number of the last sleep.
+    /// The number of the last sleep, and what it was announced as.
     epoch: u64,
+    announced: u64,
     /// Publishers were told that this subscriber sleeps.
     armed: bool,
     /// A thread sleeps, or is about to: events are its business, and so are the wake-ups.
     asleep: bool,
     /// Somebody polls the descriptor.
     polled: bool,
+    at: SleepsAt,
     spin: Spin,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
@@ -255,9 +270,11 @@ impl Subscriber {
             last_id: 0,
             candidates: Candidates::default(),
             epoch: 0,
+            announced: AWAKE,
             armed: false,
             asleep: false,
             polled: false,
+            at: if futex::available() { SleepsAt::Words { watched: None, heard: 0 } } else { SleepsAt::Sockets },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -443,6 +460,7 @@ impl Subscriber {
         let mut guard = self.shared.lock()?;
         let open = self.shared.opened(&mut guard)?;
         open.polled = true;
+        open.sleep_at_sockets();
         Ok(Readiness(Arc::clone(&open.door)))
     }
 
@@ -635,26 +653,28 @@ impl Shared {
             (Arc::clone(&open.door), open.spin, open.apart_ns < STREAMING_NS)
         };
         let limit = wait.remaining().ok_or_else(|| self.timed_out(wait, "recv"))?;
-        let found = spin.look(limit, is_stream, |look| {
-            if look.long && wait.is_interrupted() {
+        let spun = spin.look(limit, is_stream, |is_long| {
+            if is_long && wait.is_interrupted() {
                 return Err(Error::Interrupted { topic: self.options.topic.clone() });
             }
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             if take(open)? {
-                open.spin.paid(look.made_way);
+                open.spin.paid();
                 return Ok(Sight::Found);
             }
-            let happened = look.long && open.handle_events(&self.options)?;
+            let happened = is_long && open.handle_events(&self.options)?;
             *took_wake_ups |= happened && open.polled;
             Ok(if happened { Sight::Sleep } else { Sight::Nothing })
         });
-        if found? {
+        let spun = spun?;
+        if spun == Spun::Found {
             return Ok(());
         }
         let mut leader = None;
         let mut look_for_signals = true;
         let mut still_armed = false;
+        let mut words = Words::new();
         loop {
             let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
             if look_for_signals && wait.may_be_interrupted() {
@@ -674,13 +694,15 @@ impl Shared {
                     continue;
                 }
             }
-            {
+            let strikes = {
                 let mut guard = self.lock()?;
                 let open = self.opened(&mut guard)?;
+                let strikes = open.hear_gong(&self.options, took_wake_ups)?;
                 if take(open)? {
                     return Ok(());
                 }
                 if !(still_armed && open.armed) {
+                    open.note_words(&mut words);
                     open.arm();
                     if take(open)? {
                         return Ok(());
@@ -691,22 +713,26 @@ impl Shared {
                 }
                 open.asleep = true;
                 open.stats.sleeps += 1;
-            }
+                strikes
+            };
             let slept = Instant::now();
             let mut ready = Vec::new();
             fault!("sleep.subscriber_before");
             self.attended.store(true, Ordering::Relaxed);
-            let woken = door.epoll.wait(slice, &mut ready);
+            let woken = match strikes {
+                None => door.epoll.wait(slice, &mut ready),
+                Some(strikes) => words.wait(&door.gong, strikes, slice.unwrap_or(MOST_AT_WORDS).min(MOST_AT_WORDS)),
+            };
             self.attended.store(false, Ordering::Relaxed);
             fault!("sleep.subscriber_after");
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
-            open.spin.slept(slept.elapsed());
+            open.spin.slept(spun, slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
-            still_armed = ready.is_empty();
-            *took_wake_ups |= !still_armed && open.polled;
+            still_armed = woken != Woken::Ready;
+            *took_wake_ups |= !ready.is_empty() && open.polled;
             open.handle(&ready);
         }
     }
@@ -772,7 +798,7 @@ impl Shared {
             let trouble = Error::system(&self.options.topic, "cannot connect to a publisher, trying again")(error);
             self.update(|open| {
                 open.trouble = Some(trouble);
-                open.door.bell.ring();
+                open.door.ring();
             });
             self.changed.notify();
         }
@@ -875,7 +901,7 @@ impl Shared {
                 let topic = topic.unwrap_or(pattern).to_owned();
                 self.update(|open| {
                     open.trouble = Some(Error::VersionMismatch { topic, pid: number, theirs, ours: VERSION });
-                    open.door.bell.ring();
+                    open.door.ring();
                 });
                 return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
             }
@@ -907,7 +933,7 @@ impl Shared {
         }
         fault!("connect.watched");
         if open.armed {
-            connection.link.lease().set_sleeping(open.epoch);
+            connection.link.lease().set_sleeping(open.announced);
             heavy_fence();
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
@@ -915,7 +941,7 @@ impl Shared {
         open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
-        open.door.bell.ring();
+        open.door.ring();
         self.changed.notify();
         Ok(())
     }
@@ -927,8 +953,9 @@ impl Shared {
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.stats.copied_bytes);
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.stats.clone();
+        open.sleep_at_sockets();
         open.connections.drain(..).for_each(Connection::leave);
-        open.door.bell.ring();
+        open.door.ring();
         self.changed.notify();
     }
 }
@@ -1141,7 +1168,7 @@ impl Open {
     fn pass_wake_on(&mut self) {
         let connection = &mut self.connections[self.turn];
         if (self.asleep || self.polled) && std::mem::take(&mut connection.took_wake) {
-            self.door.bell.ring();
+            self.door.ring();
         }
     }
 
@@ -1233,7 +1260,7 @@ impl Open {
     /// What made the descriptor readable was taken from under the eyes of who polls it: they look again.
     fn pass_on(&self, happened: bool) {
         if happened && self.polled {
-            self.door.bell.ring();
+            self.door.ring();
         }
     }
 
@@ -1265,8 +1292,9 @@ impl Open {
     fn announce(&mut self) {
         self.epoch += 1;
         self.armed = true;
+        self.announced = self.epoch | if matches!(self.at, SleepsAt::Words { .. }) { BY_WORD } else { 0 };
         for connection in &self.connections {
-            connection.link.lease().set_sleeping(self.epoch);
+            connection.link.lease().set_sleeping(self.announced);
         }
         fault!("sleep.subscriber_announced");
     }
@@ -1274,8 +1302,64 @@ impl Open {
     fn disarm(&mut self) {
         self.armed = false;
         for connection in &self.connections {
-            connection.link.lease().set_sleeping(crate::protocol::lease::AWAKE);
+            connection.link.lease().set_sleeping(AWAKE);
         }
+    }
+
+    /// From now on.
+    fn sleep_at_sockets(&mut self) {
+        let SleepsAt::Words { watched, .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
+        if let Some(task) = watched {
+            self.service.cancel(task);
+        }
+        if self.armed {
+            // A thread that sleeps at words announces its sleep anew.
+            self.disarm();
+            self.door.ring();
+        }
+    }
+
+    /// Before a sleep at words: does what the sockets ask for. How often the gong was struck by then; `None`: sleep at the sockets.
+    fn hear_gong(&mut self, options: &SubscriberBuilder, took_wake_ups: &mut bool) -> Result<Option<u32>> {
+        if self.connections.len() > MOST_WORDS {
+            self.sleep_at_sockets();
+        }
+        let SleepsAt::Words { watched, heard } = &mut self.at else { return Ok(None) };
+        if watched.is_none() {
+            let door = Arc::clone(&self.door);
+            // What is ready by now is told of, too.
+            let watch = self.service.watch(door.epoll.shared(), Interest::IN | Interest::ET, None, move |_, _, _| {
+                door.gong.strike();
+                Next::Keep
+            });
+            match watch {
+                Ok(task) => *watched = Some(task),
+                Err(_) => {
+                    self.sleep_at_sockets();
+                    return Ok(None);
+                }
+            }
+        }
+        let strikes = self.door.gong.strikes();
+        if std::mem::replace(heard, strikes) != strikes {
+            let happened =
+                self.look_at_descriptors().map_err(Error::system(&options.topic, "cannot look for events"))?;
+            if happened {
+                // Something may be left, of which the gong does not tell again: no sleep before another look.
+                let before = strikes.wrapping_sub(1);
+                if let SleepsAt::Words { heard, .. } = &mut self.at {
+                    *heard = before;
+                }
+                *took_wake_ups |= self.polled;
+                return Ok(Some(before));
+            }
+        }
+        Ok(Some(strikes))
+    }
+
+    /// Notes the values of the wake words that the next announcement is about.
+    fn note_words(&self, words: &mut Words) {
+        words.note(self.connections.iter().map(Connection::wake_word));
     }
 
     /// The rest of a [`Subscriber::try_recv`] that found nothing at first.

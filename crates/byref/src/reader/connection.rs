@@ -6,10 +6,10 @@ use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
 use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
-use crate::protocol::wake::Waiter;
+use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::pubsub::batch::{Batch, FEW};
 use crate::pubsub::message::{Hold, Link, PublisherInfo, Segment, Taken};
-use crate::sync::Pairing;
+use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
 use crate::sys::process::Process;
@@ -245,6 +245,11 @@ impl Connection {
 
     pub fn capacity(&self) -> u64 {
         self.ring.regions.shape().capacity()
+    }
+
+    /// What the publisher changes when it wakes those who sleep at it.
+    pub fn wake_word(&self) -> &AtomicU32 {
+        &self.ring.memory.map().counts(WAKE_WORD)[0]
     }
 
     /// Whether the publisher was closed in good order, rather than died or broke the rules.

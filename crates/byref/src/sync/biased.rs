@@ -165,9 +165,8 @@ impl<T> Biased<T> {
         let revoked = self.bias.revoke(|| {
             pauses += 1;
             match pauses {
-                0..64 => std::hint::spin_loop(),
-                64..256 => std::thread::yield_now(),
-                // The owner may have a lower priority than this thread.
+                0..256 => std::hint::spin_loop(),
+                // The owner does not run. Who yields gives up its own turn, too; and the owner may have a lower priority.
                 _ => std::thread::sleep(Duration::from_micros(50)),
             }
         });

@@ -1,10 +1,12 @@
 //! Waiting for descriptors.
 
+use super::futex::Gong;
 use super::limits;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use rustix::event::epoll::EventFlags as Interest;
@@ -13,7 +15,7 @@ pub(crate) use rustix::event::epoll::EventFlags as Interest;
 pub(crate) const READY_AT_ONCE: usize = 64;
 
 /// An epoll instance whose entries carry a `u64` token.
-pub(crate) struct Epoll(OwnedFd);
+pub(crate) struct Epoll(Arc<OwnedFd>);
 
 /// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub(crate) enum Woken {
 impl Epoll {
     pub fn new() -> io::Result<Self> {
         let made = epoll::create(epoll::CreateFlags::CLOEXEC);
-        Ok(Epoll(made.map_err(|error| limits::name_if_forbidden("epoll_create1", error.into()))?))
+        Ok(Epoll(Arc::new(made.map_err(|error| limits::name_if_forbidden("epoll_create1", error.into()))?)))
     }
 
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
@@ -41,6 +43,11 @@ impl Epoll {
     /// Takes a descriptor out; one that is not in it is no error.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.0, fd);
+    }
+
+    /// The descriptor, for whoever waits for this and other things.
+    pub fn shared(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
     }
 
     /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.
@@ -110,6 +117,8 @@ impl AsFd for Bell {
 pub(crate) struct Door {
     pub epoll: Epoll,
     pub bell: Bell,
+    /// For who sleeps at words of memory instead: it is struck when the epoll instance has something.
+    pub gong: Gong,
 }
 
 impl Door {
@@ -117,8 +126,14 @@ impl Door {
     pub const BELL: u64 = u64::MAX;
 
     pub fn new() -> io::Result<Self> {
-        let door = Door { epoll: Epoll::new()?, bell: Bell::new()? };
+        let door = Door { epoll: Epoll::new()?, bell: Bell::new()?, gong: Gong::default() };
         door.epoll.add(&door.bell, Self::BELL, Interest::IN)?;
         Ok(door)
+    }
+
+    /// Wakes who sleeps here, whatever at.
+    pub fn ring(&self) {
+        self.bell.ring();
+        self.gong.strike();
     }
 }

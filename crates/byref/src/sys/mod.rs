@@ -4,6 +4,7 @@ pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod fork;
+pub(crate) mod futex;
 pub(crate) mod limits;
 pub(crate) mod membarrier;
 pub(crate) mod memory;
@@ -19,6 +20,7 @@ pub(crate) mod users;
 pub(crate) fn prepare() {
     let _ = fork::ForkId::prepare(); // If it is refused, the first endpoint says so.
     membarrier::available();
+    futex::available();
     clock::prepare();
     transfer::is_large(usize::MAX);
 }

@@ -1,0 +1,168 @@
+//! A thread that wakes many sleepers in a sender's stead.
+//!
+//! Waking a hundred processes takes a fifth of a millisecond of processor time, and longer where they run at once on the sender's
+//! own processor. So a sender that finds several of them asleep at its wake word asks this thread to raise the word and to
+//! wake them, and goes on. The thread starts when it is first needed, is there once per process, receives no signals, and ends
+//! with the last publisher that needed it.
+//!
+//! A request that waits already does for all later sleeps, too, since the word is raised after it was taken: one system call for
+//! a whole burst. After a round that took long the thread pauses as long, up to [`LONGEST_PAUSE`]: readers of a burst then find
+//! many messages each time they wake, instead of one.
+
+use crate::protocol::wake::{Request, raise};
+use crate::sync::AtomicU32;
+use crate::sync::locks::Mutex;
+use crate::sys::fork::{ForkId, PerProcess};
+use crate::sys::futex::{self, Gong, Words};
+use crate::sys::memory::OwnedSegment;
+use crate::sys::process::spawn_without_signals;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Rounds that took longer are followed by a pause.
+const SHORT: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_micros(500);
+/// The thread looks after this time, whatever happens.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A publisher's wake word, and whether it is to be raised.
+pub(crate) struct Siren {
+    ring: Arc<OwnedSegment>,
+    /// Where in it the word lies, in bytes.
+    place: usize,
+    request: Request,
+}
+
+impl Siren {
+    pub fn new(ring: &Arc<OwnedSegment>, place: usize) -> Arc<Self> {
+        Arc::new(Siren { ring: Arc::clone(ring), place, request: Request::new() })
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        &self.ring.map().counts(self.place)[0]
+    }
+
+    /// Wakes all who sleep at the word.
+    pub fn sound(&self) {
+        let word = self.word();
+        fault!("wake.word_before");
+        raise(word);
+        fault!("wake.word_raised");
+        futex::wake_all(word);
+        fault!("wake.word_after");
+    }
+
+    /// Whether the thread is about to do that.
+    pub fn is_requested(&self) -> bool {
+        self.request.is_made()
+    }
+}
+
+/// Keeps the thread running.
+pub(crate) struct Waker(Arc<Work>);
+
+struct Work {
+    requested: Mutex<Vec<Arc<Siren>>>,
+    gong: Gong,
+    stopped: AtomicBool,
+    made_in: ForkId,
+}
+
+/// That of this process, if any.
+static RUNNING: PerProcess<Mutex<Weak<Waker>>> = PerProcess::new(Mutex::default);
+
+impl Waker {
+    /// The thread of this process, started if there is none.
+    pub fn get() -> io::Result<Arc<Waker>> {
+        let mut running = RUNNING.get().lock();
+        if let Some(waker) = running.upgrade() {
+            return Ok(waker);
+        }
+        let (requested, gong) = (Mutex::default(), Gong::default());
+        let work = Arc::new(Work { requested, gong, stopped: AtomicBool::new(false), made_in: ForkId::current() });
+        let thread = Arc::clone(&work);
+        spawn_without_signals("byref-waker", move || thread.run())?;
+        let waker = Arc::new(Waker(work));
+        *running = Arc::downgrade(&waker);
+        Ok(waker)
+    }
+
+    /// Has the thread wake all who sleep at the siren's word.
+    pub fn request(&self, siren: &Arc<Siren>) {
+        if siren.request.make() {
+            self.0.requested.lock().push(Arc::clone(siren));
+            fault!("wake.requested");
+            self.0.gong.strike();
+        }
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        if self.0.made_in.is_current() {
+            self.0.stopped.store(true, Ordering::Relaxed);
+            self.0.gong.strike();
+        }
+    }
+}
+
+impl Work {
+    fn run(&self) {
+        let mut words = Words::new();
+        words.note(std::iter::empty());
+        loop {
+            let strikes = self.gong.strikes();
+            let requested = std::mem::take(&mut *self.requested.lock());
+            if requested.is_empty() {
+                if self.stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                if let Err(error) = words.wait(&self.gong, strikes, LONG) {
+                    log::error!("byref: the waking thread cannot wait: {error}");
+                    std::thread::sleep(LONGEST_PAUSE);
+                }
+                continue;
+            }
+            let begin = Instant::now();
+            for siren in requested {
+                siren.request.take();
+                siren.sound();
+            }
+            let took = begin.elapsed();
+            if took > SHORT {
+                std::thread::sleep(took.min(LONGEST_PAUSE));
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::sys::epoll::Woken;
+
+    #[test]
+    fn who_sleeps_is_woken_and_the_thread_ends() {
+        let ring = Arc::new(OwnedSegment::new("test", 4096).unwrap());
+        ring.populate(0..4096).unwrap();
+        let waker = Waker::get().unwrap();
+        assert!(Arc::ptr_eq(&waker, &Waker::get().unwrap()), "there is one per process");
+        let siren = Siren::new(&ring, 64);
+        for _ in 0..100 {
+            let (gong, mut words) = (Gong::default(), Words::new());
+            words.note(std::iter::once(siren.word()));
+            waker.request(&siren);
+            waker.request(&siren);
+            assert_eq!(words.wait(&gong, gong.strikes(), Duration::from_secs(60)).unwrap(), Woken::Ready);
+        }
+        let work = Arc::downgrade(&waker.0);
+        drop((waker, siren));
+        let begin = Instant::now();
+        while work.strong_count() > 0 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the thread goes on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
