@@ -12,7 +12,7 @@ from bench import rust
 from bench.contents import CONTENTS
 from bench.metrics import Case, Metric, Target, at_least, at_most
 from bench.peers import BATCH, Address, BlockingPeer, ObjectPeer, load
-from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, scalars, streams, trips
+from bench.roles import BURST, SIZE, coroutines, crowds, idle, loans, objects, rows, scalars, streams, topics, trips
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -177,6 +177,22 @@ _QUEUED_RECEIVERS = 100
 def _idle_queue(system: str, length: int) -> Trial:
     percent, _ = _pair(idle.watch_idle, idle.stay_idle_in_queue, system, length, _QUEUED_RECEIVERS)
     return Trial(length, (percent,))
+
+
+_QUEUED_TOPICS = 800
+
+
+def _crowded_queue(system: str, length: int) -> Trial:
+    _, nanoseconds = _pair(topics.feed_queue, topics.time_queue, system, length, _QUEUED_TOPICS)
+    return Trial(nanoseconds[0] * length / 1e9, tuple(each / 1e3 for each in nanoseconds))
+
+
+_TOPICS = 1000
+
+
+def _many_topics(system: str, length: int) -> Trial:
+    took = _pair(topics.publish_on_all, topics.receive_from_all, system, length)
+    return Trial(sum(took), took)
 
 
 def _microseconds(nanoseconds: Iterable[int], percentile: int) -> float:
@@ -407,6 +423,33 @@ CASES = (
         length=5,
         adaptive=False,
         repeated=False,
+    ),
+    Case(
+        "crowded-queue",
+        f"queue with {_QUEUED_TOPICS} receivers, each of a topic of its own, published by another process",
+        (
+            Metric("callback, one busy", "µs", at_most(0.5)),
+            Metric("callback, all busy", "µs", at_most(0.4)),
+            Metric("empty dispatch", "µs", at_most(1)),
+            Metric("subscribe", "µs", at_most(300)),
+        ),
+        _crowded_queue,
+        ("byref",),
+        length=20_000,
+        adaptive=False,
+        note="subscribe: the publishers are there already",
+    ),
+    Case(
+        "many-topics",
+        f"{_TOPICS} publishers in one process, a pattern that matches all in another",
+        (
+            Metric("to make the publishers", "s", at_most(0.2)),
+            Metric("from Subscriber(...) to a message of each", "s", at_most(0.5)),
+        ),
+        _many_topics,
+        ("byref",),
+        length=_TOPICS,
+        adaptive=False,
     ),
     Case(
         "rust-rate",
