@@ -25,6 +25,7 @@ from bench.roles import (
     rows,
     scalars,
     streams,
+    topics,
     trips,
 )
 from bench.trials import Role, Trial, run_alone, run_pair, run_star
@@ -225,6 +226,19 @@ _TOPICS = 1000
 def _memory(system: str, length: int) -> Trial:
     stages = _pair(memory.publish_on_many, memory.subscribe_to_many, system, length, _TOPICS)
     return Trial(length, tuple(sum(each) / MIB for each in zip(*stages, strict=True)))
+
+
+_QUEUED_TOPICS = 800
+
+
+def _crowded_queue(system: str, length: int) -> Trial:
+    _, nanoseconds = _pair(topics.feed_queue, topics.time_queue, system, length, _QUEUED_TOPICS)
+    return Trial(nanoseconds[0] * length / 1e9, tuple(each / 1e3 for each in nanoseconds))
+
+
+def _many_topics(system: str, length: int) -> Trial:
+    took = _pair(topics.publish_on_all, topics.receive_from_all, system, length)
+    return Trial(sum(took), took)
 
 
 def _microseconds(nanoseconds: Iterable[int], percentile: int) -> float:
@@ -516,6 +530,33 @@ CASES = (
         adaptive=False,
         repeated=False,
         note="shared and private memory, and page tables, beyond what the interpreters take",
+    ),
+    Case(
+        "crowded-queue",
+        f"queue with {_QUEUED_TOPICS} receivers, each of a topic of its own, published by another process",
+        (
+            Metric("callback, one busy", "µs", at_most(0.5)),
+            Metric("callback, all busy", "µs", at_most(0.4)),
+            Metric("empty dispatch", "µs", at_most(1)),
+            Metric("subscribe", "µs", at_most(300)),
+        ),
+        _crowded_queue,
+        ("byref",),
+        length=20_000,
+        adaptive=False,
+        note="subscribe: the publishers are there already",
+    ),
+    Case(
+        "many-topics",
+        f"{_TOPICS} publishers in one process, a pattern that matches all in another",
+        (
+            Metric("to make the publishers", "s", at_most(0.2)),
+            Metric("from Subscriber(...) to a message of each", "s", at_most(0.5)),
+        ),
+        _many_topics,
+        ("byref",),
+        length=_TOPICS,
+        adaptive=False,
     ),
     Case(
         "rust-rate",

@@ -100,6 +100,28 @@ class Byref(BlockingPeer, BroadcastPeer, ObjectPeer, AsyncPeer):
         with byref.Subscriber(address.name) as subscriber:
             yield subscriber.try_recv
 
+    @contextmanager
+    def topic_sender(self, address: Address, number: int, kept: int = 0) -> Iterator[tuple[Send, Callable[[], Any]]]:
+        """A sender on one of many topics that keeps so many messages for who comes, and what waits for a receiver."""
+        with byref.Publisher(f"{address.name}/{number}", history=kept) as publisher:
+            yield publisher.send, partial(publisher.wait_for_subscribers, timeout=START_TIMEOUT)
+
+    @contextmanager
+    def topics_receiver(self, address: Address, kept: int) -> Iterator[Callable[[float], Any]]:
+        """A function that returns the next message of any topic, within so many seconds."""
+        with byref.Subscriber(f"{address.name}/**", history=kept) as subscriber:
+            yield subscriber.recv
+
+    @contextmanager
+    def topics_queue(self, address: Address) -> Iterator[tuple[Callable[..., Any], Run, Stop, Callable[[], int]]]:
+        """Functions of a queue: add a receiver of one topic; run; stop; call back for what is there."""
+        with byref.EventQueue() as queue:
+
+            def subscribe(number: int, function: Callable[[Buffer], Any]) -> None:
+                queue.subscribe(f"{address.name}/{number}", function)
+
+            yield subscribe, queue.run, queue.stop, queue.dispatch
+
     @staticmethod
     @contextmanager
     def _publisher(address: Address, receivers: int = 1) -> Iterator[byref.Publisher]:

@@ -185,7 +185,7 @@ impl EventQueue {
             monitor,
             selector: Mutex::new(selector),
             slots: Mutex::default(),
-            state: Mutex::new(State { runner: Runner::Nobody, turn: None }),
+            state: Mutex::new(State { runner: Runner::Nobody, turn: None, waiting: 0 }),
             changed: Condvar::new(),
             attention: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -223,11 +223,7 @@ impl EventQueue {
         let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
         let account = shared.monitor.account(Arc::clone(&subscriber), label.clone());
         let slot = Arc::new(Slot::new(subscriber, account, label, wants, callable));
-        {
-            let mut slots = lock(&shared.slots);
-            slots.open.push(Arc::clone(&slot));
-            slots.new.push(Arc::clone(&slot));
-        }
+        lock(&shared.slots).add(&slot);
         if shared.closed.load(Ordering::Acquire) {
             shared.detach_receiver(&slot); // Closed meanwhile by another thread, which may not have seen it.
             shared.check_open(py)?;

@@ -21,6 +21,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -55,13 +56,32 @@ pub struct State {
     pub runner: Runner,
     /// The receiver whose turn it is: its callable may be running.
     pub turn: Option<Arc<Slot>>,
+    /// Threads in `wait_until`. To notify a condition variable is a system call, also when nobody waits.
+    pub waiting: usize,
 }
 
 #[derive(Default)]
 pub struct Slots {
     pub open: Vec<Arc<Slot>>,
     /// Those of them that the selector does not know yet.
-    pub new: Vec<Arc<Slot>>,
+    new: VecDeque<Arc<Slot>>,
+    /// How many of the open ones are coroutine functions.
+    awaited: usize,
+}
+
+impl Slots {
+    pub fn add(&mut self, slot: &Arc<Slot>) {
+        self.awaited += usize::from(slot.is_coroutine_function);
+        self.open.push(Arc::clone(slot));
+        self.new.push_back(Arc::clone(slot));
+    }
+
+    fn remove(&mut self, slot: &Arc<Slot>) {
+        let Some(at) = self.open.iter().position(|open| Arc::ptr_eq(open, slot)) else { return };
+        self.open.remove(at);
+        self.new.retain(|new| !Arc::ptr_eq(new, slot));
+        self.awaited -= usize::from(slot.is_coroutine_function);
+    }
 }
 
 /// What a queue shares with its receivers. No lock is held while Python code runs ([`guarded`](crate::guarded) says why), but
@@ -175,8 +195,19 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) {
             lock(&self.selector).retain(|_| false);
         }
-        lock(&self.state).runner = Runner::Nobody;
-        self.changed.notify_all();
+        self.change(|state| state.runner = Runner::Nobody);
+    }
+
+    /// Changes the state, and tells those who wait for that.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = lock(&self.state);
+        let result = change(&mut state);
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.changed.notify_all();
+        }
+        result
     }
 
     /// Has whoever runs the queue look up.
@@ -220,9 +251,7 @@ impl Shared {
         if first {
             slot.subscriber.close();
             self.monitor.close(&slot.account);
-            let mut slots = lock(&self.slots);
-            slots.open.retain(|open| !Arc::ptr_eq(open, slot));
-            slots.new.retain(|new| !Arc::ptr_eq(new, slot));
+            lock(&self.slots).remove(slot);
         }
         ending::outlive();
         drop(slot.take_callable()); // Without a lock: a finaliser may run.
@@ -242,9 +271,12 @@ impl Shared {
     pub fn wait_until(&self, py: Python<'_>, is_so: impl Fn(&State) -> bool + Sync) -> PyResult<()> {
         while !is_so(&lock(&self.state)) {
             py.detach(|| {
-                let state = lock(&self.state);
+                let mut state = lock(&self.state);
                 if !is_so(&state) {
-                    drop(self.changed.wait_timeout(state, LOOK_EVERY));
+                    state.waiting += 1;
+                    let woken = self.changed.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner);
+                    let (mut state, _) = woken;
+                    state.waiting -= 1;
                 }
             });
             let_interpreter_work(py)?;
@@ -256,20 +288,23 @@ impl Shared {
     pub fn admit(&self, py: Python<'_>, selector: &mut Selector<Arc<Slot>>, awaits: bool) -> PyResult<()> {
         self.attention.store(false, Ordering::Release);
         let mut slots = lock(&self.slots);
-        if !awaits && let Some(slot) = slots.open.iter().find(|slot| slot.is_coroutine_function) {
+        if !awaits
+            && slots.awaited > 0
+            && let Some(slot) = slots.open.iter().find(|slot| slot.is_coroutine_function)
+        {
             let text = format!("{} is a coroutine function; use `await queue.run_async()`", slot.who());
             self.attention.store(true, Ordering::Release); // It will be so the next time, too.
             drop(slots);
             return Err(PyTypeError::new_err(text));
         }
-        while let Some(slot) = slots.new.first() {
+        while let Some(slot) = slots.new.front() {
             let subscriber = Arc::clone(&slot.subscriber);
             let added = match slot.wants.batch {
                 Some(most) => selector.add_batched(subscriber, Arc::clone(slot), most),
                 None => selector.add(subscriber, Arc::clone(slot)),
             };
             match added {
-                Ok(()) | Err(Error::Closed { .. }) => drop(slots.new.remove(0)),
+                Ok(()) | Err(Error::Closed { .. }) => drop(slots.new.pop_front()),
                 Err(problem) => {
                     drop(slots);
                     return Err(to_python(py, problem));
@@ -293,9 +328,8 @@ impl Shared {
     /// Ends it; who waits for that goes on. Nothing refers to the callable any more on its account.
     pub fn end_turn(&self) {
         self.monitor.rest();
-        let turn = lock(&self.state).turn.take();
-        drop(turn);
-        self.changed.notify_all();
+        let turn = self.change(|state| state.turn.take());
+        drop(turn); // Without the lock.
     }
 
     /// Makes callbacks until there is a reason to pause. `awaits`: the caller awaits coroutines.

@@ -844,25 +844,39 @@ impl Selector {
         Selector { subscribers, awake, door }
     }
 
-    /// `Selector::arm`: whose message was found, if any.
-    fn arm(&mut self) -> Option<(usize, Taken)> {
-        for &place in &self.awake {
+    /// `Selector::arm_those`: whose message was found, if any.
+    fn arm_those(&mut self, is_meant: impl Fn(usize) -> bool) -> Option<(usize, Taken)> {
+        for &place in self.awake.iter().filter(|place| is_meant(**place)) {
             self.subscribers[place].announce();
         }
         heavy_fence();
-        while let Some(&place) = self.awake.first() {
-            if let Some(taken) = self.subscribers[place].take() {
-                return Some((place, taken));
+        let mut found = None;
+        for place in std::mem::take(&mut self.awake) {
+            if found.is_none() && is_meant(place) {
+                found = self.subscribers[place].take().map(|taken| (place, taken));
+                if found.is_none() {
+                    continue;
+                }
             }
-            self.awake.swap_remove(0);
+            self.awake.push(place);
         }
-        None
+        found
+    }
+
+    /// `Selector::arm_idle`, for one of them.
+    pub fn arm_idle(&mut self, idle: usize) -> Option<(usize, Taken)> {
+        self.arm_those(|place| place == idle)
+    }
+
+    /// `Selector::turn`, of one that is awake.
+    pub fn try_recv(&mut self, place: usize) -> Option<(usize, Taken)> {
+        self.subscribers[place].take().map(|taken| (place, taken))
     }
 
     /// `Selector::wait` and `Selector::turn`.
     pub fn recv(&mut self) -> (usize, Taken) {
         loop {
-            if let Some(taken) = self.arm() {
+            if let Some(taken) = self.arm_those(|_| true) {
                 return taken;
             }
             self.door.wait();

@@ -1,6 +1,6 @@
 //! Models of the wake-ups. A wake-up that is lost leaves a thread asleep for ever: loom reports a deadlock.
 
-use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, Waker, recv, recv_at_word};
+use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, Taken, Waker, recv, recv_at_word};
 use super::{EXHAUSTIVE, explore};
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
@@ -126,10 +126,9 @@ fn no_lost_wake_up_of_two() {
     });
 }
 
-/// A selector of two subscribers arms both with one fence, and sleeps only when it has looked at both again.
-#[test]
-fn no_lost_wake_up_of_many() {
-    explore(Some(4), || {
+/// A selector of two subscribers, to each of which a publisher sends one message; `receive` takes both.
+fn selected(receive: impl Fn(&mut Selector) -> [(usize, Taken); 2] + Send + Sync + 'static) {
+    explore(Some(4), move || {
         let mut publishers = [0, 1].map(|_| {
             let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 0 });
             (Publisher::new(&memory, Pairing::Fenced, &[POLICY]), memory)
@@ -141,13 +140,28 @@ fn no_lost_wake_up_of_many() {
         }
         let sending =
             publishers.map(|(mut publisher, _)| thread::spawn(move || publisher.send_inline().expect("there is room")));
-        let mut selector = Selector::new(subscribers.into());
-        let mut taken = [selector.recv(), selector.recv()];
+        let mut taken = receive(&mut Selector::new(subscribers.into()));
         taken.sort_by_key(|(whose, _)| *whose);
         assert_eq!(taken.map(|(whose, taken)| (whose, taken.position)), [(0, 0), (1, 0)]);
         for sending in sending {
             sending.join().expect("the publisher ends");
         }
+    });
+}
+
+/// A selector of two subscribers arms both with one fence, and sleeps only when it has looked at both again.
+#[test]
+fn no_lost_wake_up_of_many() {
+    selected(|selector| [selector.recv(), selector.recv()]);
+}
+
+/// It arms one that was idle while the other is busy, looks at the other alone, and sleeps later, when it has armed that, too.
+#[test]
+fn no_lost_wake_up_beside_a_busy_one() {
+    selected(|selector| {
+        let idle = selector.arm_idle(1);
+        let first = idle.or_else(|| selector.try_recv(0)).unwrap_or_else(|| selector.recv());
+        [first, selector.recv()]
     });
 }
 

@@ -11,7 +11,13 @@
 //! the store for it and the look at its ring, whatever is done for others in between. One whose descriptor was readable is
 //! awake again, also when no message is found: its publisher has rung for this sleep and will not ring again.
 //!
-//! Model: `no_lost_wake_up_of_many`.
+//! # How much it looks at
+//!
+//! A round costs in proportion to who is busy. A subscriber that was looked at in vain [`PATIENCE`] times while others had
+//! messages is armed beside them, by the same steps; what it has is found in the selector's descriptor, which is asked now and
+//! then. So an idle subscriber costs nothing, and its publisher rings once for as many looks as cost about the same.
+//!
+//! Models: `no_lost_wake_up_of_many`, `no_lost_wake_up_beside_a_busy_one`.
 
 use crate::error::{Error, Result};
 use crate::pubsub::batch::Batch;
@@ -21,13 +27,16 @@ use crate::pubsub::subscriber::{Readiness, Subscriber};
 use crate::sync::heavy_fence;
 use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Door, Interest, Woken};
+use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Messages taken from one subscriber before the next one's turn.
 const TURN: u32 = 64;
+/// Looks in vain at a subscriber, while others have messages, before it is armed. A wake-up costs both sides some
+/// microseconds, a look some 50 nanoseconds.
+const PATIENCE: u32 = 64;
 /// While some are busy, the selector looks after this time whether an armed one was woken.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// A subscriber that could not receive (the system refused memory, perhaps) is tried again after this time.
@@ -63,11 +72,14 @@ const LABEL: &str = "*";
 pub struct Selector<T> {
     /// A closed subscriber's place is free for the next one.
     entries: Vec<Option<Entry<T>>>,
+    free: Vec<usize>,
     /// How many there are.
     count: usize,
     /// The places of those to look at in turns, and which of them is next.
     awake: Vec<usize>,
     next: usize,
+    /// Some of these were looked at in vain for long.
+    some_are_idle: bool,
     /// What was found, and begins the next turn.
     caught: Option<(usize, Result<Item>)>,
     spin: Spin,
@@ -96,6 +108,8 @@ struct Entry<T> {
     plain: bool,
     readiness: Readiness,
     awake: bool,
+    /// Looks in vain in a row.
+    in_vain: u32,
     /// It could not receive, and is left alone for a while.
     resting: Option<Instant>,
 }
@@ -163,9 +177,11 @@ impl<T> Selector<T> {
         let door = Door::new().map_err(Error::system(LABEL, "cannot make an epoll descriptor"))?;
         Ok(Selector {
             entries: Vec::new(),
+            free: Vec::new(),
             count: 0,
             awake: Vec::new(),
             next: 0,
+            some_are_idle: false,
             caught: None,
             spin: Spin::up_to(DEFAULT_MOST),
             looked: Instant::now(),
@@ -191,13 +207,13 @@ impl<T> Selector<T> {
 
     fn add_entry(&mut self, subscriber: Arc<Subscriber>, value: T, most: Option<usize>) -> Result<()> {
         let readiness = subscriber.readiness()?;
-        let place = self.entries.iter().position(Option::is_none).unwrap_or(self.entries.len());
+        let place = self.free.last().copied().unwrap_or(self.entries.len());
         let added = self.door.epoll.add(&readiness, place as u64, Interest::IN);
         added.map_err(Error::system(subscriber.topic(), "cannot wait for one more subscriber"))?;
         let plain = most.is_none() && !subscriber.has_events();
-        let entry = Some(Entry { value, subscriber, most, plain, readiness, awake: true, resting: None });
-        match self.entries.get_mut(place) {
-            Some(free) => *free = entry,
+        let entry = Some(Entry { value, subscriber, most, plain, readiness, awake: true, in_vain: 0, resting: None });
+        match self.free.pop() {
+            Some(free) => self.entries[free] = entry,
             None => self.entries.push(entry),
         }
         self.count += 1;
@@ -219,16 +235,21 @@ impl<T> Selector<T> {
         if self.awake.len() < self.count && self.looked.elapsed() > LOOK_EVERY {
             self.look(Some(Duration::ZERO))?;
         }
+        if self.caught.is_none() && self.some_are_idle {
+            self.arm_idle();
+        }
         if self.caught.is_none() {
-            self.find();
+            self.find(true);
         }
         let Some(place) = self.caught.as_ref().map(|(place, _)| *place) else { return Ok(None) };
         Ok(Some(Turn { selector: self, place, left: TURN }))
     }
 
-    /// How many messages wait for all subscribers.
+    /// How many messages wait for all subscribers, as far as the last [`refresh`](Self::refresh) has seen who has any.
     pub fn backlog(&self) -> u64 {
-        let waiting = self.entries.iter().flatten().filter_map(|entry| entry.subscriber.backlog().ok());
+        // Who is armed had nothing then.
+        let awake = self.awake.iter().filter_map(|place| self.entries[*place].as_ref());
+        let waiting = awake.filter_map(|entry| entry.subscriber.backlog().ok());
         let caught = match &self.caught {
             Some((_, Ok(Item::Batch(batch)))) => batch.len() as u64,
             Some((_, Ok(Item::Event(_)))) | None => 0,
@@ -247,7 +268,7 @@ impl<T> Selector<T> {
                 if self.awake.len() < self.count {
                     self.look(Some(Duration::ZERO))?;
                 }
-                let found = self.find();
+                let found = self.find(false);
                 if found {
                     self.spin.paid();
                 }
@@ -276,7 +297,7 @@ impl<T> Selector<T> {
             fault!("sleep.selector_after");
             self.spin.slept(spun, slept.elapsed());
             look_for_signals = woken != Woken::Ready;
-            if self.find() {
+            if self.find(false) {
                 return Ok(Ended::Messages);
             }
         }
@@ -291,29 +312,49 @@ impl<T> Selector<T> {
         if self.awake.is_empty() {
             return false;
         }
+        self.arm_those(|_| true)
+    }
+
+    /// Arms those that have had nothing for long, while others have messages.
+    #[cold]
+    fn arm_idle(&mut self) {
+        self.some_are_idle = false;
+        self.arm_those(|entry| entry.in_vain >= PATIENCE);
+    }
+
+    /// Arms those of the awake that are meant, up to the first one that has something: that is the next turn then.
+    fn arm_those(&mut self, is_meant: impl Fn(&Entry<T>) -> bool) -> bool {
         for &place in &self.awake {
-            // One that was closed is found out below.
-            let _ = entry(&mut self.entries, place).subscriber.announce_sleep();
+            let entry = entry(&mut self.entries, place);
+            if is_meant(entry) {
+                // One that was closed is found out below.
+                let _ = entry.subscriber.announce_sleep();
+            }
         }
         heavy_fence(); // Pairs with the light fences after each append, of all publishers.
-        let mut at = 0;
-        while let Some(&place) = self.awake.get(at) {
+        let (mut kept, mut next, mut closed) = (0, self.next, Vec::new());
+        for at in 0..self.awake.len() {
+            let place = self.awake[at];
             let entry = entry(&mut self.entries, place);
-            if entry.is_resting() {
-                at += 1;
-                continue;
-            }
-            match entry.poll() {
-                Ok(None) => {
-                    entry.awake = false;
-                    self.awake.swap_remove(at);
+            if self.caught.is_none() && is_meant(entry) && !entry.is_resting() {
+                match entry.poll() {
+                    Ok(None) => {
+                        entry.awake = false;
+                        next -= usize::from(at < self.next);
+                        continue;
+                    }
+                    Err(Error::Closed { .. }) => closed.push(place),
+                    Ok(Some(item)) => self.caught = Some((place, Ok(item))), // The rest stays awake.
+                    Err(error) => self.caught = Some((place, Err(error))),
                 }
-                Err(Error::Closed { .. }) => self.remove(place),
-                Ok(Some(item)) => return self.catch(place, Ok(item)), // The rest stays awake.
-                Err(error) => return self.catch(place, Err(error)),
             }
+            self.awake[kept] = place;
+            kept += 1;
         }
-        false
+        self.awake.truncate(kept);
+        self.next = next;
+        closed.into_iter().for_each(|place| self.remove(place));
+        self.caught.is_some()
     }
 
     /// Looks for what happened to those that are armed, without waiting.
@@ -321,35 +362,52 @@ impl<T> Selector<T> {
         self.look(Some(Duration::ZERO)).map(drop)
     }
 
-    /// Waits for events, and handles them.
-    fn look(&mut self, timeout: Option<Duration>) -> Result<Woken> {
+    /// Waits for events, and handles all that there are.
+    fn look(&mut self, mut timeout: Option<Duration>) -> Result<Woken> {
         let mut ready = Vec::new();
-        let woken = self.door.epoll.wait(timeout, &mut ready);
-        let woken = woken.map_err(Error::system(LABEL, "cannot wait for messages"))?;
-        self.looked = Instant::now();
-        for token in ready {
-            if token == Door::BELL {
-                self.door.bell.silence();
-                self.called = true;
-                continue;
+        let mut outcome = None;
+        // A descriptor may stay ready without end: no more looks than it takes to hear of each.
+        for _ in 0..=self.count / READY_AT_ONCE {
+            ready.clear();
+            let woken = self.door.epoll.wait(timeout, &mut ready);
+            let woken = woken.map_err(Error::system(LABEL, "cannot wait for messages"))?;
+            outcome.get_or_insert(woken);
+            timeout = Some(Duration::ZERO);
+            for &token in &ready {
+                self.handle(token)?;
             }
-            let place = token as usize;
-            let Some(entry) = &mut self.entries[place] else { continue };
-            match entry.subscriber.handle_events() {
-                Err(Error::Closed { .. }) => self.remove(place),
-                Err(error) => return Err(error),
-                Ok(()) if entry.awake => {}
-                Ok(()) => {
-                    entry.awake = true;
+            if ready.len() < READY_AT_ONCE {
+                break;
+            }
+        }
+        self.looked = Instant::now();
+        Ok(outcome.expect("there was a look"))
+    }
+
+    /// Handles one descriptor's readiness.
+    fn handle(&mut self, token: u64) -> Result<()> {
+        if token == Door::BELL {
+            self.door.bell.silence();
+            self.called = true;
+            return Ok(());
+        }
+        let place = token as usize;
+        let Some(entry) = &mut self.entries[place] else { return Ok(()) };
+        match entry.subscriber.handle_events() {
+            Err(Error::Closed { .. }) => self.remove(place),
+            Err(error) => return Err(error),
+            Ok(()) => {
+                entry.in_vain = 0;
+                if !std::mem::replace(&mut entry.awake, true) {
                     self.awake.push(place);
                 }
             }
         }
-        Ok(woken)
+        Ok(())
     }
 
-    /// Whether somebody who is awake has something: that is the next turn.
-    fn find(&mut self) -> bool {
+    /// Whether somebody who is awake has something: that is the next turn. `is_busy`: there is no time to look in vain.
+    fn find(&mut self, is_busy: bool) -> bool {
         for _ in 0..self.awake.len() {
             if self.next >= self.awake.len() {
                 self.next = 0;
@@ -361,21 +419,19 @@ impl<T> Selector<T> {
                 continue;
             }
             match entry.poll() {
-                Ok(None) => {}
-                Ok(Some(item)) => return self.catch(place, Ok(item)),
-                Err(Error::Closed { .. }) => {
-                    self.next -= 1;
-                    self.remove(place);
+                Ok(None) => {
+                    entry.in_vain += u32::from(is_busy);
+                    self.some_are_idle |= entry.in_vain >= PATIENCE;
                 }
-                Err(error) => return self.catch(place, Err(error)),
+                Err(Error::Closed { .. }) => self.remove(place),
+                found => {
+                    entry.in_vain = 0;
+                    self.caught = found.transpose().map(|found| (place, found));
+                    return true;
+                }
             }
         }
         false
-    }
-
-    fn catch(&mut self, place: usize, found: Result<Item>) -> bool {
-        self.caught = Some((place, found));
-        true
     }
 
     /// How long until somebody has rested.
@@ -388,9 +444,13 @@ impl<T> Selector<T> {
     fn remove(&mut self, place: usize) {
         let Some(closed) = self.entries[place].take() else { return };
         self.door.epoll.remove(&closed.readiness);
+        self.free.push(place);
         self.count -= 1;
         self.caught.take_if(|(caught, _)| *caught == place);
-        self.awake.retain(|awake| *awake != place);
+        if let Some(at) = self.awake.iter().position(|awake| *awake == place) {
+            self.awake.remove(at);
+            self.next -= usize::from(at < self.next);
+        }
     }
 }
 
@@ -434,5 +494,92 @@ impl<T> Turn<'_, T> {
                 Some(Err(error))
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Publisher;
+
+    const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+    fn take_all(selector: &mut Selector<usize>) -> Vec<usize> {
+        let mut whose = Vec::new();
+        while let Some(mut turn) = selector.turn().unwrap() {
+            while let Some(item) = turn.next() {
+                item.unwrap();
+                whose.push(*turn.value());
+            }
+        }
+        whose
+    }
+
+    /// Beside one that is busy all the time, without a sleep.
+    #[test]
+    fn who_is_idle_is_not_looked_at() {
+        const MANY: usize = 150; // More than one look at the descriptors tells of.
+        let _meeting = crate::fuzzing::meet_in_private();
+        let mut selector = Selector::new().unwrap();
+        let publishers: Vec<_> = (0..MANY)
+            .map(|number| {
+                let topic = format!("t/{number}");
+                let subscriber = Arc::new(Subscriber::builder(&topic).build().unwrap());
+                let publisher = Publisher::builder(&topic).capacity(64).build().unwrap();
+                publisher.wait_for_subscribers(1, SOON).unwrap();
+                subscriber.wait_for_publishers(1, SOON).unwrap();
+                selector.add(subscriber, number).unwrap();
+                publisher
+            })
+            .collect();
+        let mut send_to_first = |times: u32| {
+            for _ in 0..times {
+                publishers[0].send(b"x").unwrap();
+                selector.refresh().unwrap();
+                let mut turn = selector.turn().unwrap().expect("it has a message");
+                while let Some(item) = turn.next() {
+                    item.unwrap();
+                }
+            }
+            selector.awake.clone()
+        };
+        send_to_first(PATIENCE / 2);
+        assert_eq!(send_to_first(2 * PATIENCE).len(), 1, "the others are armed");
+
+        // Each of these has rung, and is found beside the busy one.
+        for publisher in &publishers {
+            publisher.send(b"x").unwrap();
+        }
+        selector.refresh().unwrap();
+        assert_eq!(selector.awake.len(), MANY, "all that is ready is heard of at once");
+        assert_eq!(selector.backlog(), MANY as u64);
+        let mut whose = take_all(&mut selector);
+        whose.sort_unstable();
+        assert!(whose.into_iter().eq(0..MANY));
+    }
+
+    /// Those that come and go, and are armed, while a turn goes round leave nobody out.
+    #[test]
+    fn turns_go_on_where_they_were() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let mut selector = Selector::new().unwrap();
+        let subscribers: Vec<_> = (0..6)
+            .map(|number| {
+                let subscriber = Arc::new(Subscriber::builder(format!("t/{number}")).build().unwrap());
+                selector.add(Arc::clone(&subscriber), number).unwrap();
+                subscriber
+            })
+            .collect();
+        selector.next = 4;
+        subscribers[1].close();
+        subscribers[5].close();
+        for idle in [0, 3] {
+            entry(&mut selector.entries, idle).in_vain = PATIENCE;
+        }
+        selector.arm_idle();
+        assert_eq!((selector.awake.clone(), selector.next), (vec![1, 2, 4, 5], 2));
+        selector.find(false);
+        assert_eq!(selector.awake, [2, 4]);
+        assert_eq!(selector.free.len(), 2);
     }
 }
