@@ -3,6 +3,7 @@
 use super::{Number, each};
 use crate::link::acceptor::Host;
 use crate::link::candidates::Candidate;
+use crate::link::deaths::Liveness;
 use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_first, encode_first};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
@@ -11,7 +12,6 @@ use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
-use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::{Encoded, Loan, Wait};
 use arbitrary::{Arbitrary, Unstructured};
@@ -110,7 +110,7 @@ impl Stage {
         let Ok(Received::Packet(len, Some(ring))) = socket::receive(&socket, &mut packet) else { panic!("no answer") };
         let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet[..len]) else { panic!("no welcome") };
         let info = PublisherInfo { id: welcome.publisher, pid: 0, name: None, topic: welcome.topic.clone() };
-        let (socket, process) = (Arc::new(socket), Process::Unknown);
+        let (socket, process) = (Arc::new(socket), Liveness::default());
         let honest =
             Connection::new(1, info, &welcome, ring, lease.into_map(), socket, process, Candidate::new(""), false);
         Stage {

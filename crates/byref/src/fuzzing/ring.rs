@@ -2,6 +2,7 @@
 
 use super::{Number, each};
 use crate::link::candidates::Candidate;
+use crate::link::deaths::Liveness;
 use crate::link::handshake::{ToSubscriber, Welcome, encode};
 use crate::protocol::claim::retention_limit;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
@@ -12,7 +13,6 @@ use crate::pubsub::message::{Message, PublisherInfo};
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment, page_ceil};
-use crate::sys::process::Process;
 use crate::sys::socket;
 use arbitrary::{Arbitrary, Unstructured};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -190,7 +190,7 @@ impl<'a> Stage<'a> {
             ring,
             lease,
             theirs,
-            Process::Unknown,
+            Liveness::default(),
             Candidate::new(""),
             beginning.tell_gaps,
         )
@@ -575,7 +575,7 @@ mod tests {
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
             let (_, theirs) = socket::pair().unwrap();
             let (ring, theirs) = (copy(ring.shared()), Arc::new(theirs));
-            Connection::new(1, info, &welcome, ring, lease, theirs, Process::Unknown, Candidate::new(""), false)
+            Connection::new(1, info, &welcome, ring, lease, theirs, Liveness::default(), Candidate::new(""), false)
                 .map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());

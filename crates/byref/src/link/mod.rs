@@ -4,6 +4,7 @@ pub(crate) mod acceptor;
 pub(crate) mod access;
 pub(crate) mod announcement;
 pub(crate) mod candidates;
+pub(crate) mod deaths;
 pub(crate) mod doorstep;
 pub(crate) mod handshake;
 pub(crate) mod location;

@@ -4,6 +4,7 @@
 //! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
 
 use crate::error::{Error, Result};
+use crate::link::deaths::Deaths;
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::Directory;
@@ -71,6 +72,8 @@ pub(crate) struct Handle {
     service: Arc<Service>,
     /// The places where this process's endpoints meet others.
     pub lookouts: Mutex<Vec<Weak<Lookout>>>,
+    /// The processes with which they are connected.
+    pub deaths: Deaths,
 }
 
 /// The running service of this process, if any.
@@ -94,7 +97,7 @@ impl Handle {
             sweep.sweep();
             Next::Done
         });
-        let handle = Arc::new(Handle { service, lookouts: Mutex::default() });
+        let handle = Arc::new(Handle { service, lookouts: Mutex::default(), deaths: Deaths::default() });
         *running = Arc::downgrade(&handle);
         Ok(handle)
     }

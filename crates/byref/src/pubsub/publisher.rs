@@ -35,7 +35,6 @@ use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
-use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::sys::{cgroup, membarrier};
 use crate::topic;
@@ -1066,7 +1065,6 @@ impl Shared {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("accept.lease_mapped");
         let pid = socket::peer_pid(socket);
-        let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let capacity = open.log.capacity();
@@ -1100,18 +1098,13 @@ impl Shared {
         let outbox = open.pool.segments().chain(glossary).map(announce).collect();
         open.last_peer += 1;
         let id = open.last_peer;
-        let alive = !matches!(process, Process::Dead);
         // What may fail comes first: whoever is welcome counts on it.
-        let mut tasks = vec![task];
-        if let Process::Alive(death) = process {
-            let shared = Arc::downgrade(self);
-            tasks.push(open.service.watch(Arc::new(death), Interest::IN, None, move |_, _, _| {
-                if let Some(shared) = shared.upgrade() {
-                    shared.lose(id, false);
-                }
-                Next::Done
-            })?);
-        }
+        let shared = Arc::downgrade(self);
+        let liveness = open.service.deaths.watch(&open.service, pid, move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.lose(id, false);
+            }
+        })?;
         let mut peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
@@ -1123,7 +1116,8 @@ impl Shared {
             start,
             sleeper: Sleeper::default(),
             membarrier: hello.membarrier,
-            alive,
+            alive: !liveness.is_dead,
+            _liveness: liveness,
             evicted: false,
             stall: None,
             joined: open.generation,
@@ -1131,7 +1125,7 @@ impl Shared {
             owes: 0,
             silence: Silence::default(),
             outbox,
-            tasks,
+            task,
             listening: None,
         };
         if let Err(error) = open.welcome(&mut peer, welcome) {

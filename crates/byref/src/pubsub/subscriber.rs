@@ -28,7 +28,6 @@ use crate::sys::futex::{self, MOST_WORDS, Words};
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
-use crate::sys::process::Process;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,8 +59,6 @@ const MOST_EVENTS: usize = 1 << 16;
 /// The longest sleep at words of memory. Whoever has a publisher's ring mapped can move those who sleep at its word to another
 /// one, where no wake-up reaches them; and some signals do not end such a sleep.
 const MOST_AT_WORDS: Duration = Duration::from_secs(1);
-/// Marks the token of a publisher's pidfd.
-const DEATH: u64 = 1 << 63;
 
 /// Settings of a [`Subscriber`]; see [`Subscriber::builder`].
 #[derive(Clone, Debug)]
@@ -737,6 +734,18 @@ impl Shared {
         }
     }
 
+    /// A publisher's process died.
+    fn hear_of_death(&self, connection: u64) {
+        self.update(|open| {
+            if let Some(connection) = open.connections.iter_mut().find(|found| found.id == connection) {
+                connection.died();
+                unwatch(&open.door, connection);
+                open.door.ring();
+            }
+        });
+        self.changed.notify();
+    }
+
     /// Does something with what is open, unless it was closed.
     fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
         self.open.lock().as_mut().map(change)
@@ -876,7 +885,7 @@ impl Shared {
 
     /// Takes a publisher in.
     fn welcome(
-        &self,
+        self: &Arc<Self>,
         packet: &[u8],
         ring: Option<OwnedFd>,
         lease: Mapping,
@@ -914,7 +923,6 @@ impl Shared {
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
         let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
-        let process = Process::find(pid)?;
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Ok(()) };
         let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
@@ -925,12 +933,15 @@ impl Shared {
         }
         open.last_id += 1;
         let id = open.last_id;
+        let dying = Arc::downgrade(self);
+        let liveness = open.service.deaths.watch(&open.service, pid, move || {
+            if let Some(shared) = dying.upgrade() {
+                shared.hear_of_death(id);
+            }
+        })?;
         let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, socket, process, candidate, tell_gaps)?;
+        let connection = Connection::new(id, info, &welcome, ring, lease, socket, liveness, candidate, tell_gaps)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
-        if let Some(death) = &connection.death {
-            open.door.epoll.add(death, id | DEATH, Interest::IN)?;
-        }
         fault!("connect.watched");
         if open.armed {
             connection.link.lease().set_sleeping(open.announced);
@@ -1405,21 +1416,17 @@ impl Open {
         Ok(true)
     }
 
-    /// Reads the sockets that have something, and notes who died. A dead publisher's last messages are still delivered.
+    /// Reads the sockets that have something.
     fn handle(&mut self, ready: &[u64]) {
         for &token in ready {
             if token == Door::BELL {
                 self.door.bell.silence();
-            } else if let Some(connection) = self.connections.iter_mut().find(|found| found.id == token & !DEATH) {
-                if token & DEATH != 0 {
-                    connection.died();
-                } else {
-                    connection.read_socket();
-                    connection.took_wake = false;
-                    if let Some(error) = connection.short_of.take() {
-                        let topic = &connection.link.info.topic;
-                        self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
-                    }
+            } else if let Some(connection) = self.connections.iter_mut().find(|found| found.id == token) {
+                connection.read_socket();
+                connection.took_wake = false;
+                if let Some(error) = connection.short_of.take() {
+                    let topic = &connection.link.info.topic;
+                    self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
                 }
                 if !connection.is_live() {
                     unwatch(&self.door, connection); // It would be ready for ever.
@@ -1429,12 +1436,9 @@ impl Open {
     }
 }
 
-/// Takes a connection's descriptors out of those that wake a sleeper.
+/// Takes a connection's socket out of those that wake a sleeper.
 fn unwatch(door: &Door, connection: &Connection) {
     door.epoll.remove(&connection.link.socket);
-    if let Some(death) = &connection.death {
-        door.epoll.remove(death);
-    }
 }
 
 #[cfg(all(test, not(loom)))]

@@ -1,6 +1,7 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
 use crate::link::candidates::Candidate;
+use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
@@ -12,7 +13,6 @@ use crate::pubsub::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
-use crate::sys::process::Process;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use rustix::fd::OwnedFd;
 use std::io;
@@ -115,8 +115,8 @@ pub(crate) struct Connection {
     pub link: Arc<Link>,
     /// Whom to ask again, should the connection end without a reason.
     pub candidate: Candidate,
-    /// Readable when the publisher's process died.
-    pub death: Option<OwnedFd>,
+    /// Somebody is told when the publisher's process dies.
+    _liveness: Liveness,
     ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
@@ -191,7 +191,7 @@ impl Connection {
         ring: OwnedFd,
         lease: Mapping,
         socket: Arc<OwnedFd>,
-        process: Process,
+        liveness: Liveness,
         candidate: Candidate,
         tell_gaps: bool,
     ) -> io::Result<Self> {
@@ -210,13 +210,12 @@ impl Connection {
         fault!("connect.ring_mapped");
         let link = Arc::new(Link::new(info, lease, socket));
         link.lease().set_cursor(welcome.start);
-        let ended = matches!(process, Process::Dead);
-        let death = if let Process::Alive(fd) = process { Some(fd) } else { None };
+        let ended = liveness.is_dead;
         Ok(Connection {
             id,
             link,
             candidate,
-            death,
+            _liveness: liveness,
             ring,
             cursor: welcome.start,
             expected: welcome.first,

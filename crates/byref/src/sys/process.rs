@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::limits;
-use rustix::fd::OwnedFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
@@ -46,6 +47,12 @@ impl Process {
             Err(_) => Ok(Process::Unknown),
         }
     }
+}
+
+/// Whether the process of a pidfd is dead.
+pub(crate) fn is_dead(pidfd: impl AsFd) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 /// A random identity, never used twice.

@@ -1,5 +1,6 @@
 //! A connected subscriber, as its publisher knows it.
 
+use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber};
 use crate::link::service::Token;
 use crate::memory::pool::Sent;
@@ -42,7 +43,10 @@ pub(crate) struct Peer {
     pub silence: Silence,
     /// Descriptors that its full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
-    pub tasks: Vec<Token>,
+    /// The service thread watches its socket for a hang-up.
+    pub task: Token,
+    /// And its process.
+    pub _liveness: Liveness,
     /// The service thread reads its socket, for tickets that are waited for.
     pub listening: Option<Token>,
 }
@@ -107,7 +111,7 @@ impl Peer {
 
     /// All that the service thread does for it.
     pub fn tasks(&self) -> impl Iterator<Item = Token> {
-        self.tasks.iter().copied().chain(self.listening)
+        std::iter::once(self.task).chain(self.listening)
     }
 
     /// Wakes it from a sleep for which it was not woken yet; `false`: later, from the outbox.
