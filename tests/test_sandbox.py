@@ -15,9 +15,9 @@ Spawn = Callable[..., Child]
 
 # Numbers of system calls.
 CALLS = {
-    "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41}
+    "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41, "fallocate": 285}
     | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324},
-    "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198}
+    "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198, "fallocate": 47}
     | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283},
 }.get(platform.machine(), {})
 
