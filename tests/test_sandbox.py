@@ -21,6 +21,8 @@ CALLS = {
     | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "madvise": 233, "write": 64},
 }.get(platform.machine(), {})
 
+MADV_POPULATE_WRITE = 23
+
 pytestmark = pytest.mark.skipif(not CALLS, reason="the numbers of this machine's system calls are not listed")
 
 
@@ -93,9 +95,6 @@ def test_what_byref_can_do_without(call: str, spawn: Spawn) -> None:
         pytest.skip("seccomp cannot be had here")
     assert said == "well"
     child.finish()
-
-
-MADV_POPULATE_WRITE = 23
 
 
 def grow_without_populating(line: Line, is_known: bool) -> None:

@@ -39,6 +39,20 @@ def test_the_others_survive_whatever_step_it_was() -> None:
     assert "freeze: publisher" in run.stdout
 
 
+@needs_faults
+@pytest.mark.parametrize("steps", ["grow.ring", "grow.before", "region_"])
+def test_a_ring_grows_whatever_step_it_was(steps: str) -> None:
+    """The publisher dies, stops or is frozen at each step of a growth, and readers where they follow."""
+    command = [sys.executable, "-m", "tests.torture.steps", "--traffic", "longer", "--only", steps]
+    environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=95
+    )
+    assert run.returncode == 0, run.stdout
+    assert "kill: publisher" in run.stdout
+    assert "freeze: publisher" in run.stdout
+
+
 def test_an_ordinary_build_has_no_fault_points() -> None:
     command = [sys.executable, "-c", "import byref; print(hasattr(byref._byref, 'faults'))"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"

@@ -633,6 +633,7 @@ mod tests {
         let send = || Step::Send { content: &[], attributes: 0 };
         let cases = [
             ("a marker without a region", true, vec![send(), Step::Take, marker(1, 0)]),
+            ("a marker before everything", true, vec![marker(0, 0)]),
             ("a region that begins elsewhere", true, vec![send(), Step::Take, marker(1, 2)]),
             ("regions out of order", false, vec![send(), Step::Take, table(2, 1), marker(1, 1)]),
             ("a region without memory", false, vec![send(), Step::Grow, send(), Step::Take, Step::Take, Step::Grow]),

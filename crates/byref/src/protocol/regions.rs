@@ -259,5 +259,7 @@ mod tests {
         reader.go_to(0);
         assert_eq!(reader.current(), 0);
         assert_eq!(Regions::new(shape).learn(&words, |_| false), Err("a ring with holes"));
+        publisher.ring(&words).set_first_position(2, 1);
+        assert_eq!(Regions::new(shape).learn(&words, |_| true), Err("a ring whose regions are out of order"));
     }
 }

@@ -388,7 +388,13 @@ impl Connection {
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
             let position = self.cursor;
-            match self.ring.get().look(position, &self.scratch) {
+            let look = loop {
+                match self.ring.get().look(position, &self.scratch) {
+                    Look::Grown => self.follow(position)?, // It counts as no lap: there may be nothing else to wake up for.
+                    look => break look,
+                }
+            };
+            match look {
                 Look::Inline(head) => {
                     self.number(head, lost)?;
                     return Ok(Found::Inline(head));
@@ -414,8 +420,7 @@ impl Connection {
                     return Err(if ended { Stop::Over } else { Stop::Nothing });
                 }
                 Look::Lapped => self.skip_to(self.ring.get().reclaim())?,
-                Look::Grown => self.follow(position)?,
-                Look::Invalid => return Err(self.broke_the_rules("a record that is too long")),
+                Look::Invalid | Look::Grown => return Err(self.broke_the_rules("a record that is too long")),
             }
         }
         Err(Stop::Nothing)

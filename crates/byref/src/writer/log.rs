@@ -18,9 +18,10 @@ const STEP: u64 = 64 << 10;
 const SPACING: u64 = 128;
 /// Nanoseconds between two messages of a stream: a ring with a lag grows ahead of need.
 const STREAM: u64 = 10_000;
-/// Nanoseconds between two messages of a fast stream, for which a look at the cursors in each lap of the first region costs too
-/// much.
+/// Nanoseconds between two messages of a fast stream,
 const FAST_STREAM: u64 = 500;
+/// for which a look at the cursors in each lap of a region costs too much if that has fewer records.
+const SHORT: u64 = 1024;
 /// A ring that got no memory does not ask again for this time, in nanoseconds.
 const REFUSAL: u64 = 1_000_000_000;
 
@@ -38,6 +39,8 @@ pub(crate) struct Log {
     ready: u64,
     /// The position from which on the next step is due, while memory for the next region is taken.
     next_step: Option<u64>,
+    /// A look at the cursors is due at this position of a new region, though it is not full: in time for a stream.
+    early_look: u64,
     /// When the rate of messages was last determined, and the tail at that time.
     measured: (u64, u64),
     /// The system gave no memory: until when the ring stays as it is.
@@ -55,6 +58,7 @@ impl Log {
             reclaim: 0,
             ready: page_ceil(shape.words_up_to(0) * 8),
             next_step: None,
+            early_look: 0,
             measured: (0, 0),
             refused: None,
         }
@@ -103,7 +107,7 @@ impl Log {
 
     /// What the claims allow.
     pub fn horizon(&self, history: u64, keep_lossy: bool, claims: impl Iterator<Item = Claim>) -> Horizon {
-        let capacity = if self.refused.is_some() { self.places() } else { self.capacity() };
+        let capacity = if self.refused.is_some() { self.region_end() - self.reclaim } else { self.capacity() };
         horizon(self.tail, capacity, history, keep_lossy, claims)
     }
 
@@ -124,7 +128,8 @@ impl Log {
     }
 
     fn set_limit(&mut self) {
-        self.limit = self.claimed.min(self.region_end()).min(self.next_step.unwrap_or(u64::MAX));
+        let pause = self.next_step.unwrap_or(if self.tail < self.early_look { self.early_look } else { u64::MAX });
+        self.limit = self.claimed.min(self.region_end()).min(pause);
     }
 
     /// Records that the current region can have. Its last place is the marker's.
@@ -176,8 +181,8 @@ impl Log {
         self.measured = (now, self.tail);
         // A clock that was set back says nothing.
         let is_faster = |nanoseconds: u64| now > then && now - then < records * nanoseconds;
-        let is_first = self.regions.current() == 0;
-        lag >= most / 4 && is_faster(STREAM) || is_first && lag > 0 && is_faster(FAST_STREAM)
+        let is_short = most < SHORT;
+        lag >= most / 4 && is_faster(STREAM) || is_short && lag > 0 && is_faster(FAST_STREAM)
     }
 
     /// There is memory up to byte `ready`: moves to the next region when it has all.
@@ -190,6 +195,7 @@ impl Log {
             self.next_step = None;
             self.measured = (now, self.tail);
             self.regions.grow(words, self.tail);
+            self.early_look = self.tail + self.places() / 4;
         }
         self.set_limit();
     }
@@ -307,6 +313,16 @@ mod tests {
         assert!(stage.moves.len() == 3 && stage.moves[2] < 10_000, "{:?}", stage.moves);
         assert_eq!(stage.worst, 1, "steps in a row");
         assert!(!stage.send(100, lossless(stage.log.tail() - (1 << 14)), 0), "and no more than that");
+    }
+
+    /// A reader that sleeps when the stream begins lags by all of it.
+    #[test]
+    fn a_sudden_stream_has_no_long_pause_either() {
+        let mut stage = Stage::new(1 << 14);
+        for _ in 0..1 << 14 {
+            assert!(stage.send(100, lossless(0), 0));
+        }
+        assert!(stage.moves.len() == 3 && stage.worst <= 3, "{:?}, {} steps in a row", stage.moves, stage.worst);
     }
 
     #[test]
