@@ -4,6 +4,7 @@ import ctypes
 import errno
 import platform
 import struct
+import threading
 from collections.abc import Callable
 
 import byref
@@ -16,9 +17,11 @@ Spawn = Callable[..., Child]
 # Numbers of system calls.
 CALLS = {
     "x86_64": {"memfd_create": 319, "eventfd2": 290, "epoll_create1": 291, "socket": 41}
-    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324, "madvise": 28, "write": 1},
+    | {"inotify_init1": 294, "inotify_add_watch": 254, "pidfd_open": 434, "membarrier": 324, "madvise": 28, "write": 1}
+    | {"futex_waitv": 449},
     "aarch64": {"memfd_create": 279, "eventfd2": 19, "epoll_create1": 20, "socket": 198}
-    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "madvise": 233, "write": 64},
+    | {"inotify_init1": 26, "inotify_add_watch": 27, "pidfd_open": 434, "membarrier": 283, "madvise": 233, "write": 64}
+    | {"futex_waitv": 449},
 }.get(platform.machine(), {})
 
 MADV_POPULATE_WRITE = 23
@@ -84,10 +87,13 @@ def talk_without(line: Line, call: str) -> None:
         for size in (10, 100_000):
             pub.send(bytes(size))
             assert sub.recv(timeout=20).nbytes == size
+        for _ in range(3):
+            threading.Timer(0.1, pub.send, [b"later"]).start()
+            assert bytes(sub.recv(timeout=20)) == b"later"  # It slept.
     line.tell("well")
 
 
-@pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch", "pidfd_open", "membarrier"])
+@pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch", "pidfd_open", "membarrier", "futex_waitv"])
 def test_what_byref_can_do_without(call: str, spawn: Spawn) -> None:
     child = spawn(talk_without, call)
     said = child.hear()

@@ -6,7 +6,7 @@ use crate::protocol::lease::{AWAKE, CLOSED, Lease};
 use crate::protocol::regions;
 use crate::protocol::regions::Regions;
 use crate::protocol::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
-use crate::protocol::wake::{BY_WORD, Request, Sleeper, Waiter, Way, note, raise};
+use crate::protocol::wake::{BY_WORD, Sleeper, Waiter, Way, note, raise};
 use crate::sync::{Pairing, heavy_fence};
 use crate::writer::log::Log;
 use loom::cell::UnsafeCell;
@@ -98,7 +98,6 @@ impl Alarm {
 
 /// `waker::Waker` and its thread, which serve one publisher.
 pub struct Waker {
-    request: Request,
     waiting: Mutex<Requested>,
     changed: Condvar,
 }
@@ -111,13 +110,13 @@ struct Requested {
 
 impl Waker {
     pub fn new() -> Rc<Self> {
-        Rc::new(Waker { request: Request::new(), waiting: Mutex::default(), changed: Condvar::new() })
+        Rc::new(Waker { waiting: Mutex::default(), changed: Condvar::new() })
     }
 
     /// `Waker::request`.
     fn request(&self) {
-        if self.request.make() {
-            self.waiting.lock().expect("not poisoned").requested = true;
+        let mut waiting = self.waiting.lock().expect("not poisoned");
+        if !std::mem::replace(&mut waiting.requested, true) {
             self.changed.notify_one();
         }
     }
@@ -128,19 +127,17 @@ impl Waker {
         self.changed.notify_one();
     }
 
-    /// `Work::run`.
+    /// `Work::run` and `Work::take`.
     pub fn run(&self, alarm: &Alarm) {
         loop {
-            {
-                let mut waiting = self.waiting.lock().expect("not poisoned");
-                while !waiting.requested && !waiting.over {
-                    waiting = self.changed.wait(waiting).expect("not poisoned");
-                }
-                if !std::mem::take(&mut waiting.requested) {
-                    return;
-                }
+            let mut waiting = self.waiting.lock().expect("not poisoned");
+            while !waiting.requested && !waiting.over {
+                waiting = self.changed.wait(waiting).expect("not poisoned");
             }
-            self.request.take();
+            if !std::mem::take(&mut waiting.requested) {
+                return;
+            }
+            drop(waiting);
             alarm.sound();
         }
     }

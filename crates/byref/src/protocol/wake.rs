@@ -11,12 +11,12 @@
 //! `sleeping` also says at what it sleeps ([`BY_WORD`]):
 //!
 //! - At its *socket*: the publisher sends a byte. A full socket means that the byte before is still unread: awake already.
-//! - At the publisher's *wake word* ([`raise`]), which lies beside the ring. The sleeper notes its value before it announces the
+//! - At the publisher's *wake word* ([`raise`], [`note`]), which lies beside the ring. The sleeper notes its value before it announces the
 //!   sleep, and the kernel puts it to sleep only if the word still has that value; the publisher raises the word and then has
 //!   the kernel wake all who wait for it: one system call, however many they are. If the publisher sees the announcement, the
 //!   word is raised after its value was noted: either before the kernel looks, which then refuses the sleep, or after the
 //!   sleeper was queued, who then is woken. Another thread of the publisher's process may do both in the sender's stead: a
-//!   [`Request`] that it has not taken does for every sleep that was seen by then.
+//!   request that it has not taken does for every sleep that was seen by then.
 //!
 //! One wake-up per epoch: the publisher remembers the epoch it has rung for ([`Sleeper`]), so a sleeper that is slow to run
 //! costs no more system calls. One that was woken, or refused its sleep, announces a new epoch before the next one. After a
@@ -58,29 +58,6 @@ pub(crate) fn raise(word: &AtomicU32) {
 pub(crate) fn note(word: &AtomicU32) -> u32 {
     // Pairs with the release in `raise`: a value that was raised because of this very sleep cannot be noted before that.
     word.load(Ordering::Acquire)
-}
-
-/// What a sender asks another thread of its process for: to raise the wake word in its stead. One request does for many.
-pub(crate) struct Request(AtomicU32);
-
-impl Request {
-    pub fn new() -> Self {
-        Request(AtomicU32::new(0))
-    }
-
-    /// Makes the request; `false`: it was made already, and not taken yet.
-    pub fn make(&self) -> bool {
-        self.0.swap(1, Ordering::Release) == 0
-    }
-
-    /// Takes the request, before the word is raised: whoever makes one from now on makes a new one.
-    pub fn take(&self) {
-        self.0.swap(0, Ordering::Acquire);
-    }
-
-    pub fn is_made(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 1
-    }
 }
 
 /// The publisher's memory of whom it has rung.

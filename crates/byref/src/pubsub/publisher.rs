@@ -63,7 +63,7 @@ const RECHECKS: usize = 64;
 /// What a full socket did not take is tried again after this time.
 const LATER: Duration = Duration::from_millis(10);
 /// Sleepers at the wake word that another thread wakes in the sender's stead.
-const MANY: usize = 4;
+const MANY: usize = 8;
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
 /// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs

@@ -29,6 +29,7 @@ use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
 use crate::sys::epoll::{Door, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
+use crate::sys::membarrier;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -290,7 +291,7 @@ impl<T> Selector<T> {
             if self.arm() {
                 return Ok(Ended::Messages);
             }
-            let slice = wait.slice(left).into_iter().chain(self.rest()).min();
+            let slice = membarrier::slice(wait.slice(left).into_iter().chain(self.rest()).min());
             let slept = Instant::now();
             fault!("sleep.selector_before");
             let woken = self.look(slice)?;

@@ -716,15 +716,24 @@ impl Shared {
             let mut ready = Vec::new();
             fault!("sleep.subscriber_before");
             self.attended.store(true, Ordering::Relaxed);
+            let slice = membarrier::slice(slice);
+            let mut is_refused = false;
             let woken = match strikes {
                 None => door.epoll.wait(slice, &mut ready),
-                Some(strikes) => words.wait(&door.gong, strikes, slice.unwrap_or(MOST_AT_WORDS).min(MOST_AT_WORDS)),
+                Some(strikes) => {
+                    let slept = words.wait(&door.gong, strikes, slice.unwrap_or(MOST_AT_WORDS).min(MOST_AT_WORDS));
+                    is_refused = slept.is_err();
+                    slept.or(Ok(Woken::Ready))
+                }
             };
             self.attended.store(false, Ordering::Relaxed);
             fault!("sleep.subscriber_after");
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.asleep = false;
+            if is_refused {
+                open.sleep_at_sockets(); // The process has gone into a sandbox, perhaps.
+            }
             open.spin.slept(spun, slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;

@@ -43,6 +43,14 @@ impl Gong {
         let _ = futex::wake(&self.0, Flags::PRIVATE, i32::MAX as u32);
     }
 
+    /// Sleeps until it was struck more than so often; perhaps not so long.
+    pub fn wait(&self, strikes: u32) {
+        match futex::wait(&self.0, Flags::PRIVATE, strikes, None) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(1)), // A sandbox forbids it, perhaps.
+        }
+    }
+
     /// How often it was struck. What happened before a strike that was counted is seen afterwards.
     pub fn strikes(&self) -> u32 {
         self.0.load(Ordering::Acquire)

@@ -2,6 +2,8 @@
 
 use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Registers this process as one whose running threads take part in other processes' barriers, and says whether both
 /// that and issuing barriers work here (the call may be missing, or refused by a sandbox).
@@ -19,7 +21,21 @@ pub(crate) fn available() -> bool {
 
 /// Runs a full fence on every core that executes a registered process, including this one.
 pub(crate) fn issue() {
-    // It cannot fail where it has succeeded before (membarrier(2): the result is constant until reboot).
-    let done = membarrier(MembarrierCommand::GlobalExpedited);
-    debug_assert!(done.is_ok(), "membarrier stopped working");
+    // It cannot fail where it has succeeded before (membarrier(2): the result is constant until reboot), unless this process
+    // has gone into a sandbox since.
+    if membarrier(MembarrierCommand::GlobalExpedited).is_err() {
+        FAILED.store(true, Ordering::Relaxed);
+    }
+}
+
+static FAILED: AtomicBool = AtomicBool::new(false);
+/// The longest sleep then.
+const UNFENCED_SLEEP: Duration = Duration::from_millis(10);
+
+/// How long to sleep at once: `wanted`, but only for a moment if peers that count on this process's barriers get none.
+pub(crate) fn slice(wanted: Option<Duration>) -> Option<Duration> {
+    if !FAILED.load(Ordering::Relaxed) {
+        return wanted;
+    }
+    Some(wanted.map_or(UNFENCED_SLEEP, |wanted| wanted.min(UNFENCED_SLEEP)))
 }

@@ -5,15 +5,15 @@
 //! wake them, and goes on. The thread starts when it is first needed, is there once per process, receives no signals, and ends
 //! with the last publisher that needed it.
 //!
-//! A request that waits already does for all later sleeps, too, since the word is raised after it was taken: one system call for
-//! a whole burst. After a round that took long the thread pauses as long, up to [`LONGEST_PAUSE`]: readers of a burst then find
+//! A request that waits already does for what is found meanwhile, too, since the word is raised after it was taken: one system
+//! call for a whole burst. After a round that took long the thread pauses as long, up to [`LONGEST_PAUSE`]: readers of a burst then find
 //! many messages each time they wake, instead of one.
 
-use crate::protocol::wake::{Request, raise};
+use crate::protocol::wake::raise;
 use crate::sync::AtomicU32;
 use crate::sync::locks::Mutex;
 use crate::sys::fork::{ForkId, PerProcess};
-use crate::sys::futex::{self, Gong, Words};
+use crate::sys::futex::{self, Gong};
 use crate::sys::memory::OwnedSegment;
 use crate::sys::process::spawn_without_signals;
 use std::io;
@@ -24,20 +24,19 @@ use std::time::{Duration, Instant};
 /// Rounds that took longer are followed by a pause.
 const SHORT: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_micros(500);
-/// The thread looks after this time, whatever happens.
-const LONG: Duration = Duration::from_secs(3600);
 
 /// A publisher's wake word, and whether it is to be raised.
 pub(crate) struct Siren {
     ring: Arc<OwnedSegment>,
     /// Where in it the word lies, in bytes.
     place: usize,
-    request: Request,
+    /// It is among the requested ones; changed under their lock.
+    is_requested: AtomicBool,
 }
 
 impl Siren {
     pub fn new(ring: &Arc<OwnedSegment>, place: usize) -> Arc<Self> {
-        Arc::new(Siren { ring: Arc::clone(ring), place, request: Request::new() })
+        Arc::new(Siren { ring: Arc::clone(ring), place, is_requested: AtomicBool::new(false) })
     }
 
     fn word(&self) -> &AtomicU32 {
@@ -54,9 +53,9 @@ impl Siren {
         fault!("wake.word_after");
     }
 
-    /// Whether the thread is about to do that.
+    /// Whether the thread may be about to do that.
     pub fn is_requested(&self) -> bool {
-        self.request.is_made()
+        self.is_requested.load(Ordering::Relaxed)
     }
 }
 
@@ -91,8 +90,10 @@ impl Waker {
 
     /// Has the thread wake all who sleep at the siren's word.
     pub fn request(&self, siren: &Arc<Siren>) {
-        if siren.request.make() {
-            self.0.requested.lock().push(Arc::clone(siren));
+        let mut requested = self.0.requested.lock();
+        if !siren.is_requested.swap(true, Ordering::Relaxed) {
+            requested.push(Arc::clone(siren));
+            drop(requested);
             fault!("wake.requested");
             self.0.gong.strike();
         }
@@ -109,25 +110,28 @@ impl Drop for Waker {
 }
 
 impl Work {
+    /// What is asked for. Requests from now on are new ones: the words are raised after this.
+    fn take(&self) -> Vec<Arc<Siren>> {
+        let mut requested = self.requested.lock();
+        for siren in &*requested {
+            siren.is_requested.store(false, Ordering::Relaxed);
+        }
+        std::mem::take(&mut *requested)
+    }
+
     fn run(&self) {
-        let mut words = Words::new();
-        words.note(std::iter::empty());
         loop {
             let strikes = self.gong.strikes();
-            let requested = std::mem::take(&mut *self.requested.lock());
+            let requested = self.take();
             if requested.is_empty() {
                 if self.stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                if let Err(error) = words.wait(&self.gong, strikes, LONG) {
-                    log::error!("byref: the waking thread cannot wait: {error}");
-                    std::thread::sleep(LONGEST_PAUSE);
-                }
+                self.gong.wait(strikes);
                 continue;
             }
             let begin = Instant::now();
             for siren in requested {
-                siren.request.take();
                 siren.sound();
             }
             let took = begin.elapsed();
@@ -142,6 +146,7 @@ impl Work {
 mod tests {
     use super::*;
     use crate::sys::epoll::Woken;
+    use crate::sys::futex::Words;
 
     #[test]
     fn who_sleeps_is_woken_and_the_thread_ends() {
