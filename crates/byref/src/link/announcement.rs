@@ -12,16 +12,46 @@ use rustix::fd::OwnedFd;
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-/// Accepts those who wait at a socket of a directory.
-type Accept = dyn Fn(&Arc<Service>, &Directory, &OwnedFd) -> Next + Send + Sync;
+/// The most connections that are accepted at once: the service thread has other tasks, too.
+const ACCEPTED_AT_ONCE: usize = 32;
+/// A process that could not accept, most likely for want of descriptors, tries again after this time. Who waits stays in the backlog.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Whom others connect to.
+pub(crate) trait Host: Send + Sync {
+    /// Somebody has connected.
+    fn receive(&self, service: &Arc<Service>, guest: OwnedFd);
+    /// Nobody can be accepted at the moment.
+    fn is_short_of(&self, error: &io::Error);
+}
+
+/// Accepts who waits at a socket of a directory.
+fn accept(host: &dyn Host, service: &Arc<Service>, directory: &Directory, listening: &OwnedFd) -> Next {
+    for _ in 0..ACCEPTED_AT_ONCE {
+        fault!("accept.before");
+        match directory.accept(listening) {
+            Ok(Some(guest)) => {
+                fault!("accept.accepted");
+                host.receive(service, guest);
+            }
+            Ok(None) => break,
+            Err(error) => {
+                host.is_short_of(&error);
+                return Next::Pause(PAUSE);
+            }
+        }
+    }
+    Next::Keep // Others may wait; the service's other tasks go first.
+}
 
 /// A listening socket, and its name.
 pub(crate) struct Announcement {
     /// Keeps the place alive, which looks after the name.
     lookout: Arc<Lookout>,
     service: Weak<Handle>,
-    accept: Arc<Accept>,
+    host: Arc<dyn Host>,
     /// `None` once it is withdrawn.
     place: Mutex<Option<Place>>,
 }
@@ -43,17 +73,16 @@ impl Announcement {
         service: &Arc<Handle>,
         topic: &str,
         who: Announced,
-        accept: impl Fn(&Arc<Service>, &Directory, &OwnedFd) -> Next + Send + Sync + 'static,
+        host: Arc<dyn Host>,
     ) -> Result<Arc<Self>> {
         let directory = lookout.directory();
-        let accept: Arc<Accept> = Arc::new(accept);
-        let place = Place::take(service, &directory, who, &accept);
+        let place = Place::take(service, &directory, who, &host);
         let place = place.map_err(Error::meeting(topic, directory.path(), CANNOT_LISTEN))?;
         log::debug!("byref: topic '{topic}': announced as {} in {}", place.name, directory.path().display());
         let announcement = Arc::new(Announcement {
             lookout: Arc::clone(lookout),
             service: Arc::downgrade(service),
-            accept,
+            host,
             place: Mutex::new(Some(place)),
         });
         lookout.enlist(&announcement);
@@ -82,7 +111,7 @@ impl Announcement {
         if !is_lost(place) {
             return true;
         }
-        let renewed = match Place::take(&service, directory, place.who.clone().again(), &self.accept) {
+        let renewed = match Place::take(&service, directory, place.who.clone().again(), &self.host) {
             Ok(renewed) => renewed,
             Err(error) => {
                 if !std::mem::replace(&mut place.is_told, true) {
@@ -96,7 +125,7 @@ impl Announcement {
         drop(guard); // Accepting may end whoever listens, which takes this back.
         service.cancel(former.task);
         // Who is among those that wait there has found it.
-        let _ = (self.accept)(&service, &former.directory, &former.socket);
+        let _ = accept(&*self.host, &service, &former.directory, &former.socket);
         former.leave();
         fault!("renew.former_left");
         true
@@ -113,12 +142,13 @@ impl Announcement {
 }
 
 impl Place {
-    fn take(service: &Handle, directory: &Arc<Directory>, who: Announced, accept: &Arc<Accept>) -> io::Result<Self> {
+    fn take(service: &Handle, directory: &Arc<Directory>, who: Announced, host: &Arc<dyn Host>) -> io::Result<Self> {
         let (socket, name) = directory.listen(&who)?;
         let socket = Arc::new(socket);
-        let (listening, meeting, accept) = (Arc::clone(&socket), Arc::clone(directory), Arc::clone(accept));
-        let watched = service
-            .watch(Arc::clone(&socket), Interest::IN, None, move |service, _, _| accept(service, &meeting, &listening));
+        let (listening, meeting, host) = (Arc::clone(&socket), Arc::clone(directory), Arc::clone(host));
+        let watched = service.watch(Arc::clone(&socket), Interest::IN, None, move |service, _, _| {
+            accept(&*host, service, &meeting, &listening)
+        });
         match watched {
             Ok(task) => Ok(Place { who, name, directory: Arc::clone(directory), socket, task, is_told: false }),
             Err(error) => {

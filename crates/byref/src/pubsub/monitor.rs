@@ -19,8 +19,7 @@
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
 
 use crate::error::{Error, Result, printable};
-use crate::link::announcement::Announcement;
-use crate::link::doorstep::ACCEPTED_AT_ONCE;
+use crate::link::announcement::{Announcement, Host};
 use crate::link::handshake;
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
@@ -38,6 +37,7 @@ use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic::MAX_TOPIC;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::ops::Range;
 
 use std::sync::{Arc, Weak};
@@ -373,23 +373,8 @@ impl Monitor {
 
     /// Answers whoever connects with the segment, brought up to date.
     fn listen(self: &Arc<Self>, lookout: &Arc<Lookout>, service: &Arc<Handle>) -> Result<Arc<Announcement>> {
-        let monitor = Arc::downgrade(self);
         let who = Announced::Queue { id: rendezvous::new_id(), times: 0 };
-        Announcement::new(lookout, service, &self.label(), who, move |_, directory, listening| {
-            let Some(monitor) = monitor.upgrade() else { return Next::Done };
-            for _ in 0..ACCEPTED_AT_ONCE {
-                match directory.accept(listening) {
-                    Ok(Some(onlooker)) => monitor.answer(&onlooker),
-                    Ok(None) => break,
-                    Err(_) => {
-                        // Most likely out of descriptors: it stays in the backlog; do not spin on it.
-                        std::thread::sleep(Duration::from_millis(10));
-                        break;
-                    }
-                }
-            }
-            Next::Keep
-        })
+        Announcement::new(lookout, service, &self.label(), who, Arc::new(Answering(Arc::downgrade(self))))
     }
 
     fn answer(&self, onlooker: &OwnedFd) {
@@ -423,6 +408,20 @@ impl Monitor {
     fn label(&self) -> String {
         self.name.as_ref().map_or_else(|| "event queue".to_owned(), |name| format!("event queue '{name}'"))
     }
+}
+
+/// Answers onlookers.
+struct Answering(Weak<Monitor>);
+
+impl Host for Answering {
+    fn receive(&self, _: &Arc<Service>, onlooker: OwnedFd) {
+        if let Some(monitor) = self.0.upgrade() {
+            monitor.answer(&onlooker);
+        }
+    }
+
+    /// An onlooker that gets no answer in time leaves this queue out.
+    fn is_short_of(&self, _: &io::Error) {}
 }
 
 impl Drop for Monitor {

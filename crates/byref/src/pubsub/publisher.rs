@@ -12,10 +12,10 @@ pub use ticket::{Releases, Ticket};
 use crate::attributes::Encoded;
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
-use crate::link::announcement::Announcement;
-use crate::link::doorstep::{ACCEPTED_AT_ONCE, Doorstep, handshake_time};
+use crate::link::announcement::{Announcement, Host};
+use crate::link::doorstep::{Doorstep, handshake_time};
 use crate::link::handshake::{self, Hello, NotUnderstood, ToSubscriber, Welcome};
-use crate::link::rendezvous::{self, Announced, Directory};
+use crate::link::rendezvous::{self, Announced};
 use crate::link::service::{self, Event, Handle, Next, Service, Token};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool, Sent};
@@ -63,7 +63,7 @@ const LATER: Duration = Duration::from_millis(10);
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
 /// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
-/// unmap it within a few [`TIDY`](crate::pubsub::subscriber::TIDY) at most.)
+/// unmap it within some hundred milliseconds at most.)
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first pause before a look whether retired memory was unmapped, and the longest; each is twice the one before.
 const FIRST_SETTLING: Duration = Duration::from_millis(20);
@@ -355,9 +355,7 @@ impl Publisher {
         let announcement = {
             let (weak, doorstep) = (Arc::downgrade(&shared), Arc::new(Doorstep::new(shared.topic.clone())));
             let who = Announced::Publisher { topic: shared.topic.clone(), id, times: 0 };
-            Announcement::new(&lookout, &service, &shared.topic, who, move |service, directory, listening| {
-                accept(service, directory, listening, &weak, &doorstep)
-            })?
+            Announcement::new(&lookout, &service, &shared.topic, who, Arc::new(Entrance { shared: weak, doorstep }))?
         };
         *open = Some(Open {
             ring,
@@ -1506,13 +1504,7 @@ impl Open {
             }
         }
         self.flush_all();
-        // Subscribers read their sockets when this changes, also those that never sleep.
-        self.generation = generation;
-        fault!("retire.announced");
-        self.ring().set_generation(generation);
-        fault!("retire.generation_set");
-        // One that read its socket before this, and sleeps again, has not seen it.
-        self.wake_sleepers();
+        self.set_generation(generation);
         self.settle_retired();
         if self.pool.has_retired() && !std::mem::replace(&mut self.settling, true) {
             let shared = self.shared.clone();
@@ -1571,30 +1563,23 @@ impl Open {
     }
 }
 
-/// Accepts who waits, so many at a time, and listens to each.
-fn accept(
-    service: &Arc<Service>,
-    directory: &Directory,
-    listener: &OwnedFd,
-    shared: &Weak<Shared>,
-    doorstep: &Arc<Doorstep>,
-) -> Next {
-    for _ in 0..ACCEPTED_AT_ONCE {
-        fault!("accept.before");
-        let socket = match directory.accept(listener) {
-            Ok(Some(socket)) => Arc::new(socket),
-            Ok(None) => return Next::Keep,
-            Err(error) => {
-                // Most likely out of descriptors. The connection stays in the backlog; do not spin on it.
-                if let Some(shared) = shared.upgrade() {
-                    shared.is_short_of(&error);
-                }
-                std::thread::sleep(Duration::from_millis(10));
-                return Next::Keep;
-            }
-        };
-        fault!("accept.accepted");
-        let (shared, theirs, step) = (shared.clone(), Arc::clone(&socket), Arc::clone(doorstep));
+/// Where subscribers come in.
+struct Entrance {
+    shared: Weak<Shared>,
+    doorstep: Arc<Doorstep>,
+}
+
+impl Host for Entrance {
+    fn is_short_of(&self, error: &io::Error) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.is_short_of(error);
+        }
+    }
+
+    /// Listens to what it has to say.
+    fn receive(&self, service: &Arc<Service>, guest: OwnedFd) {
+        let socket = Arc::new(guest);
+        let (shared, theirs, step) = (self.shared.clone(), Arc::clone(&socket), Arc::clone(&self.doorstep));
         let mut peer_id = None;
         let hear = move |_: &Arc<Service>, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
@@ -1634,13 +1619,12 @@ fn accept(
                 }
             }
         };
-        match doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
+        match self.doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
             Ok(Some(oldest)) => service.cancel(oldest),
             Ok(None) => {}
             Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
         }
     }
-    Next::Keep // Others may wait; the service's other tasks go first.
 }
 
 /// What became of a connection.
@@ -1859,22 +1843,32 @@ mod tests {
         }
     }
 
-    /// It may have read its socket before the generation changed, which it looks at to acknowledge, and sleep again.
+    /// Who has read its socket before the generation changed, which it looks at to acknowledge, may sleep again, or receive nothing
+    /// more.
     #[test]
-    fn sleepers_are_woken_after_the_news_of_retired_memory() {
+    fn all_are_woken_after_the_news_of_retired_memory() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let sleeper = Puppet::new();
-        sleeper.greet(&publisher, "t").unwrap();
-        Lease::new(sleeper.lease.map().words(), sleeper.lease.map().counts(COUNTS)).set_sleeping(1);
+        let puppets = [true, false].map(|sleeps| {
+            let puppet = Puppet::new();
+            puppet.greet(&publisher, "t").unwrap();
+            if sleeps {
+                Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS)).set_sleeping(1);
+            }
+            puppet
+        });
         drop(publisher.loan(64).unwrap());
         publisher.shared.open.lock().as_mut().unwrap().retire(Pool::retire_empty);
-        let mut packet = [0; MAX_PACKET];
-        let mut told = Vec::new();
-        while let Ok(Received::Packet(len, _)) = socket::receive(&sleeper.socket, &mut packet) {
-            told.extend(handshake::decode(&packet[..len]));
+        for puppet in puppets {
+            let mut packet = [0; MAX_PACKET];
+            let mut told = Vec::new();
+            while let Ok(Received::Packet(len, _)) = socket::receive(&puppet.socket, &mut packet) {
+                told.extend(handshake::decode(&packet[..len]));
+            }
+            let retired = told.iter().position(|packet| matches!(packet, ToSubscriber::Retire { .. }));
+            let after = &told[retired.expect("it had the segment")..];
+            assert!(matches!(after, [_, ToSubscriber::Wake, ..]), "{told:?}");
         }
-        assert!(matches!(told[..], [.., ToSubscriber::Retire { .. }, ToSubscriber::Wake]), "{told:?}");
     }
 
     #[test]
