@@ -1,6 +1,7 @@
 """Who has nothing to do uses no processor time."""
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable
 
@@ -64,4 +65,36 @@ def test_idle_endpoints_use_no_processor_time(spawn: Spawn) -> None:
     publisher.tell()
     readers[2].tell()
     for child in children:
+        child.finish()
+
+
+def many_that_are_idle(line: Line, is_publisher: bool) -> None:
+    """A thousand subscribers that nobody receives from, or their publisher."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(1000, hard // 8)
+    if is_publisher:
+        with byref.Publisher("t") as pub:
+            pub.wait_for_subscribers(count, timeout=60)
+            pub.send(b"to all")
+            line.tell("idle")
+            line.hear(90)
+            return
+    subs = [byref.Subscriber("t") for _ in range(count)]
+    for sub in subs:
+        assert bytes(sub.recv(timeout=60)) == b"to all"
+    line.tell("idle")
+    line.hear(90)
+
+
+def test_a_thousand_idle_subscribers_use_no_processor_time(spawn: Spawn) -> None:
+    children = [spawn(many_that_are_idle, is_publisher) for is_publisher in (False, True)]
+    assert [child.hear(90) for child in children] == ["idle"] * 2
+    time.sleep(1)
+    before = [cpu_ticks(child.pid) for child in children]
+    time.sleep(SECONDS)
+    used = [cpu_ticks(child.pid) - ticks for child, ticks in zip(children, before, strict=True)]
+    assert max(used) <= 1, used
+    for child in children:
+        child.tell()
         child.finish()

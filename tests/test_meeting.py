@@ -526,11 +526,12 @@ def test_without_inotify(kind: str, spawn: Spawn, endpoints: Endpoints) -> None:
     sub.finish()
 
 
-def many_subscribers(line: Line, count: int) -> None:
-    """So many processes, each with a subscriber, of a user who may have two inotify instances."""
+def many_subscribers(line: Line, count: int, instances: int | None) -> None:
+    """So many processes, each with a subscriber, of a user who may have so many inotify instances (None: the usual)."""
     try:
-        possible = enter_user_namespace()
-        limit_inotify("instances", 2)
+        possible = instances is None or enter_user_namespace()
+        if instances is not None:
+            limit_inotify("instances", instances)
     except OSError:
         possible = False
     line.tell(possible)
@@ -547,14 +548,15 @@ def many_subscribers(line: Line, count: int) -> None:
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_more_processes_than_instances(spawn: Spawn, endpoints: Endpoints) -> None:
-    sub = spawn(many_subscribers, 5)
+@pytest.mark.parametrize(("count", "instances"), [(5, 2), (150, None)])
+def test_more_processes_than_instances(count: int, instances: int | None, spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = spawn(many_subscribers, count, instances)
     if not sub.hear():
         pytest.skip("no user namespace with limits of its own here")
     pub = endpoints.publisher("t")
-    pub.wait_for_subscribers(5, timeout=30)
+    pub.wait_for_subscribers(count, timeout=30)
     pub.send(b"to all")
-    assert sub.hear() == [0] * 5
+    assert sub.hear() == [0] * count
 
 
 def test_a_process_without_descriptors_is_told(spawn: Spawn) -> None:

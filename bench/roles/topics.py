@@ -9,7 +9,7 @@ from bench.peers import Address, load, meet
 from bench.roles import SIZE, check, payload, send_same
 from bench.trials import TIMEOUT
 
-_ROUNDS = 10
+_ROUNDS = 50
 """Messages of each topic, where all are busy."""
 
 _BACKLOG = 1000

@@ -83,7 +83,11 @@ pub fn count(cause: Cause, bytes: usize) {
 /// Asks this endpoint, too, from now on.
 pub(crate) fn register(cause: Cause, endpoint: &Arc<impl Endpoint + 'static>) {
     let mut counted = COUNTED.get().lock();
-    counted.live.retain(|(_, endpoint)| endpoint.strong_count() > 0);
+    if counted.live.len() == counted.live.capacity() {
+        counted.live.retain(|(_, endpoint)| endpoint.strong_count() > 0);
+        let left = counted.live.len();
+        counted.live.reserve(left + 1); // So that the next look through all is as far away as it takes long.
+    }
     let endpoint: Arc<dyn Endpoint> = Arc::clone(endpoint) as _;
     counted.live.push((cause, Arc::downgrade(&endpoint)));
 }

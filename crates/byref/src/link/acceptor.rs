@@ -1,7 +1,7 @@
 //! The one socket at which a process listens in a rendezvous directory. Each of its publishers and event queues has a name of its own
 //! for it; whoever connects says first whom it wants.
 
-use crate::link::doorstep::{ACCEPTED_AT_ONCE, Doorstep, handshake_time};
+use crate::link::doorstep::{Doorstep, handshake_time};
 use crate::link::handshake::{self, Call, NotUnderstood, ToSubscriber, Wish};
 use crate::link::rendezvous::{Announced, Directory};
 use crate::link::service::{Event, Handle, Next, Service, Token};
@@ -15,6 +15,8 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// The most connections that are accepted at once: the service thread has other tasks, too.
+const ACCEPTED_AT_ONCE: usize = 32;
 /// After a failure to accept, as a rule for want of descriptors, the next attempt is made after this time.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -147,7 +149,7 @@ impl Acceptor {
             fault!("accept.before");
             let socket = match self.directory.accept(&self.socket) {
                 Ok(Some(socket)) => Arc::new(socket),
-                Ok(None) => return Next::Watch(Interest::IN),
+                Ok(None) => return Next::Keep,
                 Err(error) => {
                     // The connection stays in the backlog.
                     let hosts: Vec<_> = self.hosts.lock().values().filter_map(Weak::upgrade).collect();
@@ -164,7 +166,7 @@ impl Acceptor {
                 Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
             }
         }
-        Next::Watch(Interest::IN) // Others may wait; the service's other tasks go first.
+        Next::Keep // Others may wait; the service's other tasks go first.
     }
 
     /// What to answer one that speaks another version of the protocol: with a topic, if there is only one.

@@ -45,9 +45,9 @@ impl Candidates {
     }
 
     /// All the names in the directory; others are gone.
-    pub fn meet_all(&mut self, names: &HashSet<String>) {
-        self.known.retain(|name| names.contains(name));
-        self.spare.retain(|name| names.contains(name));
+    pub fn meet_all(&mut self, names: &HashSet<&str>) {
+        self.known.retain(|name| names.contains(&**name));
+        self.spare.retain(|name| names.contains(&**name));
         names.iter().for_each(|name| self.meet(name));
     }
 
@@ -163,7 +163,7 @@ mod tests {
         candidates.meet("a");
         candidates.forget("a");
         candidates.meet("b");
-        candidates.meet_all(&["c".to_owned(), "d".to_owned()].into());
+        candidates.meet_all(&["c", "d"].into());
         assert_eq!(candidates.known, ["c".to_owned(), "d".to_owned()].into());
     }
 }

@@ -15,8 +15,6 @@ pub(crate) fn handshake_time() -> Duration {
     Duration::from_secs(10)
 }
 
-/// The most connections that are accepted at once: the service thread has other tasks, too.
-pub(crate) const ACCEPTED_AT_ONCE: usize = MOST / 2;
 /// The most that wait at a time. A subscriber says its hello with its first breath: it is soon gone from here.
 const MOST: usize = 64;
 

@@ -2,7 +2,11 @@
 //! the same settings share it, with its descriptor and its watch.
 //!
 //! Subscribers are told which publishers come and go: by inotify, or where that cannot be had by listing the directory whenever
-//! its time stamp changes, several times a second.
+//! its time stamp changes, several times a second. The directory is listed once for all of them: the watch keeps the names that it
+//! has, from which a new subscriber gets its own, and a name that comes or goes is told to those alone whom it concerns.
+//!
+//! The service thread also looks after subscribers that nobody receives from at the moment. It does so for those whose descriptors
+//! have something, which it learns of all at once, and for those that asked for it.
 //!
 //! A directory can be removed and made anew (by a logout, or by who cleans up temporary files), moved, or hidden by a mount; and the
 //! settings may lead elsewhere, once `/run/user/UID` is there. Open descriptors keep a removed directory in being without a word
@@ -11,15 +15,15 @@
 //! not made here: whoever comes next does, and may as well never come.
 
 use crate::link::acceptor::Acceptors;
+use crate::link::access::Access;
 use crate::link::announcement::Announcement;
 use crate::link::location::Location;
-use crate::link::rendezvous::{CANNOT_LIST, Directory, News, Stamp, Told, Watch};
+use crate::link::rendezvous::{self, CANNOT_LIST, Directory, News, Stamp, Told, Watch};
 use crate::link::service::{Handle, Next, Token};
-use crate::pubsub::subscriber::TIDY;
 use crate::sync::locks::Mutex;
-use crate::sys::epoll::Interest;
+use crate::sys::epoll::{Door, Epoll, Interest, READY_AT_ONCE};
 use crate::topic;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -27,26 +31,133 @@ use std::time::Duration;
 
 /// Time between two looks at whether the directory is where newcomers meet, and has the names of what listens.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two looks at the listeners' doors. What these say is dealt with at the second one: who polls, or does something
+/// else, learns of ends and gives memory back within a quarter of a second all the same.
+const TIDY_EVERY: Duration = Duration::from_millis(125);
 /// Time between two looks at the directory's time stamp, where no watch can be had.
 const POLL_EVERY: Duration = Duration::from_millis(200);
 const CANNOT_WATCH: &str = "cannot watch the rendezvous directory";
 
 /// Whoever wants to know which names come and go.
 pub(crate) trait Listener: Send + Sync {
+    /// The hash of the one topic whose names concern it; `None`: all names do.
+    fn topic_hash(&self) -> Option<u64>;
     /// Perhaps not for the first time.
     fn appeared(self: Arc<Self>, name: &str);
     fn vanished(&self, name: &str);
-    /// Does what is to be done now and then.
-    fn tidy(&self);
-    /// Lists the directory: it is new to the listener, or something was missed.
-    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()>;
+    /// Does what is to be done while nobody receives; `true`: again soon, whether its descriptors say something or not.
+    fn tidy(&self) -> bool;
+    /// The names that concern it, all of them: the directory is new to it, or something was missed.
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>, names: &HashSet<&str>);
+}
+
+/// Tells listeners apart.
+pub(crate) type ListenerId = u64;
+
+#[derive(Default)]
+struct Listeners {
+    last: ListenerId,
+    known: HashMap<ListenerId, Known>,
+    by_hash: HashMap<u64, Vec<ListenerId>>,
+    of_all: Vec<ListenerId>,
+}
+
+struct Known {
+    listener: Weak<dyn Listener>,
+    hash: Option<u64>,
+    door: Weak<Door>,
+}
+
+impl Listeners {
+    fn add(&mut self, id: ListenerId, known: Known) {
+        let listed = known.hash.map_or(&mut self.of_all, |hash| self.by_hash.entry(hash).or_default());
+        listed.push(id);
+        self.known.insert(id, known);
+    }
+
+    fn remove(&mut self, id: ListenerId) -> Option<Known> {
+        let known = self.known.remove(&id)?;
+        match known.hash {
+            None => self.of_all.retain(|listed| *listed != id),
+            Some(hash) => {
+                if let Some(listed) = self.by_hash.get_mut(&hash) {
+                    listed.retain(|listed| *listed != id);
+                    if listed.is_empty() {
+                        self.by_hash.remove(&hash);
+                    }
+                }
+            }
+        }
+        Some(known)
+    }
+
+    /// Those whom a name of this topic hash concerns.
+    fn concerned(&self, hash: u64) -> Vec<Arc<dyn Listener>> {
+        let ids = self.by_hash.get(&hash).into_iter().flatten().chain(&self.of_all);
+        ids.filter_map(|id| self.known.get(id)?.listener.upgrade()).collect()
+    }
+}
+
+/// Tells news that nobody attends to from those that just came.
+#[derive(Default)]
+struct Unattended(HashSet<ListenerId>);
+
+impl Unattended {
+    /// Those that had something to say the last time, too.
+    fn of_those(&mut self, saying: HashSet<ListenerId>) -> Vec<ListenerId> {
+        let before = std::mem::replace(&mut self.0, saying);
+        self.0.intersection(&before).copied().collect()
+    }
+}
+
+/// The names of publishers' sockets in a directory.
+#[derive(Default)]
+struct Names(HashMap<u64, HashSet<String>>);
+
+impl Names {
+    fn in_directory(directory: &Directory) -> io::Result<Self> {
+        let mut names = Names::default();
+        for name in directory.entries()? {
+            if let Some(hash) = rendezvous::topic_hash_in(&name) {
+                names.insert(hash, name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn insert(&mut self, hash: u64, name: String) {
+        self.0.entry(hash).or_default().insert(name);
+    }
+
+    fn remove(&mut self, hash: u64, name: &str) {
+        if let Some(names) = self.0.get_mut(&hash) {
+            names.remove(name);
+            if names.is_empty() {
+                self.0.remove(&hash);
+            }
+        }
+    }
+
+    /// Those of one topic hash, or all.
+    fn of(&self, hash: Option<u64>) -> HashSet<&str> {
+        match hash {
+            Some(hash) => self.0.get(&hash).into_iter().flatten().map(String::as_str).collect(),
+            None => self.0.values().flatten().map(String::as_str).collect(),
+        }
+    }
 }
 
 /// The place, as it is now.
 pub(crate) struct Lookout {
     location: Location,
     directory: Mutex<Arc<Directory>>,
-    listeners: Mutex<Vec<Weak<dyn Listener>>>,
+    listeners: Mutex<Listeners>,
+    /// Contains the doors of all listeners, as long as there are any: it tells which of them have something to say.
+    doors: Mutex<Option<Arc<Epoll>>>,
+    /// Those to be looked after, also if their doors say nothing.
+    reminded: Mutex<HashSet<ListenerId>>,
+    /// Those whose doors said something at the last look.
+    unattended: Mutex<Unattended>,
     announcements: Mutex<Vec<Weak<Announcement>>>,
     acceptors: Acceptors,
     service: Weak<Handle>,
@@ -58,8 +169,10 @@ pub(crate) struct Lookout {
 struct State {
     /// Somebody wants to know which names come and go.
     is_wanted: bool,
-    /// The task of the watch.
-    watch: Option<Token>,
+    /// The watch and its task.
+    watch: Option<(Watch, Token)>,
+    /// What the directory has, as the watch tells; `None`: it has to be listed.
+    names: Option<Names>,
     /// A task looks at the time stamp instead.
     is_polling: bool,
     /// The time stamp at the last listing, if all that was found then has been done.
@@ -71,6 +184,15 @@ struct State {
 }
 
 impl Lookout {
+    /// The place that `location` names, if this process knows it and nothing has changed there.
+    pub fn known(location: &Location, access: &Access, service: &Handle) -> Option<Arc<Lookout>> {
+        let lookouts = service.lookouts.lock();
+        let mut known = lookouts.iter().filter_map(Weak::upgrade);
+        let known = known.find(|known| known.location == *location && known.directory().access() == access)?;
+        drop(lookouts);
+        known.directory().is_in_order_at(location).then_some(known)
+    }
+
     /// The place that `location` names, shared with the process's other endpoints. `directory`: what stands there at this moment.
     pub fn over(location: Location, directory: Arc<Directory>, service: &Arc<Handle>) -> Arc<Lookout> {
         let mut lookouts = service.lookouts.lock();
@@ -91,6 +213,9 @@ impl Lookout {
             location,
             directory: Mutex::new(directory),
             listeners: Mutex::default(),
+            doors: Mutex::default(),
+            reminded: Mutex::default(),
+            unattended: Mutex::default(),
             announcements: Mutex::default(),
             acceptors: Acceptors::default(),
             service: Arc::downgrade(service),
@@ -100,14 +225,14 @@ impl Lookout {
         let looking = Arc::downgrade(&lookout);
         service.after(LOOK_EVERY, move |_, _, _| {
             let Some(lookout) = looking.upgrade() else { return Next::Done };
-            lookout.look();
+            lookout.look(&mut lookout.state.lock());
             Next::After(LOOK_EVERY)
         });
         let tidying = Arc::downgrade(&lookout);
-        service.after(TIDY, move |_, _, _| {
+        service.after(TIDY_EVERY, move |_, _, _| {
             let Some(lookout) = tidying.upgrade() else { return Next::Done };
-            lookout.listeners().iter().for_each(|listener| listener.tidy());
-            Next::After(TIDY)
+            lookout.tidy();
+            Next::After(TIDY_EVERY)
         });
         lookout
     }
@@ -160,64 +285,178 @@ impl Lookout {
             .map(|it| it.path().to_owned())
     }
 
+    /// A name for a listener that is to be registered.
+    pub fn new_listener(&self) -> ListenerId {
+        let mut listeners = self.listeners.lock();
+        listeners.last += 1;
+        listeners.last
+    }
+
     /// Tells `listener` of every publisher that is there, and from now on of every new one (perhaps twice). An error says what could
     /// not be done.
     pub fn register(
         self: &Arc<Self>,
+        id: ListenerId,
         listener: &Arc<impl Listener + 'static>,
+        door: &Arc<Door>,
     ) -> Result<(), (&'static str, io::Error)> {
         let mut state = self.state.lock();
+        self.watch_door(id, door).map_err(|error| ("cannot watch its descriptors", error))?;
         state.is_wanted = true;
         if state.watch.is_none() && !state.is_polling {
             self.watch(&mut state).map_err(|error| (CANNOT_WATCH, error))?;
         }
-        log::debug!("byref: publishers are looked for in {}", self.directory().path().display());
-        let weak: Weak<dyn Listener> = Arc::downgrade(listener) as _;
-        self.listeners.lock().push(weak);
-        Arc::clone(listener).look_around(&self.directory()).map_err(|error| (CANNOT_LIST, error))
+        self.hear(&mut state); // What has happened by now is in the names.
+        let directory = self.directory();
+        log::debug!("byref: publishers are looked for in {}", directory.path().display());
+        if state.names.is_none() {
+            state.names = Some(Names::in_directory(&directory).map_err(|error| (CANNOT_LIST, error))?);
+        }
+        let (weak, hash): (Weak<dyn Listener>, _) = (Arc::downgrade(listener) as _, listener.topic_hash());
+        self.listeners.lock().add(id, Known { listener: weak, hash, door: Arc::downgrade(door) });
+        let names = state.names.as_ref().map(|names| names.of(hash)).unwrap_or_default();
+        Arc::clone(listener).look_around(&directory, &names);
+        drop(names);
+        if state.watch.is_none() {
+            state.names = None; // Nothing keeps them up to date.
+        }
+        Ok(())
+    }
+
+    /// A listener is closed.
+    pub fn unregister(&self, id: ListenerId) {
+        let known = self.listeners.lock().remove(id);
+        self.reminded.lock().remove(&id);
+        let doors = self.doors.lock().clone();
+        if let (Some(doors), Some(door)) = (doors, known.and_then(|known| known.door.upgrade())) {
+            doors.remove(&door.epoll);
+        }
+    }
+
+    fn watch_door(&self, id: ListenerId, door: &Door) -> io::Result<()> {
+        let mut doors = self.doors.lock();
+        let doors = match &mut *doors {
+            Some(doors) => doors,
+            none => none.insert(Arc::new(Epoll::new()?)),
+        };
+        doors.add(&door.epoll, id, Interest::IN)
+    }
+
+    /// Has a listener looked after soon, also if its descriptors say nothing.
+    pub fn remind(&self, id: ListenerId) {
+        self.reminded.lock().insert(id);
+    }
+
+    /// Looks after the listeners that need it: those that asked for it, and those whose doors say something for the second time in a
+    /// row. A thread that receives, or polls, has most likely heard of the rest by itself, and would have to wait for this one.
+    fn tidy(&self) {
+        let mut ready = Vec::new();
+        let mut saying = HashSet::new();
+        let doors = self.doors.lock().clone();
+        if let Some(doors) = doors {
+            let most = self.listeners.lock().known.len();
+            for _ in 0..=most / READY_AT_ONCE {
+                ready.clear();
+                let told = doors.wait(Some(Duration::ZERO), &mut ready);
+                saying.extend(&ready);
+                if told.is_err() || ready.len() < READY_AT_ONCE {
+                    break;
+                }
+            }
+        }
+        let mut due = std::mem::take(&mut *self.reminded.lock());
+        due.extend(self.unattended.lock().of_those(saying));
+        for id in due {
+            let listener = self.listeners.lock().known.get(&id).and_then(|known| known.listener.upgrade());
+            if listener.is_some_and(|listener| listener.tidy()) {
+                self.remind(id);
+            }
+        }
     }
 
     /// Has what listens announced again whenever that is needed.
     pub fn enlist(&self, announcement: &Arc<Announcement>) {
         let mut announcements = self.announcements.lock();
-        announcements.retain(|known| known.strong_count() > 0);
+        if announcements.len() == announcements.capacity() {
+            announcements.retain(|known| known.strong_count() > 0);
+            let left = announcements.len();
+            announcements.reserve(left + 1); // So that the next look through all is as far away as it takes long.
+        }
         announcements.push(Arc::downgrade(announcement));
     }
 
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
-        let mut listeners = self.listeners.lock();
-        listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.iter().filter_map(Weak::upgrade).collect()
+        self.listeners.lock().known.values().filter_map(|known| known.listener.upgrade()).collect()
     }
 
-    fn tell(&self, news: &News) {
-        for listener in self.listeners() {
-            match news {
+    fn has_listeners(&self) -> bool {
+        self.listeners.lock().known.values().any(|known| known.listener.strong_count() > 0)
+    }
+
+    /// Hears what the watch has to tell, and tells those whom it concerns.
+    fn hear(self: &Arc<Self>, state: &mut State) {
+        let Some((watch, _)) = &state.watch else { return };
+        match watch.told() {
+            Told::News(news) => {
+                for news in news {
+                    self.tell(state, news);
+                }
+            }
+            Told::Missed => self.start_over(state),
+            Told::Gone => {
+                self.unwatch(state);
+                self.look(state);
+            }
+        }
+    }
+
+    fn tell(&self, state: &mut State, news: News) {
+        let (News::Appeared(name) | News::Vanished(name)) = &news;
+        let Some(hash) = rendezvous::topic_hash_in(name) else { return };
+        for listener in self.listeners.lock().concerned(hash) {
+            match &news {
                 News::Appeared(name) => listener.appeared(name),
                 News::Vanished(name) => listener.vanished(name),
             }
         }
-    }
-
-    /// Has all listeners list the directory.
-    fn start_over(&self) {
-        let directory = self.directory();
-        for listener in self.listeners() {
-            if let Err(error) = listener.look_around(&directory) {
-                log::error!("byref: cannot list {}: {error}", directory.path().display());
-            }
+        let Some(names) = &mut state.names else { return };
+        match news {
+            News::Appeared(name) => names.insert(hash, name),
+            News::Vanished(name) => names.remove(hash, &name),
         }
     }
 
+    /// As when the watch could not keep up.
+    #[cfg(all(test, not(loom)))]
+    pub fn miss_something(&self) {
+        self.start_over(&mut self.state.lock());
+    }
+
+    /// Lists the directory anew, for all listeners.
+    fn start_over(&self, state: &mut State) {
+        let directory = self.directory();
+        let names = match Names::in_directory(&directory) {
+            Ok(names) => names,
+            Err(error) => {
+                log::error!("byref: cannot list {}, trying again: {error}", directory.path().display());
+                return state.forget();
+            }
+        };
+        for listener in self.listeners() {
+            let concerned = names.of(listener.topic_hash());
+            listener.look_around(&directory, &concerned);
+        }
+        state.names = state.watch.is_some().then_some(names);
+    }
+
     /// Looks whether newcomers meet somewhere else by now, and whether they find what listens here.
-    fn look(self: &Arc<Self>) {
-        let mut state = self.state.lock();
+    fn look(self: &Arc<Self>, state: &mut State) {
         let directory = self.directory();
         if directory.is_at(&self.location) {
             state.told = None;
         } else {
             match directory.successor(&self.location) {
-                Ok(Some(successor)) => return self.move_to(&mut state, Arc::new(successor)),
+                Ok(Some(successor)) => return self.move_to(state, Arc::new(successor)),
                 Ok(None) => state.tell_once(
                     log::Level::Info,
                     format!(
@@ -232,17 +471,20 @@ impl Lookout {
             }
             return;
         }
-        if state.is_wanted && self.listeners().is_empty() {
+        if state.is_wanted && !self.has_listeners() {
             (state.is_wanted, state.is_polling) = (false, false);
-            self.unwatch(&mut state);
+            self.unwatch(state);
+            *self.doors.lock() = None;
         } else if state.is_wanted && state.watch.is_none() {
-            match self.watch(&mut state) {
-                Ok(()) if state.watch.is_some() => self.start_over(), // First watch, then list.
+            match self.watch(state) {
+                Ok(()) if state.watch.is_some() => self.start_over(state), // First watch, then list.
                 Ok(()) => {}
                 Err(error) => log::debug!("byref: {CANNOT_WATCH}, trying again: {error}"),
             }
+        } else if state.is_wanted && state.watch.is_some() && state.names.is_none() {
+            self.start_over(state);
         }
-        self.look_at_names(&mut state);
+        self.look_at_names(state);
     }
 
     /// Goes on in another directory.
@@ -259,7 +501,7 @@ impl Lookout {
             log::debug!("byref: {CANNOT_WATCH}, trying again: {error}");
         }
         self.look_at_names(state);
-        self.start_over();
+        self.start_over(state);
         fault!("meet.told");
     }
 
@@ -288,7 +530,7 @@ impl Lookout {
             }
         }
         if state.is_polling {
-            self.start_over();
+            self.start_over(state);
         }
     }
 
@@ -309,17 +551,10 @@ impl Lookout {
         let watching = Arc::downgrade(self);
         let task = service.watch(watch.fd(), Interest::IN, None, move |_, _, _| {
             let Some(lookout) = watching.upgrade() else { return Next::Done };
-            match watch.told() {
-                Told::News(news) => news.iter().for_each(|news| lookout.tell(news)),
-                Told::Missed => lookout.start_over(),
-                Told::Gone => {
-                    lookout.unwatch(&mut lookout.state.lock());
-                    lookout.look();
-                }
-            }
+            lookout.hear(&mut lookout.state.lock());
             Next::Keep
         })?;
-        state.watch = Some(task);
+        state.watch = Some((watch, task));
         if std::mem::replace(&mut state.is_polling, false) {
             log::info!("byref: {} is watched again", directory.path().display());
         }
@@ -327,7 +562,8 @@ impl Lookout {
     }
 
     fn unwatch(&self, state: &mut State) {
-        if let (Some(service), Some(task)) = (self.service.upgrade(), state.watch.take()) {
+        state.names = None;
+        if let (Some(service), Some((_, task))) = (self.service.upgrade(), state.watch.take()) {
             service.cancel(task);
         }
     }
@@ -368,8 +604,136 @@ impl State {
 
 impl Drop for Lookout {
     fn drop(&mut self) {
-        if let (Some(service), Some(task)) = (self.service.upgrade(), self.state.lock().watch.take()) {
+        if let (Some(service), Some((_, task))) = (self.service.upgrade(), self.state.lock().watch.take()) {
             service.cancel(task);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Publisher;
+    use crate::link::service;
+    use std::time::Instant;
+
+    /// Notes what it is told.
+    #[derive(Default)]
+    struct Ear {
+        hash: Option<u64>,
+        at_first: Mutex<usize>,
+        names: Mutex<HashSet<String>>,
+        tidied: Mutex<u32>,
+        wants_more: Mutex<bool>,
+    }
+
+    impl Listener for Ear {
+        fn topic_hash(&self) -> Option<u64> {
+            self.hash
+        }
+
+        fn appeared(self: Arc<Self>, name: &str) {
+            self.names.lock().insert(name.to_owned());
+        }
+
+        fn vanished(&self, name: &str) {
+            assert!(self.names.lock().remove(name), "it was told of {name} before");
+        }
+
+        fn tidy(&self) -> bool {
+            *self.tidied.lock() += 1;
+            *self.wants_more.lock()
+        }
+
+        fn look_around(self: Arc<Self>, _: &Arc<Directory>, names: &HashSet<&str>) {
+            *self.at_first.lock() += names.len();
+            self.names.lock().extend(names.iter().map(|name| (*name).to_owned()));
+        }
+    }
+
+    fn listen(lookout: &Arc<Lookout>, topic: Option<&str>) -> (ListenerId, Arc<Ear>, Arc<Door>) {
+        let ear = Arc::new(Ear { hash: topic.map(topic::hash), ..Ear::default() });
+        let (id, door) = (lookout.new_listener(), Arc::new(Door::new().unwrap()));
+        lookout.register(id, &ear, &door).unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
+        (id, ear, door)
+    }
+
+    fn eventually(mut is_so: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !is_so() {
+            assert!(begin.elapsed() < Duration::from_secs(20), "not in time");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn each_is_told_what_concerns_it_and_newcomers_get_it_without_a_listing() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (lookout, _service) = service::connect("t").unwrap();
+        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
+        let first = publish("a");
+        let ears = [Some("a"), Some("b"), None].map(|topic| listen(&lookout, topic));
+        let heard = |wanted: [usize; 3]| {
+            eventually(|| ears.each_ref().map(|(_, ear, _)| ear.names.lock().len()) == wanted);
+        };
+        heard([1, 0, 1]);
+        let others = ["a", "b", "c"].map(publish);
+        heard([2, 1, 4]);
+        others[2].close();
+        heard([2, 1, 3]);
+
+        others[0].close();
+        heard([1, 1, 2]);
+        let _last = publish("a");
+        lookout.state.lock().names.as_mut().unwrap().insert(topic::hash("a"), "not in the directory".into());
+        let (_, newcomer, _door) = listen(&lookout, Some("a"));
+        assert_eq!(
+            *newcomer.at_first.lock(),
+            3,
+            "the last one, too, whether the service thread has heard of it or not"
+        );
+        assert!(newcomer.names.lock().contains("not in the directory"));
+
+        first.close();
+        heard([1, 1, 2]);
+        for (id, ..) in &ears {
+            lookout.unregister(*id);
+        }
+        let listeners = lookout.listeners.lock();
+        assert_eq!((listeners.known.len(), listeners.by_hash.len(), listeners.of_all.len()), (1, 1, 0));
+    }
+
+    #[test]
+    fn who_has_news_that_nobody_attends_to_is_looked_after() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let (lookout, _service) = service::connect("t").unwrap();
+        let ears: [_; 3] = std::array::from_fn(|_| listen(&lookout, Some("t")));
+        let tidied = || ears.each_ref().map(|(_, ear, _)| *ear.tidied.lock());
+        ears[0].2.bell.ring();
+        *ears[2].1.wants_more.lock() = true;
+        lookout.remind(ears[2].0);
+        eventually(|| tidied()[0] > 1 && tidied()[2] > 1);
+        assert_eq!(tidied()[1], 0);
+        ears[0].2.bell.silence();
+        *ears[2].1.wants_more.lock() = false;
+        std::thread::sleep(2 * TIDY_EVERY);
+        let before = tidied();
+        std::thread::sleep(4 * TIDY_EVERY);
+        let after = tidied();
+        assert!(after[0] <= before[0] + 1 && after[2] <= before[2] + 1, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn what_has_just_come_is_not_unattended() {
+        let mut unattended = Unattended::default();
+        let mut told = |saying: &[ListenerId]| {
+            let mut again = unattended.of_those(saying.iter().copied().collect());
+            again.sort_unstable();
+            again
+        };
+        assert_eq!(told(&[1, 2, 3]), []);
+        assert_eq!(told(&[2, 3, 4]), [2, 3]);
+        assert_eq!(told(&[]), []);
+        assert_eq!(told(&[2]), []);
     }
 }

@@ -50,8 +50,12 @@ pub(crate) struct Directory {
 impl Directory {
     /// Opens the directory that the environment names, making it when it is missing. `topic`: of whoever needs it.
     pub fn open(location: &Location, topic: &str) -> Result<Self> {
+        Self::open_for(Access::from_environment()?, location, topic)
+    }
+
+    pub fn open_for(access: Access, location: &Location, topic: &str) -> Result<Self> {
         let (path, links) = location.path();
-        Self::open_at(topic, path, links, Access::from_environment()?)
+        Self::open_at(topic, path, links, access)
     }
 
     /// Opens the directory that stands in the place of `self` now; `None`: none does.
@@ -136,6 +140,14 @@ impl Directory {
         let (path, _) = location.path();
         let there = rustix::fs::stat(&path).ok().map(identity);
         there.is_some() && there == rustix::fs::fstat(&self.fd).ok().map(identity)
+    }
+
+    /// Whether newcomers who open it now get this very directory, and may use it.
+    pub fn is_in_order_at(&self, location: &Location) -> bool {
+        let (path, links) = location.path();
+        let at = if links.contains(OFlags::NOFOLLOW) { rustix::fs::lstat(&path) } else { rustix::fs::stat(&path) };
+        let (Ok(there), Ok(own)) = (at, rustix::fs::fstat(&self.fd)) else { return false };
+        identity(there) == identity(own) && self.access.check_directory(&there, by_number).is_ok()
     }
 
     /// When names last came or went.
@@ -270,11 +282,6 @@ impl Directory {
         Ok(names)
     }
 
-    /// The names of all publishers' sockets.
-    pub fn names(&self) -> io::Result<HashSet<String>> {
-        Ok(self.entries()?.into_iter().filter(|name| is_final(name)).collect())
-    }
-
     /// Whether a publisher listens here whom subscribers with this pattern ask. One that is busy counts, too. Nothing changes.
     pub fn has_publishers(&self, pattern: &str) -> bool {
         let names = self.entries().unwrap_or_default();
@@ -361,9 +368,10 @@ impl Announced {
     }
 }
 
-/// Whether this is a name under which the publisher of this identity may have announced itself.
-pub(crate) fn may_be_of(name: &str, publisher: u128) -> bool {
-    identity_in(name).is_some_and(|id| id == publisher >> 32)
+/// What says whether the publisher of some identity may have announced itself under this name.
+pub(crate) fn may_be_of(name: &str) -> impl Fn(u128) -> bool {
+    let identity = identity_in(name);
+    move |publisher| identity == Some(publisher >> 32)
 }
 
 /// Whether both can be names of one publisher.
@@ -386,6 +394,11 @@ pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
 
 pub(crate) fn is_final(name: &str) -> bool {
     name.split_once('-').is_some_and(|(hash, id)| is_hex(hash, 16) && is_hex(id, 32))
+}
+
+/// The hash of the topic in the name of a publisher's socket; `None`: it is another name.
+pub(crate) fn topic_hash_in(name: &str) -> Option<u64> {
+    if is_final(name) { u64::from_str_radix(&name[..16], 16).ok() } else { None }
 }
 
 pub(crate) fn is_queue(name: &str) -> bool {
@@ -467,6 +480,7 @@ pub(crate) fn new_id() -> u128 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     fn open() -> Directory {
         Directory::open(&Location::from_environment().unwrap(), "t").unwrap()
@@ -520,11 +534,11 @@ mod tests {
         let mut who = Announced::Publisher { topic: "t".into(), id, times: 0 };
         let mut names = HashSet::new();
         for _ in 0..5 {
-            assert!(is_final(&who.name()) && may_be_of(&who.name(), id), "{who:?}");
-            assert!(!may_be_of(&who.name(), id ^ 1 << 32));
+            assert!(is_final(&who.name()) && may_be_of(&who.name())(id), "{who:?}");
+            assert!(!may_be_of(&who.name())(id ^ 1 << 32));
             assert!(names.insert(who.name()));
             who = who.again();
         }
-        assert!(names.iter().next().is_some_and(|name| !may_be_of(&name[..16], id)));
+        assert!(names.iter().next().is_some_and(|name| !may_be_of(&name[..16])(id)));
     }
 }

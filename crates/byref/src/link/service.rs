@@ -1,19 +1,21 @@
 //! The one background thread of a process: it accepts connections, shakes hands, watches the rendezvous directory, and
 //! notices peers that hang up. It is never on the data path, receives no signals, and ends with the last endpoint.
 //!
-//! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes.
+//! Work is a *task*: a descriptor to watch and a closure to run when it is ready, or when its deadline passes. A round costs in
+//! proportion to the tasks that are ready or due: deadlines lie in their order.
 
 use crate::error::{Error, Result};
+use crate::link::access::Access;
 use crate::link::deaths::Deaths;
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::Directory;
-use crate::sync::locks::Mutex;
+use crate::sync::locks::{Mutex, MutexGuard};
 use crate::sys::epoll::{Bell, Epoll, Interest};
 use crate::sys::fork::{ForkId, PerProcess};
 use crate::sys::process::spawn_without_signals;
 use rustix::fd::{AsFd, OwnedFd};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -30,7 +32,7 @@ pub(crate) enum Next {
     Watch(Interest),
     /// Run again after this time.
     After(Duration),
-    /// Watch the descriptor for nothing before this time has passed; then the task runs as late.
+    /// Leave the descriptor alone for this time, ready or not, and run again then.
     Pause(Duration),
     Done,
 }
@@ -47,6 +49,9 @@ type Handler = Box<dyn FnMut(&Arc<Service>, Token, Event) -> Next + Send>;
 
 struct Task {
     fd: Option<Arc<OwnedFd>>,
+    /// For what the descriptor is watched, also after a pause.
+    interest: Interest,
+    is_paused: bool,
     deadline: Option<Instant>,
     /// Absent while it runs.
     handler: Option<Handler>,
@@ -55,8 +60,37 @@ struct Task {
 #[derive(Default)]
 struct Tasks {
     by_token: HashMap<Token, Task>,
+    /// Those of all tasks.
+    deadlines: BTreeSet<(Instant, Token)>,
     last: Token,
     stopped: bool,
+}
+
+impl Tasks {
+    fn add(&mut self, fd: Option<Arc<OwnedFd>>, interest: Interest, handler: Handler) -> Token {
+        self.last += 1;
+        let task = Task { fd, interest, is_paused: false, deadline: None, handler: Some(handler) };
+        self.by_token.insert(self.last, task);
+        self.last
+    }
+
+    fn set_deadline(&mut self, token: Token, deadline: Option<Instant>) {
+        let Some(task) = self.by_token.get_mut(&token) else { return };
+        if let Some(former) = std::mem::replace(&mut task.deadline, deadline) {
+            self.deadlines.remove(&(former, token));
+        }
+        self.deadlines.extend(deadline.map(|at| (at, token)));
+    }
+
+    /// Whether this task has the next deadline of all.
+    fn is_next(&self, token: Token) -> bool {
+        self.deadlines.first().is_some_and(|(_, next)| *next == token)
+    }
+
+    fn remove(&mut self, token: Token) -> Option<Task> {
+        self.set_deadline(token, None);
+        self.by_token.remove(&token)
+    }
 }
 
 /// The thread's state, shared by all endpoints of the process.
@@ -80,6 +114,10 @@ pub(crate) struct Handle {
 static RUNNING: PerProcess<Mutex<Weak<Handle>>> = PerProcess::new(Mutex::default);
 
 impl Handle {
+    fn running() -> Option<Arc<Handle>> {
+        RUNNING.get().lock().upgrade()
+    }
+
     /// The service of this process, started when there is none. The first start also clears `directory` of what dead
     /// publishers left there.
     pub fn get(directory: &Arc<Directory>) -> io::Result<Arc<Handle>> {
@@ -130,26 +168,31 @@ impl Service {
         handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static,
     ) -> io::Result<Token> {
         let mut tasks = self.tasks.lock();
-        tasks.last += 1;
-        let token = tasks.last;
-        self.epoll.add(fd.as_fd(), token, interest)?;
-        let deadline = deadline.map(|after| Instant::now() + after);
-        tasks.by_token.insert(token, Task { fd: Some(fd), deadline, handler: Some(Box::new(handler)) });
-        drop(tasks);
-        if deadline.is_some() {
-            self.bell.ring(); // The thread may sleep past it.
+        let token = tasks.add(Some(Arc::clone(&fd)), interest, Box::new(handler));
+        if let Err(error) = self.epoll.add(fd.as_fd(), token, interest) {
+            tasks.remove(token);
+            return Err(error);
         }
+        tasks.set_deadline(token, deadline.map(|after| Instant::now() + after));
+        self.tell_if_next(tasks, token);
         Ok(token)
     }
 
     /// Runs `handler` once after `delay` (again, as long as it answers [`Next::After`]).
     pub fn after(&self, delay: Duration, handler: impl FnMut(&Arc<Service>, Token, Event) -> Next + Send + 'static) {
         let mut tasks = self.tasks.lock();
-        tasks.last += 1;
-        let (token, deadline) = (tasks.last, Some(Instant::now() + delay));
-        tasks.by_token.insert(token, Task { fd: None, deadline, handler: Some(Box::new(handler)) });
+        let token = tasks.add(None, Interest::empty(), Box::new(handler));
+        tasks.set_deadline(token, Some(Instant::now() + delay));
+        self.tell_if_next(tasks, token);
+    }
+
+    /// The thread may sleep past a deadline that is new.
+    fn tell_if_next(&self, tasks: MutexGuard<'_, Tasks>, token: Token) {
+        let is_next = tasks.is_next(token);
         drop(tasks);
-        self.bell.ring();
+        if is_next {
+            self.bell.ring();
+        }
     }
 
     /// Forgets a task. One that runs at this moment finishes.
@@ -157,7 +200,7 @@ impl Service {
         if !self.made_in.is_current() {
             return; // A forked child shares the parent's epoll, and the lock may be taken there for ever.
         }
-        let task = self.tasks.lock().by_token.remove(&token);
+        let task = self.tasks.lock().remove(token);
         if let Some(fd) = task.and_then(|task| task.fd) {
             self.epoll.remove(fd.as_fd());
         }
@@ -175,8 +218,7 @@ impl Service {
             if tasks.stopped {
                 return false;
             }
-            let next = tasks.by_token.values().filter_map(|task| task.deadline).min();
-            next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+            tasks.deadlines.first().map(|(next, _)| next.saturating_duration_since(Instant::now()))
         };
         ready.clear();
         if let Err(error) = self.epoll.wait(timeout, ready) {
@@ -192,7 +234,7 @@ impl Service {
             let tasks = self.tasks.lock();
             let is_late = |task: &Task| task.deadline.is_some_and(|at| at <= now);
             ready.retain(|token| tasks.by_token.get(token).is_some_and(|task| !is_late(task)));
-            ready.extend(tasks.by_token.iter().filter(|(_, task)| is_late(task)).map(|(token, _)| *token));
+            ready.extend(tasks.deadlines.iter().take_while(|(at, _)| *at <= now).map(|(_, token)| *token));
         }
         for &token in &*ready {
             self.run_task(token, now);
@@ -201,13 +243,15 @@ impl Service {
     }
 
     fn run_task(self: &Arc<Self>, token: Token, now: Instant) {
-        let taken = self.tasks.lock().by_token.get_mut(&token).and_then(|task| {
-            let late = task.deadline.is_some_and(|at| at <= now);
+        let taken = {
+            let mut tasks = self.tasks.lock();
+            let late = tasks.by_token.get(&token).is_some_and(|task| task.deadline.is_some_and(|at| at <= now));
             if late {
-                task.deadline = None;
+                tasks.set_deadline(token, None);
             }
-            task.handler.take().map(|handler| (handler, if late { Event::Late } else { Event::Ready }))
-        });
+            let handler = tasks.by_token.get_mut(&token).and_then(|task| task.handler.take());
+            handler.map(|handler| (handler, if late { Event::Late } else { Event::Ready }))
+        };
         let Some((mut handler, event)) = taken else { return };
         let next = handler(self, token, event); // Without the lock: it may add and cancel tasks, this one too.
         if let Next::Done = next {
@@ -216,30 +260,38 @@ impl Service {
         let mut tasks = self.tasks.lock();
         let Some(task) = tasks.by_token.get_mut(&token) else { return };
         task.handler = Some(handler);
-        match next {
-            Next::After(delay) | Next::Pause(delay) => task.deadline = Some(Instant::now() + delay),
-            Next::Watch(_) => task.deadline = None,
-            Next::Keep | Next::Done => {}
+        let was_paused = std::mem::replace(&mut task.is_paused, matches!(next, Next::Pause(_)));
+        if let Next::Watch(interest) = next {
+            task.interest = interest;
         }
-        let interest = match next {
-            Next::Watch(interest) => Some(interest),
-            Next::Pause(_) => Some(Interest::empty()),
-            _ => None,
-        };
-        if let (Some(interest), Some(fd)) = (interest, &task.fd)
-            && let Err(error) = self.epoll.modify(fd.as_fd(), token, interest)
+        if let Some(fd) = &task.fd
+            && (was_paused != task.is_paused || matches!(next, Next::Watch(_)))
         {
-            log::error!("byref: cannot watch a peer: {error}");
+            let interest = if task.is_paused { Interest::empty() } else { task.interest };
+            if let Err(error) = self.epoll.modify(fd.as_fd(), token, interest) {
+                log::error!("byref: cannot watch a peer: {error}");
+            }
+        }
+        match next {
+            Next::After(delay) | Next::Pause(delay) => tasks.set_deadline(token, Some(Instant::now() + delay)),
+            Next::Watch(_) => tasks.set_deadline(token, None),
+            Next::Keep | Next::Done => {}
         }
     }
 }
 
 /// The place where endpoints meet, and the service, as an endpoint on `topic` needs them.
 pub(crate) fn connect(topic: &str) -> Result<(Arc<Lookout>, Arc<Handle>)> {
-    let location = Location::from_environment()?;
-    let directory = Arc::new(Directory::open(&location, topic)?);
-    let handle = ForkId::prepare().and_then(|()| Handle::get(&directory));
-    let handle = handle.map_err(Error::system(topic, "cannot start the service thread"))?;
+    let (location, access) = (Location::from_environment()?, Access::from_environment()?);
+    let cannot_start = || Error::system(topic, "cannot start the service thread");
+    ForkId::prepare().map_err(cannot_start())?;
+    if let Some(handle) = Handle::running()
+        && let Some(lookout) = Lookout::known(&location, &access, &handle)
+    {
+        return Ok((lookout, handle));
+    }
+    let directory = Arc::new(Directory::open_for(access, &location, topic)?);
+    let handle = Handle::get(&directory).map_err(cannot_start())?;
     Ok((Lookout::over(location, directory, &handle), handle))
 }
 
@@ -271,6 +323,56 @@ mod tests {
         service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, Some(Duration::ZERO), next).unwrap();
         assert!(service.round(&mut Vec::new()));
         assert_eq!(*runs.lock(), [true]);
+    }
+
+    #[test]
+    fn a_paused_task_is_left_alone_while_others_run() {
+        let service = idle();
+        let (reader, writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &writer, b"x").unwrap();
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let pause = Duration::from_millis(50);
+        let seen = Arc::clone(&runs);
+        let accept = move |_: &Arc<Service>, _, event: Event| {
+            seen.lock().push((event == Event::Late, Instant::now()));
+            if seen.lock().len() < 3 { Next::Pause(pause) } else { Next::Keep }
+        };
+        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, None, accept).unwrap();
+        let ticks = Arc::new(Mutex::new(0));
+        let ticking = Arc::clone(&ticks);
+        service.after(Duration::ZERO, move |_, _, _| {
+            *ticking.lock() += 1;
+            Next::After(Duration::from_millis(1))
+        });
+        while runs.lock().len() < 5 {
+            assert!(service.round(&mut Vec::new()));
+        }
+        let runs = runs.lock();
+        assert_eq!(runs.iter().map(|(late, _)| *late).collect::<Vec<_>>(), [false, true, true, false, false]);
+        assert!(runs[1].1 - runs[0].1 >= pause && runs[2].1 - runs[1].1 >= pause);
+        assert!(*ticks.lock() > 2, "others run meanwhile");
+    }
+
+    #[test]
+    fn deadlines_pass_in_their_order() {
+        let service = idle();
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let mut tokens = Vec::new();
+        for delay in [40, 0, 20, 0, 10_000_000] {
+            let seen = Arc::clone(&runs);
+            service.after(Duration::from_millis(delay), move |_, _, _| {
+                seen.lock().push(delay);
+                if delay == 20 && seen.lock().len() < 5 { Next::After(Duration::ZERO) } else { Next::Done }
+            });
+            tokens.push(service.tasks.lock().last);
+        }
+        assert!(service.tasks.lock().is_next(tokens[1]) && !service.tasks.lock().is_next(tokens[3]));
+        service.cancel(tokens[3]);
+        while service.tasks.lock().deadlines.len() > 1 {
+            assert!(service.round(&mut Vec::new()));
+        }
+        assert_eq!(*runs.lock(), [0, 20, 20, 20, 20, 40]);
+        assert_eq!(service.tasks.lock().by_token.len(), 1);
     }
 
     #[test]

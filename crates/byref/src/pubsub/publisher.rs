@@ -67,7 +67,7 @@ const MANY: usize = 8;
 /// Segments without a message are looked for so often, and given back when they were not used between two looks.
 const UNUSED: Duration = Duration::from_secs(5);
 /// How long a subscriber that may lose messages can delay a send by keeping retired memory mapped. (Those of a process that runs
-/// unmap it within a few [`TIDY`](crate::pubsub::subscriber::TIDY) at most.)
+/// unmap it within some hundred milliseconds at most.)
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The first pause before a look whether retired memory was unmapped, and the longest; each is twice the one before.
 const FIRST_SETTLING: Duration = Duration::from_millis(20);
@@ -1554,13 +1554,7 @@ impl Open {
             }
         }
         self.flush_all();
-        // Subscribers read their sockets when this changes, also those that never sleep.
-        self.generation = generation;
-        fault!("retire.announced");
-        self.ring().set_generation(generation);
-        fault!("retire.generation_set");
-        // One that read its socket before this, and sleeps again, has not seen it.
-        self.wake_sleepers();
+        self.set_generation(generation);
         self.settle_retired();
         if self.pool.has_retired() && !std::mem::replace(&mut self.settling, true) {
             let shared = self.shared.clone();
@@ -1830,22 +1824,32 @@ mod tests {
         }
     }
 
-    /// It may have read its socket before the generation changed, which it looks at to acknowledge, and sleep again.
+    /// Who has read its socket before the generation changed, which it looks at to acknowledge, may sleep again, or receive nothing
+    /// more.
     #[test]
-    fn sleepers_are_woken_after_the_news_of_retired_memory() {
+    fn all_are_woken_after_the_news_of_retired_memory() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let sleeper = Puppet::new();
-        sleeper.greet(&publisher, "t").unwrap();
-        Lease::new(sleeper.lease.map().words(), sleeper.lease.map().counts(COUNTS)).set_sleeping(1);
+        let puppets = [true, false].map(|sleeps| {
+            let puppet = Puppet::new();
+            puppet.greet(&publisher, "t").unwrap();
+            if sleeps {
+                Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS)).set_sleeping(1);
+            }
+            puppet
+        });
         drop(publisher.loan(64).unwrap());
         publisher.shared.open.lock().as_mut().unwrap().retire(Pool::retire_empty);
-        let mut packet = [0; MAX_PACKET];
-        let mut told = Vec::new();
-        while let Ok(Received::Packet(len, _)) = socket::receive(&sleeper.socket, &mut packet) {
-            told.extend(handshake::decode(&packet[..len]));
+        for puppet in puppets {
+            let mut packet = [0; MAX_PACKET];
+            let mut told = Vec::new();
+            while let Ok(Received::Packet(len, _)) = socket::receive(&puppet.socket, &mut packet) {
+                told.extend(handshake::decode(&packet[..len]));
+            }
+            let retired = told.iter().position(|packet| matches!(packet, ToSubscriber::Retire { .. }));
+            let after = &told[retired.expect("it had the segment")..];
+            assert!(matches!(after, [_, ToSubscriber::Wake, ..]), "{told:?}");
         }
-        assert!(matches!(told[..], [.., ToSubscriber::Retire { .. }, ToSubscriber::Wake]), "{told:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
-use crate::link::lookout::{Listener, Lookout};
+use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next, Token};
 use crate::protocol::claim::{Policy, retention_limit};
@@ -31,7 +31,7 @@ use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -41,9 +41,6 @@ use std::time::{Duration, Instant};
 const STREAMING_NS: u64 = 250;
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
-/// The service thread looks so often at a subscriber that does not sleep in a call: who polls, or does something else, learns of
-/// ends and gives memory back all the same.
-pub(crate) const TIDY: Duration = Duration::from_millis(250);
 /// A lossy subscriber keeps the last messages of so many publishers that are gone.
 const MOST_GONE: usize = 64;
 /// A publisher that takes longer to answer does not hold up the others that are to be asked.
@@ -183,6 +180,7 @@ enum SleepsAt {
 
 /// Everything that closing gives back.
 struct Open {
+    /// In the order of their numbers.
     connections: Vec<Connection>,
     /// Whose turn it is, and for how many more messages.
     turn: usize,
@@ -215,6 +213,7 @@ struct Open {
     directory: Arc<Directory>,
     service: Arc<Handle>,
     lookout: Arc<Lookout>,
+    listener: ListenerId,
 }
 
 /// Counters of a subscriber.
@@ -259,6 +258,7 @@ impl Subscriber {
         let (topic, spin) = (options.topic.clone(), options.spin);
         let (lookout, service) = service::connect(&topic)?;
         let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
+        let listener = lookout.new_listener();
         let open = |shared: &Weak<Shared>| Open {
             connections: Vec::new(),
             turn: 0,
@@ -283,6 +283,7 @@ impl Subscriber {
             directory: lookout.directory(),
             service: Arc::clone(&service),
             lookout: Arc::clone(&lookout),
+            listener,
         };
         let shared = Arc::new_cyclic(|shared| Shared {
             made_in: ForkId::current(),
@@ -293,9 +294,10 @@ impl Subscriber {
             sleeping: Turn::default(),
             attended: AtomicBool::new(false),
         });
-        lookout
-            .register(&shared)
-            .map_err(|(what, error)| Error::meeting(&topic, lookout.directory().path(), what)(error))?;
+        if let Err((what, error)) = lookout.register(listener, &shared, &door) {
+            shared.close();
+            return Err(Error::meeting(&topic, lookout.directory().path(), what)(error));
+        }
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
         Ok(Subscriber { shared, closes: true })
@@ -554,36 +556,37 @@ impl Drop for Subscriber {
 }
 
 impl Listener for Shared {
+    fn topic_hash(&self) -> Option<u64> {
+        let topic = &self.options.topic;
+        (!topic::is_pattern(topic)).then(|| topic::hash(topic))
+    }
+
     fn appeared(self: Arc<Self>, name: &str) {
-        if rendezvous::may_match(name, &self.options.topic) {
-            self.update(|open| open.candidates.meet(name));
-            self.ask_candidates();
-        }
+        self.update(|open| open.candidates.meet(name));
+        self.ask_candidates();
     }
 
     fn vanished(&self, name: &str) {
-        if rendezvous::may_match(name, &self.options.topic) {
-            self.update(|open| open.candidates.forget(name));
-        }
+        self.update(|open| open.candidates.forget(name));
     }
 
-    fn tidy(&self) {
-        if !self.attended.load(Ordering::Relaxed) && self.update(|open| open.tidy(&self.options)) == Some(true) {
+    fn tidy(&self) -> bool {
+        if self.attended.load(Ordering::Relaxed) {
+            return true; // Nobody may attend to it soon.
+        }
+        let Some((happened, is_needed_again)) = self.update(|open| open.tidy(&self.options)) else { return false };
+        if happened {
             self.changed.notify();
         }
+        is_needed_again
     }
 
-    fn look_around(self: Arc<Self>, directory: &Arc<Directory>) -> io::Result<()> {
-        let listed = self.update(|open| {
+    fn look_around(self: Arc<Self>, directory: &Arc<Directory>, names: &HashSet<&str>) {
+        self.update(|open| {
             open.directory = Arc::clone(directory);
-            // Within the lock: no name that comes later is forgotten.
-            let mut names = directory.names()?;
-            names.retain(|name| rendezvous::may_match(name, &self.options.topic));
-            open.candidates.meet_all(&names);
-            Ok(())
+            open.candidates.meet_all(names);
         });
         self.ask_candidates();
-        listed.unwrap_or(Ok(()))
     }
 }
 
@@ -749,6 +752,7 @@ impl Shared {
             if let Some(connection) = open.connections.iter_mut().find(|found| found.id == connection) {
                 connection.died();
                 unwatch(&open.door, connection);
+                open.lookout.remind(open.listener);
                 open.door.ring();
             }
         });
@@ -797,7 +801,8 @@ impl Shared {
     /// further name is kept then. Its process vouches for it: names and identities can be copied.
     fn knows(&self, name: &str, socket: &OwnedFd) -> bool {
         let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
-        let is_same = |info: &PublisherInfo| rendezvous::may_be_of(name, info.id) && info.pid == pid;
+        let may_be_of = rendezvous::may_be_of(name); // Once: there may be a thousand connections.
+        let is_same = |info: &PublisherInfo| may_be_of(info.id) && info.pid == pid;
         let known = |open: &mut Open| {
             let is_known = open.connections.iter().any(|known| known.is_live() && is_same(&known.link.info));
             if is_known {
@@ -974,6 +979,7 @@ impl Shared {
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.stats.clone();
         open.sleep_at_sockets();
+        open.lookout.unregister(open.listener);
         open.connections.drain(..).for_each(Connection::leave);
         open.door.ring();
         self.changed.notify();
@@ -1253,10 +1259,11 @@ impl Open {
     }
 
     /// Does what receiving does besides, for a subscriber that nobody receives from at the moment: notices ends, reads what
-    /// publishers say, and parts from those that are gone and left no message. Whether anything happened.
-    fn tidy(&mut self, options: &SubscriberBuilder) -> bool {
+    /// publishers say, and parts from those that are gone and left no message. Whether anything happened, and whether this is to be
+    /// done again also if the descriptors say nothing.
+    fn tidy(&mut self, options: &SubscriberBuilder) -> (bool, bool) {
         if self.asleep {
-            return false;
+            return (false, true);
         }
         let mut happened = self.look_at_descriptors().unwrap_or(false);
         for connection in &mut self.connections {
@@ -1274,7 +1281,7 @@ impl Open {
             self.forget_oldest(options);
         }
         self.pass_on(happened);
-        happened
+        (happened, self.connections.iter().any(|connection| !connection.is_live()))
     }
 
     /// What made the descriptor readable was taken from under the eyes of who polls it: they look again.
@@ -1430,8 +1437,10 @@ impl Open {
         for &token in ready {
             if token == Door::BELL {
                 self.door.bell.silence();
-            } else if let Some(connection) = self.connections.iter_mut().find(|found| found.id == token) {
-                connection.read_socket();
+            } else if let Ok(at) = self.connections.binary_search_by_key(&token, |connection| connection.id) {
+                let connection = &mut self.connections[at];
+                connection.read_news();
+                connection.tidy(); // Who receives nothing hears of retired memory here.
                 connection.took_wake = false;
                 if let Some(error) = connection.short_of.take() {
                     let topic = &connection.link.info.topic;
@@ -1439,6 +1448,7 @@ impl Open {
                 }
                 if !connection.is_live() {
                     unwatch(&self.door, connection); // It would be ready for ever.
+                    self.lookout.remind(self.listener);
                 }
             }
         }
@@ -1519,8 +1529,8 @@ mod tests {
         eventually([1, 0]);
         for each in &subscribers {
             each.shared.update(|open| open.candidates.meet("gone"));
-            let directory = each.shared.update(|open| Arc::clone(&open.directory)).unwrap();
-            Arc::clone(&each.shared).look_around(&directory).unwrap();
+            let lookout = each.shared.update(|open| Arc::clone(&open.lookout)).unwrap();
+            lookout.miss_something();
         }
         eventually([1, 0]);
         drop((live, subscribers));

@@ -671,6 +671,7 @@ impl Connection {
         for (id, fd) in std::mem::take(&mut self.unmapped) {
             self.map_segment(id, fd).map_err(|how| self.broke_the_rules(how))?;
         }
+        self.tidy(); // What was read may have been its last sign.
         if self.is_faulty {
             return Err(Stop::Over);
         }
@@ -720,8 +721,17 @@ impl Connection {
         }
     }
 
+    /// Reads what made the socket readable. Nearly always that is one wake-up: what else may be there makes it readable again.
+    pub fn read_news(&mut self) {
+        self.read(true);
+    }
+
     /// Reads what the publisher sent, up to a limit; `true` when that is all.
     pub fn read_socket(&mut self) -> bool {
+        self.read(false)
+    }
+
+    fn read(&mut self, ends_with_wake: bool) -> bool {
         let mut packet = [0u8; MAX_PACKET];
         for _ in 0..AT_ONCE {
             let (len, fd) = match socket::receive(&self.link.socket, &mut packet) {
@@ -745,6 +755,9 @@ impl Connection {
                 self.broke_the_rules(how);
                 self.end();
                 return true;
+            }
+            if ends_with_wake && self.took_wake {
+                return false;
             }
         }
         false

@@ -2,9 +2,29 @@
 
 use std::fs::read_to_string;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-/// The smallest memory limit in bytes that applies to this process, of version 2 or version 1 of control groups.
+/// A limit read this long ago still serves: publishers may be made by the hundred, and each reading takes a dozen system calls.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The smallest memory limit in bytes that applies to this process, as it was within the last second.
 pub(crate) fn memory_limit() -> Option<u64> {
+    static LAST: Mutex<Option<(Instant, Option<u64>)>> = Mutex::new(None);
+    // Another thread reads it just now. In a forked child nobody may give the lock back.
+    let Ok(mut last) = LAST.try_lock() else { return read_limit() };
+    if let Some((at, limit)) = *last
+        && at.elapsed() < FRESH
+    {
+        return limit;
+    }
+    let limit = read_limit();
+    *last = Some((Instant::now(), limit));
+    limit
+}
+
+/// Of version 2 or version 1 of control groups.
+fn read_limit() -> Option<u64> {
     let groups = read_to_string("/proc/self/cgroup").ok()?;
     groups.lines().filter_map(limit_of).min()
 }

@@ -118,10 +118,17 @@ impl Peer {
     #[cold]
     pub fn wake(&mut self) -> bool {
         let woken = socket::wake(&self.socket, handshake::WAKE);
-        if !woken && !matches!(self.outbox.back(), Some((ToSubscriber::Wake, _))) {
-            self.outbox.push_back((ToSubscriber::Wake, None));
+        if !woken {
+            self.call();
         }
         woken
+    }
+
+    /// Has its socket say something, from the outbox.
+    pub fn call(&mut self) {
+        if !matches!(self.outbox.back(), Some((ToSubscriber::Wake, _))) {
+            self.outbox.push_back((ToSubscriber::Wake, None));
+        }
     }
 
     /// Sends what waits; `false` while some of it does not fit, or has to wait until it has given memory back. The news of

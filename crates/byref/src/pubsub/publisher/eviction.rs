@@ -60,9 +60,23 @@ impl Open {
 
     /// Has all subscribers read their sockets, also those that never sleep.
     pub(super) fn call_readers(&mut self) {
-        self.generation += 1;
-        self.ring().set_generation(self.generation);
-        self.wake_sleepers(); // They look for it before they sleep, and may have done so just before.
+        self.set_generation(self.generation + 1);
+    }
+
+    /// Changes the number at which receivers read their sockets.
+    pub(super) fn set_generation(&mut self, generation: u64) {
+        self.generation = generation;
+        fault!("retire.announced");
+        self.ring().set_generation(generation);
+        fault!("retire.generation_set");
+        // For those that receive nothing: their service thread reads the socket, and looks at the number when that says something. They
+        // may have read all before it changed.
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_connected()) {
+            peer.call();
+        }
+        self.flush_all();
+        // One that read its socket before this, and sleeps again, has not seen it.
+        self.wake_sleepers();
     }
 
     /// Evicts who holds more than `most` bytes. It looks again when an eighth of that was sent since, or when `now`.
