@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ MEDIUM = 16 << 10
 LARGE = MIB
 # Enough for Python, and for nothing that byref maps.
 LITTLE = 3 * MIB
+# More than the depth of a subscriber that is to be waited for.
+FULL = 1000
 # How version 1 of control groups says it.
 UNLIMITED = "9223372036854771712"
 MAPPINGS = int(Path("/proc/sys/vm/max_map_count").read_text())
@@ -314,6 +317,29 @@ def test_a_publisher_without_descriptors(spawn: Spawn, endpoints: Endpoints) -> 
     for seed, size in enumerate((10, LARGE)):
         msg = sub.recv(timeout=20)
         assert (msg.sequence, is_payload(msg, seed, size)) == (seed, True)
+    publisher.tell()
+    publisher.finish()
+
+
+def wait_without_descriptors(line: Line) -> None:
+    """Sends more than a ring takes; what it would sleep at it cannot have."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=30)
+        with few_descriptors(0):
+            for number in range(FULL):
+                pub.send(payload(number, 8), timeout=PATIENCE)
+            line.tell(pub.stats()["waits"])
+        line.hear()
+
+
+def test_a_sender_waits_without_a_descriptor_too(spawn: Spawn, endpoints: Endpoints) -> None:
+    sub = endpoints.subscriber(depth=100)
+    publisher = spawn(wait_without_descriptors)
+    for number in range(FULL):
+        assert is_payload(sub.recv(timeout=30), number, 8)
+        if number % 100 == 0:
+            time.sleep(0.02)  # It waits longer than it looks without sleeping.
+    assert publisher.hear() > 0
     publisher.tell()
     publisher.finish()
 

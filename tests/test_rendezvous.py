@@ -114,6 +114,17 @@ def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
     again.close()
 
 
+def test_what_further_publishers_cost(rendezvous: Path, endpoints: Endpoints) -> None:
+    """A descriptor each for the ring and for its payload memory; none for listening, or for a wait that never comes."""
+    endpoints.publisher("t/0")
+    before = len(descriptors())
+    publishers = [endpoints.publisher(f"t/{number}") for number in range(1, 11)]
+    assert len(descriptors()) - before == 10
+    for pub in publishers:
+        pub.send(bytes(100_000))
+    assert len(descriptors()) - before == 20
+
+
 @pytest.mark.parametrize("gone", ["first", "all"])
 def test_names_that_others_removed_are_no_way_to_a_socket(gone: str, spawn: Spawn, rendezvous: Path) -> None:
     """A publisher is linked by what is left, or listens at a socket of its own. All are found."""

@@ -262,7 +262,8 @@ struct Open {
     /// And one looks whether what was retired is unmapped.
     settling: bool,
     shared: Weak<Shared>,
-    door: Arc<Door>,
+    /// What senders that wait sleep at; made for the first of them.
+    door: Option<Arc<Door>>,
     service: Arc<Handle>,
     announcement: Arc<Announcement>,
 }
@@ -339,7 +340,6 @@ impl Publisher {
         log.ring(ring.map().words()).set_wake_at(NEVER);
         log.ring(ring.map().words()).set_skip_at(NEVER);
         fault!("listen.ring_made");
-        let door = Arc::new(Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?);
         let id = rendezvous::new_id();
         let shared = Arc::new(Shared {
             topic,
@@ -392,7 +392,7 @@ impl Publisher {
             shrinking: false,
             settling: false,
             shared: Arc::downgrade(&shared),
-            door,
+            door: None,
             service,
             announcement,
         });
@@ -841,13 +841,12 @@ impl Shared {
             }
             return Err(Error::WouldBlock { topic: self.topic.clone() });
         }
-        let (door, batch) = {
+        let batch = {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.waits += 1;
             // Taking each free record as it comes costs the reader a line that it needs for every message.
-            let batch = if poll.is_none() { open.batch(at) } else { 0 };
-            (Arc::clone(&open.door), batch)
+            if poll.is_none() { open.batch(at) } else { 0 }
         };
         for round in 1..=SPINS {
             for _ in 0..32 {
@@ -864,6 +863,8 @@ impl Shared {
                 Attempt::Wait { .. } => {}
             }
         }
+        // Who cannot have one looks again and again.
+        let door = self.opened(&mut self.lock()?)?.door().ok();
         let mut leader = None;
         let mut armed = NEVER;
         let mut hurry = false;
@@ -909,14 +910,24 @@ impl Shared {
             let timeout = [left, until_eviction].into_iter().flatten().fold(poll.unwrap_or(LOST_RING), Duration::min);
             let mut ready = Vec::new();
             fault!("sleep.publisher_before");
-            match door.epoll.wait(Some(timeout), &mut ready) {
+            let woken = match &door {
+                Some(door) => door.epoll.wait(Some(timeout), &mut ready),
+                None => {
+                    std::thread::sleep(timeout.min(LEASE_POLL));
+                    Ok(Woken::TimedOut)
+                }
+            };
+            match woken {
                 Ok(Woken::Ready | Woken::Interrupted) => {}
                 Ok(Woken::TimedOut) => hurry = true,
                 Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
             }
             fault!("sleep.publisher_after");
             for peer in ready {
-                if peer == Door::BELL { door.bell.silence() } else { self.answer(peer) }
+                match &door {
+                    Some(door) if peer == Door::BELL => door.bell.silence(),
+                    _ => self.answer(peer),
+                }
             }
         };
         if leader.is_some()
@@ -995,14 +1006,16 @@ impl Shared {
         open.update_pairing();
         open.log.look_again();
         open.look_at_awaited();
-        open.door.bell.ring();
+        open.wake_senders();
         self.changed.notify();
-        let door = Arc::clone(&open.door);
+        let door = open.door.clone();
         let service = Arc::clone(&open.service);
         drop(guard);
         if let Some(lost) = lost {
             fault!("lose.removed");
-            door.epoll.remove(&lost.socket);
+            if let Some(door) = door {
+                door.epoll.remove(&lost.socket);
+            }
             for task in lost.tasks() {
                 service.cancel(task);
             }
@@ -1129,7 +1142,9 @@ impl Shared {
             listening: None,
         };
         if let Err(error) = open.welcome(&mut peer, welcome) {
-            open.door.epoll.remove(socket);
+            if let Some(door) = &open.door {
+                door.epoll.remove(socket);
+            }
             peer.tasks().for_each(|task| open.service.cancel(task));
             return Err(error);
         }
@@ -1144,7 +1159,7 @@ impl Shared {
         fault!("accept.counted");
         open.update_pairing();
         open.log.look_again();
-        open.door.bell.ring();
+        open.wake_senders();
         *self.short_of.lock() = None;
         self.changed.notify();
         Ok(id)
@@ -1175,7 +1190,7 @@ impl Shared {
             socket::hang_up(&peer.socket);
             fault!("close.publisher_hung_up");
         }
-        open.door.bell.ring();
+        open.wake_senders();
         self.changed.notify();
     }
 }
@@ -1214,9 +1229,30 @@ impl Open {
         self.glossary.as_mut().expect("made above").explain(bytes)
     }
 
+    /// What senders that wait sleep at.
+    #[cold]
+    fn door(&mut self) -> io::Result<Arc<Door>> {
+        if let Some(door) = &self.door {
+            return Ok(Arc::clone(door));
+        }
+        let door = Arc::new(Door::new()?);
+        self.peers.iter().try_for_each(|peer| watch(&door, peer))?;
+        self.door = Some(Arc::clone(&door));
+        Ok(door)
+    }
+
+    /// Has senders that wait look again.
+    fn wake_senders(&self) {
+        if let Some(door) = &self.door {
+            door.bell.ring();
+        }
+    }
+
     /// Watches a subscriber's socket and answers its hello.
     fn welcome(&self, peer: &mut Peer, welcome: Welcome) -> io::Result<()> {
-        self.door.epoll.add(&peer.socket, peer.id, Interest::IN | Interest::RDHUP)?;
+        if let Some(door) = &self.door {
+            watch(door, peer)?;
+        }
         if self.is_listening {
             ticket::listen_to(&self.service, &self.shared, peer)?;
         }
@@ -1611,6 +1647,11 @@ impl Open {
     fn update_pairing(&mut self) {
         self.pairing = Pairing::with(self.peers.iter().all(|peer| peer.membarrier));
     }
+}
+
+/// Has those who sleep at the door hear of a subscriber.
+fn watch(door: &Door, peer: &Peer) -> io::Result<()> {
+    door.epoll.add(&peer.socket, peer.id, Interest::IN | Interest::RDHUP)
 }
 
 impl Host for Shared {

@@ -55,7 +55,7 @@ impl Open {
         self.update_pairing();
         self.log.look_again();
         self.look_at_awaited();
-        self.door.bell.ring();
+        self.wake_senders();
     }
 
     /// Has all subscribers read their sockets, also those that never sleep.

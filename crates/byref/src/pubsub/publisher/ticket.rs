@@ -288,7 +288,7 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         if open.ring().wake_at() != NEVER {
-            open.door.bell.ring(); // Perhaps it was meant for a sender that waits for room.
+            open.wake_senders(); // Perhaps it was meant for a sender that waits for room.
         }
         if open.awaited.is_empty() {
             open.stop_listening();
