@@ -280,6 +280,7 @@ def victims_life(number: int, kind: str, counts: memoryview, hold: int) -> None:
     if kind.startswith("publisher"):
         pub = byref.Publisher("t", name=f"victim {number}", max_memory=16 * MIB)
         wait_for_survivors(pub)
+        pub.loan(4 * MIB).discard()  # What would be left behind is to be seen.
         if kind == "publisher with a child" and not os.fork():
             os.read(hold, 1)  # Until the breeder's end.
             os._exit(0)

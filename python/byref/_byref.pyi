@@ -417,7 +417,7 @@ class Subscriber(Generic[_Told]):
 
         `policy`: what happens when it falls behind: "block" (the publisher waits), "drop_oldest" (keep the newest
         `depth`), "latest" (keep one). `depth`: how many messages of each publisher may wait (default and most: what a
-        publisher's ring holds, 16384; half of it for "drop_oldest"). `history`: how many messages from before it came
+        publisher may keep, 16384; half for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
         `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
         seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.

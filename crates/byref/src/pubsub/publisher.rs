@@ -116,7 +116,7 @@ impl PublisherBuilder {
         self
     }
 
-    /// How many records the ring holds at least (default: 16384).
+    /// How many records the ring can hold at least (default: 16384). It takes memory for them as subscribers lag.
     pub fn capacity(mut self, records: u64) -> Self {
         self.capacity = records;
         self

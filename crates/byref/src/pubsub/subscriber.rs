@@ -76,7 +76,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// How many messages of each publisher may wait for it. Default and most: what the publisher's ring holds (half of it
+    /// How many messages of each publisher may wait for it. Default and most: what the publisher's ring can hold (half of it
     /// for [`Policy::DropOldest`]).
     pub fn depth(mut self, messages: u64) -> Self {
         self.depth = Some(messages);
