@@ -243,10 +243,17 @@ class Sleeper(threading.Thread):
         return sleeps_at_words(os.getpid(), self.native_id)
 
 
+def receive_in_thread(line: Line, count: int) -> None:
+    """In the main thread each sleep ends now and then, for the sake of signals."""
+    thread = threading.Thread(target=receive, args=(line, count))
+    thread.start()
+    thread.join()
+
+
 @pytest.mark.skipif(not FUTEX, reason="the numbers of this machine's system calls are not listed")
 def test_wake_ups_that_a_stranger_takes_away_come_later(spawn: Spawn) -> None:
     """Whoever has the ring mapped, may move those that sleep at its word to a word of their own."""
-    sub = spawn(receive, 3)
+    sub = spawn(receive_in_thread, 3)
     with byref.Publisher("t") as pub, byref.Subscriber("t"):
         pub.wait_for_subscribers(2, timeout=60)
         words = []
