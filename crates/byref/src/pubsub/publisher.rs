@@ -80,6 +80,8 @@ const POPULATE_STEP: u64 = 64 << 20;
 const LOST_RING: Duration = Duration::from_millis(100);
 /// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
+/// So long (ns) after its first message, what a publisher sends to nobody makes its ring grow.
+const NEW: u64 = 2_000_000_000;
 /// While memory is held by leases, whose release rings no bell, the publisher looks again after this time.
 const LEASE_POLL: Duration = Duration::from_millis(1);
 
@@ -227,6 +229,8 @@ struct Open {
     clock: Clock,
     peers: Vec<Peer>,
     last_peer: u64,
+    /// When it first sent something.
+    began: Option<u64>,
     /// It waits for a first subscriber before it closes.
     lingers: bool,
     pairing: Pairing,
@@ -370,6 +374,7 @@ impl Publisher {
             clock: Clock::realtime(),
             peers: Vec::new(),
             last_peer: 0,
+            began: None,
             lingers: false,
             pairing: Pairing::with(true),
             pool: Pool::new(max_memory),
@@ -1343,9 +1348,10 @@ impl Open {
     fn make_room(&mut self, history: u64) -> Option<(u64, Option<Duration>)> {
         let now = self.clock.now();
         self.log.reconsider(now);
+        let unheard = self.claim_of_nobody(now);
         let mut needed = NEVER;
         if !self.log.is_between_steps() {
-            needed = self.look_at_cursors(history).needed;
+            needed = self.look_for(history, unheard).needed;
         }
         while let Some(step) = self.log.step(now) {
             let end = step.end;
@@ -1355,7 +1361,7 @@ impl Open {
                     self.topic()
                 );
                 self.log.refuse(now);
-                needed = self.look_at_cursors(history).needed;
+                needed = self.look_for(history, unheard).needed;
                 continue;
             }
             fault!("grow.ring_populated");
@@ -1376,9 +1382,26 @@ impl Open {
         self.log.horizon(history, keep_lossy, Self::claims(&self.peers, self.log.tail()))
     }
 
+    /// What is kept for the first subscriber, as long as none has come: a program may send and be gone before anybody is there (see
+    /// [`Publisher::close_lingering`]). All, of a publisher that has just begun; later, as many as have room without growth. Only
+    /// for want of room in the ring; payload memory is not kept for nobody.
+    fn claim_of_nobody(&mut self, now: u64) -> Option<Claim> {
+        if self.last_peer > 0 {
+            return None;
+        }
+        let began = *self.began.get_or_insert(now);
+        let is_new = now.abs_diff(began) < NEW;
+        let depth = if is_new { u64::MAX } else { self.log.unheard() };
+        Some(Claim { cursor: 0, policy: Policy::DropOldest, depth })
+    }
+
     /// Brings `limit` and the reclaim mark up to date.
     fn look_at_cursors(&mut self, history: u64) -> Horizon {
-        let claims = Self::claims(&self.peers, self.log.tail());
+        self.look_for(history, None)
+    }
+
+    fn look_for(&mut self, history: u64, unheard: Option<Claim>) -> Horizon {
+        let claims = Self::claims(&self.peers, self.log.tail()).chain(unheard);
         let horizon = self.log.look(self.ring.map().words(), history, claims);
         self.look_at_awaited();
         horizon

@@ -14,8 +14,8 @@ use std::ops::Range;
 
 /// Bytes of memory taken in one step: what that costs is less than a wake-up.
 const STEP: u64 = 64 << 10;
-/// The steps for a region come within this part of the records of the one before.
-const SPACING: u64 = 128;
+/// And at most, for regions of many megabytes.
+const LARGE_STEP: u64 = 1 << 20;
 /// Nanoseconds between two messages of a stream: a ring with a lag grows ahead of need.
 const STREAM: u64 = 10_000;
 /// Nanoseconds between two messages of a fast stream,
@@ -39,7 +39,7 @@ pub(crate) struct Log {
     ready: u64,
     /// The position from which on the next step is due, while memory for the next region is taken.
     next_step: Option<u64>,
-    /// A look at the cursors is due at this position of a new region, though it is not full: in time for a stream.
+    /// A look at the cursors is due at this position, though the region is not full: so that growth begins in time.
     early_look: u64,
     /// When the rate of messages was last determined, and the tail at that time.
     measured: (u64, u64),
@@ -116,6 +116,9 @@ impl Log {
         let horizon = self.horizon(history, true, claims);
         self.move_mark(words, horizon.reclaim);
         self.claimed = horizon.limit.min(self.reclaim + self.capacity());
+        if self.regions.current() > 0 && self.tail >= self.early_look {
+            self.early_look = self.tail + self.places() / 8;
+        }
         self.set_limit();
         horizon
     }
@@ -124,12 +127,19 @@ impl Log {
         if mark > self.reclaim {
             self.reclaim = mark;
             self.ring(words).set_reclaim(mark);
+            // Also between two steps of a growth, when nobody looks at the cursors: there may be room again.
+            self.set_limit();
         }
     }
 
     fn set_limit(&mut self) {
         let pause = self.next_step.unwrap_or(if self.tail < self.early_look { self.early_look } else { u64::MAX });
         self.limit = self.claimed.min(self.region_end()).min(pause);
+    }
+
+    /// How many records may wait without growth for who comes late, as long as nobody has ever come.
+    pub fn unheard(&self) -> u64 {
+        self.places() / 2
     }
 
     /// Records that the current region can have. Its last place is the marker's.
@@ -162,8 +172,14 @@ impl Log {
             Some(at) => self.tail >= at,
             None => self.is_busy(now),
         };
-        let end = page_ceil(self.next_region_end()).min((self.ready + 1).next_multiple_of(STEP));
+        let end = page_ceil(self.next_region_end()).min((self.ready + 1).next_multiple_of(self.step_len()));
         is_due.then_some(self.ready..end)
+    }
+
+    /// Bytes of a step: more than usual where the steps for a huge region would not be done before this one is full.
+    fn step_len(&self) -> u64 {
+        let (missing, left) = (self.next_region_end() - self.ready, self.region_end().saturating_sub(self.tail));
+        missing.div_ceil((left / 2).max(1)).clamp(STEP, LARGE_STEP).next_multiple_of(STEP)
     }
 
     /// Bytes up to the end of the next region.
@@ -171,10 +187,13 @@ impl Log {
         self.regions.shape().words_up_to(self.regions.current() + 1) * 8
     }
 
-    /// Whether messages have come as a stream, and readers lag.
+    /// Whether messages have come as a stream, and readers lag; or readers lag so much that it will be full.
     fn is_busy(&mut self, now: u64) -> bool {
         let (then, before) = self.measured;
         let (records, lag, most) = (self.tail - before, self.tail - self.reclaim, self.places());
+        if lag >= most - most / 8 && self.claimed > self.region_end() {
+            return true;
+        }
         if records < most / 4 {
             return false; // Too few for a rate.
         }
@@ -189,8 +208,9 @@ impl Log {
     pub fn stepped(&mut self, words: &[AtomicU64], ready: u64, now: u64) {
         self.ready = ready;
         if ready < self.next_region_end() {
-            let spacing = (self.regions.shape().records(self.regions.current()) / SPACING).max(1);
-            self.next_step = Some(self.tail + spacing);
+            let steps = (self.next_region_end() - ready).div_ceil(self.step_len());
+            let left = self.region_end().saturating_sub(self.tail);
+            self.next_step = Some(self.tail + (left / (2 * steps)).max(1));
         } else {
             self.next_step = None;
             self.measured = (now, self.tail);
@@ -332,7 +352,8 @@ mod tests {
             assert!(stage.send(MILLISECOND, lossless(0), 0));
         }
         assert!(!stage.send(MILLISECOND, lossless(0), 0));
-        assert_eq!(stage.moves, [63, 63 + 511, 63 + 511 + 4095]);
+        assert_eq!(stage.moves.len(), 3);
+        assert!(stage.worst <= 3, "{} steps in a row", stage.worst);
         for cursor in 1..50_000 {
             assert!(stage.send(100, lossless(cursor), 0));
             assert!(!stage.send(100, lossless(cursor), 0));
@@ -353,6 +374,52 @@ mod tests {
             assert!(stage.log.reclaim() <= stage.log.tail().saturating_sub(300));
         }
         assert_eq!(stage.moves, [63]);
+    }
+
+    /// As when payload memory is short between two steps.
+    #[test]
+    fn a_mark_that_moves_between_two_looks_makes_room() {
+        for moved in 1..600 {
+            let mut stage = Stage::new(1 << 14);
+            while stage.log.next_step.is_none() || stage.log.regions().current() < 1 {
+                assert!(stage.send(100, lossless(0), 0));
+            }
+            let Stage { log, words, .. } = &mut stage;
+            log.move_mark(words, moved);
+            for _ in 0..2000 {
+                assert!(stage.send(100, lossless(moved), 0), "it stands at {}", stage.log.tail());
+            }
+        }
+    }
+
+    /// Whatever the claims, the rate, and what else moves the mark: who waits, waits for a reader.
+    #[test]
+    fn nobody_waits_for_nothing() {
+        let mut random = 1u64;
+        let mut next = |most: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % most
+        };
+        for _ in 0..300 {
+            let mut stage = Stage::new(1 << (6 + next(10)));
+            let (mut cursor, policy) = (0, [Policy::Block, Policy::DropOldest][next(2) as usize]);
+            let (depth, history) = (1 + next(1 << 15), next(3) * next(1 << 13));
+            for _ in 0..5000 {
+                let tail = stage.log.tail();
+                cursor = if next(20) == 0 { cursor + next(tail - cursor + 1) } else { cursor };
+                if next(50) == 0 {
+                    let most = if policy == Policy::Block { cursor } else { tail };
+                    let Stage { log, words, .. } = &mut stage;
+                    log.move_mark(words, log.reclaim.max(next(most + 1)));
+                }
+                let claim = Claim { cursor, policy, depth };
+                if !stage.send([10, 1000, MILLISECOND][next(3) as usize], claim, history) {
+                    let waited_for = policy == Policy::Block && cursor < stage.log.tail();
+                    assert!(waited_for, "{:?} at {}", claim, stage.log.tail());
+                    cursor += 1;
+                }
+            }
+        }
     }
 
     #[test]
