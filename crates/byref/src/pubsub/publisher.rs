@@ -1108,7 +1108,7 @@ impl Shared {
             start,
             first,
             capacity,
-            membarrier: membarrier::available(),
+            membarrier: membarrier::works(),
         };
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));

@@ -540,6 +540,12 @@ impl Subscriber {
         Ok(())
     }
 
+    /// The heavy fence was refused: looks again when that can matter no more, and makes the descriptor readable if there is anything.
+    #[cold]
+    pub(crate) fn look_later(&self) {
+        self.shared.update(|open| open.look_later());
+    }
+
     /// Handles what made the descriptor readable.
     pub(crate) fn handle_events(&self) -> Result<()> {
         let mut guard = self.shared.lock()?;
@@ -849,7 +855,7 @@ impl Shared {
             depth: self.options.depth,
             history: self.options.history,
             name: self.options.name.clone(),
-            membarrier: membarrier::available(),
+            membarrier: membarrier::works(),
         };
         let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
         if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
@@ -1312,7 +1318,27 @@ impl Open {
     /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
     fn arm(&mut self) {
         self.announce();
-        heavy_fence(); // Pairs with the light fence after each append.
+        // Pairs with the light fence after each append.
+        if !heavy_fence() && self.polled {
+            self.look_later(); // Nobody knows when who polls would look without being told.
+        }
+    }
+
+    #[cold]
+    fn look_later(&self) {
+        let shared = Weak::clone(&self.shared);
+        self.service.after(membarrier::SETTLED, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| {
+                    let mut backlogs =
+                        open.connections.iter_mut().map(|it| it.backlog(shared.options.keeps(it.capacity())));
+                    if open.armed && backlogs.any(|(messages, _)| messages > 0) {
+                        open.door.ring();
+                    }
+                });
+            }
+            Next::Done
+        });
     }
 
     /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
@@ -1499,6 +1525,30 @@ mod tests {
             assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
         }
         eventually([0, 0]);
+    }
+
+    /// The system refused the heavy fence, and so the publisher and the sleeper missed each other.
+    #[test]
+    fn who_polls_hears_later_of_a_message_that_was_missed() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        let subscriber = Subscriber::builder("t").build().unwrap();
+        publisher.wait_for_subscribers(1, Some(Duration::from_secs(20))).unwrap();
+        let readiness = subscriber.readiness().unwrap();
+        while subscriber.publishers().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let wait = |time| readiness.0.epoll.wait(Some(time), &mut Vec::new()).unwrap();
+        while wait(Duration::ZERO) == Woken::Ready {
+            assert!(subscriber.try_recv().unwrap().is_none());
+        }
+        subscriber.shared.update(Open::disarm);
+        publisher.send(b"x").unwrap();
+        subscriber.announce_sleep().unwrap();
+        assert_eq!(wait(Duration::from_millis(10)), Woken::TimedOut, "nobody tells");
+        subscriber.look_later();
+        assert_eq!(wait(Duration::from_secs(20)), Woken::Ready);
+        assert!(subscriber.try_recv().unwrap().is_some());
     }
 
     #[test]
