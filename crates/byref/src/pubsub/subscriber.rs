@@ -963,9 +963,16 @@ impl Shared {
         let connection = Connection::new(id, info, &welcome, ring, lease, socket, liveness, candidate, tell_gaps)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
         fault!("connect.watched");
-        if open.armed {
-            connection.link.lease().set_sleeping(open.announced);
-            heavy_fence();
+        match open.at {
+            _ if !open.armed => {}
+            SleepsAt::Sockets => {
+                connection.link.lease().set_sleeping(open.announced);
+                if !heavy_fence() && open.polled {
+                    open.look_later();
+                }
+            }
+            // The newcomer's word is not among those that were noted: who sleeps is woken below, and announces a new sleep.
+            SleepsAt::Words { .. } => open.disarm(),
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
@@ -1549,6 +1556,26 @@ mod tests {
         subscriber.look_later();
         assert_eq!(wait(Duration::from_secs(20)), Woken::Ready);
         assert!(subscriber.try_recv().unwrap().is_some());
+    }
+
+    /// It notes the words that there are, and would sleep over what the newcomer sends.
+    #[test]
+    fn who_sleeps_again_at_words_announces_it_to_a_newcomer() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let subscriber = Subscriber::builder("t/*").build().unwrap();
+        let is_by_word = subscriber.shared.update(|open| matches!(open.at, SleepsAt::Words { .. })).unwrap();
+        let first = Publisher::builder("t/a").capacity(16).build().unwrap();
+        subscriber.wait_for_publishers(1, Some(Duration::from_secs(20))).unwrap();
+        subscriber.announce_sleep().unwrap();
+        let second = Publisher::builder("t/b").capacity(16).build().unwrap();
+        subscriber.wait_for_publishers(2, Some(Duration::from_secs(20))).unwrap();
+        let sleeps = |open: &mut Open| {
+            let said = open.connections.iter().map(|it| it.link.lease().sleeping() != AWAKE);
+            (open.armed, said.collect::<Vec<_>>())
+        };
+        let wanted = !is_by_word; // Who sleeps at sockets has the newcomer's among them.
+        assert_eq!(subscriber.shared.update(sleeps).unwrap(), (wanted, vec![wanted; 2]));
+        drop((first, second));
     }
 
     #[test]
