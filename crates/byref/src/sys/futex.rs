@@ -43,10 +43,11 @@ impl Gong {
         let _ = futex::wake(&self.0, Flags::PRIVATE, i32::MAX as u32);
     }
 
-    /// Sleeps until it was struck more than so often; perhaps not so long.
-    pub fn wait(&self, strikes: u32) {
-        match futex::wait(&self.0, Flags::PRIVATE, strikes, None) {
-            Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
+    /// Sleeps until it was struck more than so often, up to `timeout`; perhaps not so long.
+    pub fn wait(&self, strikes: u32, timeout: Option<Duration>) {
+        let timeout = timeout.map(|it| Timespec { tv_sec: it.as_secs() as _, tv_nsec: it.subsec_nanos() as _ });
+        match futex::wait(&self.0, Flags::PRIVATE, strikes, timeout.as_ref()) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
             Err(_) => std::thread::sleep(Duration::from_millis(1)), // A sandbox forbids it, perhaps.
         }
     }

@@ -10,8 +10,8 @@
 //! (The last resort is that nobody sleeps for more than a second at once.)
 //!
 //! A request that waits already does for what is found meanwhile, too, since the word is raised after it was taken: one system
-//! call for a whole burst. After a round that took long the thread pauses as long, up to [`LONGEST_PAUSE`]: readers of a burst then find
-//! many messages each time they wake, instead of one.
+//! call for a whole burst. Sleepers whose waking took long are not woken again for as long, up to [`LONGEST_PAUSE`]: readers of a burst then
+//! find many messages each time they wake, instead of one. Other publishers' do not wait for that.
 
 use crate::protocol::wake::raise;
 use crate::sync::AtomicU32;
@@ -23,11 +23,11 @@ use crate::sys::process::{monotonic_ns, spawn_helper};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Rounds that took longer are followed by a pause.
-const SHORT: Duration = Duration::from_micros(50);
-const LONGEST_PAUSE: Duration = Duration::from_micros(500);
+/// A wake-up that took longer is followed by a pause.
+const SHORT: u64 = 50_000;
+const LONGEST_PAUSE: u64 = 500_000;
 /// A request that waits for so long (ns) is its sender's own business. Longer than a pause.
 const LATE: u64 = 1_000_000;
 
@@ -40,6 +40,8 @@ pub(crate) struct Siren {
     is_requested: AtomicBool,
     /// Since when, by the monotonic clock (ns).
     since: AtomicU64,
+    /// Until when the thread pauses. It alone looks.
+    rests_until: AtomicU64,
 }
 
 impl Siren {
@@ -49,6 +51,7 @@ impl Siren {
             place,
             is_requested: AtomicBool::new(false),
             since: AtomicU64::new(0),
+            rests_until: AtomicU64::new(0),
         })
     }
 
@@ -138,33 +141,38 @@ impl Drop for Waker {
 }
 
 impl Work {
-    /// What is asked for. Requests from now on are new ones: the words are raised after this.
-    fn take(&self) -> Vec<Arc<Siren>> {
+    /// What is asked for and does not pause, and how long to wait for what does. Requests from now on are new ones: the words are
+    /// raised after this.
+    fn take(&self, now: u64) -> (Vec<Arc<Siren>>, Option<Duration>) {
         let mut requested = self.requested.lock();
-        for siren in &*requested {
+        let is_due = |siren: &mut Arc<Siren>| siren.rests_until.load(Ordering::Relaxed) <= now;
+        let due: Vec<_> = requested.extract_if(.., is_due).collect();
+        for siren in &due {
             siren.is_requested.store(false, Ordering::Relaxed);
         }
-        std::mem::take(&mut *requested)
+        let next = requested.iter().map(|siren| siren.rests_until.load(Ordering::Relaxed)).min();
+        (due, next.map(|at| Duration::from_nanos(at - now)))
     }
 
     fn run(&self) {
         loop {
             let strikes = self.gong.strikes();
-            let requested = self.take();
-            if requested.is_empty() {
-                if self.stopped.load(Ordering::Relaxed) {
+            let mut now = monotonic_ns();
+            let (due, pause) = self.take(now);
+            if due.is_empty() {
+                if pause.is_none() && self.stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                self.gong.wait(strikes);
+                self.gong.wait(strikes, pause);
                 continue;
             }
-            let begin = Instant::now();
-            for siren in requested {
+            for siren in due {
                 siren.sound();
-            }
-            let took = begin.elapsed();
-            if took > SHORT {
-                std::thread::sleep(took.min(LONGEST_PAUSE));
+                let begin = std::mem::replace(&mut now, monotonic_ns());
+                let took = now.saturating_sub(begin);
+                if took > SHORT {
+                    siren.rests_until.store(now + took.min(LONGEST_PAUSE), Ordering::Relaxed);
+                }
             }
         }
     }
@@ -175,6 +183,23 @@ mod tests {
     use super::*;
     use crate::sys::epoll::Woken;
     use crate::sys::futex::Words;
+    use std::time::Instant;
+
+    #[test]
+    fn a_pause_is_for_the_publisher_that_took_long() {
+        let ring = Arc::new(OwnedSegment::new("test", 4096).unwrap());
+        let sirens = [64, 128].map(|place| Siren::new(&ring, place));
+        let waker = Waker::idle();
+        sirens[0].rests_until.store(1000, Ordering::Relaxed);
+        sirens.iter().for_each(|siren| waker.request(siren));
+        let (due, pause) = waker.0.take(400);
+        assert!(due.len() == 1 && Arc::ptr_eq(&due[0], &sirens[1]), "the other one has no pause");
+        assert_eq!(pause, Some(Duration::from_nanos(600)));
+        assert_eq!(sirens.each_ref().map(|siren| siren.is_requested()), [true, false]);
+        let (due, pause) = waker.0.take(1000);
+        assert!(due.len() == 1 && Arc::ptr_eq(&due[0], &sirens[0]));
+        assert_eq!(pause, None);
+    }
 
     #[test]
     fn who_sleeps_is_woken_and_the_thread_ends() {
