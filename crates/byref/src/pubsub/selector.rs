@@ -279,6 +279,14 @@ impl<T> Selector<T> {
                 return Ok(Ended::Messages);
             }
         }
+        let mut first_slept = None;
+        let ended = self.sleep(wait, &mut first_slept);
+        self.spin.slept_since(first_slept, spun);
+        ended
+    }
+
+    /// Notes when it first slept.
+    fn sleep(&mut self, wait: &mut Wait<'_>, first_slept: &mut Option<Instant>) -> Result<Ended> {
         let mut look_for_signals = true;
         loop {
             if std::mem::take(&mut self.called) {
@@ -292,11 +300,10 @@ impl<T> Selector<T> {
                 return Ok(Ended::Messages);
             }
             let slice = membarrier::slice(wait.slice(left).into_iter().chain(self.rest()).min());
-            let slept = Instant::now();
+            first_slept.get_or_insert_with(Instant::now);
             fault!("sleep.selector_before");
             let woken = self.look(slice)?;
             fault!("sleep.selector_after");
-            self.spin.slept(spun, slept.elapsed());
             look_for_signals = woken != Woken::Ready;
             if self.find(false) {
                 return Ok(Ended::Messages);

@@ -681,8 +681,12 @@ impl Shared {
         let mut look_for_signals = true;
         let mut still_armed = false;
         let mut words = Words::new();
+        let mut first_slept = None;
         loop {
-            let Some(left) = wait.remaining() else { return Err(self.timed_out(wait, "recv")) };
+            let Some(left) = wait.remaining() else {
+                self.update(|open| open.spin.slept_since(first_slept, spun));
+                return Err(self.timed_out(wait, "recv"));
+            };
             if look_for_signals && wait.may_be_interrupted() {
                 // What runs now may receive from here, too, and would wait for the right that its own thread has.
                 (leader, still_armed) = (None, false);
@@ -705,12 +709,14 @@ impl Shared {
                 let open = self.opened(&mut guard)?;
                 let strikes = open.hear_gong(&self.options, took_wake_ups)?;
                 if take(open)? {
+                    open.spin.slept_since(first_slept, spun);
                     return Ok(());
                 }
                 if !(still_armed && open.armed) {
                     open.note_words(&mut words);
                     open.arm();
                     if take(open)? {
+                        open.spin.slept_since(first_slept, spun);
                         return Ok(());
                     }
                 }
@@ -721,7 +727,7 @@ impl Shared {
                 open.stats.sleeps += 1;
                 strikes
             };
-            let slept = Instant::now();
+            first_slept.get_or_insert_with(Instant::now);
             let mut ready = Vec::new();
             fault!("sleep.subscriber_before");
             self.attended.store(true, Ordering::Relaxed);
@@ -743,7 +749,6 @@ impl Shared {
             if is_refused {
                 open.sleep_at_sockets(); // The process has gone into a sandbox, perhaps.
             }
-            open.spin.slept(spun, slept.elapsed());
             let woken = woken.map_err(Error::system(&self.options.topic, "cannot wait for messages"))?;
             look_for_signals = woken != Woken::Ready;
             still_armed = woken != Woken::Ready;
@@ -1576,6 +1581,23 @@ mod tests {
         let wanted = !is_by_word; // Who sleeps at sockets has the newcomer's among them.
         assert_eq!(subscriber.shared.update(sleeps).unwrap(), (wanted, vec![wanted; 2]));
         drop((first, second));
+    }
+
+    #[test]
+    fn a_sleep_in_pieces_is_one_sleep() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let subscriber = Subscriber::builder("t").build().unwrap();
+        let mut looks = 0;
+        let mut look = || {
+            looks += 1;
+            false
+        };
+        let brief = Duration::from_millis(1);
+        let mut wait = Wait::up_to(Some(20 * brief)).interruptible(&mut look).at_least_every(brief);
+        subscriber.recv_with(&mut wait).unwrap_err();
+        assert!(looks > 4, "it slept in pieces");
+        let time = subscriber.shared.update(|open| open.spin.time()).unwrap();
+        assert!(time >= DEFAULT_MOST / 2, "{time:?}: one long sleep halves it once");
     }
 
     #[test]

@@ -140,8 +140,20 @@ impl Spin {
         self.in_vain = 0;
     }
 
-    /// Nothing was found, and the sleep that followed was so long.
-    pub fn slept(&mut self, spun: Spun, time: Duration) {
+    #[cfg(all(test, not(loom)))]
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// Nothing was found, and what followed is over: a sleep, however many pieces it had, if it `began` at all.
+    pub fn slept_since(&mut self, began: Option<Instant>, spun: Spun) {
+        if let Some(began) = began {
+            self.slept(spun, began.elapsed());
+        }
+    }
+
+    /// The sleep was so long.
+    fn slept(&mut self, spun: Spun, time: Duration) {
         let now = Instant::now();
         if spun == Spun::Interrupted {
             return self.rest(now);
