@@ -58,31 +58,42 @@ impl Gong {
     }
 }
 
+/// So many times in a row the kernel may find a word unmapped. One that has just gone is among the words no more the next time.
+const MOST_UNMAPPED: u32 = 8;
+
 /// Words and the values that they had.
-pub(crate) struct Words(Vec<Wait>);
+pub(crate) struct Words {
+    entries: Vec<Wait>,
+    /// How often in a row one was not mapped.
+    unmapped: u32,
+}
 
 impl Words {
     pub fn new() -> Self {
-        Words(Vec::new())
+        Words { entries: Vec::new(), unmapped: 0 }
     }
 
     /// Notes the values of other words instead.
     pub fn note<'a>(&mut self, words: impl Iterator<Item = &'a Word>) {
-        self.0.clear();
-        self.0.push(Wait::new()); // The gong's.
-        self.0.extend(words.map(|word| entry(word, wake::note(word), WaitFlags::empty())));
+        self.entries.clear();
+        self.entries.push(Wait::new()); // The gong's.
+        self.entries.extend(words.map(|word| entry(word, wake::note(word), WaitFlags::empty())));
     }
 
     /// Sleeps until one of the words has another value than was noted, or the gong was struck more than so often; up to `timeout`.
     ///
-    /// The words need not be mapped any more, if the gong is struck after they have gone: the kernel alone reads them.
+    /// The words need not be mapped any more, if the gong is struck after they have gone: the kernel alone reads them. But if that goes
+    /// on, it cannot read them for another reason, and the error says so.
     pub fn wait(&mut self, gong: &Gong, strikes: u32, timeout: Duration) -> io::Result<Woken> {
-        self.0[0] = entry(&gong.0, strikes, WaitFlags::PRIVATE);
+        self.entries[0] = entry(&gong.0, strikes, WaitFlags::PRIVATE);
         let now = clock_gettime(ClockId::Monotonic);
         let timeout = Duration::new(now.tv_sec as u64, now.tv_nsec as u32).saturating_add(timeout);
         let until = Timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
-        match futex::waitv(&self.0, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
-            Ok(_) | Err(Errno::AGAIN | Errno::FAULT) => Ok(Woken::Ready),
+        let woken = futex::waitv(&self.entries, WaitvFlags::empty(), Some(&until), ClockId::Monotonic);
+        self.unmapped = if woken == Err(Errno::FAULT) { self.unmapped + 1 } else { 0 };
+        match woken {
+            Ok(_) | Err(Errno::AGAIN) => Ok(Woken::Ready),
+            Err(Errno::FAULT) if self.unmapped < MOST_UNMAPPED => Ok(Woken::Ready),
             Err(Errno::TIMEDOUT) => Ok(Woken::TimedOut),
             Err(Errno::INTR) => Ok(Woken::Interrupted),
             Err(error) => Err(error.into()),
@@ -146,6 +157,18 @@ mod tests {
             scope.spawn(|| gong.strike());
             assert_eq!(words.wait(&gong, strikes, LONG).unwrap(), Woken::Ready);
         });
+    }
+
+    #[test]
+    fn words_that_stay_unreadable_are_no_place_to_sleep() {
+        let gong = Gong::default();
+        let mut words = Words::new();
+        words.note(std::iter::once(&Word::new(0)));
+        words.entries[1].uaddr = WaitPtr::new(std::ptr::without_provenance_mut(8)); // Nothing is ever mapped there.
+        for _ in 1..MOST_UNMAPPED {
+            assert_eq!(words.wait(&gong, gong.strikes(), LONG).unwrap(), Woken::Ready);
+        }
+        assert!(words.wait(&gong, gong.strikes(), LONG).is_err());
     }
 
     #[test]
