@@ -281,9 +281,9 @@ def test_whatever_the_limit_nothing_worse_than_an_error(kind: str, spawn: Spawn)
 
 
 def publish_with_few_descriptors(line: Line) -> None:
-    """Is refused a socket, a subscriber, and a segment; sends on whenever it can."""
+    """Is refused a ring, a subscriber, and a segment; sends on whenever it can."""
     with byref.Publisher("else"):
-        with few_descriptors(3) as most:
+        with few_descriptors(1) as most:
             line.tell([refusal(lambda: byref.Publisher("t")), most])
         with byref.Publisher("t") as pub:
             with few_descriptors(0) as most:
@@ -621,7 +621,7 @@ def publish_many(line: Line, soft: int, hard: int, may_raise: bool) -> None:
     line.hear()
 
 
-@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("count", [1, 300])
 def test_the_limit_of_descriptors_is_raised_when_few_are_left(count: int, spawn: Spawn) -> None:
     child = spawn(publish_many, 200, 4000, True)
     child.tell(count)
@@ -630,11 +630,11 @@ def test_the_limit_of_descriptors_is_raised_when_few_are_left(count: int, spawn:
 
 def test_the_limit_of_descriptors_stays_where_that_is_wished(spawn: Spawn) -> None:
     child = spawn(publish_many, 200, 4000, False)
-    child.tell(100)
+    child.tell(300)
     assert "`ulimit -n`: 200" in child.hear()
 
 
 def test_a_hard_limit_of_descriptors_is_named(spawn: Spawn) -> None:
     child = spawn(publish_many, 100, 200, True)
-    child.tell(100)
+    child.tell(300)
     assert "`ulimit -n`: 200" in child.hear()
