@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
+import resource
 import select
 import signal
 import threading
@@ -170,13 +172,16 @@ def test_many_sleepers_are_woken(spawn: Spawn) -> None:
         assert sub.hear() == "done"
 
 
-def send_to_many(line: Line, fault: str) -> None:
-    """Sends when it is told to, and meets its fate when it wakes those who sleep."""
+def send_to_many(line: Line, fault: str, count: int) -> None:
+    """Sends so often when it is told to, and meets its fate when it wakes those who sleep."""
     os.environ["BYREF_FAULT"] = fault
     with byref.Publisher("t") as pub:
         pub.wait_for_subscribers(12, timeout=60)
-        line.hear()
-        pub.send(b"0")
+        for number in range(count):
+            line.hear()
+            pub.send(b"%d" % number)
+            eventually(lambda: "byref-waker" in _threads(), "the service thread starts it")
+            line.tell("it runs")
         line.hear()
 
 
@@ -186,9 +191,16 @@ def send_to_many(line: Line, fault: str) -> None:
 def test_a_publisher_ends_while_it_wakes_many(
     point: str, fate: str, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subs = [spawn(receive, 1) for _ in range(12)]
+    # The first time the sender wakes them itself.
+    count = 2 if point == "wake.requested" else 1
+    subs = [spawn(receive, count) for _ in range(12)]
     monkeypatch.setenv("PYTHONPATH", str(FAULTS))
-    pub = spawn(send_to_many, f"{point}:1:{fate}")
+    pub = spawn(send_to_many, f"{point}:1:{fate}", count)
+    for number in range(count - 1):
+        eventually(lambda: all(sleeps_at_words(sub.pid) for sub in subs), "they sleep at words")
+        pub.tell()
+        assert pub.hear() == "it runs"
+        assert {sub.hear() for sub in subs} == {str(number)}
     eventually(lambda: all(sleeps_at_words(sub.pid) for sub in subs), "they sleep at words")
     time.sleep(0.2)
     pub.tell()
@@ -198,15 +210,111 @@ def test_a_publisher_ends_while_it_wakes_many(
         eventually(lambda: state_of(pub.pid) == "T", "it stops")
         pub.signal(signal.SIGCONT)
     for sub in subs:
-        assert [sub.hear(), sub.hear()] == ["0", "done"]
+        assert [sub.hear(), sub.hear()] == [str(count - 1), "done"]
+
+
+def send_from_one_processor(line: Line, processor: int, policy: str) -> None:
+    """Sends to many from a thread with a processor of its own; tells where byref's threads run, and how."""
+    if policy == "real time":
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        except PermissionError:
+            line.tell(None)
+            return
+
+    def send() -> None:
+        os.sched_setaffinity(0, {processor})
+        if policy == "real time":
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        with byref.Publisher("t") as pub:
+            pub.wait_for_subscribers(9, timeout=60)
+            while "byref-waker" not in _threads():
+                pub.send(b"x")
+                time.sleep(0.02)
+            # It changes its own policy when it first runs.
+            eventually(lambda: os.SCHED_FIFO not in {policy for _, policy in places().values()}, "they share time")
+            line.tell({name: [sorted(processors), policy] for name, (processors, policy) in places().items()})
+            line.hear()
+
+    def places() -> dict[str, tuple[set[int], int]]:
+        threads = [int(thread) for thread in os.listdir("/proc/self/task")]
+        names = {thread: _name_of(thread) for thread in threads}
+        return {
+            name: (os.sched_getaffinity(thread), os.sched_getscheduler(thread))
+            for thread, name in names.items()
+            if name.startswith("byref")
+        }
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+@pytest.mark.parametrize("policy", ["usual", "real time"])
+def test_a_sender_keeps_its_processor_and_priority_to_itself(policy: str, spawn: Spawn) -> None:
+    """A thread that it starts would not run if it sends, or looks around, without a pause."""
+    all_processors = os.sched_getaffinity(0)
+    own = min(all_processors)
+    subs = [spawn(receive, 1) for _ in range(9)]
+    sender = spawn(send_from_one_processor, own, policy)
+    places = sender.hear()
+    if places is None:
+        pytest.skip("real-time priorities are not for this user")
+    assert places == {name: [sorted(all_processors - {own}), os.SCHED_OTHER] for name in ("byref", "byref-waker")}
+    for sub in subs:
+        assert [sub.hear(), sub.hear()] == ["x", "done"]
+
+
+def send_without_threads(line: Line, count: int) -> None:
+    """Sends to many in a process that can start no thread any more; tells the warnings."""
+    warnings: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    logging.getLogger("byref").addHandler(Kept())
+    byref.log_to_logging()
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(9, timeout=60)
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        if os.getuid() == 0:
+            os.setuid(65534)  # The limit is not for root.
+        for number in range(count):
+            line.hear()
+            pub.send(b"%d" % number)
+        line.hear()
+        eventually(lambda: warnings, "the log's reader runs")
+        line.tell([text for text in warnings if "thread" in text])
+
+
+def test_where_no_thread_can_be_started_the_sender_wakes_all(spawn: Spawn) -> None:
+    subs = [spawn(receive, 20) for _ in range(9)]
+    sender = spawn(send_without_threads, 20)
+    for number in range(20):
+        eventually(lambda: all(sleeps_at_words(sub.pid) for sub in subs), "they sleep at words")
+        sender.tell()
+        assert {sub.hear() for sub in subs} == {str(number)}
+    sender.tell()
+    warnings = sender.hear()
+    assert len(warnings) == 1
+    assert "cannot start a thread that wakes subscribers" in warnings[0]
+    for sub in subs:
+        assert sub.hear() == "done"
+
+
+def _name_of(thread: int) -> str:
+    try:
+        with open(f"/proc/self/task/{thread}/comm") as file:
+            return file.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # It has just ended.
 
 
 def _threads() -> list[str]:
-    names = []
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/comm") as file:
-            names.append(file.read().strip())
-    return names
+    return [_name_of(int(thread)) for thread in os.listdir("/proc/self/task")]
 
 
 def test_a_thread_sleeps_while_another_one_begins_to_poll() -> None:

@@ -13,7 +13,7 @@ use crate::link::rendezvous::Directory;
 use crate::sync::locks::{Mutex, MutexGuard};
 use crate::sys::epoll::{Bell, Epoll, Interest};
 use crate::sys::fork::{ForkId, PerProcess};
-use crate::sys::process::spawn_without_signals;
+use crate::sys::process::spawn_helper;
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -129,7 +129,7 @@ impl Handle {
         let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in });
         service.epoll.add(&service.bell, BELL, Interest::IN)?;
         let thread = Arc::clone(&service);
-        spawn_without_signals("byref", move || thread.run())?;
+        spawn_helper("byref", move || thread.run())?;
         let sweep = Arc::clone(directory);
         service.after(Duration::ZERO, move |_, _, _| {
             sweep.sweep();
@@ -379,7 +379,7 @@ mod tests {
     fn a_deadline_ends_with_the_watch_that_had_it() {
         let service = idle();
         let thread = Arc::clone(&service);
-        spawn_without_signals("test", move || thread.run()).unwrap();
+        spawn_helper("test", move || thread.run()).unwrap();
 
         let (events, seen) = mpsc::channel();
         let (reader, writer) = std::io::pipe().unwrap();

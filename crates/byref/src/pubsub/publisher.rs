@@ -46,7 +46,7 @@ use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Once, Weak};
 use std::time::{Duration, Instant};
 use ticket::Tracked;
 
@@ -78,6 +78,8 @@ const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(50);
 const POPULATE_STEP: u64 = 64 << 20;
 /// A waiting publisher that nobody rings looks again after this time: a system without memory may have swallowed the ring.
 const LOST_RING: Duration = Duration::from_millis(100);
+/// Who could have no thread that wakes subscribers asks for one again after this time.
+const NO_WAKER: Duration = Duration::from_secs(1);
 /// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
 /// So long (ns) after its first message, what a publisher sends to nobody makes its ring grow.
@@ -223,8 +225,9 @@ pub(crate) struct Shared {
 struct Open {
     ring: Arc<OwnedSegment>,
     siren: Arc<Siren>,
-    /// Wakes many sleepers; made when they are first found.
+    /// Wakes many sleepers; made when they are first found, by the service thread, which was asked for it.
     waker: Option<Arc<Waker>>,
+    asked_for_waker: bool,
     log: Log,
     clock: Clock,
     peers: Vec<Peer>,
@@ -369,6 +372,7 @@ impl Publisher {
         *open = Some(Open {
             siren: Siren::new(&ring, WAKE_WORD),
             waker: None,
+            asked_for_waker: false,
             ring,
             log,
             clock: Clock::realtime(),
@@ -905,6 +909,9 @@ impl Shared {
             let (at, poll) = if hurry || at == NEVER { (at, poll) } else { open.batched(at) };
             if at != armed {
                 armed = at;
+                if open.siren.is_requested() {
+                    open.siren.sound(); // It may be for those who are to make room.
+                }
                 open.ring().set_wake_at(at);
                 drop(guard);
                 fault!("sleep.publisher_announced");
@@ -1108,7 +1115,7 @@ impl Shared {
             start,
             first,
             capacity,
-            membarrier: membarrier::available(),
+            membarrier: membarrier::works(),
         };
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
@@ -1186,6 +1193,9 @@ impl Shared {
         fault!("close.publisher_begun");
         open.ring().set_closed();
         fault!("close.publisher_flagged");
+        if open.siren.is_requested() {
+            open.siren.sound();
+        }
         open.announcement.withdraw();
         for peer in &open.peers {
             for task in peer.tasks() {
@@ -1326,15 +1336,45 @@ impl Open {
     /// Wakes so many who sleep at the wake word, or has them woken.
     #[cold]
     fn wake_those_at_word(&mut self, count: usize) {
-        if count >= MANY || self.siren.is_requested() {
-            if self.waker.is_none() {
-                self.waker = Waker::get().ok();
-            }
-            if let Some(waker) = &self.waker {
-                return waker.request(&self.siren);
-            }
+        let is_for_waker = (count >= MANY || self.siren.is_requested()) && !self.siren.is_late();
+        if is_for_waker && self.has_waker() {
+            return self.waker.iter().for_each(|waker| waker.request(&self.siren));
         }
         self.siren.sound();
+    }
+
+    /// If none runs, the service thread starts one.
+    fn has_waker(&mut self) -> bool {
+        if self.waker.is_none() {
+            self.waker = Waker::running();
+        }
+        if self.waker.is_some() || std::mem::replace(&mut self.asked_for_waker, true) {
+            return self.waker.is_some();
+        }
+        let shared = self.shared.clone();
+        let mut refused = false;
+        self.service.after(Duration::ZERO, move |_, _, _| {
+            let Some(shared) = shared.upgrade() else { return Next::Done };
+            let started = (!refused).then(Waker::start);
+            if let Some(Err(error)) = &started {
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| {
+                    log::warn!(
+                        "byref: cannot start a thread that wakes subscribers, so senders wake them themselves: {error}"
+                    );
+                });
+            }
+            let mut guard = shared.open.lock();
+            let Some(open) = guard.as_mut() else { return Next::Done };
+            if let Some(Ok(waker)) = started {
+                open.waker = Some(waker);
+            } else if !std::mem::replace(&mut refused, true) {
+                return Next::After(NO_WAKER);
+            }
+            open.asked_for_waker = false; // Whoever needs one asks again.
+            Next::Done
+        });
+        false
     }
 
     /// What one more record has to wait for, if anything.
@@ -1713,6 +1753,7 @@ impl Host for Shared {
 mod tests {
     use super::*;
     use crate::Subscriber;
+    use crate::protocol::wake::note;
     use crate::sys::socket::shortage;
 
     const SOON: Option<Duration> = Some(Duration::from_secs(20));
@@ -1766,6 +1807,36 @@ mod tests {
             let Ok(Received::Packet(_, lease)) = socket::receive(&self.theirs, &mut packet) else { return None };
             Arc::clone(&publisher.shared).take_call(&self.theirs, 0, Wish::Subscribe(hello), lease).ok().flatten()
         }
+    }
+
+    /// As of a thread that somebody keeps from running.
+    #[test]
+    fn a_request_that_nobody_takes_is_served_by_its_sender() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        let subscribers: Vec<_> = (0..MANY).map(|_| Subscriber::builder("t").build().unwrap()).collect();
+        publisher.wait_for_subscribers(MANY, SOON).unwrap();
+        for subscriber in &subscribers {
+            subscriber.wait_for_publishers(1, SOON).unwrap();
+        }
+        publisher.shared.open.lock().as_mut().unwrap().waker = Some(Waker::idle());
+        let raised = || {
+            let guard = publisher.shared.open.lock();
+            note(&guard.as_ref().unwrap().ring.map().counts(WAKE_WORD)[0])
+        };
+        let send = || {
+            subscribers.iter().for_each(|subscriber| subscriber.announce_sleep().unwrap());
+            publisher.send(b"x").unwrap();
+        };
+        send();
+        assert_eq!(raised(), 0, "another thread is to do it");
+        for number in 1..4 {
+            std::thread::sleep(Duration::from_millis(2));
+            send();
+            assert_eq!(raised(), number, "it is late");
+        }
+        publisher.close();
+        assert_eq!(subscribers[0].recv_timeout(SOON.unwrap()).unwrap().len(), 1);
     }
 
     #[test]

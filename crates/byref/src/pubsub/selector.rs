@@ -332,7 +332,15 @@ impl<T> Selector<T> {
                 let _ = entry.subscriber.announce_sleep();
             }
         }
-        heavy_fence(); // Pairs with the light fences after each append, of all publishers.
+        // Pairs with the light fences after each append, of all publishers.
+        if !heavy_fence() {
+            for place in &self.awake {
+                let entry = entry(&mut self.entries, *place);
+                if is_meant(entry) {
+                    entry.subscriber.look_later();
+                }
+            }
+        }
         let (mut kept, mut next, mut closed) = (0, self.next, Vec::new());
         for at in 0..self.awake.len() {
             let place = self.awake[at];

@@ -540,6 +540,12 @@ impl Subscriber {
         Ok(())
     }
 
+    /// The heavy fence was refused: looks again when that can matter no more, and makes the descriptor readable if there is anything.
+    #[cold]
+    pub(crate) fn look_later(&self) {
+        self.shared.update(|open| open.look_later());
+    }
+
     /// Handles what made the descriptor readable.
     pub(crate) fn handle_events(&self) -> Result<()> {
         let mut guard = self.shared.lock()?;
@@ -849,7 +855,7 @@ impl Shared {
             depth: self.options.depth,
             history: self.options.history,
             name: self.options.name.clone(),
-            membarrier: membarrier::available(),
+            membarrier: membarrier::works(),
         };
         let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
         if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
@@ -957,9 +963,16 @@ impl Shared {
         let connection = Connection::new(id, info, &welcome, ring, lease, socket, liveness, candidate, tell_gaps)?;
         open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
         fault!("connect.watched");
-        if open.armed {
-            connection.link.lease().set_sleeping(open.announced);
-            heavy_fence();
+        match open.at {
+            _ if !open.armed => {}
+            SleepsAt::Sockets => {
+                connection.link.lease().set_sleeping(open.announced);
+                if !heavy_fence() && open.polled {
+                    open.look_later();
+                }
+            }
+            // The newcomer's word is not among those that were noted: who sleeps is woken below, and announces a new sleep.
+            SleepsAt::Words { .. } => open.disarm(),
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
@@ -1312,7 +1325,27 @@ impl Open {
     /// Tells every publisher that this subscriber goes to sleep. Afterwards it has to look once more.
     fn arm(&mut self) {
         self.announce();
-        heavy_fence(); // Pairs with the light fence after each append.
+        // Pairs with the light fence after each append.
+        if !heavy_fence() && self.polled {
+            self.look_later(); // Nobody knows when who polls would look without being told.
+        }
+    }
+
+    #[cold]
+    fn look_later(&self) {
+        let shared = Weak::clone(&self.shared);
+        self.service.after(membarrier::SETTLED, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|open| {
+                    let mut backlogs =
+                        open.connections.iter_mut().map(|it| it.backlog(shared.options.keeps(it.capacity())));
+                    if open.armed && backlogs.any(|(messages, _)| messages > 0) {
+                        open.door.ring();
+                    }
+                });
+            }
+            Next::Done
+        });
     }
 
     /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
@@ -1499,6 +1532,50 @@ mod tests {
             assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
         }
         eventually([0, 0]);
+    }
+
+    /// The system refused the heavy fence, and so the publisher and the sleeper missed each other.
+    #[test]
+    fn who_polls_hears_later_of_a_message_that_was_missed() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+        let subscriber = Subscriber::builder("t").build().unwrap();
+        publisher.wait_for_subscribers(1, Some(Duration::from_secs(20))).unwrap();
+        let readiness = subscriber.readiness().unwrap();
+        while subscriber.publishers().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let wait = |time| readiness.0.epoll.wait(Some(time), &mut Vec::new()).unwrap();
+        while wait(Duration::ZERO) == Woken::Ready {
+            assert!(subscriber.try_recv().unwrap().is_none());
+        }
+        subscriber.shared.update(Open::disarm);
+        publisher.send(b"x").unwrap();
+        subscriber.announce_sleep().unwrap();
+        assert_eq!(wait(Duration::from_millis(10)), Woken::TimedOut, "nobody tells");
+        subscriber.look_later();
+        assert_eq!(wait(Duration::from_secs(20)), Woken::Ready);
+        assert!(subscriber.try_recv().unwrap().is_some());
+    }
+
+    /// It notes the words that there are, and would sleep over what the newcomer sends.
+    #[test]
+    fn who_sleeps_again_at_words_announces_it_to_a_newcomer() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let subscriber = Subscriber::builder("t/*").build().unwrap();
+        let is_by_word = subscriber.shared.update(|open| matches!(open.at, SleepsAt::Words { .. })).unwrap();
+        let first = Publisher::builder("t/a").capacity(16).build().unwrap();
+        subscriber.wait_for_publishers(1, Some(Duration::from_secs(20))).unwrap();
+        subscriber.announce_sleep().unwrap();
+        let second = Publisher::builder("t/b").capacity(16).build().unwrap();
+        subscriber.wait_for_publishers(2, Some(Duration::from_secs(20))).unwrap();
+        let sleeps = |open: &mut Open| {
+            let said = open.connections.iter().map(|it| it.link.lease().sleeping() != AWAKE);
+            (open.armed, said.collect::<Vec<_>>())
+        };
+        let wanted = !is_by_word; // Who sleeps at sockets has the newcomer's among them.
+        assert_eq!(subscriber.shared.update(sleeps).unwrap(), (wanted, vec![wanted; 2]));
+        drop((first, second));
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! 1. Inside is one of: the owner of the bias that raised its `inside` and still found itself owner; the holder of `slow`,
 //!    after it found no owner, or removed the owner and saw its `inside` at zero. The latter may become the former on its way.
 //! 2. *Enter, revoke* (Dekker's pattern): the owner raises `inside`, makes a light fence, looks at `owner`; the revoker clears
-//!    `owner`, makes a heavy fence, looks at `inside`. One of them sees the other's store, so never both go in.
+//!    `owner`, makes a heavy fence, looks at `inside`. One of them sees the other's store, so never both go in. Where the system
+//!    has come to refuse the heavy fence (a sandbox), the revoker waits until the owner's store can no longer be on its way.
 //! 3. Only the holder of `slow` changes `owner`, and gives the bias to its own thread only.
 //! 4. Each thread has an `inside` of its own. One that was owner, and stops between its two looks at `owner`, may go on long
 //!    after somebody else has become owner: what it raises and lowers then must be nobody else's.
@@ -24,6 +25,7 @@
 
 use crate::sync::locks::{Mutex, MutexGuard};
 use crate::sync::{AtomicU64, Ordering, Pairing, heavy_fence};
+use crate::sys::membarrier;
 use std::cell::{Cell, UnsafeCell};
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -85,7 +87,11 @@ impl Bias {
             return false;
         }
         self.owner.store(NOBODY, Ordering::Relaxed);
-        heavy_fence(); // Pairs with the light fence in `enter`.
+        if !heavy_fence() {
+            // The owner may have raised `inside`, and gone in, with its store still in its processor's buffer. A lock pays this once.
+            membarrier::wait_instead();
+        }
+        // Either pairs with the light fence in `enter`.
         while self.inside_of(owner).load(Ordering::Acquire) != 0 {
             pause();
         }
@@ -173,9 +179,10 @@ impl<T> Biased<T> {
         if revoked {
             visits.needed = (visits.needed * 2).min(LONGEST_STREAK);
         }
-        // Without membarrier the owner would have to make a full fence, and would gain nothing.
+        // Without membarrier the owner would have to make a full fence, and would gain nothing; and where it is refused by now, whoever
+        // takes the bias away would have to wait.
         match visits.count(me) {
-            Some(owner) if self.bias.pairing == Pairing::Asymmetric => {
+            Some(owner) if self.bias.pairing == Pairing::Asymmetric && membarrier::works() => {
                 self.bias.grant(owner);
                 BiasedGuard { lock: self, by: By::Bias(owner) }
             }

@@ -28,7 +28,7 @@ pub(crate) enum Pairing {
 impl Pairing {
     /// The pairing with a peer that can use `membarrier`, or cannot.
     pub fn with(peer_can: bool) -> Self {
-        if peer_can && crate::sys::membarrier::available() { Pairing::Asymmetric } else { Pairing::Fenced }
+        if peer_can && crate::sys::membarrier::works() { Pairing::Asymmetric } else { Pairing::Fenced }
     }
 
     /// The frequent side's fence, between its store and its look at the sleeper's flag.
@@ -42,9 +42,10 @@ impl Pairing {
 }
 
 /// The rare side's fence, between raising its flag and its last look before it sleeps. It matches either light fence.
-pub(crate) fn heavy_fence() {
+///
+/// `false`: this process has gone into a sandbox that refuses the barrier, so it matches [`Pairing::Fenced`] only. Who sleeps has to
+/// look again before long (see [`slice`](crate::sys::membarrier::slice)); who must not err has to wait.
+pub(crate) fn heavy_fence() -> bool {
     fence(Ordering::SeqCst);
-    if !cfg!(all(test, loom)) && crate::sys::membarrier::available() {
-        crate::sys::membarrier::issue();
-    }
+    cfg!(all(test, loom)) || !crate::sys::membarrier::available() || crate::sys::membarrier::issue()
 }

@@ -19,16 +19,38 @@ pub(crate) fn available() -> bool {
     })
 }
 
-/// Runs a full fence on every core that executes a registered process, including this one.
-pub(crate) fn issue() {
-    // It cannot fail where it has succeeded before (membarrier(2): the result is constant until reboot), unless this process
-    // has gone into a sandbox since.
-    if membarrier(MembarrierCommand::GlobalExpedited).is_err() {
+/// The same, and it was never refused since.
+pub(crate) fn works() -> bool {
+    available() && !FAILED.load(Ordering::Relaxed)
+}
+
+/// Runs a full fence on every core that executes a registered process, including this one; whether the system did that.
+///
+/// It cannot fail where it has succeeded before (membarrier(2): the result is constant until reboot), unless this process has
+/// gone into a sandbox since.
+pub(crate) fn issue() -> bool {
+    let done = membarrier(MembarrierCommand::GlobalExpedited).is_ok();
+    if !done {
         FAILED.store(true, Ordering::Relaxed);
     }
+    done
 }
 
 static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// A store that a running thread made so long ago is seen by all, and its later loads see what was stored so long ago.
+///
+/// No promise of an architecture says so. But a store leaves the processor's buffer as soon as its cache line has come, which takes
+/// a microsecond, or milliseconds never; an interrupt or a switch to another thread empties the buffer, and a processor that
+/// executes a thread has one with each tick (every 10 ms where ticks are rarest).
+pub(crate) const SETTLED: Duration = Duration::from_millis(20);
+
+/// Stands in for a barrier that was refused, where waiting is all that is left.
+#[cold]
+pub(crate) fn wait_instead() {
+    std::thread::sleep(SETTLED);
+}
+
 /// The longest sleep then.
 const UNFENCED_SLEEP: Duration = Duration::from_millis(10);
 

@@ -1,7 +1,7 @@
 //! Processes, clocks and random names.
 #![allow(unsafe_code)]
 
-use super::limits;
+use super::{limits, processor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -66,8 +66,9 @@ pub(crate) fn random_id() -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
-/// Starts a thread that no signal is ever delivered to.
-pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+/// Starts a thread of byref's own: no signal is ever delivered to it, and it has neither the processor nor the real-time priority of
+/// the one that starts it.
+pub(crate) fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises the set it is given.
@@ -75,10 +76,28 @@ pub(crate) fn spawn_without_signals(name: &str, body: impl FnOnce() + Send + 'st
     // SAFETY: `all` was initialised above; `before` receives this thread's mask.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
     // The new thread inherits the mask in force now.
-    let started = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    let started = processor::start_apart(|| {
+        builder.spawn(|| {
+            share_time();
+            body();
+        })
+    });
     // SAFETY: `before` was filled by the first pthread_sigmask, which cannot fail for valid arguments.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     started.map(drop)
+}
+
+/// Gives up a real-time priority that this thread has inherited.
+fn share_time() {
+    // SAFETY: it takes a number, that of this thread.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    if matches!(policy & !libc::SCHED_RESET_ON_FORK, libc::SCHED_FIFO | libc::SCHED_RR) {
+        // SAFETY: all fields of the structure are numbers, whatever others a system has.
+        let parameters = unsafe { std::mem::zeroed::<libc::sched_param>() };
+        // SAFETY: the kernel reads the structure. If it refuses, the thread keeps its priority.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER | policy & libc::SCHED_RESET_ON_FORK, &parameters) };
+    }
 }
 
 /// What a fault point does to this process.
