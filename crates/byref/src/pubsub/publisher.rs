@@ -1423,7 +1423,7 @@ impl Open {
     }
 
     /// What is kept for the first subscriber, as long as none has come: a program may send and be gone before anybody is there (see
-    /// [`Publisher::close_lingering`]). All, of a publisher that has just begun; later, as many as have room without growth. Only
+    /// [`Publisher::close_within`]). All, of a publisher that has just begun; later, as many as have room without growth. Only
     /// for want of room in the ring; payload memory is not kept for nobody.
     fn claim_of_nobody(&mut self, now: u64) -> Option<Claim> {
         if self.last_peer > 0 {
