@@ -281,9 +281,9 @@ def test_whatever_the_limit_nothing_worse_than_an_error(kind: str, spawn: Spawn)
 
 
 def publish_with_few_descriptors(line: Line) -> None:
-    """Is refused a socket, a subscriber, and a segment; sends on whenever it can."""
+    """Is refused a ring, a subscriber, and a segment; sends on whenever it can."""
     with byref.Publisher("else"):
-        with few_descriptors(3) as most:
+        with few_descriptors(1) as most:
             line.tell([refusal(lambda: byref.Publisher("t")), most])
         with byref.Publisher("t") as pub:
             with few_descriptors(0) as most:
@@ -621,7 +621,7 @@ def publish_many(line: Line, soft: int, hard: int, may_raise: bool) -> None:
     line.hear()
 
 
-@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("count", [1, 300])
 def test_the_limit_of_descriptors_is_raised_when_few_are_left(count: int, spawn: Spawn) -> None:
     child = spawn(publish_many, 200, 4000, True)
     child.tell(count)
@@ -630,11 +630,50 @@ def test_the_limit_of_descriptors_is_raised_when_few_are_left(count: int, spawn:
 
 def test_the_limit_of_descriptors_stays_where_that_is_wished(spawn: Spawn) -> None:
     child = spawn(publish_many, 200, 4000, False)
-    child.tell(100)
+    child.tell(300)
     assert "`ulimit -n`: 200" in child.hear()
 
 
 def test_a_hard_limit_of_descriptors_is_named(spawn: Spawn) -> None:
     child = spawn(publish_many, 100, 200, True)
-    child.tell(100)
+    child.tell(300)
     assert "`ulimit -n`: 200" in child.hear()
+
+
+def publish_on_many(line: Line, count: int, limits: tuple[int, int], sizes: list[int]) -> None:
+    """One message of each size on each of so many topics, with few descriptors."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(limits))
+    publishers = [byref.Publisher(f"many/{number}", max_memory=MIB) for number in range(count)]
+    for pub in publishers:
+        pub.wait_for_subscribers(timeout=60)
+    for size in sizes:
+        for number, pub in enumerate(publishers):
+            pub.send(payload(number, size))
+    line.tell("sent")
+    line.hear(90)
+
+
+def subscribe_to_many(line: Line, count: int, limits: tuple[int, int], sizes: list[int]) -> None:
+    """Receives all of that, and keeps it; tells how many descriptors that takes."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(limits))
+    with byref.Subscriber("many/*") as sub:
+        kept = [sub.recv(timeout=60) for _ in range(count * len(sizes))]
+        for msg in kept:
+            assert is_payload(msg, int(msg.topic.partition("/")[2]), msg.nbytes)
+        assert sorted({msg.nbytes for msg in kept}) == sorted(sizes)
+        line.tell(len(descriptors()))
+        line.hear(90)
+
+
+@pytest.mark.parametrize(
+    ("count", "limits", "sizes"),
+    [(1000, (1024, 4096), [64, 10_000]), (100, (256, 256), [64])],
+    ids=["1,000 topics", "100 topics"],
+)
+def test_many_topics_need_few_descriptors(count: int, limits: tuple[int, int], sizes: list[int], spawn: Spawn) -> None:
+    children = [spawn(role, count, limits, sizes) for role in (subscribe_to_many, publish_on_many)]
+    assert children[1].hear(90) == "sent"
+    assert children[0].hear(90) < limits[1]
+    for child in children:
+        child.tell()
+        child.finish()

@@ -516,6 +516,48 @@ def test_running_from_inside_is_refused(queue: byref.EventQueue, endpoints: Endp
 # ---- closing ---------------------------------------------------------------------------------------------------------
 
 
+def send_when_told(line: Line) -> None:
+    """One message on a topic; then some on another."""
+    with byref.Publisher("a") as first, byref.Publisher("b") as second:
+        first.wait_for_subscribers(timeout=30)
+        line.tell("ready")
+        line.hear()
+        time.sleep(0.2)
+        first.send(b"a")
+        line.hear()
+        second.wait_for_subscribers(timeout=30)
+        for number in range(30):
+            second.send(str(number).encode())
+        line.hear()
+
+
+def test_a_receiver_is_closed_when_its_message_has_just_woken_the_queue(spawn: Spawn) -> None:
+    """The queue's thread waits for the interpreter with it: the turn is nobody's, and the others' go on."""
+    sender = spawn(send_when_told)
+    got: list[bytes] = []
+    with byref.EventQueue() as queue:
+        closed = queue.subscribe("a", lambda msg: got.append(bytes(msg)))
+        queue.start(daemon=True)
+        assert sender.hear() == "ready"
+        time.sleep(0.2)  # It sleeps.
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(100)
+        try:
+            sender.tell()
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                pass  # Nobody else gets the interpreter.
+            closed.close()
+        finally:
+            sys.setswitchinterval(before)
+        queue.subscribe("b", lambda msg: got.append(bytes(msg)))
+        sender.tell()
+        eventually(lambda: len(got) == 30, "the other receiver gets its messages")
+        assert got == [str(number).encode() for number in range(30)]
+        queue.stop()
+    sender.tell()
+
+
 def test_closing_waits_for_the_callback_of_another_thread(queue: byref.EventQueue, endpoints: Endpoints) -> None:
     entered, leave = threading.Event(), threading.Event()
     seen: list[str] = []

@@ -122,8 +122,8 @@ def grow_without_populating(line: Line, is_known: bool) -> None:
 
 def test_memory_of_a_kernel_before_5_14(spawn: Spawn) -> None:
     """It keeps the descriptor through which memory is asked for; a later one needs none."""
-    assert spawn(grow_without_populating, True).hear() == 1
+    usual = spawn(grow_without_populating, True).hear()
     ours = spawn(grow_without_populating, False).hear()
     if ours is None:
         pytest.skip("seccomp cannot be had here")
-    assert ours == 2
+    assert ours == usual + 1

@@ -357,7 +357,10 @@ impl Shared {
             };
             let slot = Arc::clone(turn.value());
             // Whoever is closing it waits for the interpreter, perhaps, before this queue hears of it.
-            let Some(callable) = self.begin_turn(py, &slot) else { return Ok(Pause::Slice) };
+            let Some(callable) = self.begin_turn(py, &slot) else {
+                turn.give_up(); // It would be this one's turn for ever.
+                return Ok(Pause::Slice);
+            };
             let outcome = self.take_turn(callable.bind(py), &slot, &mut turn, limits, slice_ends, awaits);
             drop(callable);
             if !matches!(outcome, Ok(Some(Pause::Await(_)))) {

@@ -130,14 +130,16 @@ impl Acceptor {
     /// Gives this socket one more name; `None`: it has none any more, or the file system does not know such links.
     fn link(&self, who: &Announced, host: &Weak<dyn Host>) -> Option<String> {
         let name = who.name();
-        let names: Vec<String> = {
+        let any = {
             let mut hosts = self.hosts.lock();
-            let names = hosts.keys().cloned().collect();
+            let any = hosts.keys().next().cloned();
             hosts.insert(name.clone(), Weak::clone(host)); // Before anybody can ask for it.
-            names
+            any?
         };
         // Names can have been removed by others, one or all.
-        if names.iter().any(|other| self.directory.link(other, who).is_ok()) {
+        let others = || self.hosts.lock().keys().filter(|other| **other != name).cloned().collect::<Vec<_>>();
+        let is_linked = |other: &String| self.directory.link(other, who).is_ok();
+        if is_linked(&any) || others().iter().any(is_linked) {
             return Some(name);
         }
         self.hosts.lock().remove(&name);

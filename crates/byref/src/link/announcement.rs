@@ -78,6 +78,7 @@ impl Announcement {
                 if !std::mem::replace(&mut state.is_told, true) {
                     log::warn!("byref: {}: {CANNOT_LISTEN}, trying again: {error}", directory.path().display());
                 }
+                state.place.who = state.place.who.clone().again(); // That name may be somebody else's.
                 return false;
             }
         };

@@ -413,7 +413,8 @@ impl Lookout {
     fn tell(&self, state: &mut State, news: News) {
         let (News::Appeared(name) | News::Vanished(name)) = &news;
         let Some(hash) = rendezvous::topic_hash_in(name) else { return };
-        for listener in self.listeners.lock().concerned(hash) {
+        let concerned = self.listeners.lock().concerned(hash); // Without the lock: they connect, and log.
+        for listener in concerned {
             match &news {
                 News::Appeared(name) => listener.appeared(name),
                 News::Vanished(name) => listener.vanished(name),

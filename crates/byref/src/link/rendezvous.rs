@@ -16,7 +16,7 @@ use crate::sys::socket::{self, Connect};
 use crate::sys::users;
 use crate::topic;
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::Gid;
 use std::collections::HashSet;
@@ -209,7 +209,9 @@ impl Directory {
         // A link alone would not be told to those who watch for renames.
         rustix::fs::linkat(&self.fd, other, &self.fd, &temporary, AtFlags::empty())?;
         fault!("listen.linked");
-        rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name).inspect_err(|_| self.remove(&temporary))?;
+        // In a shared directory somebody else may have taken the name.
+        let renamed = rustix::fs::renameat_with(&self.fd, &temporary, &self.fd, &name, RenameFlags::NOREPLACE);
+        renamed.inspect_err(|_| self.remove(&temporary))?;
         fault!("listen.announced");
         Ok(name)
     }

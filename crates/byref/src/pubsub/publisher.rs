@@ -46,7 +46,8 @@ use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Once, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use ticket::Tracked;
 
@@ -1357,12 +1358,12 @@ impl Open {
             let Some(shared) = shared.upgrade() else { return Next::Done };
             let started = (!refused).then(Waker::start);
             if let Some(Err(error)) = &started {
-                static TOLD: Once = Once::new();
-                TOLD.call_once(|| {
+                static TOLD: AtomicBool = AtomicBool::new(false);
+                if !TOLD.swap(true, Ordering::Relaxed) {
                     log::warn!(
                         "byref: cannot start a thread that wakes subscribers, so senders wake them themselves: {error}"
                     );
-                });
+                }
             }
             let mut guard = shared.open.lock();
             let Some(open) = guard.as_mut() else { return Next::Done };
@@ -1423,7 +1424,7 @@ impl Open {
     }
 
     /// What is kept for the first subscriber, as long as none has come: a program may send and be gone before anybody is there (see
-    /// [`Publisher::close_lingering`]). All, of a publisher that has just begun; later, as many as have room without growth. Only
+    /// [`Publisher::close_within`]). All, of a publisher that has just begun; later, as many as have room without growth. Only
     /// for want of room in the ring; payload memory is not kept for nobody.
     fn claim_of_nobody(&mut self, now: u64) -> Option<Claim> {
         if self.last_peer > 0 {

@@ -491,6 +491,11 @@ impl<T> Turn<'_, T> {
         &self.selector.entries[self.place].as_ref().expect("whose turn it is has an entry").value
     }
 
+    /// Forgets the subscriber, with the message that made this turn.
+    pub fn give_up(self) {
+        self.selector.remove(self.place);
+    }
+
     /// The next message; `None` when there is none, or when it is the next one's turn.
     #[inline]
     #[expect(clippy::should_implement_trait, reason = "`value` is asked between two messages")]

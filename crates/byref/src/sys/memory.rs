@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64 as Count, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64 as Count, Ordering};
 
 /// What every segment is sealed with, once its owner has mapped it. A reader asks for all of it: what it maps cannot go away.
 const SEALS: SealFlags = SealFlags::FUTURE_WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -111,11 +111,19 @@ fn dumps_payloads() -> bool {
 /// Whether the kernel gives memory to a mapping that is asked for it: from Linux 5.14. An advice that it does not know is an error
 /// for no bytes, too.
 fn can_populate() -> bool {
-    static ABLE: OnceLock<bool> = OnceLock::new();
-    *ABLE.get_or_init(|| {
-        // SAFETY: the range is empty: nothing is changed.
-        unsafe { madvise(std::ptr::null_mut(), 0, Advice::LinuxPopulateWrite) }.is_ok()
-    })
+    // No lock: a process may fork while another thread finds it out.
+    static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+    const UNKNOWN: u8 = 0;
+    const ABLE: u8 = 1;
+    const UNABLE: u8 = 2;
+    let known = KNOWN.load(Ordering::Relaxed);
+    if known != UNKNOWN {
+        return known == ABLE;
+    }
+    // SAFETY: the range is empty: nothing is changed.
+    let is_able = unsafe { madvise(std::ptr::null_mut(), 0, Advice::LinuxPopulateWrite) }.is_ok();
+    KNOWN.store(if is_able { ABLE } else { UNABLE }, Ordering::Relaxed);
+    is_able
 }
 
 /// Populating fails with "bad address" where a store would have raised a signal: there is no memory behind the page.

@@ -178,7 +178,8 @@ impl Log {
 
     /// Bytes of a step: more than usual where the steps for a huge region would not be done before this one is full.
     fn step_len(&self) -> u64 {
-        let (missing, left) = (self.next_region_end() - self.ready, self.region_end().saturating_sub(self.tail));
+        let missing = self.next_region_end().saturating_sub(self.ready);
+        let left = self.region_end().saturating_sub(self.tail);
         missing.div_ceil((left / 2).max(1)).clamp(STEP, LARGE_STEP).next_multiple_of(STEP)
     }
 

@@ -11,8 +11,8 @@ impl Publisher {
     /// Closes the publisher after what it sent has been taken, or after `time` at the latest.
     ///
     /// If there has been no subscriber so far, it waits for the first one, and gives it all messages that are still there: the
-    /// last `history` ones, and others that were not overwritten. It does not wait for a second one. It never waits if nothing was
-    /// sent.
+    /// last `history` ones; of small ones those of the first two seconds, up to 8,192, or later at least the last 31; of large ones
+    /// those whose memory was not used again. It does not wait for a second one. It never waits if nothing was sent.
     pub fn close_within(&self, time: Duration) -> Result<()> {
         self.close_within_with(&mut Wait::up_to(Some(time)))
     }
