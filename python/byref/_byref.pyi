@@ -239,9 +239,9 @@ class Publisher:
         """Close the publisher; what was sent still reaches every connected lossless subscriber.
 
         `linger`: wait up to so many seconds until what was sent has been taken. If there has been no subscriber so far,
-        wait for the first one, which gets all messages that are still there: the last `history` ones; of small ones those
-        of the first two seconds, up to 8,192, or later at least the last 31; of large ones those whose memory was not
-        used again. It waits for no second subscriber, and not at all if nothing was sent. Without `linger`,
+        wait for the first one, which gets all messages that are still there: the last `history` ones; of small ones
+        those of the first two seconds, up to 8,192, or later at least the last 31; of large ones those whose memory was
+        not used again. It waits for no second subscriber, and not at all if nothing was sent. Without `linger`,
         and at the end of a `with` block, it does not wait; if all messages reached nobody, a warning is logged.
 
         Calling it again has no effect. Raises `ValueError` for a negative time.
