@@ -4,8 +4,6 @@ import contextlib
 import os
 import resource
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,8 +11,10 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
+from tests.hostile.attacker import ATTACKS
+from tests.hostile.campaign import Campaign
 from tests.hostile.tools import MFD_HUGETLB, is_left_alone, seal
-from tests.processes import ROOT, Child, Line, descriptors, eventually
+from tests.processes import Child, Line, descriptors, eventually
 from tests.strangers import (
     LEASE_SIZE,
     SEALED,
@@ -44,25 +44,13 @@ LOGGED = {
 }
 
 
-CAMPAIGN = """
-from tests.hostile.attacker import ATTACKS
-from tests.hostile.campaign import Campaign
-from tests.test_hostile import LOGGED
-
-campaign = Campaign(seed=20)
-campaign.run(seconds=1)
-assert set(ATTACKS) <= set(campaign.counts), "each was made"
-assert campaign.counts["received by block"] > 0
-missing = [what for what, pattern in LOGGED.items() if not campaign.logged(pattern)]
-assert missing == [], "\\n".join(campaign.log)
-"""
-
-
 def test_every_attack_beside_honest_traffic(rendezvous: Path) -> None:
-    """In a process of its own: what other tests have left in this one is no part of it."""
-    command = [sys.executable, "-c", CAMPAIGN]
-    ran = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90)
-    assert ran.returncode == 0, ran.stdout
+    campaign = Campaign(seed=20)
+    campaign.run(seconds=1)
+    assert set(ATTACKS) <= set(campaign.counts), "each was made"
+    assert campaign.counts["received by block"] > 0
+    missing = [what for what, pattern in LOGGED.items() if not campaign.logged(pattern)]
+    assert missing == [], "\n".join(campaign.log)
 
 
 # ---- one by one ----

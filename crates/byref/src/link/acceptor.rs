@@ -97,8 +97,7 @@ impl Acceptors {
         Ok(Place { who, name, listening })
     }
 
-    /// Takes a name back: nobody can connect by it any more. The socket goes with its last name; whoever waits there is answered first,
-    /// if `service` still runs.
+    /// Takes a name back: nobody can connect by it any more. The socket goes with its last name.
     pub fn leave(&self, place: &Place, service: Option<&Handle>) {
         let Listening { acceptor, task } = &*place.listening;
         acceptor.directory.remove(&place.name);
