@@ -181,8 +181,8 @@ for number in range(5):
     assert [line[:34] for line in lines] == [f"PY WARNING byref topic 't{number}': a pub"[:34] for number in range(5)]
 
 
-def log_to_a_handler_that_hangs(line: Line) -> None:
-    """It is the program's, and so is its trouble."""
+def log_much_to_a_handler_that_hangs() -> tuple[threading.Event, list[str]]:
+    """Gives what ends its hanging, and the lines that it has got."""
     hanging, kept = threading.Event(), []
 
     class Hangs(logging.Handler):
@@ -196,6 +196,12 @@ def log_to_a_handler_that_hangs(line: Line) -> None:
     byref.log_to_logging(logger, level=logging.WARNING)
     for _ in range(600):
         in_vain()
+    return hanging, kept
+
+
+def log_to_a_handler_that_hangs(line: Line) -> None:
+    """It is the program's, and so is its trouble."""
+    hanging, kept = log_much_to_a_handler_that_hangs()
     line.tell("not held up")
     hanging.set()
 
@@ -256,19 +262,7 @@ def test_changing_it_leaves_nothing_behind(spawn: Spawn) -> None:
 
 
 def stop_when_it_is_full(line: Line) -> None:
-    hanging, kept = threading.Event(), []
-
-    class Hangs(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            kept.append(record.getMessage())
-            hanging.wait(60)
-
-    logger = logging.getLogger("mine")
-    logger.addHandler(Hangs())
-    logger.propagate = False
-    byref.log_to_logging(logger, level=logging.WARNING)
-    for _ in range(600):
-        in_vain()
+    hanging, kept = log_much_to_a_handler_that_hangs()
     reader = next(thread for thread in threading.enumerate() if thread.name == "byref-logging")
     threading.Timer(0.2, hanging.set).start()
     byref.log_to_logging(logging.getLogger("other"), level=logging.ERROR)

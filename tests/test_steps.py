@@ -27,9 +27,9 @@ def has_faults() -> bool:
 needs_faults = pytest.mark.skipif(not has_faults(), reason="needs `make build-faults`, with this interpreter")
 
 
-@needs_faults
-def test_the_others_survive_whatever_step_it_was() -> None:
-    command = [sys.executable, "-m", "tests.torture.steps", "--sample", "25"]
+def run_steps(*options: str) -> None:
+    """The publisher dies, or stops, or is frozen, and so do readers; the others survive it."""
+    command = [sys.executable, "-m", "tests.torture.steps", *options]
     environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
     run = subprocess.run(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=95
@@ -37,20 +37,17 @@ def test_the_others_survive_whatever_step_it_was() -> None:
     assert run.returncode == 0, run.stdout
     assert "kill: publisher" in run.stdout
     assert "freeze: publisher" in run.stdout
+
+
+@needs_faults
+def test_the_others_survive_whatever_step_it_was() -> None:
+    run_steps("--sample", "25")
 
 
 @needs_faults
 @pytest.mark.parametrize("steps", ["grow.ring", "grow.before", "region_"])
 def test_a_ring_grows_whatever_step_it_was(steps: str) -> None:
-    """The publisher dies, stops or is frozen at each step of a growth, and readers where they follow."""
-    command = [sys.executable, "-m", "tests.torture.steps", "--traffic", "longer", "--only", steps]
-    environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=95
-    )
-    assert run.returncode == 0, run.stdout
-    assert "kill: publisher" in run.stdout
-    assert "freeze: publisher" in run.stdout
+    run_steps("--traffic", "longer", "--only", steps)
 
 
 def test_an_ordinary_build_has_no_fault_points() -> None:
