@@ -155,6 +155,16 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENC
     return found
 
 
+def settled(look: Callable[[], Any], moment: float = 0.3) -> Any:
+    """What `look()` gives when that has stayed the same for so many seconds."""
+    found, since = look(), time.monotonic()
+    while time.monotonic() < since + moment:
+        time.sleep(0.01)
+        if (now := look()) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 def stat_of(pid: int) -> list[str]:
     """The fields of /proc/PID/stat behind the name: the state is number 0, utime 11, stime 12."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,5 +1,6 @@
 """kill -9 at any instant: the others keep what they hold, get what was sent, and nothing is left behind."""
 
+import contextlib
 import gc
 import mmap
 import os
@@ -20,7 +21,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import PATIENCE, Child, Line, descriptors, eventually, maps, shared_memory, state_of
+from tests.processes import PATIENCE, Child, Line, descriptors, eventually, maps, settled, shared_memory, state_of
 
 Spawn = Callable[..., Child]
 
@@ -308,14 +309,28 @@ def wait_for_survivors(pub: byref.Publisher) -> None:
     eventually(lambda: names <= {info.name for info in pub.subscribers}, "the survivors are connected")
 
 
+def wait_for_room(pub: byref.Publisher) -> int:
+    """Have it send more than one of its subscribers takes: what it waits at, a publisher makes when it first has to.
+
+    Gives the number of messages sent.
+    """
+    seed = 0
+    with byref.Subscriber("t", depth=1) as sub, contextlib.suppress(byref.Timeout):
+        sub.wait_for_publishers(timeout=30)
+        while True:
+            pub.send(payload(seed, size_of(seed)), timeout=0.05)
+            seed += 1
+    return seed
+
+
 def survive_publishing(line: Line) -> None:
     """Sends steadily, waiting for whoever is lossless, until told to stop."""
     pub = byref.Publisher("t", name="survivor", max_memory=16 * MIB)
     wait_for_survivors(pub)
-    at_first = settled_footprint()
+    seed = wait_for_room(pub)
+    at_first = settled(footprint, 1.0)  # Looking for publishers ends half a second after the last subscriber.
     line.tell(at_first)
     line.hear()
-    seed = 0
     while not line.has_something():
         pub.send(payload(seed, size_of(seed)), timeout=30)
         seed += 1
@@ -337,7 +352,7 @@ def survive_receiving(line: Line, options: dict[str, object]) -> None:
     received: dict[str, int] = {}
     with byref.Subscriber("t", **options) as sub:
         sub.wait_for_publishers(timeout=30)
-        at_first = settled_footprint()
+        at_first = settled(footprint)
         line.tell(at_first)
         told = False
         while True:
@@ -381,16 +396,6 @@ def footprint() -> dict[str, int]:
         "mappings": len(mapped) - len(pools),
         "pools": len(pools),
     }
-
-
-def settled_footprint() -> dict[str, int]:
-    """The same, when it has stayed so for a moment: what meeting takes has been closed."""
-    found, since = footprint(), time.monotonic()
-    while time.monotonic() < since + 0.3:
-        time.sleep(0.01)
-        if (now := footprint()) != found:
-            found, since = now, time.monotonic()
-    return found
 
 
 def footprint_after(at_first: dict[str, int]) -> dict[str, int]:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import PATIENCE, Child, Line, descriptors, eventually
+from tests.processes import PATIENCE, Child, Line, descriptors, eventually, settled
 from tests.segments import kept_memory
 from tests.torture.hardship import address_space, limit
 
@@ -75,6 +75,7 @@ def once_there_is_room(call: Callable[[], object]) -> None:
 @contextlib.contextmanager
 def few_descriptors(spare: int) -> Iterator[int]:
     """This process may open so many more descriptors, and must not raise that limit; gives it."""
+    settled(descriptors)  # A service thread closes soon what it has opened in passing.
     highest = max(map(int, os.listdir("/proc/self/fd")))
     between = []
     while (filled := os.dup(0)) < highest:

@@ -884,8 +884,15 @@ impl Shared {
                 if let (Some(most), Some(open)) = (limit, self.lock()?.as_mut()) {
                     open.limit_stalls(&self.topic, most, wanted, began);
                 }
-                // What is unread in the ring takes no payload memory.
-                break Err(self.timed_out(wait, what, poll.is_some()));
+                // What is unread in the ring takes no payload memory. What stood in the way is looked for first: if it went
+                // just now, the attempt does not fail.
+                let error = self.timed_out(wait, what, poll.is_some());
+                let mut guard = self.lock()?;
+                break match attempt(self, self.opened(&mut guard)?) {
+                    Attempt::Done(value) => Ok(value),
+                    Attempt::Fail(error) => Err(error),
+                    Attempt::Wait { .. } => Err(error),
+                };
             };
             if wait.is_interrupted() {
                 break Err(Error::Interrupted { topic: self.topic.clone() });
