@@ -63,10 +63,11 @@ pub use pubsub::monitor::{
 };
 pub use pubsub::publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
 pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
-pub use pubsub::subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
+pub use pubsub::subscriber::{Readiness, Subscriber, SubscriberBuilder};
 pub use reader::batch::Batch;
 pub use reader::event::{Event, EventKind, Incoming};
 pub use reader::message::{Message, PublisherInfo, Writable};
+pub use reader::turns::{Backlog, SubscriberStats};
 pub use sync::wait::Wait;
 pub use topic::MAX_TOPIC;
 pub use writer::outstanding::{Holder, Outstanding};

@@ -1,6 +1,11 @@
-//! What subscribers read: connections to publishers, and the messages, batches and events that come from them.
+//! What subscribers read: connections to publishers, a reader that takes turns among them and sleeps for all, and the messages,
+//! batches and events that come from them.
 
 pub(crate) mod batch;
 pub(crate) mod connection;
+pub(crate) mod ends;
+pub(crate) mod errands;
 pub(crate) mod event;
 pub(crate) mod message;
+pub(crate) mod sleep;
+pub(crate) mod turns;
