@@ -581,6 +581,9 @@ impl Shared {
         let chunk = self.until(wait, Call::Send, |store, line| {
             store.attempt(std::slice::from_mut(line), LINE, (bytes, payload), &mut theirs, topic)
         })?;
+        if chunk.unpopulated.is_empty() {
+            return Ok(chunk);
+        }
         store::populate(chunk, topic, wait).map_err(|(error, slot)| {
             self.discard(slot);
             error

@@ -104,8 +104,7 @@ impl Peer {
 
     /// Where it received the record in `slot`, if it noted that.
     pub fn received_at(&self, slot: u32, sent: &Sent) -> Option<String> {
-        let noted =
-            || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + u64::from(sent.count));
+        let noted = || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + sent.messages());
         self.lease().has_notes().then(noted).flatten()
     }
 

@@ -19,6 +19,7 @@ use crate::writer::release::Tracked;
 use crate::writer::sent::{Records, Sent};
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -108,6 +109,7 @@ impl Store {
 
     /// An attempt to take a chunk of `bytes`, for a payload of `payload` bytes. `theirs`, 0 at first, is kept from one attempt to the
     /// next; `line` is the one whose progress is waited for.
+    #[inline]
     pub fn attempt(
         &mut self,
         lines: &mut [Line],
@@ -118,34 +120,36 @@ impl Store {
     ) -> Attempt<Chunk> {
         match self.allocate_or_tell(lines, bytes, theirs) {
             Ok(chunk) => Attempt::Done(chunk),
-            Err(NoChunk::System(error)) => {
-                Attempt::Fail(Error::system(topic, "cannot take more payload memory")(error))
-            }
-            Err(NoChunk::Full) if self.waiting_may_help(bytes, *theirs) => {
-                if !self.reading_may_help(lines, bytes) {
-                    self.warn_of_blocked_send(lines);
-                }
-                let at = Line::find(lines, line).map(Line::next_progress);
-                Attempt::Wait { at: at.unwrap_or(NEVER), poll: Some(LEASE_POLL) }
-            }
-            Err(NoChunk::Full) => {
-                self.warn_of_blocked_send(lines);
-                let obstacles = self.describe_obstacles(lines, true);
-                let advice = "release messages (or discard loans), or raise max_memory";
-                Attempt::Fail(self.exhausted(
-                    topic,
-                    payload,
-                    match obstacles.is_empty() {
-                        true => advice.to_owned(),
-                        false => format!("{obstacles}; {advice}"),
-                    },
-                ))
-            }
+            Err(why) => self.refuse(lines, line, (bytes, payload), *theirs, topic, why),
         }
     }
 
-    fn exhausted(&self, topic: &str, requested: u64, reason: String) -> Error {
-        exhausted(topic, requested, self.max_memory, reason)
+    /// What follows from it that there is no chunk.
+    #[cold]
+    fn refuse(
+        &mut self,
+        lines: &mut [Line],
+        line: u32,
+        (bytes, payload): (u64, u64),
+        theirs: u64,
+        topic: &str,
+        why: NoChunk,
+    ) -> Attempt<Chunk> {
+        if let NoChunk::System(error) = why {
+            return Attempt::Fail(Error::system(topic, "cannot take more payload memory")(error));
+        }
+        if self.waiting_may_help(bytes, theirs) {
+            if !self.reading_may_help(lines, bytes) {
+                self.warn_of_blocked_send(lines);
+            }
+            let at = Line::find(lines, line).map_or(NEVER, Line::next_progress);
+            return Attempt::Wait { at, poll: Some(LEASE_POLL) };
+        }
+        self.warn_of_blocked_send(lines);
+        let obstacles = self.describe_obstacles(lines, true);
+        let advice = "release messages (or discard loans), or raise max_memory";
+        let reason = if obstacles.is_empty() { advice.to_owned() } else { format!("{obstacles}; {advice}") };
+        Attempt::Fail(exhausted(topic, payload, self.max_memory, reason))
     }
 
     /// Takes a chunk. If there is none, `theirs` is what lossless subscribers could have given back before that was found: they
@@ -162,10 +166,11 @@ impl Store {
     }
 
     fn allocate_within_limits(&mut self, lines: &mut [Line], bytes: u64) -> Result<Chunk, NoChunk> {
-        self.limit_holds(lines, bytes, false);
+        let Some(most) = self.limits.held else { return self.allocate(lines, bytes) };
+        self.limit_holds(lines, most, bytes, false);
         let outcome = self.allocate(lines, bytes);
         if let Err(NoChunk::Full) = outcome {
-            self.limit_holds(lines, 0, true);
+            self.limit_holds(lines, most, 0, true);
         }
         outcome
     }
@@ -239,7 +244,8 @@ impl Store {
             tracked.set_place(line.number, position, at.slot);
         }
         let tracked = tracked.cloned();
-        let sent = Sent { line: line.number, position, sequence, count, len: at.len, at: now, tracked };
+        let messages = NonZeroU32::new(count).expect("a record has messages");
+        let sent = Sent { line: line.number, position, sequence, count: messages, len: at.len, at: now, tracked };
         self.pool.sent_mut(at.slot).add(sent);
         line.note_pending(at.slot);
         fault!("publish.pending");
