@@ -59,6 +59,7 @@ pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
 pub use pubsub::batch::Batch;
 pub use pubsub::event::{Event, EventKind, Incoming};
+pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
 pub use pubsub::message::{Message, PublisherInfo, Writable};
 pub use pubsub::monitor::{
