@@ -33,6 +33,7 @@ mod faults;
 
 mod attributes;
 mod copies;
+mod doctor;
 mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
@@ -51,6 +52,7 @@ mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
+pub use doctor::{Check, State, checks};
 pub use error::{Error, Result};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
