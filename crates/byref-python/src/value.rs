@@ -9,48 +9,24 @@ use crate::foreign::Foreign;
 use crate::packed::unpack;
 use byref::{Entry, Layout};
 use byref_parts::arrow::Field;
+use byref_parts::layout::{KIND, Place};
 use byref_parts::packed::MOST_CONTAINERS;
 use byref_parts::plan::Part;
 use byref_parts::tokens::{Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
-const KIND: &[u8] = b"parts";
-
-/// The layout of a message whose tokens are these bytes of its payload.
-pub fn layout(at: Part) -> Layout {
-    Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
+/// The layout of a message that says this of itself.
+pub fn layout(place: Place) -> Layout {
+    Layout { kind: KIND.to_vec(), shape: place.shape() }
 }
 
-/// The layout of a message that is one packed value.
-pub fn packed_layout() -> Layout {
-    Layout { kind: KIND.to_vec(), shape: Vec::new() }
-}
-
-/// How a message of several parts, or of scalars, says what it is.
-pub enum Place {
-    /// By tokens, which lie there.
-    Described(Part),
-    /// It is one packed value.
-    Packed,
-}
-
-/// How a message of that layout says what it is; `None`: it is bytes, or an array.
+/// What a message of that layout says of itself; `None`: it is bytes, or an array.
 pub fn place(layout: &Layout) -> Option<Place> {
-    match layout.shape[..] {
-        [at, len] if layout.kind == KIND => Some(Place::Described(Part { at, len })),
-        [] if layout.kind == KIND => Some(Place::Packed),
-        _ => None,
-    }
-}
-
-/// The token for a message that is one packed value.
-pub fn packed(message: &byref::Message) -> Token {
-    Token::Packed { at: Part { at: 0, len: message.len() as u64 }, others: 0 }
+    Place::of(&layout.kind, &layout.shape)
 }
 
 /// The value of a message that is one packed value, of which this is a copy.
@@ -59,6 +35,27 @@ pub fn unpacked<'py>(py: Python<'py>, topic: &str, stream: &[u8]) -> PyResult<Bo
     let wrong = |why: &str| wrong(py, topic, why);
     let other = |_| Err(wrong(OTHERS));
     unpack(py, stream, 0, &Cell::new(MOST_CONTAINERS), other, wrong)
+}
+
+/// What unpickles, where that is allowed.
+fn loads(py: Python<'_>, topic: &str, is_allowed: bool) -> PyResult<&'static Py<PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !is_allowed {
+        return Err(error(
+            py,
+            format!(
+                "topic '{topic}': this message is a pickle, and unpickling runs whatever code its sender likes; \
+                 if you trust the sender, receive with allow_pickle=True"
+            ),
+        ));
+    }
+    LOADS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("loads").map(Bound::unbind))
+}
+
+/// The object of a message that is one pickle, of which this is a copy.
+pub fn unpickled<'py>(py: Python<'py>, topic: &str, stream: &[u8], is_allowed: bool) -> PyResult<Bound<'py, PyAny>> {
+    ending::outlive();
+    loads(py, topic, is_allowed)?.bind(py).call1((topic, PyBytes::new(py, stream), PyTuple::empty(py)))
 }
 
 /// Where the arrays and buffers of a value lie.
@@ -180,18 +177,7 @@ impl<'py> Shown<'py> {
     }
 
     fn unpickle(&self, py: Python<'py>, stream: Part, buffers: &[Part]) -> PyResult<Bound<'py, PyAny>> {
-        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        if !self.allow_pickle {
-            return Err(error(
-                py,
-                format!(
-                    "topic '{}': this message is a pickle, and unpickling runs whatever code its sender likes; \
-                     if you trust the sender, receive with allow_pickle=True",
-                    self.payload.topic()
-                ),
-            ));
-        }
-        let loads = LOADS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("loads").map(Bound::unbind))?;
+        let loads = loads(py, self.payload.topic(), self.allow_pickle)?;
         let buffers = buffers.iter().map(|at| self.buffer(py, *at)).collect::<PyResult<Vec<_>>>()?;
         loads.bind(py).call1((self.payload.topic(), self.buffer(py, stream)?, buffers))
     }

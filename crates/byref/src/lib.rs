@@ -33,6 +33,7 @@ mod faults;
 
 mod attributes;
 mod copies;
+mod doctor;
 mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
@@ -51,12 +52,14 @@ mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
+pub use doctor::{Check, State, checks};
 pub use error::{Error, Result};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
 pub use memory::glossary::Entry;
 pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
+pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
 pub use pubsub::monitor::{
     Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,

@@ -15,6 +15,7 @@ use crate::memory::pool::Chunk;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
 use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
+use crate::pubsub::inspect::{self, PublisherReport, SubscriberReport};
 use crate::pubsub::loan::Loan;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
@@ -24,6 +25,7 @@ use crate::sys::cgroup;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::memory::PeerSegment;
+use crate::sys::process::realtime_ns;
 use crate::sys::socket;
 use crate::topic;
 use crate::writer::attempt::{Attempt, Call, LEASE_POLL};
@@ -38,6 +40,7 @@ use crate::writer::room;
 use crate::writer::store::{self, Store};
 use crate::writer::ticket::Ticket;
 use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -208,7 +211,7 @@ pub struct SubscriberInfo {
 }
 
 /// Counters of a publisher.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PublisherStats {
     /// Messages sent.
     pub sent: u64,
@@ -493,6 +496,38 @@ impl Shared {
         &self.topic
     }
 
+    /// What it tells to whoever looks; `None`: it is closed.
+    fn report(&self) -> Option<PublisherReport> {
+        let guard = self.open.lock();
+        let open = guard.as_ref()?;
+        let (store, line) = (&open.store, &open.line);
+        let connected = line.peers.iter().filter(|peer| peer.is_connected());
+        let subscribers = connected.map(|peer| {
+            let (held, held_bytes) = store.held(line, peer);
+            SubscriberReport {
+                pid: peer.pid,
+                name: peer.name.clone(),
+                policy: peer.policy,
+                depth: peer.depth,
+                lag: line.lag(peer),
+                held,
+                held_bytes,
+            }
+        });
+        Some(PublisherReport {
+            topic: self.topic.clone(),
+            name: self.name.clone(),
+            id: self.id,
+            pid: 0, // Who asks is told by the system.
+            max_memory: self.max_memory,
+            history: line.history,
+            capacity: line.log.capacity(),
+            at_ns: realtime_ns(),
+            stats: open.stats(),
+            subscribers: subscribers.collect(),
+        })
+    }
+
     fn forked(&self) -> Error {
         Error::Forked { what: "publisher", topic: self.topic.clone() }
     }
@@ -730,7 +765,13 @@ impl Host for Shared {
     ) -> io::Result<Option<u64>> {
         let hello = match wish {
             Wish::Subscribe(hello) if topic::matches(&hello.topic, &self.topic) => hello,
-            _ => {
+            Wish::Look => {
+                if let Some(report) = self.report() {
+                    inspect::show(socket, report);
+                }
+                return Ok(None);
+            }
+            Wish::Subscribe(_) => {
                 socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
                 return Ok(None);
             }

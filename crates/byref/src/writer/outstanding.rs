@@ -126,6 +126,12 @@ impl Store {
         Some(Holding { messages, bytes, oldest })
     }
 
+    /// How many messages a peer holds, and their payload bytes.
+    pub fn held(&self, line: &Line, peer: &Peer) -> (u64, u64) {
+        let add = |(messages, bytes), (_, sent): (u32, &Sent)| (messages + u64::from(sent.count), bytes + sent.len);
+        self.held_by(line, peer).fold((0, 0), add)
+    }
+
     /// The payload bytes that a peer holds.
     pub fn held_bytes(&self, line: &Line, peer: &Peer) -> u64 {
         self.held_by(line, peer).map(|(_, sent)| sent.len).sum()
