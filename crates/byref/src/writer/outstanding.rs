@@ -119,7 +119,7 @@ impl Store {
     fn holding(&self, line: &Line, peer: &Peer) -> Option<Holding> {
         let (mut messages, mut bytes) = (0, 0);
         let each = self.held_by(line, peer).inspect(|(_, sent)| {
-            messages += sent.messages();
+            messages += u64::from(sent.count);
             bytes += sent.len;
         });
         let (oldest, _) = each.min_by_key(|(_, sent)| sent.sequence)?;
@@ -142,7 +142,7 @@ impl Store {
         let mut outstanding = Outstanding::default();
         for slot in self.chunks(lines).filter(|slot| self.is_held(*slot, lines)) {
             if let Some(sent) = self.pool.sent(slot).iter().next() {
-                outstanding.messages += sent.messages();
+                outstanding.messages += u64::from(sent.count);
                 outstanding.bytes += sent.len;
             }
         }
@@ -210,7 +210,7 @@ impl Store {
     /// Messages in the pool that a subscriber has not taken yet.
     fn unread_in_pool(&self, line: &Line, peer: &Peer) -> u64 {
         let unread = line.pending_from(peer.cursor(line.log.tail()));
-        unread.filter_map(|slot| self.pool.sent(slot).on(line.number)).map(|sent| sent.messages()).sum()
+        unread.filter_map(|slot| self.pool.sent(slot).on(line.number)).map(|sent| u64::from(sent.count)).sum()
     }
 
     /// Who holds the message in `slot`, since when it may be, and where it was received.

@@ -104,7 +104,8 @@ impl Peer {
 
     /// Where it received the record in `slot`, if it noted that.
     pub fn received_at(&self, slot: u32, sent: &Sent) -> Option<String> {
-        let noted = || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + sent.messages());
+        let noted =
+            || note::read(note::of_slot(&self.lease, slot), sent.sequence..sent.sequence + u64::from(sent.count));
         self.lease().has_notes().then(noted).flatten()
     }
 

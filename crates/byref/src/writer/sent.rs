@@ -1,7 +1,6 @@
 //! What is known of a chunk that was sent: on which lines, and where it is still pending.
 
 use crate::writer::release::Tracked;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// The record on one line that a chunk was sent with.
@@ -11,8 +10,8 @@ pub(crate) struct Sent {
     pub position: u64,
     /// Of its first message.
     pub sequence: u64,
-    /// Messages (without a zero, so that records take one cache line), and the payload bytes of all of them.
-    pub count: NonZeroU32,
+    /// Messages, and the payload bytes of all of them.
+    pub count: u32,
     pub len: u64,
     /// When, in nanoseconds of `CLOCK_REALTIME`.
     pub at: u64,
@@ -24,17 +23,9 @@ pub(crate) struct Sent {
 #[derive(Default)]
 pub(crate) struct Records {
     first: Option<Sent>,
-    /// A chunk for many is rare, and a slot without one is to be small.
-    #[expect(clippy::box_collection, reason = "the pointer is a third of the size")]
-    more: Option<Box<Vec<Sent>>>,
+    more: Vec<Sent>,
     /// Lines whose mark has not passed the record yet.
     pending: u32,
-}
-
-impl Sent {
-    pub fn messages(&self) -> u64 {
-        self.count.get().into()
-    }
 }
 
 impl Records {
@@ -49,12 +40,12 @@ impl Records {
 
     #[cold]
     fn add_more(&mut self, sent: Sent) {
-        self.more.get_or_insert_default().push(sent);
+        self.more.push(sent);
     }
 
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &Sent> {
-        self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
+        self.first.iter().chain(&self.more)
     }
 
     /// The record on the line of that number.
@@ -71,7 +62,7 @@ impl Records {
     /// The mark of one of its lines has passed it; whether it is the first one.
     #[inline]
     pub fn pass(&mut self) -> bool {
-        let is_first = self.pending as usize == self.more.as_ref().map_or(0, |more| more.len()) + 1;
+        let is_first = self.pending as usize == self.more.len() + 1;
         self.pending -= 1;
         is_first
     }

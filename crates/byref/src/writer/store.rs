@@ -19,7 +19,6 @@ use crate::writer::release::Tracked;
 use crate::writer::sent::{Records, Sent};
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -244,8 +243,7 @@ impl Store {
             tracked.set_place(line.number, position, at.slot);
         }
         let tracked = tracked.cloned();
-        let messages = NonZeroU32::new(count).expect("a record has messages");
-        let sent = Sent { line: line.number, position, sequence, count: messages, len: at.len, at: now, tracked };
+        let sent = Sent { line: line.number, position, sequence, count, len: at.len, at: now, tracked };
         self.pool.sent_mut(at.slot).add(sent);
         line.note_pending(at.slot);
         fault!("publish.pending");
