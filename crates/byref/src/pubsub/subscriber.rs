@@ -90,7 +90,7 @@ impl SubscriberBuilder {
     }
 
     /// How long at most a receive without a message looks again and again before it sleeps (default: 150 us). Waking up takes
-    /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to 2 us when they do not.
+    /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to nothing when they do not.
     pub fn spin(mut self, time: Duration) -> Self {
         self.spin = time;
         self
@@ -684,7 +684,9 @@ impl Shared {
         let mut first_slept = None;
         loop {
             let Some(left) = wait.remaining() else {
-                self.update(|open| open.spin.slept_since(first_slept, spun));
+                if first_slept.is_some() {
+                    self.update(|open| open.spin.slept_since(first_slept, spun));
+                }
                 return Err(self.timed_out(wait, "recv"));
             };
             if look_for_signals && wait.may_be_interrupted() {
