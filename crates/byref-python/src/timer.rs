@@ -295,18 +295,3 @@ impl Timer {
         format!("<byref.Timer {} {when}>", timer.label)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::next_after;
-
-    #[test]
-    fn calls_that_are_missed_are_counted_and_the_next_one_is_in_step() {
-        for (due, now, next, missed) in
-            [(100, 100, 110, 0), (100, 109, 110, 0), (100, 110, 120, 1), (100, 139, 140, 3), (100, 50, 110, 0)]
-        {
-            assert_eq!(next_after(due, 10, now), (next, missed), "at {now}");
-        }
-        assert_eq!(next_after(u64::MAX - 5, 10, 0), (u64::MAX, 0));
-    }
-}

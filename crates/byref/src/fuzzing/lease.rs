@@ -13,6 +13,7 @@ use crate::reader::connection::{Connection, LOSSLESS};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::writer::duties;
 use crate::{Encoded, Loan, Wait};
 use arbitrary::{Arbitrary, Unstructured};
 use rustix::fd::OwnedFd;
@@ -196,7 +197,7 @@ impl Stage {
                         let _ = socket::send(&stranger.socket, &[1; 3], None);
                     }
                     let id = stranger.id;
-                    self.publisher.shared.answer(id);
+                    duties::answer(&*self.publisher.shared, 0, id);
                 }
             }
             Step::Leave { who } => self.part_with(who, true),
@@ -247,7 +248,7 @@ impl Stage {
     /// One hangs up, or its process dies while a child of it lives.
     fn part_with(&mut self, who: u8, hang_up: bool) {
         if let Some(id) = self.stranger(who).map(|stranger| stranger.id) {
-            self.publisher.shared.lose(id, hang_up);
+            duties::lose(&*self.publisher.shared, 0, id, hang_up);
             if hang_up {
                 self.strangers.retain(|stranger| stranger.id != id);
             }

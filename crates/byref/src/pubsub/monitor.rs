@@ -22,7 +22,8 @@
 use crate::error::{Error, Result, printable};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
-use crate::link::handshake::{self, Call, Wish};
+use crate::link::ask::{Answered, look_at};
+use crate::link::handshake::{self, Wish};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
@@ -31,11 +32,10 @@ use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::sys::clock;
-use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::process::{monotonic_ns, realtime_ns};
-use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
+use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::topic::MAX_TOPIC;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ use std::io;
 use std::ops::Range;
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Receivers and kinds of timers that the segment has places for.
 pub const MAX_LISTED: usize = 256;
@@ -73,8 +73,6 @@ const NAME: Range<usize> = 40..ROW;
 
 /// The service thread looks so often at the most and at the least; at half of the shortest threshold in between.
 const LOOK_EVERY: Range<Duration> = Duration::from_millis(10)..Duration::from_millis(250);
-/// Queues that have not answered by then are left out.
-const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What is logged as a warning, by the service thread, when it is passed. `None`: nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -564,34 +562,13 @@ pub(crate) struct QueueHello {
 pub fn monitors() -> Result<Vec<QueueReport>> {
     let directory = Directory::open(&Location::from_environment()?, "*")?;
     let unreadable = Error::meeting("*", directory.path(), CANNOT_LIST);
-    let unusable = || Error::system("*", "cannot wait for event queues");
-    let epoll = Epoll::new().map_err(unusable())?;
-    let mut asked = Vec::new();
-    for name in directory.queues().map_err(unreadable)? {
-        if let Ok(Connect::Connected(socket)) = directory.connect(&name)
-            && let Ok(true) = socket::send(&socket, &handshake::encode_first(&Call { name, wish: Wish::Look }), None)
-        {
-            epoll.add(&socket, asked.len() as u64, Interest::IN).map_err(unusable())?;
-            asked.push(Some(socket));
-        }
-    }
-    let deadline = Instant::now() + PATIENCE;
+    let names = directory.queues().map_err(unreadable)?;
     let mut reports = Vec::new();
-    let mut unanswered = asked.len();
-    while unanswered > 0 {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut ready = Vec::new();
-        epoll.wait(Some(left), &mut ready).map_err(unusable())?;
-        if ready.is_empty() && left.is_zero() {
-            break;
-        }
-        for token in ready {
-            let Some(socket) = asked.get_mut(token as usize).and_then(Option::take) else { continue };
-            epoll.remove(&socket);
-            unanswered -= 1;
-            reports.extend(read_answer(&socket));
-        }
-    }
+    let asked = look_at(&directory, &names, |_, socket| {
+        reports.extend(read_answer(socket));
+        Answered::All
+    });
+    asked.map_err(Error::system("*", "cannot ask event queues"))?;
     reports.sort_by(|one, other| (&one.name, one.pid).cmp(&(&other.name, other.pid)));
     Ok(reports)
 }
