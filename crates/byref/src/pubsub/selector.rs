@@ -270,7 +270,9 @@ impl<T> Selector<T> {
         }
         let mut first_slept = None;
         let ended = self.sleep(wait, &mut first_slept);
-        self.spin.slept_since(first_slept, spun);
+        if first_slept.is_some() || matches!(ended, Ok(Ended::Messages)) {
+            self.spin.slept_since(first_slept, spun);
+        }
         ended
     }
 

@@ -78,7 +78,7 @@ impl SubscriberBuilder {
     }
 
     /// How long at most a receive without a message looks again and again before it sleeps (default: 150 us). Waking up takes
-    /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to 2 us when they do not.
+    /// 30 us or more. It adapts: it grows when messages come that fast, and shrinks to nothing when they do not.
     pub fn spin(mut self, time: Duration) -> Self {
         self.spin = time;
         self

@@ -130,7 +130,9 @@ fn sleep_until(
     let mut first_slept = None;
     loop {
         let Some(left) = wait.remaining() else {
-            let _ = owner.enter(|reader| reader.spin.slept_since(first_slept, spun));
+            if first_slept.is_some() {
+                let _ = owner.enter(|reader| reader.spin.slept_since(first_slept, spun));
+            }
             return Err(owner.timed_out(wait, "recv"));
         };
         if look_for_signals && wait.may_be_interrupted() {
