@@ -59,16 +59,17 @@ pub use faults::enabled::faults;
 pub use memory::glossary::Entry;
 pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
-pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
+pub use pubsub::inspect::{PublisherReport, PublisherStats, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
 pub use pubsub::monitor::{
     Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,
 };
-pub use pubsub::publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
-pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
+pub use pubsub::publisher::{Publisher, PublisherBuilder, SubscriberInfo};
+pub use pubsub::selector::{Ended, Selector, Turn, Waker};
 pub use pubsub::subscriber::{Readiness, Subscriber, SubscriberBuilder};
 pub use reader::batch::Batch;
 pub use reader::event::{Event, EventKind, Incoming};
+pub use reader::item::Item;
 pub use reader::message::{Message, PublisherInfo, Writable};
 pub use reader::turns::{Backlog, SubscriberStats};
 pub use sync::wait::Wait;

@@ -10,5 +10,7 @@ pub(crate) mod doorstep;
 pub(crate) mod handshake;
 pub(crate) mod location;
 pub(crate) mod lookout;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod meeting;
 pub(crate) mod rendezvous;
 pub(crate) mod service;

@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_link_is_followed_only_where_the_user_has_named_it() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let directory = open();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(directory.path(), &link).unwrap();
@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     fn only_old_temporary_sockets_are_swept() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let directory = open();
         let path = |name: &str| directory.path().join(name);
         let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");

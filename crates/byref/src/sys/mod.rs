@@ -14,6 +14,7 @@ pub(crate) mod processor;
 pub(crate) mod socket;
 pub(crate) mod transfer;
 pub(crate) mod users;
+pub(crate) mod woken;
 
 /// Finds out, once, what is otherwise found out when it is first needed. A process that forks at that very moment leaves its
 /// child with an answer that never comes.

@@ -150,9 +150,8 @@ impl Line {
 }
 
 impl Store {
-    /// Evicts who holds more than `max_held` bytes. It looks again when an eighth of that was sent since, or when `now`.
-    pub fn limit_holds(&mut self, lines: &mut [Line], bytes: u64, now: bool) {
-        let Some(most) = self.limits.held else { return };
+    /// Evicts who holds more than `most` bytes. It looks again when an eighth of that was sent since, or when `now`.
+    pub fn limit_holds(&mut self, lines: &mut [Line], most: u64, bytes: u64, now: bool) {
         self.unchecked += bytes;
         if !now && self.unchecked < most / 8 {
             return;

@@ -14,5 +14,7 @@ pub(crate) mod release;
 pub(crate) mod room;
 pub(crate) mod sent;
 pub(crate) mod store;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub(crate) mod ticket;
 pub(crate) mod waker;
