@@ -23,6 +23,7 @@ mod headers;
 mod loan;
 mod logging;
 mod message;
+mod outlet;
 mod outstanding;
 mod owner;
 mod packed;
