@@ -2,14 +2,15 @@
 //! matches.
 
 use crate::copies::{self, Cause, Endpoint};
-use crate::error::{Error, Result, printable};
+use crate::direct::identity::{Identity, Successor};
+use crate::error::{Error, MAILBOX, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next, Token};
 use crate::protocol::claim::{Policy, retention_limit};
-use crate::protocol::lease::{AWAKE, LEASE_LEN};
+use crate::protocol::lease::{AWAKE, CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::protocol::wake::BY_WORD;
 use crate::pubsub::batch::Batch;
 use crate::pubsub::event::{Event, EventKind, Incoming};
@@ -34,7 +35,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// Messages sent so close to each other come in a stream.
@@ -51,6 +52,8 @@ const STILL_WANTED: Duration = Duration::from_secs(1);
 const FOLLOWER_SLICE: Duration = Duration::from_millis(100);
 /// Who has waited so long for a publisher is told if one is in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
+/// So many mailboxes are remembered after their end, which may be noticed twice: as that of a sender, and as that of a reader.
+const MOST_DISMISSED: usize = 1024;
 /// The most events that wait for a subscriber that receives nothing; the oldest go.
 const MOST_EVENTS: usize = 1 << 16;
 /// The longest sleep at words of memory. Whoever has a publisher's ring mapped can move those who sleep at its word to another
@@ -67,9 +70,23 @@ pub struct SubscriberBuilder {
     spin: Duration,
     events: bool,
     name: Option<String>,
+    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
+    mailbox: Option<u128>,
 }
 
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
+    /// told of.
+    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
+        self.mailbox = Some(incarnation);
+        self
+    }
+
+    /// What it is in errors.
+    fn what(&self) -> &'static str {
+        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+    }
+
     /// What happens when it falls behind (default: [`Policy::Block`]).
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -120,7 +137,10 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        topic::validate_pattern(&self.topic)?;
+        match self.mailbox {
+            None => topic::validate_pattern(&self.topic)?,
+            Some(_) => topic::validate(&self.topic)?,
+        }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
         }
@@ -168,6 +188,8 @@ struct Shared {
     sleeping: Turn,
     /// A thread sleeps in a call: it looks at all that happens. For those who have not the lock.
     attended: AtomicBool,
+    /// Who has taken a mailbox's address over.
+    successor: OnceLock<Successor>,
 }
 
 /// What a thread without a message sleeps at.
@@ -176,6 +198,29 @@ enum SleepsAt {
     Sockets,
     /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
     Words { watched: Option<Token>, heard: u32 },
+}
+
+/// Who was said hello to: the connection, and the lease until the answer comes.
+#[derive(Clone)]
+struct Greeted {
+    socket: Arc<OwnedFd>,
+    lease: Arc<Mutex<Option<Mapping>>>,
+}
+
+impl Greeted {
+    /// Goes before an answer has come.
+    fn leave(self) {
+        if let Some(lease) = self.lease.lock().take() {
+            say_nothing_was_taken(&lease);
+        }
+        socket::hang_up(&self.socket);
+    }
+}
+
+fn say_nothing_was_taken(lease: &Mapping) {
+    let lease = Lease::new(lease.words(), lease.counts(COUNTS));
+    lease.set_row(0);
+    lease.set_cursor(CLOSED);
 }
 
 /// Everything that closing gives back.
@@ -189,6 +234,10 @@ struct Open {
     taken_from: usize,
     last_id: u64,
     candidates: Candidates,
+    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    greeted: Vec<Greeted>,
+    /// Of a mailbox with events: those whose end was told last.
+    dismissed: VecDeque<u128>,
     /// The number of the last sleep, and what it was announced as.
     epoch: u64,
     announced: u64,
@@ -251,6 +300,7 @@ impl Subscriber {
             spin: DEFAULT_MOST,
             events: false,
             name: None,
+            mailbox: None,
         }
     }
 
@@ -266,6 +316,8 @@ impl Subscriber {
             taken_from: 0,
             last_id: 0,
             candidates: Candidates::default(),
+            greeted: Vec::new(),
+            dismissed: VecDeque::new(),
             epoch: 0,
             announced: AWAKE,
             armed: false,
@@ -293,6 +345,7 @@ impl Subscriber {
             changed: Changes::default(),
             sleeping: Turn::default(),
             attended: AtomicBool::new(false),
+            successor: OnceLock::new(),
         });
         if let Err((what, error)) = lookout.register(listener, &shared, &door) {
             shared.close();
@@ -454,6 +507,39 @@ impl Subscriber {
         Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
     }
 
+    /// For the receiving half of a mailbox: collects what the mailbox whose socket has this name has for it.
+    pub(crate) fn collect_at(&self, name: &str) {
+        self.shared.update(|open| open.candidates.call_at(name));
+        self.shared.ask_candidates();
+    }
+
+    /// Closes it, and lets its users know who has taken the address over.
+    pub(crate) fn give_way_to(&self, successor: Successor) {
+        let _ = self.shared.successor.set(successor);
+        self.close();
+    }
+
+    /// The error of one that is closed.
+    pub(crate) fn closed(&self) -> Error {
+        self.shared.closed()
+    }
+
+    /// Tells of the end of a mailbox that is not connected as a sender. (The end of one that is comes behind its messages.)
+    pub(crate) fn tell_end_of(&self, peer: &Identity, kind: EventKind) {
+        self.shared.update(|open| {
+            let is_sender = |it: &Connection| it.link.info.id == peer.incarnation();
+            if !open.connections.iter().any(is_sender) && !open.dismissed.contains(&peer.incarnation()) {
+                open.happened(&self.shared.options, peer.info(), kind);
+                open.door.ring();
+            }
+        });
+    }
+
+    /// For the receiving half of a mailbox: the mailboxes that send to it, and live.
+    pub(crate) fn senders(&self) -> Result<Vec<Identity>> {
+        Ok(self.publishers()?.iter().map(Identity::of).collect())
+    }
+
     /// A descriptor to poll for messages.
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
@@ -563,6 +649,9 @@ impl Drop for Subscriber {
 
 impl Listener for Shared {
     fn topic_hash(&self) -> Option<u64> {
+        if self.options.mailbox.is_some() {
+            return Some(topic::hash("")); // No publisher's.
+        }
         let topic = &self.options.topic;
         (!topic::is_pattern(topic)).then(|| topic::hash(topic))
     }
@@ -603,16 +692,29 @@ impl Shared {
         if self.made_in.is_current() {
             Ok(self.open.lock())
         } else {
-            Err(Error::Forked { what: "subscriber", topic: self.options.topic.clone() })
+            Err(Error::Forked { what: self.options.what(), topic: self.options.topic.clone() })
         }
     }
 
     #[inline]
     fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
-        guard.as_mut().ok_or_else(|| Error::Closed { what: "subscriber", topic: self.options.topic.clone() })
+        guard.as_mut().ok_or_else(|| self.closed())
+    }
+
+    #[cold]
+    fn closed(&self) -> Error {
+        let topic = self.options.topic.clone();
+        match self.successor.get() {
+            None => Error::Closed { what: self.options.what(), topic },
+            Some(successor) => successor.error(topic),
+        }
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+        if self.options.mailbox.is_some() {
+            let (topic, hint) = (self.options.topic.clone(), String::new());
+            return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
         let alone = self.update(|open| open.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;
         let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
@@ -789,7 +891,10 @@ impl Shared {
                     Ok(false)
                 }
                 Connect::Refused | Connect::Absent => {
-                    self.update(|open| open.candidates.is_gone(&candidate.name));
+                    self.update(|open| match self.options.mailbox {
+                        None => open.candidates.is_gone(&candidate.name),
+                        Some(_) => open.candidates.forget(&candidate.name),
+                    });
                     Ok(false)
                 }
             });
@@ -862,13 +967,21 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
+        let wish = match self.options.mailbox {
+            None => Wish::Subscribe(hello),
+            Some(incarnation) => Wish::Collect { hello, incarnation },
+        };
+        let call = Call { name: candidate.name.clone(), wish };
         if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
         fault!("connect.hello_sent");
+        let greeted = Greeted { socket: Arc::clone(&socket), lease: Arc::new(Mutex::new(Some(lease.into_map()))) };
+        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(greeted.clone())).is_none() {
+            greeted.leave(); // It was closed: nobody would ever take what is sent.
+            return Ok(());
+        }
         let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
-        let mut lease = Some(lease.into_map());
         let mut slow = false;
         service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
@@ -883,9 +996,9 @@ impl Shared {
                 Ok(Received::Empty) => return Next::Keep,
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
-                    let lease = lease.take().expect("the first packet is handled once");
-                    let outcome = shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
-                    if let Err(error) = outcome {
+                    let lease = greeted.lease.lock().take(); // Absent in one that is closed.
+                    let welcome = |lease| shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
+                    if let Some(Err(error)) = lease.map(welcome) {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
                         shared.is_short_of(&error);
                         if error.raw_os_error().is_some() {
@@ -900,6 +1013,7 @@ impl Shared {
                 // It may be busy, or short of something; one that is gone refuses next time.
                 Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
             }
+            shared.update(|open| open.greeted.retain(|it| !Arc::ptr_eq(&it.socket, &answering)));
             if !slow {
                 shared.ask_next();
             }
@@ -924,6 +1038,9 @@ impl Shared {
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
             Ok(ToSubscriber::NotThisTopic) => {
+                if self.options.mailbox.is_some() {
+                    self.update(|open| open.candidates.forget(&candidate.name));
+                }
                 log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
                 return Ok(());
             }
@@ -943,13 +1060,20 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+        let is_wanted = match self.options.mailbox {
+            None => topic::matches(pattern, &topic),
+            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+        };
+        if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
         let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return Ok(()) };
+        let Some(open) = guard.as_mut() else {
+            say_nothing_was_taken(&lease);
+            return Ok(());
+        };
         let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
         let known = open.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info));
         if let Some(known) = known {
@@ -998,6 +1122,7 @@ impl Shared {
         *self.final_stats.lock() = open.stats.clone();
         open.sleep_at_sockets();
         open.lookout.unregister(open.listener);
+        open.greeted.drain(..).for_each(Greeted::leave);
         open.connections.drain(..).for_each(Connection::leave);
         open.door.ring();
         self.changed.notify();
@@ -1251,7 +1376,13 @@ impl Open {
         let (topic, pid) = (&over.link.info.topic, over.link.info.pid);
         log::debug!("byref: topic '{topic}': the connection to the publisher in process {pid} is over: {kind:?}");
         self.happened(options, &over.link.info, kind);
-        if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
+        if options.mailbox.is_some() {
+            self.candidates.forget(&over.candidate.name); // It knocks again when it has something.
+            if options.events {
+                self.dismissed.truncate(MOST_DISMISSED - 1);
+                self.dismissed.push_front(over.link.info.id);
+            }
+        } else if over.was_cut_off() && self.candidates.has_name_of(&over.candidate.name) {
             // One that died refuses, and its name goes. One that lives may have lost the connection, for whatever reason.
             self.ask_again(over.candidate.clone());
         }
