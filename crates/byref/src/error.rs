@@ -1,6 +1,7 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
 use crate::direct::identity::Identity;
+use crate::direct::undelivered::Undelivered;
 use crate::sys::limits;
 use std::borrow::Cow;
 use std::io;
@@ -125,16 +126,16 @@ pub enum Error {
         "mailbox '{from}': the mailbox '{}' of process {} has ended; {}",
         peer.address(),
         peer.process(),
-        undelivered_text(*undelivered)
+        undelivered_text(undelivered.len())
     )]
     PeerLost {
         /// The mailbox that was to send.
         from: String,
         /// The one that is lost.
         peer: Identity,
-        /// How many messages that were sent to it before it never took: [`Mailbox::undelivered`](crate::Mailbox::undelivered) gives
-        /// them back.
-        undelivered: usize,
+        /// The messages that were sent to it before and that it never took. [`Mailbox::undelivered`](crate::Mailbox::undelivered)
+        /// gives them, too, and forgets them.
+        undelivered: Vec<Undelivered>,
     },
     /// The caller's interrupt check asked to stop waiting.
     #[error("interrupted while waiting on topic '{topic}'")]

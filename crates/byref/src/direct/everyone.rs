@@ -104,6 +104,7 @@ impl All {
         append: &mut dyn FnMut(&mut Store, &mut Line) -> Attempt<u64>,
     ) -> Result<Vec<Identity>> {
         let shared = &*self.shared;
+        shared.opened(&mut shared.lock()?)?;
         if !wait.is_allowed() {
             return Err(Error::WouldBlock { topic: shared.address().to_owned() }); // Who is there has to be found out.
         }

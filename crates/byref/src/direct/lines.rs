@@ -215,13 +215,10 @@ impl Open {
         self.destinations.iter().filter(|destination| !destination.is_over).map(|destination| &destination.peer)
     }
 
-    /// How many messages a mailbox never took.
-    pub fn count_undelivered(&self, peer: &Identity) -> usize {
-        self.lost
-            .iter()
-            .filter(|lost| lost.peer.incarnation() == peer.incarnation())
-            .map(|lost| lost.messages.len())
-            .sum()
+    /// What a mailbox never took, as far as nobody has asked for it.
+    pub fn undelivered_to(&self, peer: &Identity) -> Vec<Undelivered> {
+        let lost = self.lost.iter().filter(|lost| lost.peer.incarnation() == peer.incarnation());
+        lost.flat_map(|lost| &lost.messages).cloned().collect()
     }
 
     /// Gives what an address, or that incarnation of it alone, never took.

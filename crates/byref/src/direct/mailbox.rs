@@ -138,6 +138,8 @@ pub(super) fn validate(address: &str) -> Result<()> {
 /// Dropping it closes it: what was sent before still reaches every mailbox that lives, as long as it takes it.
 pub struct Mailbox {
     pub(crate) shared: Arc<Shared>,
+    /// Dropping it closes it.
+    closes: bool,
 }
 
 /// What a mailbox and its loans share.
@@ -145,7 +147,7 @@ pub(crate) struct Shared {
     pub(super) identity: Identity,
     pub(super) depth: u64,
     made_in: ForkId,
-    pub(super) inbox: Arc<Subscriber>,
+    pub(super) inbox: Subscriber,
     open: Biased<Option<Open>>,
     /// Lines came or went.
     pub(super) changed: Changes,
@@ -182,7 +184,7 @@ impl Mailbox {
                 identity: Identity::new(address.clone(), incarnation, std::process::id() as i32),
                 depth: options.depth,
                 made_in: ForkId::current(),
-                inbox: Arc::new(inbox),
+                inbox,
                 open: Biased::new(Some(Open::new(store))),
                 changed: Changes::default(),
                 lookout: Arc::clone(&lookout),
@@ -192,7 +194,7 @@ impl Mailbox {
                 roster: Mutex::default(),
             }
         });
-        let mailbox = Mailbox { shared };
+        let mailbox = Mailbox { shared, closes: true };
         let shared = &mailbox.shared;
         // It is called from now on.
         let host: Weak<dyn Host> = Arc::downgrade(shared) as _;
@@ -249,8 +251,13 @@ impl Mailbox {
 
     /// The receiving half, for who waits for it and others, or receives with [events](MailboxBuilder::events): a subscriber with all
     /// its calls. Dropping it closes nothing.
-    pub fn inbox(&self) -> Arc<Subscriber> {
-        Arc::clone(&self.shared.inbox)
+    pub fn inbox(&self) -> Subscriber {
+        self.shared.inbox.handle()
+    }
+
+    /// A second handle to the same mailbox. Dropping it closes nothing.
+    pub fn handle(&self) -> Mailbox {
+        Mailbox { shared: Arc::clone(&self.shared), closes: false }
     }
 
     // ---- closing ----
@@ -278,7 +285,9 @@ impl Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        self.shared.close(None);
+        if self.closes {
+            self.shared.close(None);
+        }
     }
 }
 
@@ -427,7 +436,8 @@ impl Host for Shared {
                 }
                 is_meant
             }
-            Wish::TakeOver { address } if address == own => {
+            // Who has given up, while this process was stopped, has no use for it.
+            Wish::TakeOver { address } if address == own && !socket::is_hung_up(socket) => {
                 let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
                 log::info!("byref: mailbox '{own}': process {pid} takes the address over");
                 fault!("takeover.heard");

@@ -238,6 +238,12 @@ impl Route {
         loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 
+    /// Sends a message that another mailbox never took; see [`Mailbox::send_undelivered`].
+    pub fn send_undelivered(&self, message: &Undelivered, wait: &mut Wait<'_>) -> Result<u64> {
+        let Way { shared, to, come } = &*self.0;
+        shared.append_undelivered(to, *come, message, wait)
+    }
+
     /// Lends `len` bytes, to be filled in place and sent there without a copy.
     pub fn loan(&self, len: usize) -> Result<Loan> {
         self.loan_with(len, 0, &mut Wait::up_to(None))
@@ -406,8 +412,8 @@ impl Shared {
     /// The error for a mailbox that has ended.
     fn lost(&self, peer: &Identity) -> Error {
         self.look_for_ends(|known| known.peer.incarnation() == peer.incarnation());
-        let count = |this: &Self| Ok::<_, Error>(this.opened(&mut this.lock()?)?.count_undelivered(peer));
-        match count(self) {
+        let undelivered = |this: &Self| Ok::<_, Error>(this.opened(&mut this.lock()?)?.undelivered_to(peer));
+        match undelivered(self) {
             Ok(undelivered) => Error::PeerLost { from: self.address().to_owned(), peer: peer.clone(), undelivered },
             Err(closed) => closed,
         }
