@@ -14,9 +14,10 @@ use crate::payload::{Payload, layout_of};
 use crate::publisher::{extents, non_negative};
 use crate::refusals::located;
 use crate::rows::Rows;
-use crate::value::Whole;
+use crate::value;
 use crate::waiting::Patience;
 use byref::{Attributes, Encoded, HeaderValue, Wait};
+use byref_parts::layout::{Place, Whole};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -119,7 +120,7 @@ fn send_whole<'py, T: Send>(
 ) -> PyResult<T> {
     /// What most of them have beside the payload.
     static PLAIN: [OnceLock<Encoded>; 2] = [OnceLock::new(), OnceLock::new()];
-    let encode = |headers| Attributes { layout: Some(whole.layout()), headers }.encode();
+    let encode = |headers| Attributes { layout: Some(value::layout(Place::Whole(whole))), headers }.encode();
     if headers.is_none() {
         let plain = PLAIN[usize::from(whole == Whole::Pickle)]
             .get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));

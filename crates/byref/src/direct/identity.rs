@@ -1,7 +1,7 @@
 //! Who a mailbox is.
 
 use crate::error::{Conflict, Error};
-use crate::pubsub::message::PublisherInfo;
+use crate::reader::message::PublisherInfo;
 use crate::sys::process;
 use std::fmt;
 use std::sync::Arc;

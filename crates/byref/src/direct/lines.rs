@@ -10,7 +10,7 @@ use crate::link::service::Token;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
 use crate::protocol::ring::{Descriptor, InlineData, Look};
-use crate::pubsub::event::EventKind;
+use crate::reader::event::EventKind;
 use crate::sys::memory::PeerSegment;
 use crate::sys::socket;
 use crate::writer::duties;

@@ -44,9 +44,8 @@ impl Candidates {
         }
     }
 
-    /// A name whose owner calls; once more, if it was asked before.
+    /// A name whose owner calls; once more, if it was asked before. It is not one of those that are in the directory.
     pub fn call_at(&mut self, name: &str) {
-        self.known.insert(name.to_owned());
         if !self.waiting.iter().any(|waiting| waiting.name == name) {
             self.waiting.push_back(Candidate::new(name));
         }
