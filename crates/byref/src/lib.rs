@@ -33,6 +33,7 @@ mod faults;
 
 mod attributes;
 mod copies;
+mod direct;
 mod doctor;
 mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
@@ -52,8 +53,14 @@ mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
+pub use direct::everyone::Everyone;
+pub use direct::identity::Identity;
+pub use direct::lines::MailboxStats;
+pub use direct::mailbox::{Mailbox, MailboxBuilder};
+pub use direct::route::{Route, SendError, To};
+pub use direct::undelivered::Undelivered;
 pub use doctor::{Check, State, checks};
-pub use error::{Error, Result};
+pub use error::{Conflict, Error, Result};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
 pub use memory::glossary::Entry;

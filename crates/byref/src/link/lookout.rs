@@ -54,6 +54,16 @@ pub(crate) trait Listener: Send + Sync {
     fn look_around(self: Arc<Self>, directory: &Arc<Directory>, names: &HashSet<&str>);
 }
 
+/// A mailbox, which wants to know what happens to the names of others.
+pub(crate) trait Neighbour: Send + Sync {
+    /// Some other one is there.
+    fn appeared(&self);
+    /// A name is gone, or has been for a while.
+    fn vanished(&self, name: &str);
+    /// Names may have come and gone.
+    fn missed_something(&self);
+}
+
 /// Tells listeners apart.
 pub(crate) type ListenerId = u64;
 
@@ -150,6 +160,16 @@ impl Names {
     }
 }
 
+/// Adds to a list from which those that are gone are taken when it is full.
+fn push_weak<T: ?Sized>(list: &mut Vec<Weak<T>>, weak: Weak<T>) {
+    if list.len() == list.capacity() {
+        list.retain(|known| known.strong_count() > 0);
+        let left = list.len();
+        list.reserve(left + 1); // So that the next look through all is as far away as it takes long.
+    }
+    list.push(weak);
+}
+
 /// The place, as it is now.
 pub(crate) struct Lookout {
     location: Location,
@@ -162,6 +182,7 @@ pub(crate) struct Lookout {
     /// Those whose doors said something at the last look.
     unattended: Mutex<Unattended>,
     announcements: Mutex<Vec<Weak<Announcement>>>,
+    neighbours: Mutex<Vec<Weak<dyn Neighbour>>>,
     acceptors: Acceptors,
     service: Weak<Handle>,
     /// Held while the directory is looked at, and listeners are told of more than names.
@@ -220,6 +241,7 @@ impl Lookout {
             reminded: Mutex::default(),
             unattended: Mutex::default(),
             announcements: Mutex::default(),
+            neighbours: Mutex::default(),
             acceptors: Acceptors::default(),
             service: Arc::downgrade(service),
             state: Mutex::default(),
@@ -379,13 +401,17 @@ impl Lookout {
 
     /// Has what listens announced again whenever that is needed.
     pub fn enlist(&self, announcement: &Arc<Announcement>) {
-        let mut announcements = self.announcements.lock();
-        if announcements.len() == announcements.capacity() {
-            announcements.retain(|known| known.strong_count() > 0);
-            let left = announcements.len();
-            announcements.reserve(left + 1); // So that the next look through all is as far away as it takes long.
-        }
-        announcements.push(Arc::downgrade(announcement));
+        push_weak(&mut self.announcements.lock(), Arc::downgrade(announcement));
+    }
+
+    /// Tells a mailbox, which has a listener, too, what happens to the names of others.
+    pub fn add_neighbour(&self, neighbour: Weak<dyn Neighbour>) {
+        push_weak(&mut self.neighbours.lock(), neighbour);
+    }
+
+    fn tell_neighbours(&self, tell: impl Fn(&dyn Neighbour)) {
+        let neighbours: Vec<_> = self.neighbours.lock().iter().filter_map(Weak::upgrade).collect();
+        neighbours.iter().for_each(|neighbour| tell(&**neighbour)); // Without the lock: they log.
     }
 
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
@@ -415,7 +441,15 @@ impl Lookout {
 
     fn tell(&self, state: &mut State, news: News) {
         let (News::Appeared(name) | News::Vanished(name)) = &news;
-        let Some(hash) = rendezvous::topic_hash_in(name) else { return };
+        let Some(hash) = rendezvous::topic_hash_in(name) else {
+            if rendezvous::is_mailbox(name) {
+                self.tell_neighbours(|neighbour| match &news {
+                    News::Appeared(_) => neighbour.appeared(),
+                    News::Vanished(name) => neighbour.vanished(name),
+                });
+            }
+            return;
+        };
         let concerned = self.listeners.lock().concerned(hash); // Without the lock: they connect, and log.
         for listener in concerned {
             match &news {
@@ -451,6 +485,7 @@ impl Lookout {
             listener.look_around(&directory, &concerned);
         }
         state.names = state.watch.is_some().then_some(names);
+        self.tell_neighbours(|neighbour| neighbour.missed_something());
     }
 
     /// Looks whether newcomers meet somewhere else by now, and whether they find what listens here.

@@ -5,6 +5,7 @@ pub(crate) mod access;
 pub(crate) mod announcement;
 pub(crate) mod ask;
 pub(crate) mod candidates;
+pub(crate) mod claims;
 pub(crate) mod deaths;
 pub(crate) mod doorstep;
 pub(crate) mod handshake;

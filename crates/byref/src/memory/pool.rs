@@ -424,6 +424,11 @@ impl<S: Default> Pool<S> {
         self.slots[slot as usize].pin.as_mut().is_some_and(|pin| Arc::get_mut(pin).is_none())
     }
 
+    /// What keeps a slot's chunk from being freed; `None`: it is free.
+    pub fn pin(&self, slot: u32) -> Option<Arc<Pin>> {
+        self.slots.get(slot as usize)?.pin.clone()
+    }
+
     /// What is noted about a slot's chunk: the default while it is free, or lent.
     #[inline]
     pub fn sent(&self, slot: u32) -> &S {

@@ -16,28 +16,26 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
-use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
 use crate::pubsub::inspect::{self, PublisherReport, PublisherStats, SubscriberReport};
-use crate::pubsub::loan::Loan;
+use crate::pubsub::loan::{Lender, Loan};
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
-use crate::sys::cgroup;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::memory::PeerSegment;
 use crate::sys::process::realtime_ns;
 use crate::sys::socket;
 use crate::topic;
-use crate::writer::attempt::{Attempt, Call, LEASE_POLL};
+use crate::writer::append::{self, Filled};
+use crate::writer::attempt::{Attempt, Call};
 use crate::writer::duties;
 use crate::writer::errands::Errands;
 use crate::writer::line::{Limits, Line, Plan};
 use crate::writer::outstanding::{Outstanding, warn_after};
 use crate::writer::owner::Owner;
 use crate::writer::readers::{Introduction, Newcomer};
-use crate::writer::release::Tracked;
 use crate::writer::room;
 use crate::writer::store::{self, Store};
 use crate::writer::ticket::Ticket;
@@ -50,7 +48,7 @@ use std::time::Duration;
 /// Records in a ring, unless the history needs more.
 const DEFAULT_CAPACITY: u64 = 1 << 14;
 /// The most records in a ring: 1 GiB.
-const MAX_CAPACITY: u64 = 1 << 22;
+pub(crate) const MAX_CAPACITY: u64 = 1 << 22;
 /// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
 
@@ -58,19 +56,13 @@ const LONG_WAIT: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct PublisherBuilder {
     topic: String,
-    /// `None`: [`default_max_memory`].
+    /// `None`: the default of [`store::check_max_memory`].
     max_memory: Option<u64>,
     history: u64,
     capacity: u64,
     name: Option<String>,
     hold_warning: Option<Duration>,
     limits: Limits,
-}
-
-/// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
-fn default_max_memory() -> u64 {
-    let share = cgroup::memory_limit().map_or(u64::MAX, |limit| limit / 2);
-    share.clamp(1 << 20, 1 << 30)
 }
 
 impl PublisherBuilder {
@@ -123,13 +115,7 @@ impl PublisherBuilder {
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
-        let max_memory = self.max_memory.unwrap_or_else(default_max_memory);
-        if max_memory == 0 {
-            return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
-        }
-        if max_memory > 1 << 37 {
-            return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
-        }
+        let max_memory = store::check_max_memory(self.max_memory)?;
         if self.limits.stall.is_some_and(|limit| limit.is_zero()) {
             return Err(Error::InvalidArgument("max_stall must be more than 0 seconds".into()));
         }
@@ -152,20 +138,6 @@ impl PublisherBuilder {
 /// subscriber.
 pub struct Publisher {
     pub(crate) shared: Arc<Shared>,
-}
-
-/// A chunk with one or more messages in it.
-pub(crate) struct Filled<'a> {
-    pub chunk: &'a Chunk,
-    /// Messages of equal length.
-    pub count: u32,
-    /// Payload bytes of all of them, and how many of these the library copied to here.
-    pub len: usize,
-    pub copied: usize,
-    /// Lie behind the payload, too.
-    pub attributes: &'a Encoded,
-    /// Somebody wants to know of its release.
-    pub tracked: Option<&'a Arc<Tracked>>,
 }
 
 /// What a publisher and its loans share.
@@ -242,7 +214,7 @@ impl Publisher {
         let topic = &shared.topic;
         let errands: Weak<dyn Errands> = Arc::downgrade(&shared) as _;
         let (history, limits) = (options.history, options.limits);
-        let plan = Plan { number: LINE, topic, capacity, history, limits, generation: 0 };
+        let plan = Plan { number: LINE, topic, capacity, history, limits, generation: 0, keeps_untaken: false };
         let line = Line::new(plan, &service, errands.clone()).map_err(Error::system(topic, "cannot make the ring"))?;
         fault!("listen.ring_made");
         let store = Store::new(max_memory, limits, &service, errands);
@@ -276,7 +248,7 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        if fits_inline(payload.len(), attributes) {
+        if append::fits_inline(payload.len(), attributes) {
             return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
@@ -343,10 +315,7 @@ impl Publisher {
 
     /// [`loan`](Self::loan) with room for `attributes_len` bytes of encoded attributes beside the payload.
     pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
-        let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
-        let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
-        fault!("loan.taken");
-        Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
+        Loan::take_from(Arc::clone(&self.shared) as _, len, attributes_len, wait)
     }
 
     /// Tells subscribers, those that join later too, what messages may refer to (with [`Encoded::with_glossary`]), once for
@@ -466,18 +435,7 @@ impl Drop for Publisher {
     }
 }
 
-/// Whether payload and attributes go into the record itself.
-fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
-    payload <= INLINE_LIMIT
-        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT
-        && !attributes.is_pooled()
-}
-
 impl Shared {
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
     /// What it tells to whoever looks; `None`: it is closed.
     fn report(&self) -> Option<PublisherReport> {
         let guard = self.open.lock();
@@ -540,80 +498,11 @@ impl Shared {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        self.until(wait, Call::Send, |_, line| {
-            if let Some((at, poll)) = line.must_wait() {
-                return Attempt::Wait { at, poll };
-            }
-            line.copied_bytes += payload.len() as u64;
-            Attempt::Done(line.append(timestamp_ns, payload.len(), 1, |ring, place| {
-                ring.append_inline(place, payload, attributes);
-            }))
-        })
+        self.until(wait, Call::Send, |_, line| append::inline(line, payload, attributes, timestamp_ns))
     }
 
     fn next_sequence(&self) -> Result<u64> {
         Ok(self.opened(&mut self.lock()?)?.line.sent)
-    }
-
-    /// Publishes a filled chunk.
-    pub fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        let &Filled { chunk, count, len, attributes, copied, tracked } = filled;
-        let at = Descriptor {
-            segment: chunk.segment,
-            slot: chunk.slot,
-            offset: chunk.offset,
-            len: len as u64,
-            attributes_len: attributes.len() as u32,
-            refers: attributes.refers(),
-            tracked: tracked.is_some(),
-        };
-        self.until(wait, Call::Send, |store, line| {
-            if let Some((at, poll)) = line.must_wait() {
-                return Attempt::Wait { at, poll };
-            }
-            if !line.announced_to_lossless() {
-                return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
-            }
-            line.copied_bytes += copied as u64;
-            Attempt::Done(store.append(line, at, count, timestamp_ns, tracked))
-        })
-    }
-
-    /// Sends `payload` inside the record instead of the chunk it lies in.
-    pub fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Option<Result<u64>> {
-        fits_inline(payload.len(), attributes).then(|| self.append_inline(payload, attributes, timestamp_ns, wait))
-    }
-
-    /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
-    pub fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
-        let topic = &self.topic;
-        store::check_size(topic, bytes, payload, self.max_memory)?;
-        let mut theirs = 0;
-        let chunk = self.until(wait, Call::Send, |store, line| {
-            store.attempt(std::slice::from_mut(line), LINE, (bytes, payload), &mut theirs, topic)
-        })?;
-        if chunk.unpopulated.is_empty() {
-            return Ok(chunk);
-        }
-        store::populate(chunk, topic, wait).map_err(|(error, slot)| {
-            self.discard(slot);
-            error
-        })
-    }
-
-    /// Gives back a chunk that was never sent.
-    pub fn discard(&self, slot: u32) {
-        if let Ok(mut guard) = self.lock()
-            && let Some(open) = guard.as_mut()
-        {
-            open.store.free_unless_held(std::slice::from_ref(&open.line), slot); // Arrays made from its loan may still live.
-        }
     }
 
     /// Makes attempts until one is conclusive. The first is the fast path.
@@ -737,6 +626,55 @@ impl Owner for Shared {
     }
 }
 
+impl Lender for Shared {
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn check_fork(&self) -> Result<()> {
+        Shared::check_fork(self)
+    }
+
+    fn owner(self: Arc<Self>) -> Arc<dyn Owner> {
+        self
+    }
+
+    fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
+        let topic = &self.topic;
+        store::check_size(topic, bytes, payload, self.max_memory)?;
+        let mut theirs = 0;
+        let chunk = self.until(wait, Call::Send, |store, line| {
+            store.attempt(std::slice::from_mut(line), LINE, (bytes, payload), &mut theirs, topic)
+        })?;
+        store::populate(chunk, topic, wait).map_err(|(error, slot)| {
+            self.discard(slot);
+            error
+        })
+    }
+
+    fn discard(&self, slot: u32) {
+        if let Ok(mut guard) = self.lock()
+            && let Some(open) = guard.as_mut()
+        {
+            open.store.free_unless_held(std::slice::from_ref(&open.line), slot); // Arrays made from its loan may still live.
+        }
+    }
+
+    fn commit_inline(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.append_inline(payload, attributes, timestamp_ns, wait)
+    }
+
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.until(wait, Call::Send, |store, line| append::pooled(store, line, filled, timestamp_ns))
+    }
+}
+
 impl Host for Shared {
     fn take_call(
         self: Arc<Self>,
@@ -753,7 +691,7 @@ impl Host for Shared {
                 }
                 return Ok(None);
             }
-            Wish::Subscribe(_) => {
+            _ => {
                 socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
                 return Ok(None);
             }

@@ -5,17 +5,18 @@
 mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
-use crate::error::{Error, Result, printable};
+use crate::direct::identity::{Identity, Successor};
+use crate::error::{Error, MAILBOX, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::Policy;
-use crate::protocol::lease::LEASE_LEN;
+use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
-use crate::reader::event::Incoming;
+use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::sleep::{self, Owner, Rest};
@@ -36,7 +37,7 @@ use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// A publisher that takes longer to answer does not hold up the others that are to be asked.
@@ -55,9 +56,23 @@ pub struct SubscriberBuilder {
     spin: Duration,
     events: bool,
     name: Option<String>,
+    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
+    mailbox: Option<u128>,
 }
 
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
+    /// told of.
+    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
+        self.mailbox = Some(incarnation);
+        self
+    }
+
+    /// What it is in errors.
+    fn what(&self) -> &'static str {
+        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+    }
+
     /// What happens when it falls behind (default: [`Policy::Block`]).
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -84,7 +99,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Whether [`next_with`](Subscriber::next_with) and its like also tell what happens to publishers (default: no).
+    /// Whether [`Told`](crate::Told) also gives what happens to publishers (default: no).
     pub fn events(mut self, wanted: bool) -> Self {
         self.events = wanted;
         self
@@ -98,7 +113,10 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        topic::validate_pattern(&self.topic)?;
+        match self.mailbox {
+            None => topic::validate_pattern(&self.topic)?,
+            Some(_) => topic::validate(&self.topic)?,
+        }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
         }
@@ -145,12 +163,39 @@ struct Shared {
     rest: Rest,
     lookout: Weak<Lookout>,
     listener: ListenerId,
+    /// Who has taken a mailbox's address over.
+    successor: OnceLock<Successor>,
+}
+
+/// Who was said hello to: the connection, and the lease until the answer comes.
+#[derive(Clone)]
+struct Greeted {
+    socket: Arc<OwnedFd>,
+    lease: Arc<Mutex<Option<Mapping>>>,
+}
+
+impl Greeted {
+    /// Goes before an answer has come.
+    fn leave(self) {
+        if let Some(lease) = self.lease.lock().take() {
+            say_nothing_was_taken(&lease);
+        }
+        socket::hang_up(&self.socket);
+    }
+}
+
+fn say_nothing_was_taken(lease: &Mapping) {
+    let lease = Lease::new(lease.words(), lease.counts(COUNTS));
+    lease.set_row(0);
+    lease.set_cursor(CLOSED);
 }
 
 /// Everything that closing gives back.
 struct Open {
     reader: Reader,
     candidates: Candidates,
+    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    greeted: Vec<Greeted>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -166,6 +211,7 @@ impl Subscriber {
             spin: DEFAULT_MOST,
             events: false,
             name: None,
+            mailbox: None,
         }
     }
 
@@ -179,7 +225,8 @@ impl Subscriber {
             let errands = Weak::clone(shared) as _;
             let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
             let directory = lookout.directory();
-            let open = Open { reader, candidates: Candidates::default(), directory, lookout: Arc::clone(&lookout) };
+            let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
+            let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
             Shared {
                 options,
                 made_in: ForkId::current(),
@@ -189,6 +236,7 @@ impl Subscriber {
                 rest: Rest::default(),
                 lookout: Arc::downgrade(&lookout),
                 listener,
+                successor: OnceLock::new(),
             }
         });
         let door = shared.update(|open| Arc::clone(&open.reader.door)).expect("it is open");
@@ -288,6 +336,35 @@ impl Subscriber {
         reader.pass_on(happened);
         let live = reader.connections.iter().filter(|connection| connection.is_live());
         Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
+    }
+
+    /// For the receiving half of a mailbox: collects what the mailbox whose socket has this name has for it.
+    pub(crate) fn collect_at(&self, name: &str) {
+        self.shared.update(|open| open.candidates.call_at(name));
+        self.shared.ask_candidates();
+    }
+
+    /// Closes it, and lets its users know who has taken the address over.
+    pub(crate) fn give_way_to(&self, successor: Successor) {
+        let _ = self.shared.successor.set(successor);
+        self.close();
+    }
+
+    /// The error of one that is closed.
+    pub(crate) fn closed(&self) -> Error {
+        self.shared.closed()
+    }
+
+    /// Tells of the end of a mailbox that is not connected as a sender. (The end of one that is comes behind its messages.)
+    pub(crate) fn tell_end_of(&self, peer: &Identity, kind: EventKind) {
+        self.shared.update(|open| {
+            open.reader.tell_end_of(peer.info(), kind);
+        });
+    }
+
+    /// For the receiving half of a mailbox: the mailboxes that send to it, and live.
+    pub(crate) fn senders(&self) -> Result<Vec<Identity>> {
+        Ok(self.publishers()?.iter().map(Identity::of).collect())
     }
 
     /// A descriptor to poll for messages.
@@ -392,6 +469,9 @@ impl Drop for Subscriber {
 
 impl Listener for Shared {
     fn topic_hash(&self) -> Option<u64> {
+        if self.options.mailbox.is_some() {
+            return Some(topic::hash("")); // No publisher's.
+        }
         let topic = &self.options.topic;
         (!topic::is_pattern(topic)).then(|| topic::hash(topic))
     }
@@ -432,13 +512,22 @@ impl Shared {
         if self.made_in.is_current() {
             Ok(self.open.lock())
         } else {
-            Err(Error::Forked { what: "subscriber", topic: self.options.topic.clone() })
+            Err(Error::Forked { what: self.options.what(), topic: self.options.topic.clone() })
         }
     }
 
     #[inline]
     fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
-        guard.as_mut().ok_or_else(|| Error::Closed { what: "subscriber", topic: self.options.topic.clone() })
+        guard.as_mut().ok_or_else(|| self.closed())
+    }
+
+    #[cold]
+    fn closed(&self) -> Error {
+        let topic = self.options.topic.clone();
+        match self.successor.get() {
+            None => Error::Closed { what: self.options.what(), topic },
+            Some(successor) => successor.error(topic),
+        }
     }
 
     /// A publisher's process died.
@@ -560,13 +649,21 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
+        let wish = match self.options.mailbox {
+            None => Wish::Subscribe(hello),
+            Some(incarnation) => Wish::Collect { hello, incarnation },
+        };
+        let call = Call { name: candidate.name.clone(), wish };
         if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
             return Err(io::Error::other("its socket is full"));
         }
         fault!("connect.hello_sent");
+        let greeted = Greeted { socket: Arc::clone(&socket), lease: Arc::new(Mutex::new(Some(lease.into_map()))) };
+        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(greeted.clone())).is_none() {
+            greeted.leave(); // It was closed: nobody would ever take what is sent.
+            return Ok(());
+        }
         let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
-        let mut lease = Some(lease.into_map());
         let mut slow = false;
         service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
             let Some(shared) = shared.upgrade() else { return Next::Done };
@@ -581,9 +678,9 @@ impl Shared {
                 Ok(Received::Empty) => return Next::Keep,
                 Ok(Received::Packet(len, ring)) => {
                     service.cancel(task); // From here on the socket is the receiving thread's.
-                    let lease = lease.take().expect("the first packet is handled once");
-                    let outcome = shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
-                    if let Err(error) = outcome {
+                    let lease = greeted.lease.lock().take(); // Absent in one that is closed.
+                    let welcome = |lease| shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
+                    if let Some(Err(error)) = lease.map(welcome) {
                         log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
                         shared.is_short_of(&error);
                         if error.raw_os_error().is_some() {
@@ -598,6 +695,7 @@ impl Shared {
                 // It may be busy, or short of something; one that is gone refuses next time.
                 Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
             }
+            shared.update(|open| open.greeted.retain(|it| !Arc::ptr_eq(&it.socket, &answering)));
             if !slow {
                 shared.ask_next();
             }
@@ -639,13 +737,20 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+        let is_wanted = match self.options.mailbox {
+            None => topic::matches(pattern, &topic),
+            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+        };
+        if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
         let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return Ok(()) };
+        let Some(open) = guard.as_mut() else {
+            say_nothing_was_taken(&lease);
+            return Ok(());
+        };
         let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
         if let Some(known) = open.reader.find_live(is_same) {
             known.candidate = candidate.clone(); // It announced itself anew, and was asked under both names.
@@ -677,6 +782,7 @@ impl Shared {
         *self.final_stats.lock() = open.reader.stats.clone();
         open.reader.sleep_at_sockets();
         open.lookout.unregister(self.listener);
+        open.greeted.drain(..).for_each(Greeted::leave);
         open.reader.connections.drain(..).for_each(Connection::leave);
         open.reader.door.ring();
         self.changed.notify();
@@ -704,6 +810,10 @@ impl Owner for Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+        if self.options.mailbox.is_some() {
+            let (topic, hint) = (self.options.topic.clone(), String::new());
+            return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;
         let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));

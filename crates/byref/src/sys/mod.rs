@@ -11,6 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod processor;
+pub(crate) mod ranges;
 pub(crate) mod socket;
 pub(crate) mod transfer;
 pub(crate) mod users;

@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 impl Line {
     /// Disconnects the subscriber at `index`.
     pub fn evict(&mut self, index: usize, why: &str) {
+        self.note_departure(index);
         let topic = &self.topic;
         let peer = &mut self.peers[index];
         log::warn!("byref: topic '{topic}': evicted {}, which {why}", peer.who());

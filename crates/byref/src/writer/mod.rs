@@ -1,5 +1,6 @@
 //! What publishers write: a store of payload memory, and lines, each a ring with its readers.
 
+pub(crate) mod append;
 pub(crate) mod attempt;
 pub(crate) mod duties;
 pub(crate) mod errands;

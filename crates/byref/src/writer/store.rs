@@ -11,6 +11,7 @@ use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool};
 use crate::protocol::ring::{Descriptor, NEVER, Ring};
 use crate::sync::wait::Wait;
+use crate::sys::cgroup;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::attempt::{Attempt, LEASE_POLL};
 use crate::writer::errands::Errands;
@@ -276,6 +277,14 @@ impl Store {
         }
     }
 
+    /// Frees all of a line that nobody reads any more.
+    pub fn release_all(&mut self, lines: &mut [Line], index: usize) {
+        lines[index].look_at_cursors();
+        while let Some(slot) = lines[index].next_reclaimed() {
+            self.pass(lines, slot);
+        }
+    }
+
     /// The mark of a line has passed a chunk.
     fn pass(&mut self, lines: &[Line], slot: u32) {
         let records = self.pool.sent_mut(slot);
@@ -443,6 +452,24 @@ impl Store {
 /// No chunk of that many bytes can be had, for a payload of `requested` bytes.
 fn exhausted(topic: &str, requested: u64, max_memory: u64, reason: String) -> Error {
     Error::PoolExhausted { topic: topic.to_owned(), requested, max_memory, reason }
+}
+
+/// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
+fn default_max_memory() -> u64 {
+    let share = cgroup::memory_limit().map_or(u64::MAX, |limit| limit / 2);
+    share.clamp(1 << 20, 1 << 30)
+}
+
+/// A `max_memory` setting, or its default.
+pub(crate) fn check_max_memory(given: Option<u64>) -> Result<u64> {
+    let max_memory = given.unwrap_or_else(default_max_memory);
+    if max_memory == 0 {
+        return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
+    }
+    if max_memory > 1 << 37 {
+        return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
+    }
+    Ok(max_memory)
 }
 
 /// The error if a chunk of `bytes`, for a payload of `payload` bytes, could not be had from an empty store.

@@ -87,7 +87,8 @@ impl Stage {
         let mut store = Store::new(max_memory, limits, &service, errands());
         let (mut lines, mut readers) = (Vec::new(), Vec::new());
         for (number, name) in [(3, "first"), (7, "second")] {
-            let plan = Plan { number, topic: "t", capacity: 16, history: 0, limits, generation: 0 };
+            let plan =
+                Plan { number, topic: "t", capacity: 16, history: 0, limits, generation: 0, keeps_untaken: false };
             let mut line = Line::new(plan, &service, errands()).unwrap();
             let (socket, theirs) = socket::pair().unwrap();
             let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
