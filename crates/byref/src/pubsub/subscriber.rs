@@ -10,7 +10,7 @@ use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next, Token};
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::{AWAKE, LEASE_LEN};
-use crate::protocol::wake::BY_WORD;
+use crate::protocol::wake::{BY_WORD, Heard};
 use crate::pubsub::batch::Batch;
 use crate::pubsub::event::{Event, EventKind, Incoming};
 use crate::pubsub::message::{Message, PublisherInfo, Taken};
@@ -175,7 +175,7 @@ enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
     /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
-    Words { watched: Option<Token>, heard: u32 },
+    Words { watched: Option<Token>, heard: Heard },
 }
 
 /// Everything that closing gives back.
@@ -271,7 +271,11 @@ impl Subscriber {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { watched: None, heard: 0 } } else { SleepsAt::Sockets },
+            at: if futex::available() {
+                SleepsAt::Words { watched: None, heard: Heard::default() }
+            } else {
+                SleepsAt::Sockets
+            },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -1408,17 +1412,13 @@ impl Open {
             }
         }
         let strikes = self.door.gong.strikes();
-        if std::mem::replace(heard, strikes) != strikes {
+        if heard.is_news(strikes) {
             let happened =
                 self.look_at_descriptors().map_err(Error::system(&options.topic, "cannot look for events"))?;
             if happened {
-                // Something may be left, of which the gong does not tell again: no sleep before another look.
-                let before = strikes.wrapping_sub(1);
-                if let SleepsAt::Words { heard, .. } = &mut self.at {
-                    *heard = before;
-                }
                 *took_wake_ups |= self.polled;
-                return Ok(Some(before));
+                let SleepsAt::Words { heard, .. } = &mut self.at else { return Ok(None) };
+                return Ok(Some(heard.look_again()));
             }
         }
         Ok(Some(strikes))
