@@ -4,6 +4,7 @@ use crate::error::{Error, Result, printable};
 use crate::link::service::{Handle, Token};
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::AWAKE;
+use crate::protocol::wake::Heard;
 use crate::reader::batch::Batch;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
@@ -49,7 +50,7 @@ pub(crate) enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
     /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
-    Words { watched: Option<Token>, heard: u32 },
+    Words { watched: Option<Token>, heard: Heard },
 }
 
 /// Connections, whose turn it is, and whether it sleeps.
@@ -142,7 +143,11 @@ impl Reader {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { watched: None, heard: 0 } } else { SleepsAt::Sockets },
+            at: if futex::available() {
+                SleepsAt::Words { watched: None, heard: Heard::default() }
+            } else {
+                SleepsAt::Sockets
+            },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
