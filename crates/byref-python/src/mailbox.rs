@@ -70,6 +70,11 @@ fn destination(to: &Bound<'_, PyAny>) -> PyResult<To> {
 }
 
 impl Mailbox {
+    /// For who receives from it: itself, its receiving half, and how that wants its messages.
+    pub fn parts(&self) -> (byref::Mailbox, byref::Subscriber, Manner) {
+        (self.core.handle(), self.core.inbox(), self.inbox.get().manner())
+    }
+
     fn address(&self) -> &str {
         self.core.address()
     }
