@@ -137,7 +137,14 @@ impl Mailbox {
         let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None, None) = (data.cast_exact::<PyBytes>(), &headers, wait) {
             // Most messages, without a route of their own.
-            let (to, bytes) = (destination(to)?, bytes.as_bytes());
+            let bytes = bytes.as_bytes();
+            if let Ok(address) = to.cast::<PyString>() {
+                let address = address.to_str()?;
+                return timeout.wait_if_needed(py, |wait| {
+                    self.core.send_to_address(address, bytes, &Encoded::default(), timestamp_ns, wait)
+                });
+            }
+            let to = destination(to)?;
             return timeout
                 .wait_if_needed(py, |wait| self.core.send_with(&to, bytes, &Encoded::default(), timestamp_ns, wait));
         }
