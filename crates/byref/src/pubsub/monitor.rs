@@ -21,11 +21,12 @@
 use crate::error::{Error, Result, printable};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
-use crate::link::handshake::{self, Call, Wish};
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, Greeting, Hello, ToSubscriber};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
-use crate::link::service::{self, Handle, Next, Service, Token};
+use crate::link::service::{self, Handle, Next, Service};
 use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -380,7 +381,7 @@ impl Monitor {
     }
 
     /// Sends an onlooker the segment, brought up to date.
-    fn show(&self, onlooker: &OwnedFd) {
+    fn show_to(&self, onlooker: &OwnedFd) {
         let Some(segment) = &self.shared else { return };
         let mut all = Vec::new();
         for account in self.open_accounts() {
@@ -493,21 +494,14 @@ fn passed(reported: &mut bool, is_over: bool, is_well: bool) -> bool {
 }
 
 impl Host for Monitor {
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        _: Token,
-        wish: Wish,
-        _: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>> {
-        if wish == Wish::Look {
-            self.show(socket);
-        }
-        Ok(None)
+    /// It publishes nothing.
+    fn take_call(self: Arc<Self>, channel: Channel, _: Hello, _: Option<OwnedFd>) -> io::Result<()> {
+        channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop)
     }
 
-    /// Nobody stays.
-    fn hung_up(&self, _: u64) {}
+    fn show(&self, onlooker: &OwnedFd) {
+        self.show_to(onlooker);
+    }
 
     /// An onlooker does without.
     fn is_short_of(&self, _: &io::Error) {}
@@ -533,7 +527,7 @@ pub fn monitors() -> Result<Vec<QueueReport>> {
     let mut asked = Vec::new();
     for name in directory.queues().map_err(unreadable)? {
         if let Ok(Connect::Connected(socket)) = directory.connect(&name)
-            && let Ok(true) = socket::send(&socket, &handshake::encode_first(&Call { name, wish: Wish::Look }), None)
+            && let Ok(true) = socket::send(&socket, &handshake::encode_first(&Greeting::Look { name }), None)
         {
             epoll.add(&socket, asked.len() as u64, Interest::IN).map_err(unusable())?;
             asked.push(Some(socket));

@@ -14,9 +14,11 @@ use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
-use crate::link::handshake::{self, Hello, ToSubscriber, Welcome, Wish};
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, Hello, ToPublisher, ToSubscriber, Welcome};
+use crate::link::inbox::Said;
 use crate::link::rendezvous::{self, Announced};
-use crate::link::service::{self, Handle, Next, Token};
+use crate::link::service::{self, Handle, Next};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool, Sent};
 use crate::protocol::claim::{Claim, Horizon, Policy, retention_limit};
@@ -31,11 +33,11 @@ use crate::sync::locks::{Mutex, Turn};
 use crate::sync::wait::Wait;
 use crate::sync::{Pairing, heavy_fence};
 use crate::sys::clock::Clock;
-use crate::sys::epoll::{Door, Interest, Woken};
 use crate::sys::fork::ForkId;
+use crate::sys::futex::Gong;
 use crate::sys::limits;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
-use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::sys::socket;
 use crate::sys::{cgroup, membarrier};
 use crate::topic;
 use crate::writer::log::Log;
@@ -220,6 +222,10 @@ pub(crate) struct Shared {
     short_of: Mutex<Option<String>>,
     /// Held by the one thread that sleeps for a subscriber's ring; others look again now and then.
     sleeping: Turn,
+    /// What senders that wait sleep at.
+    room: Arc<Gong>,
+    /// Somebody may wait for a release.
+    awaits: AtomicBool,
 }
 
 /// Everything that closing gives back.
@@ -247,8 +253,8 @@ struct Open {
     /// Tracked messages whose release is waited for, and the `skip_at` for their sake.
     awaited: Vec<Arc<Tracked>>,
     skip_at: u64,
-    /// The service thread reads what subscribers send.
-    is_listening: bool,
+    /// A task of the service thread looks at them now and then.
+    looks_for_releases: bool,
     /// When a warning last said that held messages block a send.
     warned: Option<Instant>,
     /// Payload bytes since the last collection.
@@ -270,8 +276,8 @@ struct Open {
     /// And one looks whether what was retired is unmapped.
     settling: bool,
     shared: Weak<Shared>,
-    /// What senders that wait sleep at; made for the first of them.
-    door: Option<Arc<Door>>,
+    /// What senders that wait sleep at.
+    room: Arc<Gong>,
     service: Arc<Handle>,
     announcement: Arc<Announcement>,
 }
@@ -362,6 +368,8 @@ impl Publisher {
             changed: Changes::default(),
             short_of: Mutex::default(),
             sleeping: Turn::default(),
+            room: Arc::default(),
+            awaits: AtomicBool::new(false),
         });
         let mut open = shared.open.lock();
         let announcement = {
@@ -388,7 +396,7 @@ impl Publisher {
             held: VecDeque::new(),
             awaited: Vec::new(),
             skip_at: NEVER,
-            is_listening: false,
+            looks_for_releases: false,
             warned: None,
             uncollected: 0,
             unchecked: 0,
@@ -402,7 +410,7 @@ impl Publisher {
             shrinking: false,
             settling: false,
             shared: Arc::downgrade(&shared),
-            door: None,
+            room: Arc::clone(&shared.room),
             service,
             announcement,
         });
@@ -873,8 +881,6 @@ impl Shared {
                 Attempt::Wait { .. } => {}
             }
         }
-        // Who cannot have one looks again and again.
-        let door = self.opened(&mut self.lock()?)?.door().ok();
         let mut leader = None;
         let mut armed = NEVER;
         let mut hurry = false;
@@ -900,6 +906,7 @@ impl Shared {
             let left = wait.slice(left);
             leader = leader
                 .or_else(|| self.sleeping.take_within(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
+            let strikes = self.room.strikes(); // Before the look: what comes after it wakes.
             let mut guard = self.lock()?;
             let Some(open) = guard.as_mut() else { break Err(self.closed()) };
             let (at, poll) = match attempt(self, open) {
@@ -928,27 +935,10 @@ impl Shared {
             }
             drop(guard);
             let timeout = [left, until_eviction].into_iter().flatten().fold(poll.unwrap_or(LOST_RING), Duration::min);
-            let mut ready = Vec::new();
             fault!("sleep.publisher_before");
-            let woken = match &door {
-                Some(door) => door.epoll.wait(Some(timeout), &mut ready),
-                None => {
-                    std::thread::sleep(timeout.min(LEASE_POLL));
-                    Ok(Woken::TimedOut)
-                }
-            };
-            match woken {
-                Ok(Woken::Ready | Woken::Interrupted) => {}
-                Ok(Woken::TimedOut) => hurry = true,
-                Err(error) => break Err(Error::system(&self.topic, "cannot wait for subscribers")(error)),
-            }
+            self.room.wait(strikes, Some(timeout));
+            hurry |= self.room.strikes() == strikes;
             fault!("sleep.publisher_after");
-            for peer in ready {
-                match &door {
-                    Some(door) if peer == Door::BELL => door.bell.silence(),
-                    _ => self.answer(peer),
-                }
-            }
         };
         if leader.is_some()
             && let Ok(mut guard) = self.lock()
@@ -977,32 +967,62 @@ impl Shared {
     }
 
     /// Reads what a subscriber sent: rings, or the end.
-    pub(crate) fn answer(&self, peer: u64) {
-        let socket = {
-            let guard = self.open.lock();
-            let Some(open) = guard.as_ref() else { return };
-            let Some(found) = open.peers.iter().find(|found| found.id == peer) else { return };
-            Arc::clone(&found.socket)
-        };
-        let mut packet = [0u8; MAX_PACKET];
-        // As many as a subscriber can have sent in good faith; a flood is looked at again later.
-        for _ in 0..16 {
-            match socket::receive(&socket, &mut packet) {
-                Ok(Received::Packet(..)) => {}
-                Ok(Received::HungUp) if socket::is_hung_up(&socket) => return self.lose(peer, true),
-                Err(error) if error.kind() != io::ErrorKind::InvalidData => break, // The system's own trouble.
-                Ok(Received::Empty | Received::OutOfDescriptors) => break,
-                // An empty packet, or one that is too long. Its holds are its own until it hangs up.
-                Ok(Received::HungUp) | Err(_) => return self.turn_away(peer, "sent what no subscriber sends"),
+    pub(crate) fn answer(&self, peer: u64, channel: &Channel) {
+        let mut is_rung = false;
+        loop {
+            match channel.take() {
+                Ok(Said::Ring) => is_rung = true,
+                Ok(Said::Nothing) => break,
+                Ok(Said::HungUp) => return self.lose(peer, true),
+                Ok(Said::OutOfDescriptors) => break, // It does without a bell until there is room.
+                Ok(Said::Packet(packet, passed)) => {
+                    if !self.take_bell(peer, channel, &packet, passed) {
+                        return self.turn_away(peer, channel);
+                    }
+                }
+                Err(_) => return self.turn_away(peer, channel),
             }
         }
-        if let Some(open) = self.open.lock().as_mut() {
-            open.look_at_awaited(); // After the reading: it may have been about them.
+        if is_rung {
+            self.room.strike();
+            self.look_for_releases();
         }
     }
 
-    /// Disconnects a subscriber that broke the rules.
-    fn turn_away(&self, peer: u64, why: &str) {
+    /// A subscriber has passed what it wants to be woken by; `false`: it is something else.
+    fn take_bell(&self, peer: u64, channel: &Channel, packet: &[u8], passed: Option<OwnedFd>) -> bool {
+        let Some(ToPublisher::Bell { number }) = handshake::decode_to_publisher(packet) else { return false };
+        let Some(passed) = passed else { return false };
+        if !socket::is_bell(&passed) {
+            return false;
+        }
+        let bell = channel.pair().bell(number, passed);
+        if let Some(open) = self.open.lock().as_mut()
+            && let Some(peer) = open.peers.iter_mut().find(|found| found.id == peer)
+        {
+            peer.bell = Some(bell);
+        }
+        true
+    }
+
+    /// Reads the socket, too, which nobody else does.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub(crate) fn answer_now(&self, peer: u64) {
+        let channel = {
+            let guard = self.open.lock();
+            let found = guard.as_ref().and_then(|open| open.peers.iter().find(|found| found.id == peer));
+            found.map(|found| Arc::clone(&found.channel))
+        };
+        if let Some(channel) = channel {
+            channel.pump();
+            self.answer(peer, &channel);
+        }
+    }
+
+    /// Disconnects a subscriber that broke the rules. Its holds are its own until it hangs up.
+    fn turn_away(&self, peer: u64, channel: &Channel) {
+        channel.stop_receiving();
+        let why = "sent what no subscriber sends";
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
         if let Some(index) = open.peers.iter().position(|found| found.id == peer && !found.evicted) {
@@ -1028,17 +1048,9 @@ impl Shared {
         open.look_at_awaited();
         open.wake_senders();
         self.changed.notify();
-        let door = open.door.clone();
-        let service = Arc::clone(&open.service);
         drop(guard);
-        if let Some(lost) = lost {
+        if lost.is_some() {
             fault!("lose.removed");
-            if let Some(door) = door {
-                door.epoll.remove(&lost.socket);
-            }
-            for task in lost.tasks() {
-                service.cancel(task);
-            }
         }
     }
 
@@ -1093,11 +1105,27 @@ impl Shared {
         open.settling
     }
 
+    /// Takes a subscriber in, if it wants this topic; gives its number.
+    pub(crate) fn attach_if_welcome(
+        self: &Arc<Self>,
+        channel: Channel,
+        hello: Hello,
+        lease: Option<OwnedFd>,
+    ) -> io::Result<Option<u64>> {
+        if !topic::matches(&hello.topic, &self.topic) {
+            // Of a full socket the end of the channel is answer enough.
+            channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+            return Ok(None);
+        }
+        let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
+        self.attach(channel, hello, lease).map(Some)
+    }
+
     /// Takes a subscriber in.
-    fn attach(self: &Arc<Self>, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
+    fn attach(self: &Arc<Self>, channel: Channel, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("accept.lease_mapped");
-        let pid = socket::peer_pid(socket);
+        let pid = channel.peer_pid();
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let capacity = open.log.capacity();
@@ -1138,11 +1166,12 @@ impl Shared {
                 shared.lose(id, false);
             }
         })?;
-        let mut peer = Peer {
+        let peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
             name: hello.name.map(|name| printable(&name)),
-            socket: Arc::clone(socket),
+            channel: Arc::new(channel),
+            bell: None,
             lease,
             policy: hello.policy,
             depth,
@@ -1158,17 +1187,15 @@ impl Shared {
             owes: 0,
             silence: Silence::default(),
             outbox,
-            task,
-            listening: None,
         };
-        if let Err(error) = open.welcome(&mut peer, welcome) {
-            if let Some(door) = &open.door {
-                door.epoll.remove(socket);
-            }
-            peer.tasks().for_each(|task| open.service.cancel(task));
-            return Err(error);
-        }
+        open.welcome(&peer, welcome)?;
         fault!("accept.welcomed");
+        let (shared, channel) = (Arc::downgrade(self), Arc::downgrade(&peer.channel));
+        peer.channel.listen(move || {
+            if let (Some(shared), Some(channel)) = (shared.upgrade(), channel.upgrade()) {
+                shared.answer(id, &channel);
+            }
+        });
         open.peers.push(peer);
         open.send_outboxes();
         log::debug!(
@@ -1206,11 +1233,7 @@ impl Shared {
         }
         open.announcement.withdraw();
         for peer in &open.peers {
-            for task in peer.tasks() {
-                open.service.cancel(task);
-            }
-            // Not only closed: a forked child may have the descriptor, too.
-            socket::hang_up(&peer.socket);
+            peer.channel.hang_up();
             fault!("close.publisher_hung_up");
         }
         open.wake_senders();
@@ -1252,37 +1275,17 @@ impl Open {
         self.glossary.as_mut().expect("made above").explain(bytes)
     }
 
-    /// What senders that wait sleep at.
-    #[cold]
-    fn door(&mut self) -> io::Result<Arc<Door>> {
-        if let Some(door) = &self.door {
-            return Ok(Arc::clone(door));
-        }
-        let door = Arc::new(Door::new()?);
-        self.peers.iter().try_for_each(|peer| watch(&door, peer))?;
-        self.door = Some(Arc::clone(&door));
-        Ok(door)
-    }
-
     /// Has senders that wait look again.
     fn wake_senders(&self) {
-        if let Some(door) = &self.door {
-            door.bell.ring();
-        }
+        self.room.strike();
     }
 
-    /// Watches a subscriber's socket and answers its hello.
-    fn welcome(&self, peer: &mut Peer, welcome: Welcome) -> io::Result<()> {
-        if let Some(door) = &self.door {
-            watch(door, peer)?;
-        }
-        if self.is_listening {
-            ticket::listen_to(&self.service, &self.shared, peer)?;
-        }
+    /// Answers a subscriber's hello.
+    fn welcome(&self, peer: &Peer, welcome: Welcome) -> io::Result<()> {
         let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
-        match socket::send(&peer.socket, &packet, Some(self.ring.shared()))? {
+        match peer.channel.send(&packet, Some(self.ring.shared()))? {
             true => Ok(()),
-            false => Err(io::Error::other("its socket is full")),
+            false => Err(io::Error::other("the socket is full")),
         }
     }
 
@@ -1320,7 +1323,7 @@ impl Open {
     #[inline]
     fn wake_sleepers(&mut self) {
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
-        let (mut woken, mut at_word) = (true, 0);
+        let mut at_word = 0;
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             match peer.sleeper.due(lease) {
@@ -1328,16 +1331,13 @@ impl Open {
                 Some(Way::Word) => at_word += 1,
                 Some(Way::Socket) => {
                     fault!("wake.subscriber_before");
-                    woken &= peer.wake();
+                    peer.wake();
                     fault!("wake.subscriber_after");
                 }
             }
         }
         if at_word > 0 {
             self.wake_those_at_word(at_word);
-        }
-        if !woken {
-            self.send_later();
         }
     }
 
@@ -1720,33 +1720,13 @@ impl Open {
     }
 }
 
-/// Has those who sleep at the door hear of a subscriber.
-fn watch(door: &Door, peer: &Peer) -> io::Result<()> {
-    door.epoll.add(&peer.socket, peer.id, Interest::IN | Interest::RDHUP)
-}
-
 impl Host for Shared {
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        task: Token,
-        wish: Wish,
-        passed: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>> {
-        let hello = match wish {
-            Wish::Subscribe(hello) if topic::matches(&hello.topic, &self.topic) => hello,
-            _ => {
-                socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
-                return Ok(None);
-            }
-        };
-        let lease = passed.ok_or_else(|| io::Error::other("it sent no lease"))?;
-        self.attach(socket, task, hello, lease).map(Some)
+    fn take_call(self: Arc<Self>, channel: Channel, hello: Hello, lease: Option<OwnedFd>) -> io::Result<()> {
+        self.attach_if_welcome(channel, hello, lease).map(drop)
     }
 
-    fn hung_up(&self, peer: u64) {
-        self.lose(peer, true);
-    }
+    /// There is nothing to be seen without a lease.
+    fn show(&self, _: &OwnedFd) {}
 
     fn is_short_of(&self, error: &io::Error) {
         self.note_shortage(error);
@@ -1761,8 +1741,10 @@ impl Host for Shared {
 mod tests {
     use super::*;
     use crate::Subscriber;
+    use crate::link::channel::joined;
     use crate::protocol::wake::note;
     use crate::sys::socket::shortage;
+    use std::cell::Cell;
 
     const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -1791,15 +1773,15 @@ mod tests {
 
     /// A subscriber that does nothing by itself.
     struct Puppet {
-        socket: OwnedFd,
-        theirs: Arc<OwnedFd>,
+        channel: Channel,
+        theirs: Cell<Option<Channel>>,
         lease: OwnedSegment,
     }
 
     impl Puppet {
         fn new() -> Self {
-            let (socket, theirs) = socket::pair().unwrap();
-            Puppet { socket, theirs: Arc::new(theirs), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
+            let (channel, theirs) = joined();
+            Puppet { channel, theirs: Some(theirs).into(), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
         }
 
         /// Says hello; gives its number, if it was taken in.
@@ -1810,10 +1792,19 @@ mod tests {
         fn greet_as(&self, publisher: &Publisher, topic: &str, policy: Policy, depth: Option<u64>) -> Option<u64> {
             let topic = topic.to_owned();
             let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
-            assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
-            let mut packet = [0; MAX_PACKET];
-            let Ok(Received::Packet(_, lease)) = socket::receive(&self.theirs, &mut packet) else { return None };
-            Arc::clone(&publisher.shared).take_call(&self.theirs, 0, Wish::Subscribe(hello), lease).ok().flatten()
+            let lease = self.lease.shared().try_clone_to_owned().unwrap();
+            let theirs = self.theirs.take().expect("it has said nothing yet");
+            publisher.shared.attach_if_welcome(theirs, hello, Some(lease)).ok().flatten()
+        }
+
+        /// The packets that it was sent.
+        fn told(&self) -> Vec<ToSubscriber> {
+            self.channel.pump();
+            let next = || match self.channel.take() {
+                Ok(Said::Packet(packet, _)) => Some(handshake::decode(&packet)),
+                _ => None,
+            };
+            std::iter::from_fn(next).flatten().collect()
         }
     }
 
@@ -1899,42 +1890,24 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_rings_has_to_wait() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        let puppet = Puppet::new();
-        let peer = puppet.greet(&publisher, "t").unwrap();
-        for _ in 0..40 {
-            assert!(socket::send(&puppet.socket, handshake::RING, None).unwrap());
-        }
-        let mut packet = [0; MAX_PACKET];
-        for is_more in [true, true, false] {
-            publisher.shared.answer(peer);
-            let found = socket::receive(&puppet.theirs, &mut packet).unwrap();
-            assert_eq!(matches!(found, Received::Packet(..)), is_more);
-        }
-    }
-
-    #[test]
     fn only_a_hang_up_takes_holds_away() {
         let _meeting = crate::fuzzing::meet_in_private();
         let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let too_long = [0; MAX_PACKET + 1];
-        for packet in [&[][..], &too_long[..]] {
+        for packet in [&[][..], &[0; 100]] {
             let puppet = Puppet::new();
             let peer = puppet.greet(&publisher, "t").unwrap();
             let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
             publisher.send(&[1; 700_000]).unwrap();
             let slot = publisher.shared.open.lock().as_ref().unwrap().pending.back().unwrap().1;
             lease.hold_again(slot);
-            assert!(socket::send(&puppet.socket, packet, None).unwrap());
-            publisher.shared.answer(peer);
+            assert!(puppet.channel.send(packet, None).unwrap());
+            publisher.shared.answer_now(peer);
             assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
             assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
             let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
             assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
             drop(puppet);
-            publisher.shared.answer(peer);
+            publisher.shared.answer_now(peer);
             assert_eq!(publisher.outstanding().unwrap().messages, 0);
         }
     }
@@ -1946,7 +1919,7 @@ mod tests {
         for round in 0..3u8 {
             {
                 let guard = publisher.shared.open.lock();
-                socket::hang_up(&guard.as_ref().unwrap().peers[0].socket);
+                guard.as_ref().unwrap().peers[0].channel.pair().cut();
             }
             let first = |open: &Open| open.peers.first().map(|peer| peer.id);
             let before = publisher.shared.open.lock().as_ref().and_then(first);
@@ -1984,11 +1957,7 @@ mod tests {
         drop(publisher.loan(64).unwrap());
         publisher.shared.open.lock().as_mut().unwrap().retire(Pool::retire_empty);
         for puppet in puppets {
-            let mut packet = [0; MAX_PACKET];
-            let mut told = Vec::new();
-            while let Ok(Received::Packet(len, _)) = socket::receive(&puppet.socket, &mut packet) {
-                told.extend(handshake::decode(&packet[..len]));
-            }
+            let told = puppet.told();
             let retired = told.iter().position(|packet| matches!(packet, ToSubscriber::Retire { .. }));
             let after = &told[retired.expect("it had the segment")..];
             assert!(matches!(after, [_, ToSubscriber::Wake, ..]), "{told:?}");

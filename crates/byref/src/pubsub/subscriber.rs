@@ -4,10 +4,14 @@
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
-use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToPublisher, ToSubscriber, VERSION, Welcome};
+use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
+use crate::link::pair::Pair;
+use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory};
-use crate::link::service::{self, Handle, Next, Token};
+use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::{AWAKE, LEASE_LEN};
 use crate::protocol::wake::BY_WORD;
@@ -28,9 +32,10 @@ use crate::sys::futex::{self, MOST_WORDS, Words};
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
-use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
+use crate::sys::socket;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::Pid;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,8 +179,74 @@ struct Shared {
 enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
-    /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
-    Words { watched: Option<Token>, heard: u32 },
+    /// The wake words of its publishers, and the gong, which was heard so often.
+    Words { heard: u32 },
+}
+
+/// What publishers ring when a subscriber sleeps at sockets: one bell for each process that publishes.
+#[derive(Default)]
+struct Bells {
+    known: Vec<Hung>,
+    last: u64,
+}
+
+/// A bell that hangs at the door.
+struct Hung {
+    number: u64,
+    pair: Weak<Pair>,
+    /// Its two ends.
+    own: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Bells {
+    /// The bell of a process, hung at `door` if there was none.
+    fn of(&mut self, pair: &Arc<Pair>, door: &Door) -> io::Result<&Hung> {
+        let is_it = |hung: &Hung| std::ptr::eq(hung.pair.as_ptr(), Arc::as_ptr(pair));
+        if let Some(at) = self.known.iter().position(is_it) {
+            return Ok(&self.known[at]);
+        }
+        let (own, theirs) = socket::bell()?;
+        self.last += 1;
+        door.epoll.add(&own, self.last, Interest::IN)?;
+        self.known.push(Hung { number: self.last, pair: Arc::downgrade(pair), own, theirs });
+        Ok(self.known.last().expect("it was just added"))
+    }
+
+    /// Takes those down that nobody has to ring any more.
+    fn keep(&mut self, door: &Door, is_used: impl Fn(&Weak<Pair>) -> bool) {
+        for unused in self.known.extract_if(.., |hung| !is_used(&hung.pair)) {
+            door.epoll.remove(&unused.own);
+        }
+    }
+
+    /// It was rung.
+    fn silence(&mut self, number: u64, door: &Door) {
+        if let Some(at) = self.known.iter().position(|hung| hung.number == number)
+            && !socket::silence(&self.known[at].own)
+        {
+            let broken = self.known.remove(at);
+            door.epoll.remove(&broken.own);
+        }
+    }
+}
+
+/// A publisher that was asked, and has not answered yet.
+struct Question {
+    candidate: Candidate,
+    /// The channel and the lease that it was sent; `None`: that is settled.
+    open: Mutex<Option<(Arc<Channel>, Mapping)>>,
+    /// It takes so long that the next one was asked.
+    is_slow: AtomicBool,
+}
+
+impl Question {
+    /// No answer is wanted any more.
+    fn withdraw(&self) -> Next {
+        let open = self.open.lock().take();
+        drop(open); // Without the lock.
+        Next::Done
+    }
 }
 
 /// Everything that closing gives back.
@@ -210,6 +281,8 @@ struct Open {
     events: VecDeque<Event>,
     shared: Weak<Shared>,
     door: Arc<Door>,
+    /// What publishers ring when this subscriber sleeps at sockets.
+    bells: Bells,
     directory: Arc<Directory>,
     service: Arc<Handle>,
     lookout: Arc<Lookout>,
@@ -271,7 +344,7 @@ impl Subscriber {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { watched: None, heard: 0 } } else { SleepsAt::Sockets },
+            at: if futex::available() { SleepsAt::Words { heard: 0 } } else { SleepsAt::Sockets },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -280,6 +353,7 @@ impl Subscriber {
             events: VecDeque::new(),
             shared: Weak::clone(shared),
             door: Arc::clone(&door),
+            bells: Bells::default(),
             directory: lookout.directory(),
             service: Arc::clone(&service),
             lookout: Arc::clone(&lookout),
@@ -757,12 +831,36 @@ impl Shared {
         }
     }
 
+    /// A publisher has said something, or hung up.
+    fn hear(&self, connection: u64) {
+        let is_over = self.update(|open| {
+            let Some(connection) = open.connections.iter_mut().find(|found| found.id == connection) else {
+                return false;
+            };
+            connection.read_news();
+            connection.tidy(); // Who receives nothing hears of retired memory here.
+            connection.took_wake = false;
+            if let Some(error) = connection.short_of.take() {
+                let topic = &connection.link.info.topic;
+                open.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
+            }
+            let is_over = !connection.is_live();
+            if is_over {
+                open.lookout.remind(open.listener);
+            }
+            open.door.ring();
+            is_over
+        });
+        if is_over == Some(true) {
+            self.changed.notify();
+        }
+    }
+
     /// A publisher's process died.
     fn hear_of_death(&self, connection: u64) {
         self.update(|open| {
             if let Some(connection) = open.connections.iter_mut().find(|found| found.id == connection) {
                 connection.died();
-                unwatch(&open.door, connection);
                 open.lookout.remind(open.listener);
                 open.door.ring();
             }
@@ -777,18 +875,20 @@ impl Shared {
 
     /// Asks the publishers whose turn it is.
     fn ask_candidates(self: &Arc<Self>) {
-        let next =
-            |open: &mut Open| Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.service)));
-        while let Some((candidate, directory, service)) = self.update(next).flatten() {
+        let next = |open: &mut Open| {
+            let pairs = Arc::clone(open.lookout.acceptors().pairs());
+            Some((open.candidates.next()?, Arc::clone(&open.directory), pairs, Arc::clone(&open.service)))
+        };
+        while let Some((candidate, directory, pairs, service)) = self.update(next).flatten() {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
-            let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
-                Connect::Connected(socket) if self.knows(&candidate.name, &socket) => Ok(false),
-                Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
-                Connect::Busy => {
+            let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
+                Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
+                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
+                Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
-                Connect::Refused | Connect::Absent => {
+                Reached::Nobody => {
                     self.update(|open| open.candidates.is_gone(&candidate.name));
                     Ok(false)
                 }
@@ -810,8 +910,8 @@ impl Shared {
 
     /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to; its
     /// further name is kept then. Its process vouches for it: names and identities can be copied.
-    fn knows(&self, name: &str, socket: &OwnedFd) -> bool {
-        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+    fn knows(&self, name: &str, pid: Option<Pid>) -> bool {
+        let pid = number(pid);
         let may_be_of = rendezvous::may_be_of(name); // Once: there may be a thousand connections.
         let is_same = |info: &PublisherInfo| may_be_of(info.id) && info.pid == pid;
         let known = |open: &mut Open| {
@@ -843,6 +943,16 @@ impl Shared {
         self.update(|open| open.ask_again(candidate));
     }
 
+    /// The process that was asked has no publisher of this name. It may have been the wrong one.
+    fn was_somebody_else(&self, candidate: &Candidate) {
+        self.update(|open| {
+            open.lookout.acceptors().pairs().forget(&open.directory, &candidate.name);
+            if !candidate.was_misled {
+                open.ask_again(Candidate { was_misled: true, ..candidate.clone() });
+            }
+        });
+    }
+
     /// A publisher answered, or takes too long: it is the next one's turn.
     fn ask_next(self: &Arc<Self>) {
         self.update(|open| open.candidates.finished());
@@ -850,8 +960,7 @@ impl Shared {
     }
 
     /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
-        fault!("connect.connected");
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         fault!("connect.lease_made");
         let hello = Hello {
@@ -862,50 +971,71 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let call = Call { name: candidate.name.clone(), wish: Wish::Subscribe(hello) };
-        if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
+        let call = Call { name: candidate.name.clone(), hello };
+        let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
             return Err(io::Error::other("its socket is full"));
-        }
+        };
         fault!("connect.hello_sent");
-        let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
-        let mut lease = Some(lease.into_map());
-        let mut slow = false;
-        service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
-            let Some(shared) = shared.upgrade() else { return Next::Done };
-            let mut packet = [0u8; MAX_PACKET];
-            match socket::receive(&answering, &mut packet) {
-                Ok(Received::Empty) if event == service::Event::Late => {
-                    if !std::mem::replace(&mut slow, true) {
-                        shared.ask_next();
-                    }
-                    return shared.update(|_| Next::After(STILL_WANTED)).unwrap_or(Next::Done);
-                }
-                Ok(Received::Empty) => return Next::Keep,
-                Ok(Received::Packet(len, ring)) => {
-                    service.cancel(task); // From here on the socket is the receiving thread's.
-                    let lease = lease.take().expect("the first packet is handled once");
-                    let outcome = shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
-                    if let Err(error) = outcome {
-                        log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
-                        shared.is_short_of(&error);
-                        if error.raw_os_error().is_some() {
-                            shared.ask_again(candidate.clone());
-                        }
-                    }
-                }
-                Ok(Received::OutOfDescriptors) => {
-                    shared.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
-                    shared.ask_again(candidate.clone());
-                }
-                // It may be busy, or short of something; one that is gone refuses next time.
-                Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+        let channel = Arc::new(channel);
+        let question = Arc::new(Question {
+            candidate: candidate.clone(),
+            open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
+            is_slow: AtomicBool::new(false),
+        });
+        let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
+        service.after(TIME_TO_ANSWER, move |_, _, _| {
+            if asking.open.lock().is_none() {
+                return Next::Done;
             }
-            if !slow {
+            let Some(shared) = shared.upgrade() else { return asking.withdraw() };
+            if !asking.is_slow.swap(true, Ordering::Relaxed) {
                 shared.ask_next();
             }
-            Next::Done
-        })?;
+            shared.update(|_| Next::After(STILL_WANTED)).unwrap_or_else(|| asking.withdraw())
+        });
+        let shared = Arc::downgrade(self);
+        channel.listen(move || match shared.upgrade() {
+            Some(shared) => shared.hear_answer(&question),
+            None => drop(question.withdraw()),
+        });
         Ok(())
+    }
+
+    /// A publisher has answered, or hung up.
+    fn hear_answer(self: &Arc<Self>, question: &Question) {
+        let said = {
+            let mut open = question.open.lock();
+            let Some((channel, _)) = &*open else { return };
+            match channel.take() {
+                Ok(Said::Nothing | Said::Ring) => return,
+                said => said.map(|said| (said, open.take())),
+            }
+        };
+        let candidate = &question.candidate;
+        match said {
+            Ok((Said::Packet(packet, ring), Some((channel, lease)))) => {
+                if let Err(error) = self.welcome(&packet, ring, lease, channel, candidate) {
+                    log::warn!("byref: topic '{}': no connection to a publisher: {error}", self.options.topic);
+                    self.is_short_of(&error);
+                    if error.raw_os_error().is_some() {
+                        self.ask_again(candidate.clone());
+                    }
+                }
+            }
+            Ok((Said::OutOfDescriptors, _)) => {
+                self.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
+                self.ask_again(candidate.clone());
+            }
+            // It may be busy, or short of something; one that is gone refuses next time.
+            Ok(_) => self.ask_again(candidate.clone()),
+            Err(_) => {
+                drop(question.withdraw());
+                self.ask_again(candidate.clone());
+            }
+        }
+        if !question.is_slow.load(Ordering::Relaxed) {
+            self.ask_next();
+        }
     }
 
     /// Takes a publisher in.
@@ -914,17 +1044,21 @@ impl Shared {
         packet: &[u8],
         ring: Option<OwnedFd>,
         lease: Mapping,
-        socket: &Arc<OwnedFd>,
+        channel: Arc<Channel>,
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = socket::peer_pid(socket);
-        let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let pid = channel.peer_pid();
+        let number = number(pid);
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
             Ok(ToSubscriber::NotThisTopic) => {
                 log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
+                return Ok(());
+            }
+            Ok(ToSubscriber::NotThisProcess) => {
+                self.was_somebody_else(candidate);
                 return Ok(());
             }
             Err(NotUnderstood::Version(theirs)) => {
@@ -964,9 +1098,14 @@ impl Shared {
                 shared.hear_of_death(id);
             }
         })?;
-        let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, socket, liveness, candidate, tell_gaps)?;
-        open.door.epoll.add(&connection.link.socket, id, Interest::IN | Interest::RDHUP)?;
+        let listening = Arc::downgrade(self);
+        channel.listen(move || {
+            if let Some(shared) = listening.upgrade() {
+                shared.hear(id);
+            }
+        });
+        let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
+        let connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
         fault!("connect.watched");
         match open.at {
             _ if !open.armed => {}
@@ -981,6 +1120,7 @@ impl Shared {
         }
         open.happened(&self.options, &connection.link.info, EventKind::Joined);
         open.connections.push(connection);
+        open.hand_out_bells();
         open.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -1259,9 +1399,13 @@ impl Open {
     }
 
     fn part_from(&mut self, over: Connection) {
-        // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
-        unwatch(&self.door, &over);
         over.leave();
+        if !self.bells.known.is_empty() {
+            let Open { bells, connections, door, .. } = self;
+            bells.keep(door, |pair| {
+                connections.iter().any(|it| std::ptr::eq(pair.as_ptr(), Arc::as_ptr(it.link.channel.pair())))
+            });
+        }
     }
 
     /// Has a publisher asked again after a pause.
@@ -1355,6 +1499,7 @@ impl Open {
 
     /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
     fn announce(&mut self) {
+        self.hand_out_bells();
         self.epoch += 1;
         self.armed = true;
         self.announced = self.epoch | if matches!(self.at, SleepsAt::Words { .. }) { BY_WORD } else { 0 };
@@ -1373,14 +1518,25 @@ impl Open {
 
     /// From now on.
     fn sleep_at_sockets(&mut self) {
-        let SleepsAt::Words { watched, .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
-        if let Some(task) = watched {
-            self.service.cancel(task);
-        }
+        let SleepsAt::Words { .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
+        self.hand_out_bells();
         if self.armed {
             // A thread that sleeps at words announces its sleep anew.
             self.disarm();
             self.door.ring();
+        }
+    }
+
+    /// Tells publishers by what to wake this subscriber. Whoever cannot be told rings at the service thread.
+    fn hand_out_bells(&mut self) {
+        if !matches!(self.at, SleepsAt::Sockets) {
+            return;
+        }
+        for connection in self.connections.iter_mut().filter(|it| !it.has_bell && it.is_live()) {
+            let channel = &connection.link.channel;
+            let Ok(bell) = self.bells.of(channel.pair(), &self.door) else { return };
+            let packet = handshake::encode_to_publisher(&ToPublisher::Bell { number: bell.number });
+            connection.has_bell = channel.send(&packet, Some(bell.theirs.as_fd())).unwrap_or(false);
         }
     }
 
@@ -1389,22 +1545,7 @@ impl Open {
         if self.connections.len() > MOST_WORDS {
             self.sleep_at_sockets();
         }
-        let SleepsAt::Words { watched, heard } = &mut self.at else { return Ok(None) };
-        if watched.is_none() {
-            let door = Arc::clone(&self.door);
-            // What is ready by now is told of, too.
-            let watch = self.service.watch(door.epoll.shared(), Interest::IN | Interest::ET, None, move |_, _, _| {
-                door.gong.strike();
-                Next::Keep
-            });
-            match watch {
-                Ok(task) => *watched = Some(task),
-                Err(_) => {
-                    self.sleep_at_sockets();
-                    return Ok(None);
-                }
-            }
-        }
+        let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
         let strikes = self.door.gong.strikes();
         if std::mem::replace(heard, strikes) != strikes {
             let happened =
@@ -1412,7 +1553,7 @@ impl Open {
             if happened {
                 // Something may be left, of which the gong does not tell again: no sleep before another look.
                 let before = strikes.wrapping_sub(1);
-                if let SleepsAt::Words { heard, .. } = &mut self.at {
+                if let SleepsAt::Words { heard } = &mut self.at {
                     *heard = before;
                 }
                 *took_wake_ups |= self.polled;
@@ -1458,8 +1599,8 @@ impl Open {
     /// Handles all that is ready now; `true` when anything was.
     fn look_at_descriptors(&mut self) -> io::Result<bool> {
         let mut ready = Vec::new();
-        // A socket without end may stay ready: no more looks than there are descriptors.
-        for look in 0..=2 * self.connections.len() / READY_AT_ONCE {
+        // A bell that is rung without end may stay ready: no more looks than there are bells.
+        for look in 0..=2 * self.bells.known.len() / READY_AT_ONCE {
             ready.clear();
             self.door.epoll.wait(Some(Duration::ZERO), &mut ready)?;
             self.handle(&ready);
@@ -1470,32 +1611,20 @@ impl Open {
         Ok(true)
     }
 
-    /// Reads the sockets that have something.
+    /// Something was rung for.
     fn handle(&mut self, ready: &[u64]) {
         for &token in ready {
-            if token == Door::BELL {
-                self.door.bell.silence();
-            } else if let Ok(at) = self.connections.binary_search_by_key(&token, |connection| connection.id) {
-                let connection = &mut self.connections[at];
-                connection.read_news();
-                connection.tidy(); // Who receives nothing hears of retired memory here.
-                connection.took_wake = false;
-                if let Some(error) = connection.short_of.take() {
-                    let topic = &connection.link.info.topic;
-                    self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
-                }
-                if !connection.is_live() {
-                    unwatch(&self.door, connection); // It would be ready for ever.
-                    self.lookout.remind(self.listener);
-                }
+            match token {
+                Door::BELL => self.door.bell.silence(),
+                number => self.bells.silence(number, &self.door),
             }
         }
     }
 }
 
-/// Takes a connection's socket out of those that wake a sleeper.
-fn unwatch(door: &Door, connection: &Connection) {
-    door.epoll.remove(&connection.link.socket);
+/// A process's number; 0: it is out of sight.
+fn number(pid: Option<Pid>) -> i32 {
+    pid.map_or(0, |pid| pid.as_raw_nonzero().get())
 }
 
 #[cfg(all(test, not(loom)))]

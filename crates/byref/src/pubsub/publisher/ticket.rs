@@ -10,45 +10,42 @@
 //! under its lock, after everything that can make the condition true:
 //!
 //! 1. *The last hold is dropped.* The record of a tracked message has a bit, which each [`Hold`](crate::pubsub::message) on it
-//!    remembers. Whoever lowers `held[slot]` to zero under such a hold then sends one byte on the socket.
+//!    remembers. Whoever lowers `held[slot]` to zero under such a hold then rings.
 //! 2. *A cursor passes without a hold.* A subscriber that takes the record drops a hold later, after its cursor has passed. Only one
 //!    that skips it has none: it rings after a skip to, or beyond, the ring's `skip_at`.
-//! 3. *It leaves.* `close` sends a byte; a hang-up and a death are noticed by the service thread.
+//! 3. *It leaves.* `close` rings; a hang-up and a death are noticed by the service thread.
 //! 4. *The publisher moves the mark.* It looks itself. Where it frees a chunk, that is a release, too: so a ticket never outlives its
 //!    slot, and needs no look at a slot that has another message by now.
 //!
 //! # No wake-up is lost
 //!
-//! Bytes on the sockets are read by the service thread, which listens as long as somebody waits, or by a sender that waits for room.
-//! Either one looks *after* reading, under the publisher's lock; and whoever begins to wait enters the ticket among the awaited ones
-//! and looks, under the same lock.
+//! The service thread hears the rings. It looks *after* that, under the publisher's lock, unless nobody waits; and whoever begins to
+//! wait enters the ticket among the awaited ones and looks, under the same lock.
 //!
-//! - The byte comes after `fetch_sub`, and the socket orders what came before the sending before what comes after the
-//!   reading. So a byte that is read after the ticket was entered is followed by a look that sees the count at zero. A byte
-//!   that was read earlier was followed by a look, or is going to be. If that look comes before the entering, the lock orders
+//! - The ring comes after `fetch_sub`, and the socket orders what came before the sending before what comes after the
+//!   reading. So a ring that is heard after the ticket was entered is followed by a look that sees the count at zero. One
+//!   that was heard earlier was followed by a look, or is going to be. If that look comes before the entering, the lock orders
 //!   the count before the look at the entering; if it comes after, it is the one that finds the ticket.
-//! - A byte that a full socket refuses is not needed: bytes before it are still unread, and a look follows their reading.
+//! - Whether somebody waits is Dekker's pattern, too: who begins to wait says so (`awaits`), makes a full fence and looks at the
+//!   counts; who has heard a ring, and so sees the count, makes a full fence and asks whether somebody waits.
+//! - Rings that were not heard yet are one. None is lost: what a full socket does not take is owed.
 //! - `cursor` and `skip_at` are Dekker's pattern, as with `wake_at`: the subscriber stores the cursor, makes a light fence and loads
 //!   `skip_at`; the publisher stores `skip_at`, makes a heavy fence and loads the cursor.
-//! - The service thread takes bytes away from a sender that waits for room, so it rings the sender's bell; and the other way round the
-//!   sender looks at the tickets.
 //!
 //! Models: `no_lost_release`, `no_lost_release_of_what_is_skipped`.
 
 use super::{LOST_RING, Open, Shared};
 use crate::error::{Error, Result};
-use crate::link::service::{Next, Service};
+use crate::link::service::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Bell, Interest};
-use crate::writer::peer::Peer;
+use crate::sys::epoll::Bell;
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::io::fcntl_dupfd_cloexec;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -242,10 +239,12 @@ impl Releases {
     pub fn add(self: &Arc<Self>, ticket: &Ticket, name: u64) -> Result<()> {
         let tracked = &ticket.tracked;
         let mut guard = ticket.shared.lock()?;
+        ticket.shared.awaits.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // Pairs with the one of who has heard a ring.
         if let Some(open) = guard.as_mut()
             && open.settle(tracked) == Outcome::Pending
         {
-            open.listen().map_err(ticket.failed())?;
+            open.look_now_and_then();
             tracked.waiting.lock().push((Arc::downgrade(self), name));
             open.watch(tracked);
         } else {
@@ -282,17 +281,16 @@ impl AsFd for Releases {
 }
 
 impl Shared {
-    /// The service thread's part: reads what a subscriber sent.
-    fn hear(&self, peer: u64) {
-        self.answer(peer);
+    /// A subscriber rang, perhaps because it let go of something.
+    pub(super) fn look_for_releases(&self) {
+        fence(Ordering::SeqCst); // Pairs with the one of who begins to wait.
+        if !self.awaits.load(Ordering::Relaxed) {
+            return;
+        }
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return };
-        if open.ring().wake_at() != NEVER {
-            open.wake_senders(); // Perhaps it was meant for a sender that waits for room.
-        }
-        if open.awaited.is_empty() {
-            open.stop_listening();
-        }
+        open.look_at_awaited();
+        self.awaits.store(!open.awaited.is_empty(), Ordering::Relaxed);
     }
 }
 
@@ -371,30 +369,20 @@ impl Open {
         }
     }
 
-    /// Has the service thread read what subscribers send.
-    fn listen(&mut self) -> io::Result<()> {
-        if !self.is_listening {
-            let (service, shared) = (&self.service, &self.shared);
-            self.peers.iter_mut().try_for_each(|peer| listen_to(service, shared, peer))?;
-            self.is_listening = true;
-            let shared = shared.clone();
-            // Rings may get lost for want of memory.
-            service.after(LOST_RING, move |_, _, _| {
-                let Some(shared) = shared.upgrade() else { return Next::Done };
-                let mut guard = shared.open.lock();
-                let Some(open) = guard.as_mut().filter(|open| open.is_listening) else { return Next::Done };
-                open.look_at_awaited();
-                Next::After(LOST_RING)
-            });
+    /// Has awaited messages looked at now and then: rings may get lost for want of memory.
+    fn look_now_and_then(&mut self) {
+        if std::mem::replace(&mut self.looks_for_releases, true) {
+            return;
         }
-        Ok(())
-    }
-
-    fn stop_listening(&mut self) {
-        self.is_listening = false;
-        for token in self.peers.iter_mut().filter_map(|peer| peer.listening.take()) {
-            self.service.cancel(token);
-        }
+        let shared = self.shared.clone();
+        self.service.after(LOST_RING, move |_, _, _| {
+            let Some(shared) = shared.upgrade() else { return Next::Done };
+            let mut guard = shared.open.lock();
+            let Some(open) = guard.as_mut() else { return Next::Done };
+            open.look_at_awaited();
+            open.looks_for_releases = !open.awaited.is_empty();
+            if open.looks_for_releases { Next::After(LOST_RING) } else { Next::Done }
+        });
     }
 
     /// The publisher is closing: nobody will know any more when what is pending now is released.
@@ -417,23 +405,4 @@ impl Open {
             self.peers.iter().filter(|peer| peer.has_yet_to_pass(position, self.log.tail(), self.log.reclaim()));
         late.next().map_or_else(|| "is released now".to_owned(), |peer| format!("was not taken yet by {}", peer.who()))
     }
-}
-
-/// Has the service thread read what a subscriber sends. It watches a duplicate of the socket, beside the original, whose end it
-/// watches always.
-pub(super) fn listen_to(service: &Service, shared: &Weak<Shared>, peer: &mut Peer) -> io::Result<()> {
-    if peer.listening.is_some() {
-        return Ok(());
-    }
-    let (shared, id) = (shared.clone(), peer.id);
-    let socket = fcntl_dupfd_cloexec(&peer.socket, 0)?;
-    let token = service.watch(Arc::new(socket), Interest::IN, None, move |_, _, _| match shared.upgrade() {
-        Some(shared) => {
-            shared.hear(id);
-            Next::Keep
-        }
-        None => Next::Done,
-    })?;
-    peer.listening = Some(token);
-    Ok(())
 }
