@@ -127,6 +127,7 @@ mod tests {
     use crate::sys::memory::OwnedSegment;
     use crate::sys::socket::{self, MAX_PACKET, Received};
     use rustix::fd::OwnedFd;
+    use std::cell::Cell;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::{Duration, Instant};
 
@@ -170,7 +171,9 @@ mod tests {
         called_here: Arc<Called>,
         called_there: Arc<Called>,
         sockets: [Arc<OwnedFd>; 2],
-        handle: Arc<Handle>,
+        /// The pair does not end before the first channel.
+        is_new: Cell<bool>,
+        _handle: Arc<Handle>,
         _meeting: Meeting,
     }
 
@@ -189,12 +192,26 @@ mod tests {
             let (ours, theirs) = (make(0, Side::Connected), make(1, Side::Accepted));
             let mut greeting = [0; MAX_PACKET];
             assert!(matches!(socket::receive(&sockets[1], &mut greeting), Ok(Received::Packet(..))));
+            assert!(ours.visit());
             ours.attend().unwrap();
             if they_read {
                 theirs.attend().unwrap();
             }
             let [called_here, called_there] = called;
-            Both { ours, theirs, called_here, called_there, sockets, handle, _meeting: meeting }
+            let (is_new, _handle, _meeting) = (Cell::new(true), handle, meeting);
+            Both { ours, theirs, called_here, called_there, sockets, is_new, _handle, _meeting }
+        }
+
+        fn open(&self, name: &str) -> Channel {
+            self.open_with(name, None)
+        }
+
+        fn open_with(&self, name: &str, passed: Option<BorrowedFd<'_>>) -> Channel {
+            let channel = Channel::open(&self.ours, &call(name), passed).unwrap().expect("there is room");
+            if self.is_new.take() {
+                self.ours.leave();
+            }
+            channel
         }
     }
 
@@ -228,10 +245,10 @@ mod tests {
     fn both_sides_open_channels_and_each_has_its_own_packets() {
         let both = Both::new(true);
         let memory = OwnedSegment::new("test", 4096).unwrap();
-        let mine = Channel::open(&both.ours, &call("a"), Some(memory.shared())).unwrap().unwrap();
+        let mine = both.open_with("a", Some(memory.shared()));
         let (its, passed) = both.called_there.take("a");
         assert!(passed.is_some());
-        let second = open(&both.ours, "b");
+        let second = both.open("b");
         let reverse = open(&both.theirs, "c");
         let (at_second, _) = both.called_there.take("b");
         let (at_reverse, _) = both.called_here.take("c");
@@ -262,7 +279,7 @@ mod tests {
     #[test]
     fn owners_are_told_of_what_is_there_and_of_what_comes() {
         let both = Both::new(true);
-        let mine = open(&both.ours, "a");
+        let mine = both.open("a");
         let (its, _) = both.called_there.take("a");
         assert!(its.send(b"early", None).unwrap());
         until(|| mine.wire.has_news().then_some(()));
@@ -283,7 +300,7 @@ mod tests {
     #[test]
     fn a_flood_or_nonsense_in_one_channel_is_nothing_to_the_others() {
         let both = Both::new(true);
-        let channels = ["flood", "nonsense", "good"].map(|name| open(&both.ours, name));
+        let channels = ["flood", "nonsense", "good"].map(|name| both.open(name));
         let [flood, nonsense, good] = ["flood", "nonsense", "good"].map(|name| both.called_there.take(name).0);
         for _ in 0..=MOST {
             until(|| flood.send(b"x", None).unwrap().then_some(()));
@@ -309,7 +326,7 @@ mod tests {
         let twice = [&[0], &0u32.to_le_bytes()[..]].concat();
         for packet in [&[][..], &[1, 0, 0], &longest, &unopened, &twice] {
             let both = Both::new(true);
-            let mine = open(&both.ours, "a");
+            let mine = both.open("a");
             let (its, _) = both.called_there.take("a");
             assert!(socket::send(&both.sockets[0], packet, None).unwrap());
             let told = next(&its);
@@ -325,7 +342,7 @@ mod tests {
     #[test]
     fn a_full_socket_keeps_rings_and_closings() {
         let both = Both::new(false);
-        let [first, second, third] = ["a", "b", "c"].map(|name| open(&both.ours, name));
+        let [first, second, third] = ["a", "b", "c"].map(|name| both.open(name));
         let block = [0; MAX_PACKET / 2];
         while first.send(&block, None).unwrap() {}
         second.ring();
@@ -344,7 +361,7 @@ mod tests {
     #[test]
     fn who_needs_a_packet_at_once_leaves_those_of_others_to_them() {
         let both = Both::new(false);
-        let [first, second] = ["a", "b"].map(|name| open(&both.ours, name));
+        let [first, second] = ["a", "b"].map(|name| both.open(name));
         both.theirs.attend().unwrap();
         let [its_first, its_second] = ["a", "b"].map(|name| both.called_there.take(name).0);
         let told = Arc::new(AtomicUsize::new(0));
@@ -366,7 +383,7 @@ mod tests {
     #[test]
     fn packets_for_a_channel_that_was_closed_here_are_dropped() {
         let both = Both::new(true);
-        let [first, second] = ["a", "b"].map(|name| open(&both.ours, name));
+        let [first, second] = ["a", "b"].map(|name| both.open(name));
         let [its_first, its_second] = ["a", "b"].map(|name| both.called_there.take(name).0);
         drop(first);
         let memory = OwnedSegment::new("test", 4096).unwrap();
@@ -384,6 +401,7 @@ mod tests {
         let (one, other) = socket::pair().unwrap();
         let pair = Pair::new(Arc::new(one), Side::Connected, Life::default(), Arc::<Called>::default(), &handle);
         let pair = pair.unwrap();
+        assert!(pair.visit());
         pair.attend().unwrap();
         let channels = ["a", "b"].map(|name| open(&pair, name));
         assert!(socket::send(&other, b"another version", None).unwrap());
@@ -398,15 +416,22 @@ mod tests {
     #[test]
     fn what_nobody_will_read_is_not_kept() {
         let both = Both::new(true);
-        let mine = open(&both.ours, "a");
-        let (its, _) = both.called_there.take("a");
-        let Both { ours, sockets, handle, theirs, .. } = &both;
-        assert!(ours.is_usable() && theirs.is_usable());
-        let _ = handle;
+        let (one, other) = socket::pair().unwrap();
+        let (theirs, called) = (Arc::new(other), Arc::<Called>::default());
+        let make = |socket, side, answers: &Arc<Called>| {
+            Pair::new(socket, side, Life::default(), Arc::clone(answers) as _, &both._handle).unwrap()
+        };
+        let ours = make(Arc::new(one), Side::Connected, &Arc::default());
+        let attendant = ours.adopt(u64::MAX);
+        assert!(matches!(socket::receive(&theirs, &mut [0; MAX_PACKET]), Ok(Received::Packet(..))));
+        let theirs = make(theirs, Side::Accepted, &called);
+        theirs.attend().unwrap();
+        let (mine, (its, _)) = (open(&ours, "a"), called.take("a"));
         mine.stop_receiving();
-        socket::stop_receiving(&sockets[0]);
+        drop(attendant);
         until(|| its.send(b"x", None).is_err().then_some(()));
-        assert!(!theirs.is_usable(), "no new channels are opened on it");
+        assert!(!theirs.is_usable() && !ours.is_usable(), "no new channels are opened on it");
+        assert!(!its.is_hung_up());
         drop(mine);
         assert_eq!(next(&its), "HungUp", "but the end is heard");
     }

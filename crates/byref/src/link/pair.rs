@@ -685,7 +685,9 @@ impl Drop for Attendant {
         // Descriptors that wait in the socket keep memory, too. None come after this.
         socket::stop_receiving(&pair.socket);
         pair.is_shut.store(true, Ordering::Relaxed);
-        while pair.read(None) == Read::More {}
+        let _reading = pair.reading.lock();
+        let mut packet = [0u8; MAX_PACKET];
+        while let Ok(Received::Packet(..)) = socket::receive(&pair.socket, &mut packet) {}
         let unanswered = std::mem::take(&mut pair.channels.lock().calls);
         drop(unanswered);
     }

@@ -38,7 +38,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -187,7 +187,6 @@ enum SleepsAt {
 #[derive(Default)]
 struct Bells {
     known: Vec<Hung>,
-    last: u64,
 }
 
 /// A bell that hangs at the door.
@@ -206,10 +205,11 @@ impl Bells {
         if let Some(at) = self.known.iter().position(is_it) {
             return Ok(&self.known[at]);
         }
+        static LAST: AtomicU64 = AtomicU64::new(0);
         let (own, theirs) = socket::bell()?;
-        self.last += 1;
-        door.epoll.add(&own, self.last, Interest::IN)?;
-        self.known.push(Hung { number: self.last, pair: Arc::downgrade(pair), own, theirs });
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        door.epoll.add(&own, number, Interest::IN)?;
+        self.known.push(Hung { number, pair: Arc::downgrade(pair), own, theirs });
         Ok(self.known.last().expect("it was just added"))
     }
 

@@ -142,11 +142,18 @@ pub(crate) fn is_bell(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
     sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
-        && net::getpeername(fd).is_ok_and(|address| address.is_some_and(is_unnamed))
+        && is_peer_unnamed(fd)
 }
 
-fn is_unnamed(address: net::SocketAddrAny) -> bool {
-    SocketAddrUnix::try_from(address).is_ok_and(|address| address.path().is_none() && address.abstract_name().is_none())
+/// Whether the socket at the other end has no address: it listened nowhere.
+fn is_peer_unnamed(fd: BorrowedFd<'_>) -> bool {
+    // Not through rustix, which does not tell such an address from none.
+    // SAFETY: the structure consists of numbers.
+    let mut address = unsafe { std::mem::zeroed::<libc::sockaddr_un>() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and `address` has `len` writable bytes.
+    let failed = unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &mut len) };
+    failed == 0 && len as usize == size_of::<libc::sa_family_t>()
 }
 
 /// Rings at one end of a bell; `false`: it may not be heard, and will not be from now on.
