@@ -236,7 +236,7 @@ def test_a_callback_is_reported_while_it_hangs(spawn: Spawn, endpoints: Endpoint
         time.sleep(0.3)
         assert len(logged(child, hung)) == round_, "once"
         child.tell()
-        eventually(lambda: len(logged(child, "took .* for a message")) == round_, "and its time when it is over")  # noqa: B023
+        eventually(lambda: len(logged(child, "took .* for a callback")) == round_, "and its time when it is over")  # noqa: B023
 
 
 def test_a_callback_that_keeps_the_interpreter_is_reported(spawn: Spawn, endpoints: Endpoints) -> None:
@@ -246,7 +246,7 @@ def test_a_callback_that_keeps_the_interpreter_is_reported(spawn: Spawn, endpoin
     pub.wait_for_subscribers(timeout=20)
     pub.send(b"hang with the interpreter")
     assert child.hear() == "hangs"
-    eventually(lambda: bool(logged(child, "took .* for a message")), "it is over")
+    eventually(lambda: bool(logged(child, "took .* for a callback")), "it is over")
     assert logged(child, "still runs after"), "which was written while it ran"
 
 

@@ -569,6 +569,24 @@ class EventQueue:
         Raises `TypeError` for what cannot be called; otherwise as `Subscriber` does.
         """
 
+    def call_later(self, seconds: float, function: Callable[..., object], *args: Any, name: str | None = None) -> Timer:
+        """Call `function(*args)` once, `seconds` (0 or more) from now, on the queue's thread, between two messages.
+
+        Times are those of `CLOCK_MONOTONIC`. What is due is called when the queue runs, the earliest first; so a call
+        comes late by what the callback before it takes. `name`: for people, in errors and in `stats()`; without it that
+        of the function. In `run_async` the coroutine of a coroutine function is awaited.
+
+        May be called from any thread, also inside a callback. Raises `TypeError` for what cannot be called,
+        `ValueError`, and `Closed`.
+        """
+
+    def call_every(self, seconds: float, function: Callable[..., object], *args: Any, name: str | None = None) -> Timer:
+        """Call `function(*args)` every `seconds` (more than 0), first after that time, until the timer is cancelled.
+
+        Calls stay in step with the first one: they do not drift. Calls whose time passes meanwhile, because another
+        callback or nothing runs, are left out and counted (`Timer.missed`). Otherwise as `call_later`.
+        """
+
     def run(self, timeout: float | None = None) -> None:
         """Call receivers until `stop` or `close`, an exception, or Ctrl-C.
 
@@ -656,6 +674,41 @@ class Receiver:
         """End it: its callable is never called again, and the queue refers to it no more.
 
         From another thread than the queue's it waits for a callback in progress. Calling it again has no effect.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Timer:
+    """What an `EventQueue` calls at a time. It goes on without this handle, until it is over or the queue is closed."""
+
+    @property
+    def name(self) -> str:
+        """The name it was given, or that of its function."""
+
+    @property
+    def period(self) -> float | None:
+        """The seconds between two calls; None for a single one."""
+
+    @property
+    def remaining(self) -> float | None:
+        """The seconds until its next call, negative when that is late; None when none is to come."""
+
+    @property
+    def calls(self) -> int:
+        """How many calls have begun."""
+
+    @property
+    def missed(self) -> int:
+        """How many calls were left out because their time had passed."""
+
+    def cancel(self) -> None:
+        """End it: its function is never called again, and the queue refers to it no more.
+
+        From another thread than the queue's it waits for a call in progress. Calling it again has no effect.
         """
 
     def __enter__(self) -> Self: ...

@@ -21,6 +21,16 @@ class ReceiverFigures(Figures):
     name: str
 
 
+class TimerFigures(TypedDict):
+    """The timers of one name in the numbers of their queue. Times are seconds."""
+
+    name: str
+    callbacks: int
+    callback_time: float
+    longest_callback: float
+    missed: int
+
+
 class ReceiverStats(Figures):
     """What `Receiver.stats()` gives."""
 
@@ -31,7 +41,7 @@ class ReceiverStats(Figures):
 
 
 class RunningCallback(TypedDict):
-    """The callback that runs; its texts are empty when the receiver is not listed."""
+    """The callback that runs. A timer has no topic; both texts are empty when the receiver or timer is not listed."""
 
     topic: str
     name: str
@@ -46,3 +56,5 @@ class QueueStats(Figures):
     running: RunningCallback | None
     receiver_count: int
     receivers: list[ReceiverFigures]
+    timer_count: int
+    timers: list[TimerFigures]

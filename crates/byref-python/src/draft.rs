@@ -9,7 +9,7 @@ use crate::owner::{Memory, Owner};
 use crate::packed::{Other, Packing, Unpackable, pack, too_deep};
 use crate::payload::{Payload, numpy_scalar};
 use crate::refusals::{check_polars, class_name, located, resolve};
-use crate::value::{self, Place};
+use crate::value::{self, Place, Whole};
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
 use byref_parts::packed::{self, MOST_CONTAINERS};
@@ -19,7 +19,7 @@ use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyMemoryView, PyTuple};
 
 type Plan<'a> = plan::Plan<'a, &'a Bound<'a, PyUntypedArray>>;
 
@@ -85,10 +85,11 @@ impl<'py> Draft<'py> {
         }
     }
 
-    /// The stream of a value that has nothing beside it.
-    pub fn packed(&self) -> Option<&[u8]> {
+    /// The stream of a value or pickle that has nothing beside it.
+    pub fn whole(&self) -> Option<(Whole, &[u8])> {
         match &self.0[..] {
-            [Item::Packed(packing)] => Some(&packing.stream),
+            [Item::Packed(packing)] => Some((Whole::Packed, &packing.stream)),
+            [Item::Pickle { stream, buffers }] if buffers.is_empty() => Some((Whole::Pickle, stream.as_bytes())),
             _ => None,
         }
     }
@@ -98,9 +99,9 @@ impl<'py> Draft<'py> {
         static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = object.py();
         let dumps = DUMPS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("dumps").map(Bound::unbind))?;
-        let (stream, buffers): (Bound<'py, PyBytes>, Vec<Bound<'py, PyAny>>) =
+        let (stream, buffers): (Bound<'py, PyBytes>, Bound<'py, PyList>) =
             dumps.bind(py).call1((object,))?.extract()?;
-        let buffers = buffers.iter().map(Payload::of).collect::<PyResult<_>>()?;
+        let buffers = buffers.iter().map(|buffer| Payload::of(&buffer)).collect::<PyResult<_>>()?;
         Ok(Draft(vec![Item::Pickle { stream, buffers }]))
     }
 
@@ -327,7 +328,7 @@ impl<'a> Planner<'_, 'a> {
         // Parts lie before the description.
         let (inner, parts_end) = match value::place(layout) {
             Some(Place::Described(at)) => (tokens::decode(message, at), at.at as usize),
-            Some(Place::Packed) => (Ok(vec![value::packed(message)]), message.len()),
+            Some(Place::Whole(whole)) => (Ok(vec![whole.token(message)]), message.len()),
             None => {
                 let Layout { kind, shape } = layout.clone();
                 let at = self.plan.copy(message);

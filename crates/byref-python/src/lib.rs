@@ -7,6 +7,7 @@ include!(concat!(env!("OUT_DIR"), "/docs.rs"));
 mod array;
 mod arrow;
 mod batch;
+mod called;
 mod capsule;
 mod columns;
 mod dlpack;
@@ -37,6 +38,7 @@ mod sending;
 mod serving;
 mod subscriber;
 mod ticket;
+mod timer;
 mod value;
 mod waiting;
 
@@ -93,6 +95,8 @@ mod _byref {
     use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]
     use crate::ticket::{Releases, Ticket};
+    #[pymodule_export]
+    use crate::timer::Timer;
 
     #[doc = doc!("copied_bytes")]
     #[pyfunction]

@@ -10,7 +10,7 @@ use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Place, Shown};
+use crate::value::{self, Place, Shown, Whole};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
 use byref_parts::packed;
@@ -160,7 +160,7 @@ impl Message {
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
             let at = match value::place(&layout_of(message)?)? {
-                Place::Packed => return Some(Ok(vec![value::packed(message)])),
+                Place::Whole(whole) => return Some(Ok(vec![whole.token(message)])),
                 Place::Described(at) => at,
             };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
@@ -200,14 +200,19 @@ impl Message {
         Ok(Arrow::new(Arc::new(field), Class::Array, vec![chunk], Arc::new(payload)))
     }
 
-    /// The value of a message that has nothing but scalars and their containers.
-    fn packed_value<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// The value of a message that has nothing but scalars and their containers, or is a short pickle.
+    fn whole_value<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let found = self.with(py, |message| {
-            let is_packed = matches!(value::place(&layout_of(message)?), Some(Place::Packed));
-            // A copy, since its sender may change it meanwhile.
-            is_packed.then(|| (Arc::clone(message.publisher()), message.to_vec()))
+            let Some(Place::Whole(whole)) = value::place(&layout_of(message)?) else { return None };
+            // A copy, since its sender may change it meanwhile; a large pickle is read where it lies.
+            let is_copied = whole == Whole::Packed || message.len() <= byref::INLINE_LIMIT;
+            is_copied.then(|| (whole, Arc::clone(message.publisher()), message.to_vec()))
         })?;
-        found.map(|(publisher, stream)| value::unpacked(py, &publisher.topic, &stream)).transpose()
+        let value = found.map(|(whole, publisher, stream)| match whole {
+            Whole::Packed => value::unpacked(py, &publisher.topic, &stream),
+            Whole::Pickle => value::unpickled(py, &publisher.topic, &stream, self.manner.allow_pickle),
+        });
+        value.transpose()
     }
 
     /// The value that `tokens` describe, over the payload or over a private copy of it.
@@ -373,7 +378,7 @@ impl Message {
         if this.manner.writable {
             return Self::writable(slf);
         }
-        if let Some(value) = this.packed_value(slf.py())? {
+        if let Some(value) = this.whole_value(slf.py())? {
             return Ok(value);
         }
         if let Some(tokens) = this.tokens(slf.py())? {

@@ -16,7 +16,7 @@ use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::value;
+use crate::value::Whole;
 use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
@@ -123,7 +123,7 @@ impl Publisher {
         headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
     }
 
-    /// Sends what `draft` is made of: a packed value by `send`, anything else by way of a loan, `send_loan`.
+    /// Sends what `draft` is made of: a packed value or a lone pickle by `send`, anything else by way of a loan, `send_loan`.
     pub fn send_draft<'py, T: Send>(
         &self,
         py: Python<'py>,
@@ -133,26 +133,28 @@ impl Publisher {
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
-        match draft.packed() {
-            Some(stream) => self.send_packed(py, stream, headers, timeout, send),
+        match draft.whole() {
+            Some((whole, stream)) => self.send_whole(py, whole, stream, headers, timeout, send),
             None => self.send_parts(py, draft, headers, timeout, send_loan),
         }
     }
 
-    /// Sends a packed value, which lies in one piece.
-    fn send_packed<'py, T: Send>(
+    /// Sends what lies in one piece.
+    fn send_whole<'py, T: Send>(
         &self,
         py: Python<'py>,
+        whole: Whole,
         stream: &[u8],
         headers: Option<&Bound<'py, PyDict>>,
         timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
         /// What most of them have beside the payload.
-        static PLAIN: OnceLock<Encoded> = OnceLock::new();
-        let encode = |headers| Attributes { layout: Some(value::packed_layout()), headers }.encode();
+        static PLAIN: [OnceLock<Encoded>; 2] = [OnceLock::new(), OnceLock::new()];
+        let encode = |headers| Attributes { layout: Some(whole.layout()), headers }.encode();
         if headers.is_none() {
-            let plain = PLAIN.get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
+            let plain = PLAIN[usize::from(whole == Whole::Pickle)]
+                .get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
             return send_bytes(py, stream, plain, timeout, send);
         }
         let attributes = encode(self.headers(headers)?).map_err(|error| to_python(py, error))?;
@@ -337,12 +339,15 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
-        let send = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_with(bytes, attributes, timestamp_ns, wait)
+        };
+        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
         ending::outlive();
         let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        self.send_parts(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send)
+        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
     }
 
     #[doc = doc!("Publisher.send_many")]

@@ -1,13 +1,15 @@
 //! `EventQueue`: the class. [`serving`](crate::serving) does the work.
 
+use crate::called::{label_of, resolve};
 use crate::ending;
 use crate::errors::{timed_out, to_python};
 use crate::message::Manner;
 use crate::publisher::non_negative;
-use crate::receiver::{Receiver, Slot, Wants, label_of, resolve};
+use crate::receiver::{Receiver, Slot, Subscription, Wants};
 use crate::report::queue_dict;
 use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
 use crate::subscriber;
+use crate::timer::{Timer, Timers};
 use crate::waiting::{Timeout, let_interpreter_work};
 use byref::{Ended, Monitor, Readiness, Selector, Thresholds};
 use pyo3::exceptions::PyValueError;
@@ -79,7 +81,7 @@ impl EventQueue {
                 }
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(idle_since.elapsed()));
-            let most = left.into_iter().chain(stop_event.map(|_| LOOK_EVERY)).min();
+            let most = left.into_iter().chain(stop_event.map(|_| LOOK_EVERY)).chain(shared.timers.until_due()).min();
             let ended = Timeout::of(most).wait(py, |wait| selector.wait(wait))?;
             if let (Ended::TimedOut, Some(timeout)) = (ended, timeout)
                 && idle_since.elapsed() >= timeout
@@ -125,11 +127,15 @@ impl EventQueue {
             if limits.handled > 0 || left == Some(Duration::ZERO) {
                 break;
             }
+            let left = left.into_iter().chain(shared.timers.until_due()).min();
             Timeout::of(left).wait(py, |wait| selector.wait(wait))?;
         }
         // Who polls the descriptor has to hear of what is left, and of what comes from now on.
-        if self.readiness.get().is_some() && (selector.arm() || shared.attention.load(Ordering::Acquire)) {
-            shared.waker.wake();
+        if self.readiness.get().is_some() {
+            selector.set_alarm(shared.timers.next_due()).map_err(|problem| to_python(py, problem))?;
+            if selector.arm() || shared.attention.load(Ordering::Acquire) {
+                shared.waker.wake();
+            }
         }
         Ok(limits.handled)
     }
@@ -185,6 +191,7 @@ impl EventQueue {
             monitor,
             selector: Mutex::new(selector),
             slots: Mutex::default(),
+            timers: Timers::default(),
             state: Mutex::new(State { runner: Runner::Nobody, turn: None, waiting: 0 }),
             changed: Condvar::new(),
             attention: AtomicBool::new(false),
@@ -221,15 +228,48 @@ impl EventQueue {
         let wants = Wants { manner: Manner { writable, allow_pickle }, batch: batch.map_or(Ok(None), batch_size)? };
         let options = subscriber::options(topic, policy, depth, history, name)?.events(events);
         let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
-        let account = shared.monitor.account(Arc::clone(&subscriber), label.clone());
-        let slot = Arc::new(Slot::new(subscriber, account, label, wants, callable));
+        let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
+        let slot = Arc::new(Slot::new(Subscription { subscriber, wants }, account, label, callable));
         lock(&shared.slots).add(&slot);
         if shared.closed.load(Ordering::Acquire) {
-            shared.detach_receiver(&slot); // Closed meanwhile by another thread, which may not have seen it.
+            shared.detach(&*slot); // Closed meanwhile by another thread, which may not have seen it.
             shared.check_open(py)?;
         }
         shared.call_attention();
         Ok(Receiver { slot, queue: Arc::clone(shared) })
+    }
+
+    #[doc = doc!("EventQueue.call_later")]
+    #[pyo3(signature = (seconds, function, *args, name=None))]
+    fn call_later(
+        &self,
+        seconds: f64,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        name: Option<String>,
+    ) -> PyResult<Timer> {
+        ending::outlive(); // The callable is looked at, and that may be the caller's code.
+        let Ok(wait) = Duration::try_from_secs_f64(seconds) else {
+            return Err(PyValueError::new_err(format!("seconds must be a number of 0 or more, not {seconds}")));
+        };
+        Timer::begin(&self.shared, function, args, name, wait, None)
+    }
+
+    #[doc = doc!("EventQueue.call_every")]
+    #[pyo3(signature = (seconds, function, *args, name=None))]
+    fn call_every(
+        &self,
+        seconds: f64,
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        name: Option<String>,
+    ) -> PyResult<Timer> {
+        ending::outlive(); // As above.
+        let period = Duration::try_from_secs_f64(seconds).ok().filter(|period| !period.is_zero());
+        let Some(period) = period else {
+            return Err(PyValueError::new_err(format!("seconds must be a number of more than 0, not {seconds}")));
+        };
+        Timer::begin(&self.shared, function, args, name, period, Some(period))
     }
 
     #[doc = doc!("EventQueue.run")]
@@ -326,7 +366,10 @@ impl EventQueue {
                 return Ok(None);
             }
             Pause::Await(coroutine) => return Ok(Some(coroutine)),
-            Pause::Empty => selector.arm(),
+            Pause::Empty => {
+                selector.set_alarm(shared.timers.next_due()).map_err(|problem| to_python(py, problem))?;
+                selector.arm()
+            }
             Pause::Slice | Pause::Enough => true,
         };
         Ok(Some(PyBool::new(py, again).to_owned().into_any().unbind()))
@@ -336,10 +379,10 @@ impl EventQueue {
     #[pyo3(signature = (raised))]
     fn _awaited(&self, py: Python<'_>, raised: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let shared = &*self.shared;
-        let Some(slot) = lock(&shared.state).turn.clone() else { return Ok(()) };
-        shared.monitor.done(&slot.account, Monitor::now());
+        let Some(called) = lock(&shared.state).turn.clone() else { return Ok(()) };
+        shared.monitor.done(called.account(), Monitor::now());
         shared.end_turn();
-        raised.map_or(Ok(()), |raised| shared.handle_exception(&slot, PyErr::from_value(raised), py))
+        raised.map_or(Ok(()), |raised| shared.handle_exception(&*called, PyErr::from_value(raised), py))
     }
 
     /// For `run_async`: gives the right to run back.
@@ -392,7 +435,8 @@ impl EventQueue {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Whoever has the lock is at it just now: then everything counts as in use.
         let Ok(slots) = self.shared.slots.try_lock() else { return Ok(()) };
-        slots.open.iter().try_for_each(|slot| slot.traverse(&visit))
+        slots.open.iter().try_for_each(|slot| slot.traverse(&visit))?;
+        self.shared.timers.traverse(&visit)
     }
 
     fn __clear__(&self) {

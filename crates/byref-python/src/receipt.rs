@@ -1,7 +1,6 @@
 //! Recording where messages are received, for their publishers to tell who holds them too long. Off by default.
 
 use crate::ending;
-use crate::receiver::{Slot, label_of};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -62,9 +61,9 @@ pub fn note_caller(py: Python<'_>, received: &impl Received) {
 
 /// Notes the place of a receiver's callable, if that is wanted.
 #[inline]
-pub fn note_receiver(received: &impl Received, slot: &Slot) {
+pub fn note_receiver(received: &impl Received, place: &str) {
     if received.is_holding() && RECORDING.load(Ordering::Relaxed) {
-        received.note_received_at(&slot.place);
+        received.note_received_at(place);
     }
 }
 
@@ -89,20 +88,4 @@ fn caller(py: Python<'_>) -> Option<String> {
         }
         frame = frame.getattr(intern!(py, "f_back")).ok().filter(|back| !back.is_none())?;
     }
-}
-
-/// File and line where a callable is defined; its name, when that is not in Python.
-pub fn place_of(callable: &Bound<'_, PyAny>) -> String {
-    let py = callable.py();
-    let inner = callable.getattr(intern!(py, "func")).unwrap_or_else(|_| callable.clone()); // Of a functools.partial.
-    let defined = || -> PyResult<String> {
-        let code = match inner.getattr(intern!(py, "__code__")) {
-            Ok(code) => code,
-            Err(_) => inner.get_type().getattr(intern!(py, "__call__"))?.getattr(intern!(py, "__code__"))?,
-        };
-        let file: String = code.getattr(intern!(py, "co_filename"))?.extract()?;
-        let line: usize = code.getattr(intern!(py, "co_firstlineno"))?.extract()?;
-        Ok(format!("{file}:{line}"))
-    };
-    defined().unwrap_or_else(|_| label_of(callable))
 }

@@ -10,11 +10,15 @@ fn seconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 * 1e-9
 }
 
-/// Adds the numbers of a queue or receiver.
-pub fn add_figures(dict: &Bound<'_, PyDict>, figures: &Figures) -> PyResult<()> {
+fn add_callbacks(dict: &Bound<'_, PyDict>, figures: &Figures) -> PyResult<()> {
     dict.set_item("callbacks", figures.callbacks)?;
     dict.set_item("callback_time", seconds(figures.callback_ns))?;
-    dict.set_item("longest_callback", seconds(figures.longest_ns))?;
+    dict.set_item("longest_callback", seconds(figures.longest_ns))
+}
+
+/// Adds the numbers of a queue or receiver.
+pub fn add_figures(dict: &Bound<'_, PyDict>, figures: &Figures) -> PyResult<()> {
+    add_callbacks(dict, figures)?;
     dict.set_item("waiting", figures.waiting)?;
     dict.set_item("oldest_age", figures.oldest_age_ns.map(seconds))?;
     dict.set_item("lost", figures.lost)
@@ -25,6 +29,14 @@ fn receiver_dict<'py>(py: Python<'py>, report: &ReceiverReport) -> PyResult<Boun
     dict.set_item("topic", &report.topic)?;
     dict.set_item("name", &report.name)?;
     add_figures(&dict, &report.figures)?;
+    Ok(dict)
+}
+
+fn timer_dict<'py>(py: Python<'py>, report: &ReceiverReport) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("name", &report.name)?;
+    add_callbacks(&dict, &report.figures)?;
+    dict.set_item("missed", report.figures.lost)?;
     Ok(dict)
 }
 
@@ -47,6 +59,9 @@ pub fn queue_dict<'py>(py: Python<'py>, report: &QueueReport) -> PyResult<Bound<
     let receivers: Vec<_> =
         report.receivers.iter().map(|receiver| receiver_dict(py, receiver)).collect::<PyResult<_>>()?;
     dict.set_item("receivers", receivers)?;
+    dict.set_item("timer_count", report.timer_count)?;
+    let timers: Vec<_> = report.timers.iter().map(|timer| timer_dict(py, timer)).collect::<PyResult<_>>()?;
+    dict.set_item("timers", timers)?;
     Ok(dict)
 }
 

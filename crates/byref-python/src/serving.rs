@@ -4,16 +4,18 @@
 //! until nothing is left or [`SLICE`] is over; then it lets go of the interpreter, and waits without it. What others do
 //! meanwhile (subscribe, stop, close) they leave in [`Shared`], set `attention`, and ring.
 //!
-//! The queue owns the callables: a [`Slot`] is known to the queue, to its `Receiver`, and to the selector, but the queue
-//! alone shows the callable to the garbage collector, and takes it away when it dies.
+//! The queue owns the callables: a [`Slot`] is known to the queue, to its `Receiver`, and to the selector (and a timer
+//! to the queue and its `Timer`), but the queue alone shows the callable to the garbage collector, and takes it away when it dies.
 
 use crate::batch::Batch;
+use crate::called::AnyCalled;
 use crate::ending;
 use crate::errors::{closed, error, forked, to_python};
 use crate::event::Event;
 use crate::message::Message;
 use crate::receipt::note_receiver;
 use crate::receiver::Slot;
+use crate::timer::Timers;
 use crate::waiting::let_interpreter_work;
 use byref::{Error, Item, Monitor, Selector, Turn, Waker};
 use pyo3::exceptions::{PyException, PyTypeError};
@@ -54,8 +56,8 @@ pub enum Runner {
 
 pub struct State {
     pub runner: Runner,
-    /// The receiver whose turn it is: its callable may be running.
-    pub turn: Option<Arc<Slot>>,
+    /// Whose turn it is: its callable may be running.
+    pub turn: Option<Arc<dyn AnyCalled>>,
     /// Threads in `wait_until`. To notify a condition variable is a system call, also when nobody waits.
     pub waiting: usize,
 }
@@ -76,10 +78,11 @@ impl Slots {
         self.new.push_back(Arc::clone(slot));
     }
 
-    fn remove(&mut self, slot: &Arc<Slot>) {
-        let Some(at) = self.open.iter().position(|open| Arc::ptr_eq(open, slot)) else { return };
+    pub fn remove(&mut self, slot: &Slot) {
+        let is_it = |other: &Arc<Slot>| std::ptr::eq(&raw const **other, slot);
+        let Some(at) = self.open.iter().position(is_it) else { return };
         self.open.remove(at);
-        self.new.retain(|new| !Arc::ptr_eq(new, slot));
+        self.new.retain(|new| !is_it(new));
         self.awaited -= usize::from(slot.is_coroutine_function);
     }
 }
@@ -94,6 +97,7 @@ pub struct Shared {
     /// Held by whoever runs the queue.
     pub selector: Mutex<Selector<Arc<Slot>>>,
     pub slots: Mutex<Slots>,
+    pub timers: Timers,
     pub state: Mutex<State>,
     /// A turn or a run is over.
     pub changed: Condvar,
@@ -225,43 +229,43 @@ impl Shared {
         self.stopping.load(Ordering::Acquire) || self.closed.load(Ordering::Acquire)
     }
 
-    /// Closes a receiver. From another thread than the one that calls it, waits until it is not being called.
-    pub fn close_receiver(&self, py: Python<'_>, slot: &Arc<Slot>) -> PyResult<()> {
+    /// Closes a receiver or timer. From another thread than the one that calls it, waits until it is not being called.
+    pub fn close_called(&self, py: Python<'_>, called: &Arc<dyn AnyCalled>) -> PyResult<()> {
         if !self.waker.is_here() {
             return Ok(());
         }
-        self.detach_receiver(slot);
+        self.detach(&**called);
         let here = Runner::Thread(thread::current().id());
-        self.wait_until(py, |state| {
-            state.runner == here || state.turn.as_ref().is_none_or(|turn| !Arc::ptr_eq(turn, slot))
-        })?;
+        let is_it = |turn: &Arc<dyn AnyCalled>| std::ptr::addr_eq(Arc::as_ptr(turn), Arc::as_ptr(called));
+        self.wait_until(py, |state| state.runner == here || !state.turn.as_ref().is_some_and(is_it))?;
         if let Ok(mut selector) = self.selector.try_lock() {
             selector.retain(|slot| !slot.is_closed());
         }
         Ok(())
     }
 
-    /// Closes a receiver, without waiting for a callback in progress. The callable is let go of at once; whoever calls it
-    /// just now has a reference of its own.
-    pub fn detach_receiver(&self, slot: &Arc<Slot>) {
+    /// Closes a receiver or timer, without waiting for a callback in progress. The callable is let go of at once; whoever calls
+    /// it just now has a reference of its own.
+    pub fn detach(&self, called: &dyn AnyCalled) {
         let first = {
             let _no_turn_begins = lock(&self.state);
-            slot.mark_closed()
+            called.mark_closed()
         };
         if first {
-            slot.subscriber.close();
-            self.monitor.close(&slot.account);
-            lock(&self.slots).remove(slot);
+            called.end(self);
         }
         ending::outlive();
-        drop(slot.take_callable()); // Without a lock: a finaliser may run.
+        drop(called.take_callable()); // Without a lock: a finaliser may run.
     }
 
     pub fn detach_all(&self) {
         self.closed.store(true, Ordering::Release);
         let open = lock(&self.slots).open.clone();
         for slot in open {
-            self.detach_receiver(&slot);
+            self.detach(&*slot);
+        }
+        for timer in self.timers.all() {
+            self.detach(&*timer);
         }
         self.monitor.shut();
         self.call_attention();
@@ -288,18 +292,18 @@ impl Shared {
     pub fn admit(&self, py: Python<'_>, selector: &mut Selector<Arc<Slot>>, awaits: bool) -> PyResult<()> {
         self.attention.store(false, Ordering::Release);
         let mut slots = lock(&self.slots);
-        if !awaits
-            && slots.awaited > 0
-            && let Some(slot) = slots.open.iter().find(|slot| slot.is_coroutine_function)
-        {
-            let text = format!("{} is a coroutine function; use `await queue.run_async()`", slot.who());
-            self.attention.store(true, Ordering::Release); // It will be so the next time, too.
-            drop(slots);
-            return Err(PyTypeError::new_err(text));
+        if !awaits {
+            let receiver = slots.open.iter().find(|slot| slots.awaited > 0 && slot.is_coroutine_function);
+            if let Some(who) = receiver.map(|slot| slot.who()).or_else(|| self.timers.who_is_awaited()) {
+                self.attention.store(true, Ordering::Release); // It will be so the next time, too.
+                drop(slots);
+                let text = format!("{who} is a coroutine function; use `await queue.run_async()`");
+                return Err(PyTypeError::new_err(text));
+            }
         }
         while let Some(slot) = slots.new.front() {
-            let subscriber = Arc::clone(&slot.subscriber);
-            let added = match slot.wants.batch {
+            let subscriber = Arc::clone(&slot.source.subscriber);
+            let added = match slot.source.wants.batch {
                 Some(most) => selector.add_batched(subscriber, Arc::clone(slot), most),
                 None => selector.add(subscriber, Arc::clone(slot)),
             };
@@ -314,22 +318,24 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins a receiver's turn: its callable. `None` when it was closed.
-    fn begin_turn(&self, py: Python<'_>, slot: &Arc<Slot>) -> Option<Py<PyAny>> {
+    /// Begins a turn: the callable. `None` when it was closed.
+    pub fn begin_turn(&self, py: Python<'_>, called: &Arc<dyn AnyCalled>) -> Option<Py<PyAny>> {
         let mut state = lock(&self.state);
-        if slot.is_closed() {
+        if called.is_closed() {
             return None;
         }
-        state.turn = Some(Arc::clone(slot));
+        state.turn = Some(Arc::clone(called));
         drop(state);
-        slot.callable(py)
+        called.callable(py)
     }
 
     /// Ends it; who waits for that goes on. Nothing refers to the callable any more on its account.
     pub fn end_turn(&self) {
         self.monitor.rest();
         let turn = self.change(|state| state.turn.take());
-        drop(turn); // Without the lock.
+        if let Some(called) = turn.filter(|called| called.is_over()) {
+            self.detach(&*called);
+        }
     }
 
     /// Makes callbacks until there is a reason to pause. `awaits`: the caller awaits coroutines.
@@ -352,12 +358,17 @@ impl Shared {
             if limits.handled >= limits.most {
                 return Ok(Pause::Enough);
             }
+            if self.timers.is_due()
+                && let Some(pause) = self.call_due(py, limits, slice_ends, awaits)?
+            {
+                return Ok(pause);
+            }
             let Some(mut turn) = selector.turn().map_err(|problem| to_python(py, problem))? else {
                 return Ok(Pause::Empty);
             };
             let slot = Arc::clone(turn.value());
             // Whoever is closing it waits for the interpreter, perhaps, before this queue hears of it.
-            let Some(callable) = self.begin_turn(py, &slot) else {
+            let Some(callable) = self.begin_turn(py, &(Arc::clone(&slot) as _)) else {
                 turn.give_up(); // It would be this one's turn for ever.
                 return Ok(Pause::Slice);
             };
@@ -389,13 +400,13 @@ impl Shared {
             let mut messages = 1;
             let argument = match received {
                 Ok(Item::Message(message)) => {
-                    note_receiver(&message, slot);
-                    Bound::new(py, Message::new(message, slot.wants.manner))?.into_any()
+                    note_receiver(&message, &slot.place);
+                    Bound::new(py, Message::new(message, slot.source.wants.manner))?.into_any()
                 }
                 Ok(Item::Batch(batch)) => {
-                    note_receiver(&*batch, slot);
+                    note_receiver(&*batch, &slot.place);
                     messages = batch.len() as u64;
-                    Bound::new(py, Batch::new(*batch, slot.wants.manner))?.into_any()
+                    Bound::new(py, Batch::new(*batch, slot.source.wants.manner))?.into_any()
                 }
                 Ok(Item::Event(event)) => {
                     messages = 0;
@@ -410,14 +421,14 @@ impl Shared {
             limits.handled += messages;
             if awaits
                 && let Ok(result) = &result
-                && is_coroutine(slot, result)
+                && is_coroutine(slot.is_coroutine_function, result)
             {
                 return Ok(Some(Pause::Await(result.clone().unbind())));
             }
             let now = Monitor::now();
             self.monitor.done(&slot.account, now);
             if let Err(raised) = result {
-                self.handle_exception(slot, raised, py)?;
+                self.handle_exception(&**slot, raised, py)?;
             }
             if now >= limits.deadline || limits.handled >= limits.most {
                 return Ok(Some(Pause::Enough));
@@ -425,8 +436,44 @@ impl Shared {
             if now >= slice_ends {
                 return Ok(Some(Pause::Slice));
             }
-            if self.attention.load(Ordering::Relaxed) || slot.is_closed() {
+            if self.attention.load(Ordering::Relaxed) || slot.is_closed() || self.timers.is_due_at(now) {
                 break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Calls what is due, the earliest first, once each.
+    #[cold]
+    fn call_due(&self, py: Python<'_>, limits: &Limits, slice_ends: u64, awaits: bool) -> PyResult<Option<Pause>> {
+        let mut now = Monitor::now();
+        let due_by = now;
+        while let Some(timer) = self.timers.take_due(due_by, now) {
+            let called: Arc<dyn AnyCalled> = Arc::clone(&timer) as _;
+            let Some(callable) = self.begin_turn(py, &called) else { continue };
+            self.monitor.begin(&timer.account, now);
+            let result = callable.bind(py).call0();
+            drop(callable);
+            if awaits
+                && let Ok(result) = &result
+                && is_coroutine(timer.is_coroutine_function, result)
+            {
+                return Ok(Some(Pause::Await(result.clone().unbind())));
+            }
+            now = Monitor::now();
+            self.monitor.done(&timer.account, now);
+            self.end_turn();
+            if let Err(raised) = result {
+                self.handle_exception(&*timer, raised, py)?;
+            }
+            if now >= limits.deadline {
+                return Ok(Some(Pause::Enough));
+            }
+            if now >= slice_ends {
+                return Ok(Some(Pause::Slice));
+            }
+            if self.must_stop() {
+                return Ok(Some(Pause::Stop));
             }
         }
         Ok(None)
@@ -434,19 +481,19 @@ impl Shared {
 
     /// Follows the queue's setting. What is no `Exception` (`KeyboardInterrupt`, `SystemExit`) ends a run always.
     #[cold]
-    pub fn handle_exception(&self, slot: &Arc<Slot>, raised: PyErr, py: Python<'_>) -> PyResult<()> {
+    pub fn handle_exception(&self, called: &dyn AnyCalled, raised: PyErr, py: Python<'_>) -> PyResult<()> {
         ending::outlive();
         if !raised.is_instance_of::<PyException>(py) {
             return Err(raised);
         }
         if self.on_error == OnError::Raise {
-            let note = format!("byref: raised in {}", slot.who());
+            let note = format!("byref: raised in {}", called.who());
             let _ = raised.value(py).call_method1(intern!(py, "add_note"), (note,)); // Only help for people.
             return Err(raised);
         }
-        let mut text = format!("{}: an exception in {}", self.label(), slot.who());
-        if self.on_error == OnError::Detach {
-            self.detach_receiver(slot);
+        let mut text = format!("{}: an exception in {}", self.label(), called.who());
+        if self.on_error == OnError::Detach && !called.is_closed() {
+            self.detach(called);
             text.push_str(", which is detached now");
         }
         log_exception(py, &text, &raised)
@@ -471,8 +518,8 @@ fn log_exception(py: Python<'_>, text: &str, raised: &PyErr) -> PyResult<()> {
 
 /// Whether a callback's result has to be awaited.
 #[inline]
-fn is_coroutine(slot: &Slot, result: &Bound<'_, PyAny>) -> bool {
+fn is_coroutine(is_expected: bool, result: &Bound<'_, PyAny>) -> bool {
     static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let is_one = || CLASS.import(result.py(), "types", "CoroutineType").is_ok_and(|class| result.get_type().is(class));
-    !result.is_none() && (slot.is_coroutine_function || is_one())
+    !result.is_none() && (is_expected || is_one())
 }

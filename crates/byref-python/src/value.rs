@@ -14,7 +14,7 @@ use byref_parts::plan::Part;
 use byref_parts::tokens::{Token, Words};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -26,31 +26,51 @@ pub fn layout(at: Part) -> Layout {
     Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
 }
 
-/// The layout of a message that is one packed value.
-pub fn packed_layout() -> Layout {
-    Layout { kind: KIND.to_vec(), shape: Vec::new() }
+/// What a message is that lies in one piece, without tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// One packed value.
+    Packed,
+    /// One pickle, with no buffers beside it.
+    Pickle,
+}
+
+impl Whole {
+    /// The layout of such a message.
+    pub fn layout(self) -> Layout {
+        let shape = match self {
+            Whole::Packed => Vec::new(),
+            Whole::Pickle => vec![0],
+        };
+        Layout { kind: KIND.to_vec(), shape }
+    }
+
+    /// The token for such a message.
+    pub fn token(self, message: &byref::Message) -> Token {
+        let at = Part { at: 0, len: message.len() as u64 };
+        match self {
+            Whole::Packed => Token::Packed { at, others: 0 },
+            Whole::Pickle => Token::Pickle { stream: at, buffers: Vec::new() },
+        }
+    }
 }
 
 /// How a message of several parts, or of scalars, says what it is.
 pub enum Place {
     /// By tokens, which lie there.
     Described(Part),
-    /// It is one packed value.
-    Packed,
+    /// It has none.
+    Whole(Whole),
 }
 
 /// How a message of that layout says what it is; `None`: it is bytes, or an array.
 pub fn place(layout: &Layout) -> Option<Place> {
     match layout.shape[..] {
         [at, len] if layout.kind == KIND => Some(Place::Described(Part { at, len })),
-        [] if layout.kind == KIND => Some(Place::Packed),
+        [] if layout.kind == KIND => Some(Place::Whole(Whole::Packed)),
+        [0] if layout.kind == KIND => Some(Place::Whole(Whole::Pickle)),
         _ => None,
     }
-}
-
-/// The token for a message that is one packed value.
-pub fn packed(message: &byref::Message) -> Token {
-    Token::Packed { at: Part { at: 0, len: message.len() as u64 }, others: 0 }
 }
 
 /// The value of a message that is one packed value, of which this is a copy.
@@ -59,6 +79,27 @@ pub fn unpacked<'py>(py: Python<'py>, topic: &str, stream: &[u8]) -> PyResult<Bo
     let wrong = |why: &str| wrong(py, topic, why);
     let other = |_| Err(wrong(OTHERS));
     unpack(py, stream, 0, &Cell::new(MOST_CONTAINERS), other, wrong)
+}
+
+/// What unpickles, where that is allowed.
+fn loads(py: Python<'_>, topic: &str, is_allowed: bool) -> PyResult<&'static Py<PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if !is_allowed {
+        return Err(error(
+            py,
+            format!(
+                "topic '{topic}': this message is a pickle, and unpickling runs whatever code its sender likes; \
+                 if you trust the sender, receive with allow_pickle=True"
+            ),
+        ));
+    }
+    LOADS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("loads").map(Bound::unbind))
+}
+
+/// The object of a message that is one pickle, of which this is a copy.
+pub fn unpickled<'py>(py: Python<'py>, topic: &str, stream: &[u8], is_allowed: bool) -> PyResult<Bound<'py, PyAny>> {
+    ending::outlive();
+    loads(py, topic, is_allowed)?.bind(py).call1((topic, PyBytes::new(py, stream), PyTuple::empty(py)))
 }
 
 /// Where the arrays and buffers of a value lie.
@@ -180,18 +221,7 @@ impl<'py> Shown<'py> {
     }
 
     fn unpickle(&self, py: Python<'py>, stream: Part, buffers: &[Part]) -> PyResult<Bound<'py, PyAny>> {
-        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        if !self.allow_pickle {
-            return Err(error(
-                py,
-                format!(
-                    "topic '{}': this message is a pickle, and unpickling runs whatever code its sender likes; \
-                     if you trust the sender, receive with allow_pickle=True",
-                    self.payload.topic()
-                ),
-            ));
-        }
-        let loads = LOADS.get_or_try_init(py, || py.import("byref._pickles")?.getattr("loads").map(Bound::unbind))?;
+        let loads = loads(py, self.payload.topic(), self.allow_pickle)?;
         let buffers = buffers.iter().map(|at| self.buffer(py, *at)).collect::<PyResult<Vec<_>>>()?;
         loads.bind(py).call1((self.payload.topic(), self.buffer(py, stream)?, buffers))
     }

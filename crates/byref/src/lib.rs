@@ -59,18 +59,20 @@ pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
 pub use pubsub::batch::Batch;
 pub use pubsub::event::{Event, EventKind, Incoming};
+pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
 pub use pubsub::message::{Message, PublisherInfo, Writable};
 pub use pubsub::monitor::{
     Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,
 };
-pub use pubsub::publisher::{
-    Holder, Outstanding, Publisher, PublisherBuilder, PublisherStats, Releases, SubscriberInfo, Ticket,
-};
+pub use pubsub::publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
 pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
 pub use pubsub::subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
 pub use sync::wait::Wait;
 pub use topic::MAX_TOPIC;
+pub use writer::outstanding::{Holder, Outstanding};
+pub use writer::release::Releases;
+pub use writer::ticket::Ticket;
 
 /// A number for the running process, never 0, that none of those from which it was forked has: for what is remembered about the
 /// process, or about a thread. After [`prepare`] it costs one load.

@@ -13,6 +13,7 @@ use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
+use crate::writer::duties;
 use crate::{Encoded, Loan, Wait};
 use arbitrary::{Arbitrary, Unstructured};
 use std::cell::Cell;
@@ -197,7 +198,7 @@ impl Stage {
                         }
                     }
                     let id = stranger.id;
-                    self.publisher.shared.answer_now(id);
+                    duties::answer_now(&*self.publisher.shared, 0, id);
                 }
             }
             Step::Leave { who } => self.part_with(who, true),
@@ -248,7 +249,7 @@ impl Stage {
     /// One hangs up, or its process dies while a child of it lives.
     fn part_with(&mut self, who: u8, hang_up: bool) {
         if let Some(id) = self.stranger(who).map(|stranger| stranger.id) {
-            self.publisher.shared.lose(id, hang_up);
+            duties::lose(&*self.publisher.shared, 0, id, hang_up);
             if hang_up {
                 self.strangers.retain(|stranger| stranger.id != id);
             }
@@ -266,7 +267,7 @@ fn knock(publisher: &Publisher, hello: &[u8], lease: Option<&OwnedSegment>) -> O
     let Call { hello, .. } = decode_call(hello)?;
     let (ours, theirs) = joined();
     let lease = lease.map(|lease| lease.shared().try_clone_to_owned().expect("a descriptor more"));
-    let id = publisher.shared.attach_if_welcome(theirs, hello, lease).ok()??;
+    let id = publisher.shared.attach(theirs, hello, lease).ok()??;
     Some((id, ours))
 }
 

@@ -36,8 +36,8 @@ pub fn run(input: &[u8]) {
             true
         });
         let report = read_segment(segment.map(), "fuzz".into(), 1);
-        assert!(report.receivers.len() <= MAX_LISTED);
-        for receiver in &report.receivers {
+        assert!(report.receivers.len() + report.timers.len() <= MAX_LISTED);
+        for receiver in report.receivers.iter().chain(&report.timers) {
             // A byte that is no text becomes a sign of three bytes.
             assert!(receiver.topic.len() <= 3 * 256 && receiver.name.len() <= 3 * 192);
         }

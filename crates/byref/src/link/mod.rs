@@ -3,6 +3,7 @@
 pub(crate) mod acceptor;
 pub(crate) mod access;
 pub(crate) mod announcement;
+pub(crate) mod ask;
 pub(crate) mod candidates;
 pub(crate) mod channel;
 pub(crate) mod deaths;

@@ -6,7 +6,6 @@
 //! begins small, and a larger one replaces it when it is full.
 
 use crate::protocol::lease::MAX_SLOTS;
-use crate::pubsub::publisher::ticket::Tracked;
 use crate::sys::memory::{OwnedSegment, page_ceil};
 use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
 use rustix::io::Errno;
@@ -81,27 +80,13 @@ pub(crate) struct Chunk {
     pub pin: Arc<Pin>,
 }
 
-/// The record that a chunk was sent with.
-pub(crate) struct Sent {
-    pub position: u64,
-    /// Of its first message.
-    pub sequence: u64,
-    /// Messages, and the payload bytes of all of them.
-    pub count: u32,
-    pub len: u64,
-    /// When, in nanoseconds of `CLOCK_REALTIME`.
-    pub at: u64,
-    /// Who wants to know of its release.
-    pub tracked: Option<Arc<Tracked>>,
-}
-
-struct Slot {
+struct Slot<S> {
     segment: u32,
     allocation: Allocation,
     bytes: u64,
     /// `None` while the slot is free. Local users hold clones.
     pin: Option<Arc<Pin>>,
-    sent: Option<Sent>,
+    sent: S,
 }
 
 struct Segment {
@@ -185,12 +170,12 @@ fn class_within(units: u32) -> u32 {
     units >> insignificant << insignificant
 }
 
-/// The pool.
-pub(crate) struct Pool {
+/// The pool. `S`: what is noted about a chunk that was sent.
+pub(crate) struct Pool<S> {
     max_memory: u64,
     segments: Vec<Segment>,
     next_segment: u32,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<S>>,
     free: Vec<u32>,
     /// Bytes of memory taken from the system.
     populated: u64,
@@ -222,7 +207,7 @@ pub(crate) enum Fate {
     Unmapped,
 }
 
-impl Pool {
+impl<S: Default> Pool<S> {
     pub fn new(max_memory: u64) -> Self {
         let (segments, slots, free) = (Vec::new(), Vec::new(), Vec::new());
         Pool {
@@ -369,7 +354,7 @@ impl Pool {
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
         let pin = Arc::new(Pin { segment: Arc::clone(&segment.memory), offset });
-        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)), sent: None };
+        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)), sent: S::default() };
         let number = match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize] = slot;
@@ -391,7 +376,7 @@ impl Pool {
             return false;
         }
         let entries = (segment.entries * MORE_ENTRIES).min(most_entries(segment.units()));
-        let is_inside = |slot: &&mut Slot| slot.pin.is_some() && slot.segment == segment.id;
+        let is_inside = |slot: &&mut Slot<S>| slot.pin.is_some() && slot.segment == segment.id;
         let mut slots: Vec<_> = self.slots.iter_mut().filter(is_inside).collect();
         slots.sort_unstable_by_key(|slot| slot.allocation.offset);
         let chunks: Vec<_> =
@@ -437,21 +422,22 @@ impl Pool {
         self.slots[slot as usize].pin.as_mut().is_some_and(|pin| Arc::get_mut(pin).is_none())
     }
 
-    /// Notes what a slot's chunk was sent with.
-    pub fn set_sent(&mut self, slot: u32, sent: Sent) {
-        self.slots[slot as usize].sent = Some(sent);
+    /// What is noted about a slot's chunk: the default while it is free, or lent.
+    #[inline]
+    pub fn sent(&self, slot: u32) -> &S {
+        &self.slots[slot as usize].sent
     }
 
-    /// What a slot's chunk was sent with; `None` for one that is free, or lent.
-    pub fn sent(&self, slot: u32) -> Option<&Sent> {
-        self.slots[slot as usize].sent.as_ref()
+    #[inline]
+    pub fn sent_mut(&mut self, slot: u32) -> &mut S {
+        &mut self.slots[slot as usize].sent
     }
 
-    /// Takes a chunk back; gives what it was sent with. The caller knows that nobody reads it, here or elsewhere.
-    pub fn free(&mut self, slot: u32) -> Option<Sent> {
+    /// Takes a chunk back; gives what was noted about it. The caller knows that nobody reads it, here or elsewhere.
+    pub fn free(&mut self, slot: u32) -> S {
         let taken = &mut self.slots[slot as usize];
         taken.pin = None;
-        let sent = taken.sent.take();
+        let sent = std::mem::take(&mut taken.sent);
         self.used -= taken.bytes;
         let id = taken.segment;
         let segment = self.segments.iter_mut().find(|segment| segment.id == id).expect("a chunk's segment is live");
@@ -530,6 +516,8 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Pool = super::Pool<()>;
 
     #[test]
     fn the_whole_of_max_memory_is_usable_and_no_more() {
@@ -690,7 +678,7 @@ mod tests {
         };
         let slots = fill(&mut pool);
         assert_eq!(slots.len(), 128);
-        slots.into_iter().for_each(|slot| drop(pool.free(slot)));
+        slots.into_iter().for_each(|slot| pool.free(slot));
         assert_eq!(pool.retire_empty(1), [0, 1]);
         pool.settle_retired(|_, _, _| Fate::Kept);
         assert!(matches!(pool.allocate(100 << 20), Err(NoChunk::Full)), "more memory than there may be");
@@ -702,7 +690,7 @@ mod tests {
         numbers.sort();
         assert_eq!(numbers, [2, 3], "subscribers were told that the old ones are gone");
 
-        again.into_iter().for_each(|slot| drop(pool.free(slot)));
+        again.into_iter().for_each(|slot| pool.free(slot));
         pool.retire_empty(2);
         pool.settle_retired(|_, _, _| Fate::WrittenOff);
         assert!(!pool.unmapping_may_help(100 << 20));
@@ -721,7 +709,7 @@ mod tests {
         pool.free(slots[1]);
         assert!(pool.retire_unused(1).is_empty(), "it was in use a moment ago");
         assert_eq!(pool.retire_unused(1).len(), 1);
-        slots[2..].iter().for_each(|slot| drop(pool.free(*slot)));
+        slots[2..].iter().for_each(|slot| pool.free(*slot));
         assert!(pool.retire_unused(2).is_empty());
         let again = pool.allocate(40 << 20).ok().unwrap().0.slot;
         pool.free(again);

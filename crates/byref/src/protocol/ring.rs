@@ -18,7 +18,7 @@
 //! The record of position `p` lies at number `p % capacity` of a region; its `stamp` becomes `p + 1` when it is complete. `meta`
 //! holds the length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
 //! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
-//! of its release (see [`ticket`](crate::pubsub::publisher::ticket)). Bit 62 of `meta`: it is no record, but says that this one
+//! of its release (see [`release`](crate::writer::release)). Bit 62 of `meta`: it is no record, but says that this one
 //! lies in the next region. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
 //! Positions count records, sequences count messages.
 //!

@@ -27,7 +27,7 @@
 //! A publisher that waits (for room, or in `flush`) stores in `wake_at` the cursor it waits for, makes a heavy fence, looks at
 //! the cursors once more, and sleeps. A subscriber stores its cursor, makes a light fence, and compares it with `wake_at`.
 //! It rings once per value ([`Waiter`]): once its cursor has passed that value, this publisher waits for it no more. `skip_at`
-//! works alike, for who waits for the release of a message (see [`ticket`](crate::pubsub::publisher::ticket)); it is looked at only after
+//! works alike, for who waits for the release of a message (see [`release`](crate::writer::release)); it is looked at only after
 //! records were skipped.
 //!
 //! Models: `no_lost_wake_up`, `no_lost_wake_up_by_word`, `no_lost_wake_up_by_another_thread`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the

@@ -4,10 +4,11 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::memory::pool::{Chunk, Pin};
-use crate::pubsub::publisher::ticket::Tracked;
-use crate::pubsub::publisher::{Filled, Shared, Ticket};
+use crate::pubsub::publisher::{Filled, Shared};
 use crate::sync::wait::Wait;
 use crate::sys::transfer;
+use crate::writer::release::Tracked;
+use crate::writer::ticket::Ticket;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -172,7 +173,7 @@ impl Loan {
         self.tracked = Some(Arc::clone(&tracked));
         let sent = self.send_rows(1, attributes, timestamp_ns, copied, wait);
         self.tracked = None;
-        Ok(Ticket::new(Arc::clone(&self.shared), tracked, sent?))
+        Ok(Ticket::new(Arc::clone(&self.shared) as _, tracked, sent?))
     }
 
     /// Sends the payload as `count` messages of equal length.

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod event;
+pub(crate) mod inspect;
 pub(crate) mod loan;
 pub(crate) mod message;
 pub(crate) mod monitor;

@@ -11,9 +11,10 @@
 //! | --- | --- |
 //! | 0 | how many receivers there are |
 //! | 1..=6 | [`Figures`] of the queue |
+//! | 7 | how many kinds of timers there are |
 //! | 8, 9 | who is called, as place + 1 (0: nobody), and since when |
 //! | 10, 11, 12 | how many callbacks were slow; how long the last of them took, and who (place + 1) |
-//! | 64 (k + 1) | receiver `k`: its generation (0: none), [`Figures`], then at 8 its topic and at 40 its name |
+//! | 64 (k + 1) | receiver `k`: its generation (0: none), [`Figures`], then at 8 its topic and at 40 its name. Without a topic it is a kind of timers |
 //!
 //! The texts of a place are rewritten when it is used anew. A reader looks at the generation before and after, as with a
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
@@ -21,8 +22,9 @@
 use crate::error::{Error, Result, printable};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
+use crate::link::ask::{Answered, look_at};
 use crate::link::channel::Channel;
-use crate::link::handshake::{self, Greeting, Hello, ToSubscriber};
+use crate::link::handshake::{self, Hello, ToSubscriber};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
@@ -31,11 +33,10 @@ use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::sys::clock;
-use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::process::{monotonic_ns, realtime_ns};
-use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
+use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::topic::MAX_TOPIC;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
@@ -43,9 +44,9 @@ use std::io;
 use std::ops::Range;
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Receivers that the segment has places for.
+/// Receivers and kinds of timers that the segment has places for.
 pub const MAX_LISTED: usize = 256;
 const ROW: usize = 64;
 const SEGMENT_WORDS: usize = ROW * (MAX_LISTED + 1);
@@ -60,6 +61,7 @@ const OLDEST: usize = 5;
 const LOST: usize = 6;
 // Of the queue.
 const COUNT: usize = 0;
+const TIMERS: usize = 7;
 const CALLED: usize = 8;
 const SINCE: usize = 9;
 const SLOW: usize = 10;
@@ -72,8 +74,6 @@ const NAME: Range<usize> = 40..ROW;
 
 /// The service thread looks so often at the most and at the least; at half of the shortest threshold in between.
 const LOOK_EVERY: Range<Duration> = Duration::from_millis(10)..Duration::from_millis(250);
-/// Queues that have not answered by then are left out.
-const PATIENCE: Duration = Duration::from_millis(300);
 
 /// What is logged as a warning, by the service thread, when it is passed. `None`: nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -107,25 +107,25 @@ pub struct Figures {
     pub waiting: u64,
     /// How long ago the oldest of those was sent, in nanoseconds, by its timestamp.
     pub oldest_age_ns: Option<u64>,
-    /// Messages lost by the receivers' policies.
+    /// Messages lost by the receivers' policies; calls that timers missed.
     pub lost: u64,
 }
 
 /// Who is called at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Running {
-    /// The receiver's topic (shortened when long; empty when it is not listed).
+    /// The receiver's topic (shortened when long; empty for a timer, and when it is not listed).
     pub topic: String,
-    /// The receiver's name (the same).
+    /// The receiver's or timer's name (the same).
     pub name: String,
     /// For how long, in nanoseconds.
     pub time_ns: u64,
 }
 
-/// What one receiver tells.
+/// What one receiver tells, or all timers of one name together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverReport {
-    /// Its topic; shortened to 256 bytes when it comes from another process.
+    /// Its topic; shortened to 256 bytes when it comes from another process. Timers have none.
     pub topic: String,
     /// Its name; shortened to 192 bytes when it comes from another process.
     pub name: String,
@@ -142,9 +142,13 @@ pub struct QueueReport {
     pub pid: i32,
     /// How many receivers it has.
     pub count: u64,
-    /// The receivers; of another process's queue, [`MAX_LISTED`] at the most.
+    /// The receivers; of another process's queue, [`MAX_LISTED`] at the most, with the timers.
     pub receivers: Vec<ReceiverReport>,
-    /// All receivers together; callbacks of those that were closed count, too.
+    /// How many names of timers there are.
+    pub timer_count: u64,
+    /// The timers, by name; [`Figures::lost`] is what they missed.
+    pub timers: Vec<ReceiverReport>,
+    /// All receivers together; callbacks of timers, and of those that were closed, count, too.
     pub figures: Figures,
     /// The callback that runs.
     pub running: Option<Running>,
@@ -170,9 +174,10 @@ impl Words {
     }
 }
 
-/// The account of one receiver. Its counters are the queue's thread's.
+/// The account of one receiver, or of the timers of one name. Its counters are the queue's thread's.
 pub struct Account {
-    subscriber: Arc<Subscriber>,
+    /// Timers have none.
+    subscriber: Option<Arc<Subscriber>>,
     name: String,
     place: u64,
     words: Words,
@@ -181,19 +186,40 @@ pub struct Account {
 impl Account {
     /// Its numbers now.
     pub fn figures(&self) -> Figures {
-        let lost = self.subscriber.stats().map_or(0, |stats| stats.lost);
-        let backlog = self.subscriber.backlog().unwrap_or_default();
+        let row = self.words.get();
+        let Some(subscriber) = &self.subscriber else {
+            return Figures { lost: row[LOST].load(Ordering::Relaxed), ..counted(row) };
+        };
+        let lost = subscriber.stats().map_or(0, |stats| stats.lost);
+        let backlog = subscriber.backlog().unwrap_or_default();
         let oldest_age_ns = backlog.oldest_ns.map(age);
-        Figures { waiting: backlog.messages, oldest_age_ns, lost, ..counted(self.words.get()) }
+        Figures { waiting: backlog.messages, oldest_age_ns, lost, ..counted(row) }
+    }
+
+    /// The queue's thread: timers came too late for so many calls.
+    pub fn missed(&self, calls: u64) {
+        add(&self.words.get()[LOST], calls);
+    }
+
+    fn topic(&self) -> &str {
+        self.subscriber.as_ref().map_or("", |subscriber| subscriber.topic())
     }
 
     fn report(&self) -> ReceiverReport {
-        let (topic, name) = (self.subscriber.topic().to_owned(), self.name.clone());
+        let (topic, name) = (self.topic().to_owned(), self.name.clone());
         ReceiverReport { topic, name, figures: self.figures() }
     }
 
     fn who(&self) -> String {
-        format!("receiver '{}' of topic '{}'", self.name, self.subscriber.topic())
+        match &self.subscriber {
+            Some(subscriber) => format!("receiver '{}' of topic '{}'", self.name, subscriber.topic()),
+            None => format!("timer '{}'", self.name),
+        }
+    }
+
+    /// The word of the queue that counts those of its kind.
+    fn count(&self) -> usize {
+        if self.subscriber.is_some() { COUNT } else { TIMERS }
     }
 }
 
@@ -256,8 +282,8 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Opens the account of a receiver, which has a name for people.
-    pub fn account(&self, subscriber: Arc<Subscriber>, name: String) -> Arc<Account> {
+    /// Opens the account of a receiver, which has a name for people, or of timers (no subscriber).
+    pub fn account(&self, subscriber: Option<Arc<Subscriber>>, name: String) -> Arc<Account> {
         let mut accounts = self.accounts.lock();
         let free = accounts.iter().position(|account| account.strong_count() == 0);
         let place = free.unwrap_or(accounts.len());
@@ -269,25 +295,27 @@ impl Monitor {
         for word in [CALLBACKS, TIME, LONGEST, WAITING, OLDEST, LOST] {
             row[word].store(0, Ordering::Relaxed);
         }
-        write_text(&row[TOPIC], subscriber.topic());
-        write_text(&row[NAME], &name);
+        let account = Account { subscriber, name, place: place as u64 + 1, words };
+        let row = account.words.get();
+        write_text(&row[TOPIC], account.topic());
+        write_text(&row[NAME], &account.name);
         let generation = row[GENERATION].load(Ordering::Relaxed);
         row[GENERATION].store((generation + 1) | LISTED, Ordering::Release);
-        let account = Arc::new(Account { subscriber, name, place: place as u64 + 1, words });
+        let account = Arc::new(account);
         let known = Arc::downgrade(&account);
         match accounts.get_mut(place) {
             Some(free) => *free = known,
             None => accounts.push(known),
         }
-        self.head.get()[COUNT].fetch_add(1, Ordering::Relaxed);
+        self.head.get()[account.count()].fetch_add(1, Ordering::Relaxed);
         account
     }
 
-    /// The receiver is closed: it is listed no more. Once only.
+    /// The receiver is closed, or no timer of that name is left: it is listed no more. Once only.
     pub fn close(&self, account: &Account) {
         add(&account.words.get()[GENERATION], 1);
         fence(Ordering::Release); // Before the texts of the next one.
-        self.head.get()[COUNT].fetch_sub(1, Ordering::Relaxed);
+        self.head.get()[account.count()].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The clock of [`begin`](Self::begin) and [`done`](Self::done).
@@ -332,16 +360,17 @@ impl Monitor {
 
     /// What the queue tells at this moment.
     pub fn report(&self) -> QueueReport {
-        let receivers: Vec<_> = self.open_accounts().iter().map(|account| account.report()).collect();
+        let all = self.open_accounts().iter().map(|account| account.report()).collect();
+        let (receivers, timers) = parted(all);
         let figures = sum(counted(self.head.get()), receivers.iter().map(|receiver| receiver.figures));
         let running = self.running().map(|(account, time_ns)| {
-            let (topic, name) = account
-                .map(|account| (account.subscriber.topic().to_owned(), account.name.clone()))
-                .unwrap_or_default();
+            let (topic, name) =
+                account.map(|account| (account.topic().to_owned(), account.name.clone())).unwrap_or_default();
             Running { topic, name, time_ns }
         });
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        QueueReport { name: self.name.clone(), pid, count: receivers.len() as u64, receivers, figures, running }
+        let (count, timer_count) = (receivers.len() as u64, timers.len() as u64);
+        QueueReport { name: self.name.clone(), pid, count, receivers, timer_count, timers, figures, running }
     }
 
     fn open_accounts(&self) -> Vec<Arc<Account>> {
@@ -384,7 +413,8 @@ impl Monitor {
     fn show_to(&self, onlooker: &OwnedFd) {
         let Some(segment) = &self.shared else { return };
         let mut all = Vec::new();
-        for account in self.open_accounts() {
+        // What timers missed is written as they count it.
+        for account in self.open_accounts().iter().filter(|account| account.subscriber.is_some()) {
             let figures = account.figures();
             sample(account.words.get(), figures);
             all.push(figures);
@@ -438,8 +468,12 @@ impl Watchman {
         if thresholds.backlog.is_none() && thresholds.max_age.is_none() {
             return;
         }
-        let reports: Vec<_> =
-            monitor.open_accounts().iter().map(|account| (account.figures(), account.who())).collect();
+        let reports: Vec<_> = monitor
+            .open_accounts()
+            .iter()
+            .filter(|account| account.subscriber.is_some())
+            .map(|account| (account.figures(), account.who()))
+            .collect();
         let figures = sum(Figures::default(), reports.iter().map(|(figures, _)| *figures));
         if let Some(most) = thresholds.backlog
             && passed(&mut self.backlog, figures.waiting > most, figures.waiting <= most / 2)
@@ -466,7 +500,7 @@ impl Watchman {
             self.slow = slow;
             let took = Duration::from_nanos(head[SLOW_TIME].load(Ordering::Relaxed));
             let who = who(monitor.at(head[SLOW_WHO].load(Ordering::Relaxed)));
-            log::warn!("byref: {}: {who} took {took:.1?} for a message (slow_callback={most:?})", monitor.label());
+            log::warn!("byref: {}: {who} took {took:.1?} for a callback (slow_callback={most:?})", monitor.label());
         }
         let since = head[SINCE].load(Ordering::Relaxed);
         if let Some((account, time_ns)) = monitor.running()
@@ -522,34 +556,13 @@ pub(crate) struct QueueHello {
 pub fn monitors() -> Result<Vec<QueueReport>> {
     let directory = Directory::open(&Location::from_environment()?, "*")?;
     let unreadable = Error::meeting("*", directory.path(), CANNOT_LIST);
-    let unusable = || Error::system("*", "cannot wait for event queues");
-    let epoll = Epoll::new().map_err(unusable())?;
-    let mut asked = Vec::new();
-    for name in directory.queues().map_err(unreadable)? {
-        if let Ok(Connect::Connected(socket)) = directory.connect(&name)
-            && let Ok(true) = socket::send(&socket, &handshake::encode_first(&Greeting::Look { name }), None)
-        {
-            epoll.add(&socket, asked.len() as u64, Interest::IN).map_err(unusable())?;
-            asked.push(Some(socket));
-        }
-    }
-    let deadline = Instant::now() + PATIENCE;
+    let names = directory.queues().map_err(unreadable)?;
     let mut reports = Vec::new();
-    let mut unanswered = asked.len();
-    while unanswered > 0 {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut ready = Vec::new();
-        epoll.wait(Some(left), &mut ready).map_err(unusable())?;
-        if ready.is_empty() && left.is_zero() {
-            break;
-        }
-        for token in ready {
-            let Some(socket) = asked.get_mut(token as usize).and_then(Option::take) else { continue };
-            epoll.remove(&socket);
-            unanswered -= 1;
-            reports.extend(read_answer(&socket));
-        }
-    }
+    let asked = look_at(&directory, &names, |_, socket| {
+        reports.extend(read_answer(socket));
+        Answered::All
+    });
+    asked.map_err(Error::system("*", "cannot ask event queues"))?;
     reports.sort_by(|one, other| (&one.name, one.pid).cmp(&(&other.name, other.pid)));
     Ok(reports)
 }
@@ -574,8 +587,14 @@ pub(crate) fn read_segment(segment: &Mapping, name: String, pid: i32) -> QueueRe
         let (topic, name) = called.map(|called| (called.topic, called.name)).unwrap_or_default();
         Running { topic, name, time_ns: monotonic_ns().saturating_sub(load(SINCE)) }
     });
-    let receivers = rows.into_iter().flatten().collect();
-    QueueReport { name: Some(name), pid, count: load(COUNT), receivers, figures: sampled(words), running }
+    let (receivers, timers) = parted(rows.into_iter().flatten().collect());
+    let (count, timer_count, figures) = (load(COUNT), load(TIMERS), sampled(words));
+    QueueReport { name: Some(name), pid, count, receivers, timer_count, timers, figures, running }
+}
+
+/// Receivers, and timers.
+fn parted(all: Vec<ReceiverReport>) -> (Vec<ReceiverReport>, Vec<ReceiverReport>) {
+    all.into_iter().partition(|one| !one.topic.is_empty())
 }
 
 /// The receiver of a place; `None` when there is none, or it changes at this moment.

@@ -5,6 +5,7 @@ use super::limits;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io;
 use std::time::Duration;
 
@@ -107,6 +108,41 @@ impl AsFd for Bell {
     }
 }
 
+/// A descriptor that becomes readable at a time of `CLOCK_MONOTONIC`.
+pub(crate) struct Alarm {
+    fd: OwnedFd,
+    /// What it is set to, in nanoseconds.
+    at: Option<u64>,
+}
+
+impl Alarm {
+    pub fn new() -> io::Result<Self> {
+        let made = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
+        let fd = made.map_err(|error| limits::name_if_forbidden("timerfd_create", error.into()))?;
+        limits::leave_room(&fd);
+        Ok(Alarm { fd, at: None })
+    }
+
+    /// Sets the time, in nanoseconds; `None`: never. It is not readable before that.
+    pub fn set(&mut self, at: Option<u64>) -> io::Result<()> {
+        if at != self.at {
+            // To the kernel, zero is never.
+            let at_ns = at.map_or(0, |at| at.max(1));
+            let it_value = Timespec { tv_sec: (at_ns / 1_000_000_000) as _, tv_nsec: (at_ns % 1_000_000_000) as _ };
+            let times = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+            timerfd_settime(&self.fd, TimerfdTimerFlags::ABSTIME, &times)?;
+            self.at = at;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// What the threads that wait for an endpoint's peers sleep at: the peers' sockets, and a bell of the process's own.
 pub(crate) struct Door {
     pub epoll: Epoll,
@@ -118,6 +154,8 @@ pub(crate) struct Door {
 impl Door {
     /// The bell's token; peers count from zero.
     pub const BELL: u64 = u64::MAX;
+    /// That of an alarm, where there is one.
+    pub const ALARM: u64 = u64::MAX - 1;
 
     pub fn new() -> io::Result<Self> {
         let door = Door { epoll: Epoll::new()?, bell: Bell::new()?, gong: Gong::default() };

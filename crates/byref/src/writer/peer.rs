@@ -3,17 +3,33 @@
 use crate::link::channel::Channel;
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber};
-use crate::memory::pool::Sent;
 use crate::protocol::claim::{Claim, Policy};
 use crate::protocol::lease::{CLOSED, COUNTS, Lease};
 use crate::protocol::note;
 use crate::protocol::wake::Sleeper;
-use crate::pubsub::publisher::{Silence, Stall};
 use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::sys::socket;
+use crate::writer::sent::Sent;
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How far a subscriber was when senders began to wait for it, and how long they have waited since.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stall {
+    /// Its cursor, the row within the block there, and the bytes that it holds.
+    pub at: (u64, u64, u64),
+    pub waited: Duration,
+}
+
+/// How far a subscriber was when a call that waits for it looked first, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Silence {
+    pub since: Option<((u64, u64, u64), Instant)>,
+    /// From which cursor on the next warning is due: when it has read what waited at the last one.
+    pub told: u64,
+}
 
 /// A connected subscriber.
 pub(crate) struct Peer {

@@ -33,15 +33,15 @@ impl Publisher {
         {
             let mut guard = shared.lock()?;
             let open = shared.opened(&mut guard)?;
-            if open.sent == 0 {
+            if open.line.sent == 0 {
                 return Ok(());
             }
-            open.lingers = true;
+            open.line.lingers = true;
         }
         fault!("close.publisher_lingers");
         let ended = shared.changed.until(wait, || {
             let mut guard = shared.lock()?;
-            Ok(shared.opened(&mut guard)?.had_subscribers())
+            Ok(shared.opened(&mut guard)?.line.had_readers)
         });
         match ended? {
             Ended::Done => self.flush_with(wait),
@@ -52,26 +52,16 @@ impl Publisher {
 }
 
 impl super::Open {
-    /// Whether there has ever been a subscriber.
-    fn had_subscribers(&self) -> bool {
-        self.last_peer > 0
-    }
-
-    /// How many of the last messages a subscriber may have that comes now, and that has asked for `wanted` of them.
-    pub(super) fn history_for(&self, wanted: u64, history: u64) -> u64 {
-        if self.lingers { u64::MAX } else { wanted.min(history) }
-    }
-
     /// The publisher is closed. Says so if all of it was in vain.
     pub(super) fn tell_if_unheard(&self, shared: &Shared) {
-        if self.sent == 0 || self.had_subscribers() {
+        if self.line.sent == 0 || self.line.had_readers {
             return;
         }
         log::warn!(
             "byref: topic '{}': a publisher is closed whose {} messages reached nobody: no subscriber has been connected to it; call \
              wait_for_subscribers before the first send, or close(linger=seconds){}",
             shared.topic,
-            self.sent,
+            self.line.sent,
             self.announcement.lookout().tell_subscribers_place(false)
         );
     }

@@ -1,13 +1,14 @@
 //! What subscribers hold, who they are, and the warnings about what they hold too long.
 
-use super::{Open, Shared};
-use crate::error::Result;
-use crate::link::service::Next;
-use crate::memory::pool::Sent;
+use crate::link::service::{Handle, Next};
 use crate::sys::process::realtime_ns;
+use crate::writer::line::Line;
+use crate::writer::owner::Owner;
 use crate::writer::peer::Peer;
+use crate::writer::sent::Sent;
+use crate::writer::store::{Store, once_each};
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 /// A publisher warns of a send that is blocked by held memory once in this time.
@@ -91,20 +92,33 @@ fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }
 
-impl Open {
-    /// The chunks that were sent and are not free again.
-    pub(super) fn sent(&self) -> impl Iterator<Item = (u32, &Sent)> {
-        let slots = self.pending.iter().map(|(_, slot)| slot).chain(&self.held);
-        slots.filter_map(|slot| self.pool.sent(*slot).map(|sent| (*slot, sent)))
+/// All subscribers, with their lines.
+fn readers(lines: &[Line]) -> impl Iterator<Item = (&Line, &Peer)> {
+    lines.iter().flat_map(|line| line.peers.iter().map(move |peer| (line, peer)))
+}
+
+impl Store {
+    /// The chunks that were sent and are not free again, each once.
+    fn chunks<'a>(&'a self, lines: &'a [Line]) -> impl Iterator<Item = u32> + 'a {
+        let slots = lines.iter().flat_map(Line::pending_slots).chain(self.held.iter().copied());
+        once_each(lines, slots)
     }
 
-    fn held_by<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = (u32, &'a Sent)> {
-        self.sent().filter(|(slot, _)| peer.lease().is_held(*slot))
+    /// The records of one line whose chunks are not free again.
+    pub fn sent_on<'a>(&'a self, line: &'a Line) -> impl Iterator<Item = (u32, &'a Sent)> + 'a {
+        let on_line = |slot: u32| self.pool.sent(slot).on(line.number).map(|sent| (slot, sent));
+        // What is held may be pending as well, on another line or, if it has passed that first, on this one.
+        let passed = self.held.iter().copied().filter_map(on_line).filter(|(_, sent)| !line.is_pending(sent.position));
+        line.pending_slots().filter_map(on_line).chain(passed)
     }
 
-    fn holding(&self, peer: &Peer) -> Option<Holding> {
+    fn held_by<'a>(&'a self, line: &'a Line, peer: &'a Peer) -> impl Iterator<Item = (u32, &'a Sent)> + 'a {
+        self.sent_on(line).filter(|(slot, _)| peer.lease().is_held(*slot))
+    }
+
+    fn holding(&self, line: &Line, peer: &Peer) -> Option<Holding> {
         let (mut messages, mut bytes) = (0, 0);
-        let each = self.held_by(peer).inspect(|(_, sent)| {
+        let each = self.held_by(line, peer).inspect(|(_, sent)| {
             messages += u64::from(sent.count);
             bytes += sent.len;
         });
@@ -112,22 +126,29 @@ impl Open {
         Some(Holding { messages, bytes, oldest })
     }
 
-    /// The payload bytes that a peer holds.
-    pub(super) fn held_bytes(&self, peer: &Peer) -> u64 {
-        self.held_by(peer).map(|(_, sent)| sent.len).sum()
+    /// How many messages a peer holds, and their payload bytes.
+    pub fn held(&self, line: &Line, peer: &Peer) -> (u64, u64) {
+        let add = |(messages, bytes), (_, sent): (u32, &Sent)| (messages + u64::from(sent.count), bytes + sent.len);
+        self.held_by(line, peer).fold((0, 0), add)
     }
 
-    fn outstanding(&self) -> Outstanding {
+    /// The payload bytes that a peer holds.
+    pub fn held_bytes(&self, line: &Line, peer: &Peer) -> u64 {
+        self.held_by(line, peer).map(|(_, sent)| sent.len).sum()
+    }
+
+    /// What the subscribers of all lines hold.
+    pub fn outstanding(&self, lines: &[Line]) -> Outstanding {
         let mut outstanding = Outstanding::default();
-        for (slot, sent) in self.sent() {
-            if self.peers.iter().any(|peer| peer.lease().is_held(slot)) {
+        for slot in self.chunks(lines).filter(|slot| self.is_held(*slot, lines)) {
+            if let Some(sent) = self.pool.sent(slot).iter().next() {
                 outstanding.messages += u64::from(sent.count);
                 outstanding.bytes += sent.len;
             }
         }
-        for peer in &self.peers {
-            if let Some(Holding { messages, bytes, oldest }) = self.holding(peer) {
-                let sent = self.pool.sent(oldest).expect("it is held");
+        for (line, peer) in readers(lines) {
+            if let Some(Holding { messages, bytes, oldest }) = self.holding(line, peer) {
+                let sent = self.sent(line, oldest);
                 outstanding.holders.push(Holder {
                     pid: peer.pid,
                     name: peer.name.clone(),
@@ -142,30 +163,36 @@ impl Open {
         outstanding
     }
 
+    /// The record of a chunk that a subscriber holds.
+    fn sent(&self, line: &Line, slot: u32) -> &Sent {
+        self.pool.sent(slot).on(line.number).expect("it is held")
+    }
+
     /// Who has yet to read, and who keeps memory, as the end of an error text. When a payload finds no room (`in_pool`), only
     /// messages in the pool are worth naming.
-    pub(super) fn describe_obstacles(&self, in_pool: bool) -> String {
-        let mut obstacles: Vec<_> = self.peers.iter().filter_map(|peer| self.describe_peer(peer, in_pool)).collect();
-        let held = self.peers.iter().filter_map(|peer| self.holding(peer)).any(|_| true);
-        if in_pool && !held && self.unread() == 0 && self.pool.used() > 0 {
+    pub fn describe_obstacles(&self, lines: &[Line], in_pool: bool) -> String {
+        let described = readers(lines).filter_map(|(line, peer)| self.describe_peer(line, peer, in_pool));
+        let mut obstacles: Vec<_> = described.collect();
+        let held = readers(lines).filter_map(|(line, peer)| self.holding(line, peer)).any(|_| true);
+        if in_pool && !held && self.unread(lines) == 0 && self.pool.used() > 0 {
             obstacles.push(format!("this process has lent or keeps {} bytes", self.pool.used()));
         }
         obstacles.join("; ")
     }
 
     /// What a subscriber has yet to read, holds, and keeps; `None`: nothing.
-    fn describe_peer(&self, peer: &Peer, in_pool: bool) -> Option<String> {
+    fn describe_peer(&self, line: &Line, peer: &Peer, in_pool: bool) -> Option<String> {
         let mut does = Vec::new();
         let unread = match peer.may_delay() {
-            true if in_pool => self.unread_in_pool(peer),
-            true => self.lag(peer),
+            true if in_pool => self.unread_in_pool(line, peer),
+            true => line.lag(peer),
             false => 0,
         };
         if unread > 0 {
             does.push(format!("has {} unread", messages(unread)));
         }
-        if let Some(Holding { messages: number, bytes, oldest }) = self.holding(peer) {
-            let sent = self.pool.sent(oldest).expect("it is held");
+        if let Some(Holding { messages: number, bytes, oldest }) = self.holding(line, peer) {
+            let sent = self.sent(line, oldest);
             let place =
                 peer.received_at(oldest, sent).map(|place| format!(", received at {place}")).unwrap_or_default();
             let oldest = format!("the oldest is message {}, sent {} ago{place}", sent.sequence, seconds(age(sent)));
@@ -181,29 +208,29 @@ impl Open {
     }
 
     /// Messages in the pool that a subscriber has not taken yet.
-    fn unread_in_pool(&self, peer: &Peer) -> u64 {
-        let cursor = peer.cursor(self.log.tail());
-        let unread = self.pending.iter().rev().take_while(|(position, _)| *position >= cursor);
-        unread.filter_map(|(_, slot)| self.pool.sent(*slot)).map(|sent| u64::from(sent.count)).sum()
+    fn unread_in_pool(&self, line: &Line, peer: &Peer) -> u64 {
+        let unread = line.pending_from(peer.cursor(line.log.tail()));
+        unread.filter_map(|slot| self.pool.sent(slot).on(line.number)).map(|sent| u64::from(sent.count)).sum()
     }
 
     /// Who holds the message in `slot`, since when it may be, and where it was received.
-    pub(super) fn describe_hold(&self, peer: &Peer, slot: u32) -> String {
-        let sent = self.pool.sent(slot).expect("it is held");
+    pub fn describe_hold(&self, line: &Line, peer: &Peer, slot: u32) -> String {
+        let sent = self.sent(line, slot);
         let place = peer.received_at(slot, sent).map(|place| format!(", which received it at {place}"));
         format!("{}{}", peer.who(), place.unwrap_or_default())
     }
 
     /// The subscriber that holds the oldest message, and that message's slot.
-    fn oldest_hold(&self) -> Option<(&Peer, u32)> {
-        let holds = self.peers.iter().filter_map(|peer| self.holding(peer).map(|holding| (peer, holding.oldest)));
-        holds.min_by_key(|(_, slot)| self.pool.sent(*slot).map(|sent| sent.sequence))
+    fn oldest_hold<'a>(&self, lines: &'a [Line]) -> Option<(&'a Line, &'a Peer, u32)> {
+        let holds = readers(lines)
+            .filter_map(|(line, peer)| self.holding(line, peer).map(|holding| (line, peer, holding.oldest)));
+        holds.min_by_key(|(line, _, slot)| (self.sent(line, *slot).at, self.sent(line, *slot).sequence))
     }
 
-    fn warn_of(&self, topic: &str, peer: &Peer, slot: u32, why: &str) {
-        let sent = self.pool.sent(slot).expect("it is held");
+    fn warn_of(&self, line: &Line, peer: &Peer, slot: u32, why: &str) {
+        let (topic, sent) = (&line.topic, self.sent(line, slot));
         let (sequence, age) = (sent.sequence, seconds(age(sent)));
-        let holder = self.describe_hold(peer, slot);
+        let holder = self.describe_hold(line, peer, slot);
         log::warn!(
             "byref: topic '{topic}': {why}: message {sequence}, sent {age} ago, is still held by {holder}; it should release \
              messages sooner, or keep copies"
@@ -212,29 +239,29 @@ impl Open {
 
     /// Warns, now and then, that a send finds no memory because messages are held.
     #[cold]
-    pub(super) fn warn_of_blocked_send(&mut self, topic: &str) {
+    pub fn warn_of_blocked_send(&mut self, lines: &[Line]) {
         if self.warned.is_some_and(|warned| warned.elapsed() < WARN_AGAIN) {
             return;
         }
-        if let Some((peer, slot)) = self.oldest_hold() {
-            self.warn_of(topic, peer, slot, "a send finds no memory");
+        if let Some((line, peer, slot)) = self.oldest_hold(lines) {
+            self.warn_of(line, peer, slot, "a send finds no memory");
             self.warned = Some(Instant::now());
         }
     }
 
     /// Brings `holds` up to date, and warns once of each that lasts longer than `limit`.
-    fn warn_of_long_holds(&self, topic: &str, limit: Duration, holds: &mut Holds) {
+    fn warn_of_long_holds(&self, lines: &[Line], limit: Duration, holds: &mut Holds) {
         let now = Instant::now();
         let mut current = Holds::new();
-        for peer in &self.peers {
-            for (slot, sent) in self.held_by(peer) {
+        for (line, peer) in readers(lines) {
+            for (slot, sent) in self.held_by(line, peer) {
                 let place = (peer.id, slot);
                 let known = holds.remove(&place).filter(|hold| hold.position == sent.position);
                 let mut hold = known.unwrap_or(Hold { position: sent.position, since: now, told: false });
                 if !hold.told && now.duration_since(hold.since) >= limit {
                     hold.told = true;
                     let why = format!("held for more than {}", seconds(limit));
-                    self.warn_of(topic, peer, slot, &why);
+                    self.warn_of(line, peer, slot, &why);
                 }
                 current.insert(place, hold);
             }
@@ -243,24 +270,16 @@ impl Open {
     }
 }
 
-impl Shared {
-    pub(super) fn outstanding(&self) -> Result<Outstanding> {
-        Ok(self.opened(&mut self.lock()?)?.outstanding())
-    }
-
-    /// Has the service thread look for messages that are held longer than `limit`.
-    pub(super) fn warn_after(self: &Arc<Self>, open: &Open, limit: Duration) {
-        let shared: Weak<Self> = Arc::downgrade(self);
-        let mut holds = Holds::new();
-        let pause = (limit / LOOKS).max(LEAST_PAUSE);
-        open.service.after(pause, move |_, _, _| {
-            let Some(shared) = shared.upgrade() else { return Next::Done };
-            let began = Instant::now();
-            let guard = shared.open.lock();
-            let Some(open) = guard.as_ref() else { return Next::Done };
-            open.warn_of_long_holds(&shared.topic, limit, &mut holds);
-            drop(guard);
-            Next::After(pause.max(began.elapsed() * PAUSE_FACTOR))
-        });
-    }
+/// Has the service thread look for messages that are held longer than `limit`.
+pub(crate) fn warn_after(service: &Handle, owner: Weak<dyn Owner>, limit: Duration) {
+    let mut holds = Holds::new();
+    let pause = (limit / LOOKS).max(LEAST_PAUSE);
+    service.after(pause, move |_, _, _| {
+        let Some(owner) = owner.upgrade() else { return Next::Done };
+        let began = Instant::now();
+        match owner.within(|store, lines| store.warn_of_long_holds(lines, limit, &mut holds)) {
+            Ok(()) => Next::After(pause.max(began.elapsed() * PAUSE_FACTOR)),
+            Err(_) => Next::Done,
+        }
+    });
 }

@@ -1,0 +1,69 @@
+//! What is known of a chunk that was sent: on which lines, and where it is still pending.
+
+use crate::writer::release::Tracked;
+use std::sync::Arc;
+
+/// The record on one line that a chunk was sent with.
+pub(crate) struct Sent {
+    /// The number of the line.
+    pub line: u32,
+    pub position: u64,
+    /// Of its first message.
+    pub sequence: u64,
+    /// Messages, and the payload bytes of all of them.
+    pub count: u32,
+    pub len: u64,
+    /// When, in nanoseconds of `CLOCK_REALTIME`.
+    pub at: u64,
+    /// Who wants to know of its release.
+    pub tracked: Option<Arc<Tracked>>,
+}
+
+/// All the records of a chunk: most have one; of those that go to many lines, one on each.
+#[derive(Default)]
+pub(crate) struct Records {
+    first: Option<Sent>,
+    more: Vec<Sent>,
+    /// Lines whose mark has not passed the record yet.
+    pending: u32,
+}
+
+impl Records {
+    #[inline]
+    pub fn add(&mut self, sent: Sent) {
+        self.pending += 1;
+        match self.first {
+            None => self.first = Some(sent),
+            Some(_) => self.add_more(sent),
+        }
+    }
+
+    #[cold]
+    fn add_more(&mut self, sent: Sent) {
+        self.more.push(sent);
+    }
+
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = &Sent> {
+        self.first.iter().chain(&self.more)
+    }
+
+    /// The record on the line of that number.
+    pub fn on(&self, line: u32) -> Option<&Sent> {
+        self.iter().find(|sent| sent.line == line)
+    }
+
+    /// Whether some line may still show it to a reader.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.pending > 0
+    }
+
+    /// The mark of one of its lines has passed it; whether it is the first one.
+    #[inline]
+    pub fn pass(&mut self) -> bool {
+        let is_first = self.pending as usize == self.more.len() + 1;
+        self.pending -= 1;
+        is_first
+    }
+}
