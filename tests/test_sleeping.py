@@ -229,6 +229,8 @@ def send_from_one_processor(line: Line, processor: int, policy: str) -> None:
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         with byref.Publisher("t") as pub:
             pub.wait_for_subscribers(9, timeout=60)
+            line.tell("met")
+            line.hear()  # Now they sleep, each of them for its only message.
             while "byref-waker" not in _threads():
                 pub.send(b"x")
                 time.sleep(0.02)
@@ -259,9 +261,11 @@ def test_a_sender_keeps_its_processor_and_priority_to_itself(policy: str, spawn:
     own = min(all_processors)
     subs = [spawn(receive, 1) for _ in range(9)]
     sender = spawn(send_from_one_processor, own, policy)
-    places = sender.hear()
-    if places is None:
+    if sender.hear() is None:
         pytest.skip("real-time priorities are not for this user")
+    eventually(lambda: all(sleeps_at_words(sub.pid) for sub in subs), "they sleep at words")
+    sender.tell()
+    places = sender.hear()
     assert places == {name: [sorted(all_processors - {own}), os.SCHED_OTHER] for name in ("byref", "byref-waker")}
     for sub in subs:
         assert [sub.hear(), sub.hear()] == ["x", "done"]

@@ -716,6 +716,7 @@ class Timer:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
+def _command(arguments: list[str]) -> int: ...
 def monitors() -> list[QueueStats]:
     """What the named event queues of this user tell, in whatever process; who does not answer soon is left out."""
 

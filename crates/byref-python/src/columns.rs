@@ -8,6 +8,7 @@ use crate::owner::{Memory, Owner};
 use crate::value;
 use byref::{Encoded, HeaderValue, Loan};
 use byref_parts::arrow::{Chunk, Class, Field};
+use byref_parts::layout::Place;
 use byref_parts::plan::{ALIGNMENT, Part};
 use byref_parts::tokens::{self, Token, Words};
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
@@ -119,7 +120,7 @@ impl Columns {
         let at = Part { at: self.end, len: description.len() as u64 };
         loan.truncate((at.at + at.len) as usize)?;
         loan[at.at as usize..].copy_from_slice(&description);
-        Ok(byref::Attributes { layout: Some(value::layout(at)), headers }.encode()?.with_glossary())
+        Ok(byref::Attributes { layout: Some(value::layout(Place::Described(at))), headers }.encode()?.with_glossary())
     }
 }
 

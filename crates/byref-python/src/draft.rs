@@ -9,9 +9,10 @@ use crate::owner::{Memory, Owner};
 use crate::packed::{Other, Packing, Unpackable, pack, too_deep};
 use crate::payload::{Payload, numpy_scalar};
 use crate::refusals::{check_polars, class_name, located, resolve};
-use crate::value::{self, Place, Whole};
+use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
+use byref_parts::layout::{Place, Whole};
 use byref_parts::packed::{self, MOST_CONTAINERS};
 use byref_parts::plan::{self, Part, Source};
 use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
@@ -134,7 +135,7 @@ impl<'py> Draft<'py> {
         }
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
-        let attributes = Attributes { layout: Some(value::layout(at)), headers };
+        let attributes = Attributes { layout: Some(value::layout(Place::Described(at))), headers };
         let encoded = attributes.encode().map_err(|error| to_python(py, error))?;
         let attributes = if refers { encoded.with_glossary() } else { encoded.in_pool() };
         Ok(Planned { plan, attributes })
@@ -328,7 +329,7 @@ impl<'a> Planner<'_, 'a> {
         // Parts lie before the description.
         let (inner, parts_end) = match value::place(layout) {
             Some(Place::Described(at)) => (tokens::decode(message, at), at.at as usize),
-            Some(Place::Whole(whole)) => (Ok(vec![whole.token(message)]), message.len()),
+            Some(Place::Whole(whole)) => (Ok(vec![whole.token(message.len())]), message.len()),
             None => {
                 let Layout { kind, shape } = layout.clone();
                 let at = self.plan.copy(message);

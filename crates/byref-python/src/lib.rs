@@ -114,6 +114,12 @@ mod _byref {
         Ok(counts)
     }
 
+    /// The `byref` command with these arguments; gives its exit code.
+    #[pyfunction]
+    fn _command(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
+        py.detach(|| byref_cli::run(arguments))
+    }
+
     /// The most bytes of payload and attributes together that travel inside the ring.
     #[pymodule_export]
     const INLINE_LIMIT: usize = byref::INLINE_LIMIT;

@@ -10,9 +10,10 @@ use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
 use crate::headers;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Place, Shown, Whole};
+use crate::value::{self, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
+use byref_parts::layout::{Place, Whole};
 use byref_parts::packed;
 use byref_parts::plan::ALIGNMENT;
 use byref_parts::tokens::{self, Token};
@@ -160,7 +161,7 @@ impl Message {
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
             let at = match value::place(&layout_of(message)?)? {
-                Place::Whole(whole) => return Some(Ok(vec![whole.token(message)])),
+                Place::Whole(whole) => return Some(Ok(vec![whole.token(message.len())])),
                 Place::Described(at) => at,
             };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {

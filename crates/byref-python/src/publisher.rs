@@ -16,9 +16,10 @@ use crate::refusals::{class_name, located};
 use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::value::Whole;
+use crate::value;
 use crate::waiting::{Patience, Timeout};
 use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
+use byref_parts::layout::{Place, Whole};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -151,7 +152,7 @@ impl Publisher {
     ) -> PyResult<T> {
         /// What most of them have beside the payload.
         static PLAIN: [OnceLock<Encoded>; 2] = [OnceLock::new(), OnceLock::new()];
-        let encode = |headers| Attributes { layout: Some(whole.layout()), headers }.encode();
+        let encode = |headers| Attributes { layout: Some(value::layout(Place::Whole(whole))), headers }.encode();
         if headers.is_none() {
             let plain = PLAIN[usize::from(whole == Whole::Pickle)]
                 .get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));

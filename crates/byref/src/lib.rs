@@ -33,6 +33,7 @@ mod faults;
 
 mod attributes;
 mod copies;
+mod doctor;
 mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
@@ -51,23 +52,25 @@ mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
+pub use doctor::{Check, State, checks};
 pub use error::{Error, Result};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
 pub use memory::glossary::Entry;
 pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
-pub use pubsub::batch::Batch;
-pub use pubsub::event::{Event, EventKind, Incoming};
 pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
-pub use pubsub::message::{Message, PublisherInfo, Writable};
 pub use pubsub::monitor::{
     Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,
 };
 pub use pubsub::publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
 pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
-pub use pubsub::subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
+pub use pubsub::subscriber::{Readiness, Subscriber, SubscriberBuilder};
+pub use reader::batch::Batch;
+pub use reader::event::{Event, EventKind, Incoming};
+pub use reader::message::{Message, PublisherInfo, Writable};
+pub use reader::turns::{Backlog, SubscriberStats};
 pub use sync::wait::Wait;
 pub use topic::MAX_TOPIC;
 pub use writer::outstanding::{Holder, Outstanding};

@@ -8,9 +8,9 @@ use crate::link::handshake::{Call, Hello, ToSubscriber, decode_call, decode_firs
 use crate::link::inbox::Said;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
-use crate::pubsub::message::{Message, PublisherInfo};
 use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
+use crate::reader::message::{Message, PublisherInfo};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::duties;

@@ -101,7 +101,7 @@ pub(crate) fn encode_first<T: Serialize>(packet: &T) -> Vec<u8> {
     postcard::to_extend(packet, magic_and_version()).expect("plain data always encodes")
 }
 
-fn magic_and_version() -> Vec<u8> {
+pub(crate) fn magic_and_version() -> Vec<u8> {
     [MAGIC.to_le_bytes(), VERSION.to_le_bytes()].concat()
 }
 

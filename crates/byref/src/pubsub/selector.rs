@@ -20,10 +20,10 @@
 //! Models: `no_lost_wake_up_of_many`, `no_lost_wake_up_beside_a_busy_one`.
 
 use crate::error::{Error, Result};
-use crate::pubsub::batch::Batch;
-use crate::pubsub::event::Event;
-use crate::pubsub::message::Message;
 use crate::pubsub::subscriber::{Readiness, Subscriber};
+use crate::reader::batch::Batch;
+use crate::reader::event::Event;
+use crate::reader::message::Message;
 use crate::sync::heavy_fence;
 use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
@@ -283,7 +283,9 @@ impl<T> Selector<T> {
         }
         let mut first_slept = None;
         let ended = self.sleep(wait, &mut first_slept);
-        self.spin.slept_since(first_slept, spun);
+        if first_slept.is_some() || matches!(ended, Ok(Ended::Messages)) {
+            self.spin.slept_since(first_slept, spun);
+        }
         ended
     }
 

@@ -27,8 +27,15 @@ impl<T> Mutex<T> {
 /// A right that one thread at a time has, and that others wait for up to a time limit.
 #[derive(Default)]
 pub(crate) struct Turn {
-    taken: Mutex<bool>,
+    state: Mutex<State>,
     given_back: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    taken: bool,
+    /// Threads that wait for it. Notifying nobody is a system call, too.
+    waiting: u32,
 }
 
 /// The right; dropping it gives it back.
@@ -38,23 +45,30 @@ impl Turn {
     /// Takes the right; `None`: another thread had it for all of `most`.
     pub fn take_within(&self, most: Duration) -> Option<TurnGuard<'_>> {
         let deadline = Instant::now().checked_add(most);
-        let mut taken = self.taken.lock();
-        while *taken {
+        let mut state = self.state.lock();
+        while state.taken {
             let left = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return None;
             }
-            taken = self.given_back.wait_timeout(taken, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting += 1;
+            state = self.given_back.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
-        *taken = true;
+        state.taken = true;
         Some(TurnGuard(self))
     }
 }
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock() = false;
-        self.0.given_back.notify_one();
+        let mut state = self.0.state.lock();
+        state.taken = false;
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.0.given_back.notify_one();
+        }
     }
 }
 

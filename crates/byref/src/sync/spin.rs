@@ -5,8 +5,10 @@
 //! A thread that spins takes a processor, so it spins only where that pays and where nobody else wants the processor.
 //!
 //! - *Whether it pays*: the time doubles with each message that was found by spinning, and halves with each sleep that was
-//!   long. When spins of the full time fail and short sleeps follow, again and again, then the one that it waits for is
-//!   slower than any spin, or shares its processor: it moves to another processor, and spins no more for a while.
+//!   long. When a spin of the full time fails and a short sleep follows, then the one that it waits for is slower than any
+//!   spin, or shares its processor and cannot run before this thread sleeps. So it does not spin before the next short
+//!   sleeps: before 16, 128, 1,024 of them, the more the more often that happened in a row. Each spin that paid makes up for
+//!   one in vain, up to four. Where the sleeps follow each other closely, the thread moves to another processor.
 //! - *Whether nobody else wants it*: a look takes well under a microsecond. One that took much longer was interrupted by
 //!   another thread. The spin ends there, and the next ones do not begin for a while: a millisecond at first, twice as long
 //!   each time that it happens again soon.
@@ -33,8 +35,16 @@ const FIRST_REST: Duration = Duration::from_millis(1);
 const LONGEST_REST: Duration = Duration::from_millis(256);
 /// A rest that begins within so many times the last one after that is twice as long.
 const SOON: u32 = 8;
-/// Spins in vain in a row, each of the full time and before a short sleep, after which a thread goes to another processor.
-const IN_VAIN: u32 = 4;
+/// Spins that paid, as many as make up for others in vain.
+const MOST_CREDIT: u32 = 4;
+/// Short sleeps without a spin, after a spin in vain; the factor for each further one in a row; the most of them.
+const FIRST_SKIPS: u32 = 16;
+const MORE_SKIPS: u32 = 8;
+const MOST_SKIPS: u32 = 1024;
+/// Spins in vain in a row after which a thread moves to another processor, if short sleeps come so close to each other. For
+/// messages at 1 kHz that is no gain: waking somebody on another processor takes longer than all this saves.
+const CROWDED: u32 = 2;
+const CLOSE: Duration = Duration::from_micros(300);
 /// Who spins so long looks around now and then: for signals, and for publishers that hung up.
 const LONG: Duration = Duration::from_millis(5);
 /// A sleep shorter than this was not worth it.
@@ -73,8 +83,16 @@ pub(crate) enum Spun {
 pub(crate) struct Spin {
     most: Duration,
     time: Duration,
-    /// Spins of the full time in a row that found nothing before a short sleep.
+    /// Spins that paid, and nothing was lost since.
+    credit: u32,
+    /// Spins of the full time that found nothing before a short sleep, in a row and without credit.
     in_vain: u32,
+    /// When the last of them was, and how many short sleeps without a spin were to follow; how many are left.
+    vain_at: Option<Instant>,
+    skips: u32,
+    skips_left: u32,
+    /// What it did about the last one was to move.
+    moved: bool,
     /// No spinning before that.
     rests_until: Option<Instant>,
     rest: Duration,
@@ -82,7 +100,18 @@ pub(crate) struct Spin {
 
 impl Spin {
     pub fn up_to(most: Duration) -> Self {
-        Spin { most, time: most, in_vain: 0, rests_until: None, rest: Duration::ZERO }
+        Spin {
+            most,
+            time: most,
+            credit: 0,
+            in_vain: 0,
+            vain_at: None,
+            skips: 0,
+            skips_left: 0,
+            moved: false,
+            rests_until: None,
+            rest: Duration::ZERO,
+        }
     }
 
     /// Asks `look` again and again until it finds something, no longer than `limit`. It is told whether it is time to look around.
@@ -93,7 +122,7 @@ impl Spin {
         mut look: impl FnMut(bool) -> Result<Sight>,
     ) -> Result<Spun> {
         let begin = Instant::now();
-        let time = if self.rests_until.is_some_and(|until| begin < until) { LEAST.min(self.most) } else { self.time };
+        let time = if self.skips_left > 0 || self.rests_at(begin) { Duration::ZERO } else { self.time };
         let time = limit.map_or(time, |limit| limit.min(time));
         if is_stream {
             while begin.elapsed() < STREAM_PAUSE.min(time) {
@@ -136,8 +165,9 @@ impl Spin {
 
     /// Something was found.
     pub fn paid(&mut self) {
-        self.time = self.time.saturating_mul(2).min(self.most);
-        self.in_vain = 0;
+        self.time = self.time.max(LEAST).saturating_mul(2).min(self.most);
+        self.credit = (self.credit + 1).min(MOST_CREDIT);
+        (self.in_vain, self.skips_left, self.moved) = (0, 0, false);
     }
 
     #[cfg(all(test, not(loom)))]
@@ -145,10 +175,13 @@ impl Spin {
         self.time
     }
 
-    /// Nothing was found, and what followed is over: a sleep, however many pieces it had, if it `began` at all.
+    /// The spin found nothing, and what followed is over: a sleep, however many pieces it had. If none `began`, something was
+    /// found just before it, as a longer spin would have.
     pub fn slept_since(&mut self, began: Option<Instant>, spun: Spun) {
-        if let Some(began) = began {
-            self.slept(spun, began.elapsed());
+        match began {
+            Some(began) => self.slept(spun, began.elapsed()),
+            None if spun == Spun::InVain => self.paid(),
+            None => {}
         }
     }
 
@@ -159,17 +192,30 @@ impl Spin {
             return self.rest(now);
         }
         if time >= WORTH {
-            self.time = (self.time / 2).max(LEAST.min(self.most));
-            self.in_vain = 0;
+            self.time = if self.time > LEAST { self.time / 2 } else { Duration::ZERO };
+        } else if self.skips_left > 0 {
+            self.skips_left -= 1;
         } else if self.time < self.most {
             self.time = self.most;
         } else if self.most > LEAST && !self.rests_at(now) {
-            self.in_vain += 1;
-            if self.in_vain == IN_VAIN {
-                self.in_vain = 0;
-                self.rest(now);
-                processor::leave();
-            }
+            self.spun_in_vain(now);
+        }
+    }
+
+    fn spun_in_vain(&mut self, now: Instant) {
+        if self.credit > 0 {
+            self.credit -= 1;
+            return;
+        }
+        let is_close = self.vain_at.is_some_and(|last| now < last + CLOSE * (self.skips + 1));
+        self.vain_at = Some(now);
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.moved = is_close && self.in_vain >= CROWDED && !self.moved;
+        let skips = FIRST_SKIPS.saturating_mul(MORE_SKIPS.saturating_pow(self.in_vain - 1)).min(MOST_SKIPS);
+        self.skips = if self.moved { 0 } else { skips };
+        self.skips_left = self.skips;
+        if self.moved {
+            processor::leave();
         }
     }
 
@@ -225,17 +271,57 @@ mod tests {
         assert!((0..100).any(|_| in_vain(spin, INTERRUPTED / 4).0 == Spun::InVain));
     }
 
+    /// Short sleeps until it spins for the full time again, and does so in vain.
+    fn sleeps_until_in_vain(spin: &mut Spin) -> u32 {
+        let mut sleeps = 0;
+        while spin.skips_left > 0 || spin.time < spin.most {
+            spin.slept(Spun::InVain, BRIEF);
+            sleeps += 1;
+        }
+        spin.slept(Spun::InVain, BRIEF);
+        sleeps
+    }
+
     #[test]
-    fn spins_in_vain_end() {
+    fn spins_in_vain_become_rare_until_one_pays() {
+        let mut spin = Spin::up_to(DEFAULT_MOST);
+        let sleeps: Vec<_> = (0..5)
+            .map(|_| {
+                spin.vain_at = None; // That of messages at a slow pace.
+                sleeps_until_in_vain(&mut spin)
+            })
+            .collect();
+        assert_eq!(sleeps, [0, 16, 128, 1024, 1024]);
+        assert!((0..100).any(|_| in_vain(spin, Duration::ZERO).1 < DEFAULT_MOST / 2), "it looks once");
+        spin.paid();
+        spin.paid();
+        let sleeps: Vec<_> = (0..4).map(|_| sleeps_until_in_vain(&mut spin)).collect();
+        assert_eq!(sleeps, [0, 0, 0, 16], "two of them are made up for");
+    }
+
+    #[test]
+    fn who_spins_in_vain_and_sleeps_again_and_again_moves_and_tries_anew() {
+        let mut spin = Spin::up_to(DEFAULT_MOST);
+        let (mut moves, mut sleeps) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            sleeps.push(sleeps_until_in_vain(&mut spin));
+            moves.push(spin.moved);
+            spin.vain_at = Some(Instant::now()); // Others may keep this thread from running for long.
+        }
+        assert_eq!((moves, sleeps), (vec![false, true, false, true], vec![0, 16, 0, 1024]));
+    }
+
+    #[test]
+    fn who_sleeps_long_does_not_spin() {
         let mut spin = Spin::up_to(DEFAULT_MOST);
         spin.slept(Spun::InVain, WORTH);
         assert_eq!(spin.time, DEFAULT_MOST / 2);
-        for number in 0..=IN_VAIN {
-            assert_eq!(spin.rests_until, None, "after {number}");
-            spin.slept(Spun::InVain, BRIEF);
-        }
+        (0..8).for_each(|_| spin.slept(Spun::InVain, WORTH));
+        assert_eq!(spin.time, Duration::ZERO);
+        spin.slept_since(None, Spun::InVain);
+        assert_eq!(spin.time, 2 * LEAST, "a spin would have found what came before the sleep");
+        spin.slept(Spun::InVain, BRIEF);
         assert_eq!(spin.time, DEFAULT_MOST);
-        assert_eq!(spin.rest, FIRST_REST);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What happens to a subscriber's publishers.
 
-use crate::pubsub::message::PublisherInfo;
+use crate::reader::message::PublisherInfo;
 use std::sync::Arc;
 
 /// Something that happened to one publisher. It comes in order with that publisher's messages.
