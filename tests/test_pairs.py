@@ -265,7 +265,8 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
         assert [publisher.topic for publisher in sub.publishers] == ["topic1"]
         channels[1].send_with_descriptor(segment(1), memfd(4096, SEALED))
         channels[1].ring()
-        assert channels[0].recv(4096) == b"", "its channel is closed"
+        while channels[0].recv(4096):  # Until it is closed.
+            pass
         assert [publisher.topic for publisher in sub.publishers] == ["topic1"]
 
 
@@ -275,7 +276,7 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
 @needs_faults
 @pytest.mark.parametrize("what", ["stop", "kill"])
 @pytest.mark.parametrize(
-    "point", ["accept.accepted:1", "accept.paired:1", "pair.called:1", "pair.called:7", "accept.welcomed:3"]
+    "point", ["accept.paired:1", "pair.called:1", "pair.called:7", "accept.welcomed:3"]
 )
 def test_a_process_that_is_stopped_or_killed_while_it_is_asked(
     point: str, what: str, spawn: Spawn, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch

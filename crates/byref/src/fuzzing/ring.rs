@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_packets_has_to_wait() {
+    fn many_packets_are_read_in_one_go() {
         let memory = Memory::new();
         let mut stage = stage(&memory);
         let mut say = |count: usize, expected: bool| {

@@ -588,7 +588,7 @@ impl Connection {
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
         if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
             fault!("wake.publisher_before");
-            self.link.channel.ring();
+            self.link.ring_for_room();
             fault!("wake.publisher_after");
         }
     }

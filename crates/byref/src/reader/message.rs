@@ -6,10 +6,12 @@ use crate::copies::{self, Cause};
 use crate::error::{Error, Result};
 use crate::link::channel::Channel;
 use crate::memory::glossary::{Entry, PeerGlossary};
-use crate::protocol::lease::{COUNTS, Lease};
+use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
+use crate::protocol::wake;
 use crate::sys::fork::ForkId;
+use crate::sys::futex;
 use crate::sys::memory::{Mapping, PeerSegment};
 use std::cell::Cell;
 use std::io;
@@ -53,6 +55,15 @@ impl Link {
     #[inline]
     pub fn lease(&self) -> Lease<'_> {
         Lease::new(self.lease.words(), self.lease.counts(COUNTS))
+    }
+
+    /// Wakes a publisher that waits for room.
+    pub fn ring_for_room(&self) {
+        let word = &self.lease.counts(RING_WORD)[0];
+        wake::raise(word);
+        if !futex::wake_all(word) {
+            self.channel.ring();
+        }
     }
 
     /// Tells the publisher where message `sequence`, which is in `slot`, was received.

@@ -5,14 +5,14 @@
 
 use crate::link::service::{Handle, Next};
 use crate::protocol::claim::{Claim, Horizon, Policy};
-use crate::protocol::lease::{COUNTS, Lease};
+use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::regions::Shape;
 use crate::protocol::ring::{NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::protocol::wake::{WAKE_WORD, Way};
-use crate::sync::Pairing;
 use crate::sync::locks::Turn;
+use crate::sync::{AtomicU32, Pairing};
 use crate::sys::clock::Clock;
-use crate::sys::futex::Gong;
+use crate::sys::futex::{Gong, MOST_WORDS};
 use crate::sys::memory::OwnedSegment;
 use crate::writer::errands::Errands;
 use crate::writer::log::Log;
@@ -351,6 +351,11 @@ impl Line {
     }
 
     // ---- how far readers are ----
+
+    /// What lossless subscribers raise when they ring for who waits for room.
+    pub fn ring_words(&self) -> impl Iterator<Item = &AtomicU32> {
+        self.lossless().map(|peer| &peer.lease.counts(RING_WORD)[0]).take(MOST_WORDS)
+    }
 
     /// How many messages in the ring a subscriber has not taken.
     pub fn lag(&self, peer: &Peer) -> u64 {

@@ -4,6 +4,8 @@ use crate::error::{Error, Result};
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
 use crate::sync::wait::Wait;
+use crate::sys::epoll::Woken;
+use crate::sys::futex::{self, Words};
 use crate::writer::attempt::{Attempt, Call, LEASE_POLL, LOST_RING};
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;
@@ -91,6 +93,7 @@ impl Waiting<'_> {
         let sleeping = self.owner.within(|_, lines| Line::find_mut(lines, self.line).map(sleeping))?;
         let (rings, turn) = sleeping.unwrap_or_default();
         let mut leader = None;
+        let mut words = Words::new();
         let outcome = loop {
             let Some(left) = wait.remaining() else { break self.give_up(wait, in_pool, attempt) };
             if wait.is_interrupted() {
@@ -99,7 +102,7 @@ impl Waiting<'_> {
             let left = wait.slice(left);
             leader = leader.or_else(|| turn.take_within(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
             let strikes = rings.room.strikes(); // Before the look: what comes after it wakes.
-            let timeout = match self.look(left, leader.is_some(), attempt) {
+            let timeout = match self.look(left, leader.is_some().then_some(&mut words), attempt) {
                 Step::Over(outcome) => break outcome,
                 Step::Again => continue,
                 Step::Armed => {
@@ -110,8 +113,17 @@ impl Waiting<'_> {
                 Step::Sleep(timeout) => timeout,
             };
             fault!("sleep.publisher_before");
-            rings.room.wait(strikes, Some(timeout));
-            self.hurry |= rings.room.strikes() == strikes;
+            let woken = match futex::available() {
+                true => words.wait(&rings.room, strikes, timeout).ok(),
+                false => None,
+            };
+            match woken {
+                Some(woken) => self.hurry |= woken == Woken::TimedOut,
+                None => {
+                    rings.room.wait(strikes, Some(timeout));
+                    self.hurry |= rings.room.strikes() == strikes;
+                }
+            }
             fault!("sleep.publisher_after");
         };
         if leader.is_some() {
@@ -120,9 +132,13 @@ impl Waiting<'_> {
         outcome
     }
 
-    /// Attempts once more, and finds out for how long to sleep otherwise.
-    fn look<T>(&mut self, left: Option<Duration>, is_leader: bool, attempt: Attempts<'_, T>) -> Step<T> {
+    /// Attempts once more, and finds out for how long to sleep otherwise, and at which words.
+    fn look<T>(&mut self, left: Option<Duration>, words: Option<&mut Words>, attempt: Attempts<'_, T>) -> Step<T> {
+        let is_leader = words.is_some();
         let look = |store: &mut Store, lines: &mut [Line]| {
+            if let (Some(words), Some(line)) = (words, Line::find(lines, self.line)) {
+                words.note(line.ring_words()); // Before the look, too.
+            }
             let (at, poll) = match attempt(store, lines).over() {
                 Ok(to_wait_for) => to_wait_for,
                 Err(outcome) => return Step::Over(outcome),
