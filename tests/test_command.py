@@ -2,10 +2,13 @@
 
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,33 @@ def test_rates_come_from_the_publishers_own_counters(spawn: Spawn) -> None:
     publisher.signal(signal.SIGCONT)
     publisher.tell()
     publisher.finish()
+
+
+def test_top_in_a_terminal(endpoints: Endpoints) -> None:
+    endpoints.publisher("in/top", name="shown").send(b"x")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    before = termios.tcgetattr(theirs)
+    command = [sys.executable, "-m", "byref", "top", "--every", "0.05"]
+    top = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    seen = b""
+
+    def shows(*texts: bytes) -> bool:
+        nonlocal seen
+        if select.select([ours], [], [], 0.01)[0]:
+            seen += os.read(ours, 1 << 16)
+        return all(text in seen for text in texts)
+
+    eventually(lambda: shows(b"TOPIC", b"in/top", b"'shown'"), "the table is there")
+    os.write(ours, b"\n")
+    eventually(lambda: shows(b"of process", b"SUBSCRIBER"), "the topic's page is there")
+    os.write(ours, b"qq")
+    eventually(lambda: shows() and top.poll() is not None, "it ends")
+    assert top.returncode == 0
+    assert termios.tcgetattr(theirs) == before, "the terminal is as it was"
+    os.close(ours)
+    os.close(theirs)
+    assert "top needs a terminal" in byref_command("top", expected=1)
 
 
 # ---- echo and pub ----------------------------------------------------------------------------------------------------

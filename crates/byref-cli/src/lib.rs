@@ -11,6 +11,7 @@ mod output;
 mod rates;
 mod send;
 mod show;
+mod top;
 mod topics;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -45,6 +46,8 @@ enum Command {
     Hz(rates::Rates),
     /// Bytes per second
     Bw(rates::Rates),
+    /// All topics in a terminal, as they are from second to second
+    Top(top::Top),
     /// Print messages as they come; who publishes does not wait for it
     Echo(echo::Echo),
     /// Send what stands in a file, or each line of the standard input
@@ -94,6 +97,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Info(info) => info.run(),
         Command::Hz(rates) => rates.run(rates::Unit::Messages),
         Command::Bw(rates) => rates.run(rates::Unit::Bytes),
+        Command::Top(top) => top.run(),
         Command::Echo(echo) => echo.run(),
         Command::Pub(send) => send.run(),
         Command::Doctor(doctor) => doctor.run(),

@@ -41,7 +41,8 @@ pub fn number(count: f64) -> String {
     scaled(count, 1000.0, &["", "k", "M", "G"])
 }
 
-fn scaled(mut count: f64, step: f64, units: &[&str]) -> String {
+fn scaled(count: f64, step: f64, units: &[&str]) -> String {
+    let mut count = count + 0.0; // An empty sum is -0.
     let mut unit = 0;
     while count.abs() >= step && unit + 1 < units.len() {
         count /= step;
@@ -64,7 +65,7 @@ mod tests {
     fn numbers_are_short() {
         let told: Vec<_> = [0.0, 7.0, 999.5, 1023.0, 1024.0, 1536.0, 150.0 * 1024.0, 3e15].map(bytes).into();
         assert_eq!(told, ["0 B", "7 B", "1000 B", "1023 B", "1.0 KiB", "1.5 KiB", "150 KiB", "2728 TiB"]);
-        let told: Vec<_> = [0.0, 0.5, 30.0, 1234.0, 250_000.0, 9.87e6].map(number).into();
-        assert_eq!(told, ["0", "0.5", "30", "1.2 k", "250 k", "9.9 M"]);
+        let told: Vec<_> = [0.0, -0.0, 0.5, 30.0, 1234.0, 250_000.0, 9.87e6].map(number).into();
+        assert_eq!(told, ["0", "0", "0.5", "30", "1.2 k", "250 k", "9.9 M"]);
     }
 }

@@ -4,6 +4,7 @@
 //! those are, [`packed`] holds scalars, [`arrow`] reads and shows data through the Arrow C data interface. What a peer sent is checked here before anybody uses it.
 
 pub mod arrow;
+pub mod bounds;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

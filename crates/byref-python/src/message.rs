@@ -9,6 +9,7 @@ use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
 use crate::headers;
+use crate::identity::Identity;
 use crate::owner::{Memory, Owner};
 use crate::value::{self, Shown};
 use byref::{Cause, Layout};
@@ -79,6 +80,8 @@ pub struct Manner {
     pub writable: bool,
     /// `value` may be unpickled.
     pub allow_pickle: bool,
+    /// A mailbox received it.
+    pub is_direct: bool,
 }
 
 struct State {
@@ -340,6 +343,13 @@ impl Message {
     #[getter]
     fn timestamp_ns(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, byref::Message::timestamp_ns)
+    }
+
+    #[doc = doc!("Message.sender")]
+    #[getter]
+    fn sender(&self, py: Python<'_>) -> PyResult<Option<Identity>> {
+        let sender = self.with(py, |message| message.sender())?;
+        Ok(self.manner.is_direct.then_some(Identity(sender)))
     }
 
     #[doc = doc!("Message.publisher")]

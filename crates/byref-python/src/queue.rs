@@ -225,7 +225,10 @@ impl EventQueue {
         shared.check_open(py)?;
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
-        let wants = Wants { manner: Manner { writable, allow_pickle }, batch: batch.map_or(Ok(None), batch_size)? };
+        let wants = Wants {
+            manner: Manner { writable, allow_pickle, is_direct: false },
+            batch: batch.map_or(Ok(None), batch_size)?,
+        };
         let options = subscriber::options(topic, policy, depth, history, name)?.events(events);
         let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());

@@ -410,7 +410,7 @@ impl Shared {
                 }
                 Ok(Item::Event(event)) => {
                     messages = 0;
-                    Bound::new(py, Event(*event))?.into_any()
+                    Bound::new(py, Event::new(*event, None))?.into_any()
                 }
                 Err(problem) => {
                     self.handle_problem(slot, to_python(py, problem), py)?;

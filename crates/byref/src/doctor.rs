@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn this_host_is_fit() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let publisher = crate::Publisher::builder("t").build().unwrap();
         let checks = checks();
         assert!(checks.iter().all(|check| check.state != State::Bad), "{checks:?}");

@@ -4,7 +4,7 @@ use super::{Number, each};
 use crate::link::candidates::Candidate;
 use crate::link::channel::{Channel, joined};
 use crate::link::deaths::Liveness;
-use crate::link::handshake::{Call, Hello, ToSubscriber, decode_call, decode_first, encode_call};
+use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_call, decode_first, encode_call};
 use crate::link::inbox::Said;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
@@ -259,12 +259,12 @@ impl Stage {
 
 fn call(policy: Policy, depth: Option<u64>, history: u64) -> Call {
     let hello = Hello { topic: "t".into(), policy, depth, history, name: None, membarrier: true };
-    Call { name: String::new(), hello }
+    Call { name: String::new(), wish: Wish::Subscribe(hello) }
 }
 
 /// Says hello to the publisher; gives the number that it has there, and the channel.
 fn knock(publisher: &Publisher, hello: &[u8], lease: Option<&OwnedSegment>) -> Option<(u64, Channel)> {
-    let Call { hello, .. } = decode_call(hello)?;
+    let Call { wish: Wish::Subscribe(hello), .. } = decode_call(hello)? else { return None };
     let (ours, theirs) = joined();
     let lease = lease.map(|lease| lease.shared().try_clone_to_owned().expect("a descriptor more"));
     let id = publisher.shared.attach(theirs, hello, lease).ok()??;

@@ -2,8 +2,9 @@
 //! for it. A process connects once, and opens a channel for each publisher that it wants, by that name.
 
 use crate::link::channel::Channel;
+use crate::link::claims::Claim;
 use crate::link::doorstep::{Doorstep, handshake_time};
-use crate::link::handshake::{self, Call, Greeting, Hello, NotUnderstood, ToSubscriber};
+use crate::link::handshake::{self, Call, Greeting, NotUnderstood, ToSubscriber, Wish};
 use crate::link::pair::{Answers, Attendant, Pair, Wire};
 use crate::link::pairs::Pairs;
 use crate::link::rendezvous::{Announced, Directory};
@@ -26,9 +27,9 @@ const RETRY: Duration = Duration::from_millis(10);
 /// What is announced under a name.
 pub(crate) trait Host: Send + Sync {
     /// Answers who opened a channel, and keeps that if it is welcome. Dropping it is an answer, too.
-    fn take_call(self: Arc<Self>, channel: Channel, hello: Hello, lease: Option<OwnedFd>) -> io::Result<()>;
-    /// Answers who connected to look at it.
-    fn show(&self, socket: &OwnedFd);
+    fn take_call(self: Arc<Self>, channel: Channel, wish: Wish, lease: Option<OwnedFd>) -> io::Result<()>;
+    /// Answers who connected with a question.
+    fn answer(self: Arc<Self>, socket: &OwnedFd, wish: Wish) -> io::Result<()>;
     /// A connection could not be taken for want of something; it is tried again.
     fn is_short_of(&self, error: &io::Error);
     /// What its log lines are about.
@@ -52,7 +53,7 @@ impl Hosts {
 impl Answers for Hosts {
     fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: Option<OwnedFd>) {
         let channel = Channel::of(pair, wire);
-        let Some(Call { name, hello }) = handshake::decode_call(wanted) else {
+        let Some(Call { name, wish }) = handshake::decode_call(wanted) else {
             log::warn!("byref: refused a subscriber: it wants what makes no sense");
             return;
         };
@@ -61,7 +62,7 @@ impl Answers for Hosts {
             let _ = channel.send(&handshake::encode_first(&ToSubscriber::NotThisProcess), None);
             return;
         };
-        match Arc::clone(&host).take_call(channel, hello, passed) {
+        match Arc::clone(&host).take_call(channel, wish, passed) {
             Err(why) if limits::is_shortage(&why) => host.is_short_of(&why),
             Err(why) if !is_hang_up(&why) => {
                 log::warn!("byref: topic '{}': refused a subscriber: {why}", host.topic());
@@ -109,6 +110,8 @@ pub(crate) struct Place {
     pub who: Announced,
     pub name: String,
     listening: Arc<Listening>,
+    /// The name is this one's as long as it has this; given back after the name.
+    _claim: Option<Arc<Claim>>,
 }
 
 impl Place {
@@ -131,11 +134,12 @@ impl Acceptors {
         who: Announced,
         host: &Weak<dyn Host>,
     ) -> io::Result<Place> {
+        let claim = who.claim(directory)?;
         let mut present = self.present.lock();
         if let Some(listening) = present.as_ref().filter(|it| Arc::ptr_eq(&it.acceptor.directory, directory))
             && let Some(name) = listening.acceptor.link(&who, host)
         {
-            return Ok(Place { who, name, listening: Arc::clone(listening) });
+            return Ok(Place { who, name, listening: Arc::clone(listening), _claim: claim });
         }
         let (socket, name) = directory.listen(&who)?;
         self.hosts.0.lock().insert(name.clone(), Weak::clone(host));
@@ -157,13 +161,18 @@ impl Acceptors {
         })?;
         let listening = Arc::new(Listening { acceptor, task });
         *present = Some(Arc::clone(&listening));
-        Ok(Place { who, name, listening })
+        Ok(Place { who, name, listening, _claim: claim })
     }
 
-    /// Takes a name back: nobody can connect by it any more. The socket goes with its last name.
-    pub fn leave(&self, place: &Place, service: Option<&Handle>) {
+    /// Takes a name back: nobody can connect by it any more, unless `successor` has it. The socket goes with its last name.
+    pub fn leave(&self, place: &Place, successor: Option<&Place>, service: Option<&Handle>) {
         let Listening { acceptor, task } = &*place.listening;
-        acceptor.directory.remove(&place.name);
+        let has_name = |other: &&Place| other.name == place.name && Arc::ptr_eq(other.directory(), place.directory());
+        match successor.filter(has_name) {
+            Some(other) if Arc::ptr_eq(&other.listening, &place.listening) => return,
+            Some(_) => {}
+            None => acceptor.directory.remove(&place.name),
+        }
         fault!("close.publisher_unlinked");
         let mut present = self.present.lock();
         self.hosts.0.lock().remove(&place.name);
@@ -315,9 +324,12 @@ impl Caller {
                 self.pair = Some((pair, attendant));
                 Ok(Some(next))
             }
-            Ok(Greeting::Look { name }) => {
-                if let Some(host) = self.acceptor.hosts.get(&name) {
-                    host.show(&self.socket);
+            Ok(Greeting::Ask(Call { name, wish })) => {
+                match self.acceptor.hosts.get(&name) {
+                    Some(host) => host.answer(&self.socket, wish)?,
+                    None => {
+                        socket::send(&self.socket, &handshake::encode_first(&ToSubscriber::NotThisProcess), None)?;
+                    }
                 }
                 Ok(None)
             }

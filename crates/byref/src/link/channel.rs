@@ -71,7 +71,6 @@ impl Channel {
         self.wire.stop();
     }
 
-    #[cfg(all(test, not(loom)))]
     /// Whether the other side has closed it, or is gone. What it sent before may still be there.
     pub fn is_hung_up(&self) -> bool {
         self.wire.is_hung_up()
@@ -117,9 +116,9 @@ impl Drop for Channel {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::fuzzing::{Meeting, meet_in_private};
-    use crate::link::handshake::{Call, Hello};
+    use crate::link::handshake::{Call, Hello, Wish};
     use crate::link::inbox::MOST;
+    use crate::link::meeting::{Meeting, meet_in_private};
     use crate::link::pair::{Answers, Life, Side};
     use crate::link::service::{self, Handle};
     use crate::protocol::claim::Policy;
@@ -218,7 +217,7 @@ mod tests {
     fn call(name: &str) -> Call {
         let hello =
             Hello { topic: "t".into(), policy: Policy::Block, depth: None, history: 0, name: None, membarrier: true };
-        Call { name: name.into(), hello }
+        Call { name: name.into(), wish: Wish::Subscribe(hello) }
     }
 
     fn open(pair: &Arc<Pair>, name: &str) -> Channel {

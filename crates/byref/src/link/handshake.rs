@@ -18,20 +18,39 @@ const MAGIC: u32 = 0x6279_7265; // "byre"
 pub(crate) enum Greeting {
     /// To be a [pair](crate::link::pair) with it.
     Pair,
-    /// To see the numbers of the event queue of that name.
-    Look { name: String },
+    /// To ask one question, and no more.
+    Ask(Call),
 }
 
 /// The answer to [`Greeting::Pair`].
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Paired {}
 
-/// What a subscriber opens a channel with; the descriptor of its lease comes along.
+/// What a channel is opened with, or a question.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Call {
-    /// Whom it wants: a name of the process's socket in the rendezvous directory.
+    /// Whom it is for: a name of the process's socket in the rendezvous directory.
     pub name: String,
-    pub hello: Hello,
+    pub wish: Wish,
+}
+
+/// What is wanted of whoever has a name. `Subscribe` and `Collect` open a channel, and the descriptor of the lease comes along; the
+/// others are questions.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    /// To subscribe.
+    Subscribe(Hello),
+    /// To see the numbers of an event queue, or a publisher.
+    Look,
+    /// To know which mailbox this is; the answer is [`ToSubscriber::Here`].
+    Who,
+    /// A mailbox has messages for the one of this address, or for this incarnation of it alone: it shall collect them at the name
+    /// `from`. The answer is [`ToSubscriber::Here`] from one that will.
+    Knock { address: String, incarnation: Option<u128>, from: String },
+    /// A mailbox collects what the called one has for it, as a subscriber.
+    Collect { hello: Hello, incarnation: u128 },
+    /// Somebody claims the address: its holder is to give it up. The answer is [`ToSubscriber::Here`] from one that has.
+    TakeOver { address: String },
 }
 
 /// What a subscriber says of itself.
@@ -86,6 +105,15 @@ pub(crate) enum ToSubscriber {
     Evicted {
         why: String,
     },
+    /// Which mailbox answers.
+    Here(Whereabouts),
+}
+
+/// What a mailbox says of itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Whereabouts {
+    pub address: String,
+    pub incarnation: u128,
 }
 
 /// What a subscriber says, besides ringing.

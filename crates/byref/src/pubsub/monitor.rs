@@ -24,7 +24,7 @@ use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
 use crate::link::ask::{Answered, look_at};
 use crate::link::channel::Channel;
-use crate::link::handshake::{self, Hello, ToSubscriber};
+use crate::link::handshake::{self, ToSubscriber, Wish};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
@@ -410,7 +410,7 @@ impl Monitor {
     }
 
     /// Sends an onlooker the segment, brought up to date.
-    fn show_to(&self, onlooker: &OwnedFd) {
+    fn show(&self, onlooker: &OwnedFd) {
         let Some(segment) = &self.shared else { return };
         let mut all = Vec::new();
         // What timers missed is written as they count it.
@@ -529,12 +529,15 @@ fn passed(reported: &mut bool, is_over: bool, is_well: bool) -> bool {
 
 impl Host for Monitor {
     /// It publishes nothing.
-    fn take_call(self: Arc<Self>, channel: Channel, _: Hello, _: Option<OwnedFd>) -> io::Result<()> {
+    fn take_call(self: Arc<Self>, channel: Channel, _: Wish, _: Option<OwnedFd>) -> io::Result<()> {
         channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop)
     }
 
-    fn show(&self, onlooker: &OwnedFd) {
-        self.show_to(onlooker);
+    fn answer(self: Arc<Self>, onlooker: &OwnedFd, wish: Wish) -> io::Result<()> {
+        if wish == Wish::Look {
+            self.show(onlooker);
+        }
+        Ok(())
     }
 
     /// An onlooker does without.

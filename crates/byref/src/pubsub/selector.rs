@@ -21,9 +21,7 @@
 
 use crate::error::{Error, Result};
 use crate::pubsub::subscriber::{Readiness, Subscriber};
-use crate::reader::batch::Batch;
-use crate::reader::event::Event;
-use crate::reader::message::Message;
+use crate::reader::item::Item;
 use crate::sync::heavy_fence;
 use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
@@ -88,17 +86,6 @@ pub struct Selector<T> {
     called: bool,
     alarm: Option<Alarm>,
     door: Arc<Door>,
-}
-
-/// What a subscriber in a selector gave.
-#[derive(Debug)]
-pub enum Item {
-    /// A message.
-    Message(Message),
-    /// Several at once, for one that was [added](Selector::add_batched) like that.
-    Batch(Box<Batch>),
-    /// What happened to a publisher, from a subscriber with [events](crate::SubscriberBuilder::events).
-    Event(Box<Event>),
 }
 
 struct Entry<T> {
@@ -565,7 +552,7 @@ mod tests {
     #[test]
     fn who_is_idle_is_not_looked_at() {
         const MANY: usize = 150; // More than one look at the descriptors tells of.
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let mut selector = Selector::new().unwrap();
         let publishers: Vec<_> = (0..MANY)
             .map(|number| {
@@ -611,7 +598,7 @@ mod tests {
     /// Those that come and go, and are armed, while a turn goes round leave nobody out.
     #[test]
     fn turns_go_on_where_they_were() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let mut selector = Selector::new().unwrap();
         let subscribers: Vec<_> = (0..6)
             .map(|number| {

@@ -1,11 +1,15 @@
 //! The subscribing side: one subscriber follows every publisher of its topic, or of all topics that its pattern
 //! matches.
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use crate::copies::{self, Cause, Endpoint};
-use crate::error::{Error, Result, printable};
+use crate::direct::identity::{Identity, Successor};
+use crate::error::{Error, MAILBOX, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
-use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome};
+use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::pair::Pair;
@@ -13,12 +17,12 @@ use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::Policy;
-use crate::protocol::lease::LEASE_LEN;
-use crate::pubsub::selector::Item;
+use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::batch::Batch;
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
-use crate::reader::event::Incoming;
+use crate::reader::event::{EventKind, Incoming};
+use crate::reader::item::Item;
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::sleep::{self, Owner, Rest};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
@@ -38,7 +42,7 @@ use rustix::process::Pid;
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// A publisher that takes longer to answer does not hold up the others that are to be asked.
@@ -57,9 +61,23 @@ pub struct SubscriberBuilder {
     spin: Duration,
     events: bool,
     name: Option<String>,
+    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
+    mailbox: Option<u128>,
 }
 
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
+    /// told of.
+    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
+        self.mailbox = Some(incarnation);
+        self
+    }
+
+    /// What it is in errors.
+    fn what(&self) -> &'static str {
+        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+    }
+
     /// What happens when it falls behind (default: [`Policy::Block`]).
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -100,7 +118,10 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        topic::validate_pattern(&self.topic)?;
+        match self.mailbox {
+            None => topic::validate_pattern(&self.topic)?,
+            Some(_) => topic::validate(&self.topic)?,
+        }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
         }
@@ -147,6 +168,8 @@ struct Shared {
     rest: Rest,
     lookout: Weak<Lookout>,
     listener: ListenerId,
+    /// Who has taken a mailbox's address over.
+    successor: OnceLock<Successor>,
 }
 
 /// A publisher that was asked, and has not answered yet.
@@ -159,6 +182,14 @@ struct Question {
 }
 
 impl Question {
+    /// Goes before an answer has come.
+    fn leave(&self) {
+        if let Some((channel, lease)) = self.open.lock().take() {
+            say_nothing_was_taken(&lease);
+            channel.hang_up();
+        }
+    }
+
     /// No answer is wanted any more.
     fn withdraw(&self) -> Next {
         let open = self.open.lock().take();
@@ -167,10 +198,18 @@ impl Question {
     }
 }
 
+fn say_nothing_was_taken(lease: &Mapping) {
+    let lease = Lease::new(lease.words(), lease.counts(COUNTS));
+    lease.set_row(0);
+    lease.set_cursor(CLOSED);
+}
+
 /// Everything that closing gives back.
 struct Open {
     reader: Reader,
     candidates: Candidates,
+    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    greeted: Vec<Arc<Question>>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -186,6 +225,7 @@ impl Subscriber {
             spin: DEFAULT_MOST,
             events: false,
             name: None,
+            mailbox: None,
         }
     }
 
@@ -199,7 +239,8 @@ impl Subscriber {
             let errands = Weak::clone(shared) as _;
             let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
             let directory = lookout.directory();
-            let open = Open { reader, candidates: Candidates::default(), directory, lookout: Arc::clone(&lookout) };
+            let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
+            let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
             Shared {
                 options,
                 made_in: ForkId::current(),
@@ -209,6 +250,7 @@ impl Subscriber {
                 rest: Rest::default(),
                 lookout: Arc::downgrade(&lookout),
                 listener,
+                successor: OnceLock::new(),
             }
         });
         let door = shared.update(|open| Arc::clone(&open.reader.door)).expect("it is open");
@@ -363,6 +405,35 @@ impl Subscriber {
         Ok(live.map(|connection| Arc::clone(&connection.link.info)).collect())
     }
 
+    /// For the receiving half of a mailbox: collects what the mailbox whose socket has this name has for it.
+    pub(crate) fn collect_at(&self, name: &str) {
+        self.shared.update(|open| open.candidates.call_at(name));
+        self.shared.ask_candidates();
+    }
+
+    /// Closes it, and lets its users know who has taken the address over.
+    pub(crate) fn give_way_to(&self, successor: Successor) {
+        let _ = self.shared.successor.set(successor);
+        self.close();
+    }
+
+    /// The error of one that is closed.
+    pub(crate) fn closed(&self) -> Error {
+        self.shared.closed()
+    }
+
+    /// Tells of the end of a mailbox that is not connected as a sender. (The end of one that is comes behind its messages.)
+    pub(crate) fn tell_end_of(&self, peer: &Identity, kind: EventKind) {
+        self.shared.update(|open| {
+            open.reader.tell_end_of(peer.info(), kind);
+        });
+    }
+
+    /// For the receiving half of a mailbox: the mailboxes that send to it, and live.
+    pub(crate) fn senders(&self) -> Result<Vec<Identity>> {
+        Ok(self.publishers()?.iter().map(Identity::of).collect())
+    }
+
     /// A descriptor to poll for messages.
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
@@ -465,6 +536,9 @@ impl Drop for Subscriber {
 
 impl Listener for Shared {
     fn topic_hash(&self) -> Option<u64> {
+        if self.options.mailbox.is_some() {
+            return Some(topic::hash("")); // No publisher's.
+        }
         let topic = &self.options.topic;
         (!topic::is_pattern(topic)).then(|| topic::hash(topic))
     }
@@ -505,13 +579,22 @@ impl Shared {
         if self.made_in.is_current() {
             Ok(self.open.lock())
         } else {
-            Err(Error::Forked { what: "subscriber", topic: self.options.topic.clone() })
+            Err(Error::Forked { what: self.options.what(), topic: self.options.topic.clone() })
         }
     }
 
     #[inline]
     fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
-        guard.as_mut().ok_or_else(|| Error::Closed { what: "subscriber", topic: self.options.topic.clone() })
+        guard.as_mut().ok_or_else(|| self.closed())
+    }
+
+    #[cold]
+    fn closed(&self) -> Error {
+        let topic = self.options.topic.clone();
+        match self.successor.get() {
+            None => Error::Closed { what: self.options.what(), topic },
+            Some(successor) => successor.error(topic),
+        }
     }
 
     /// A publisher has said something, or hung up.
@@ -648,7 +731,11 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let call = Call { name: candidate.name.clone(), hello };
+        let wish = match self.options.mailbox {
+            None => Wish::Subscribe(hello),
+            Some(incarnation) => Wish::Collect { hello, incarnation },
+        };
+        let call = Call { name: candidate.name.clone(), wish };
         let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
             return Err(io::Error::other("its socket is full"));
         };
@@ -659,6 +746,10 @@ impl Shared {
             open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
             is_slow: AtomicBool::new(false),
         });
+        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+            question.leave(); // It was closed: nobody would ever take what is sent.
+            return Ok(());
+        }
         let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
         service.after(TIME_TO_ANSWER, move |_, _, _| {
             if asking.open.lock().is_none() {
@@ -710,6 +801,7 @@ impl Shared {
                 self.ask_again(candidate.clone());
             }
         }
+        self.update(|open| open.greeted.retain(|it| !std::ptr::eq(&**it, question)));
         if !question.is_slow.load(Ordering::Relaxed) {
             self.ask_next();
         }
@@ -752,13 +844,20 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        if topic::validate(&topic).is_err() || !topic::matches(pattern, &topic) {
+        let is_wanted = match self.options.mailbox {
+            None => topic::matches(pattern, &topic),
+            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+        };
+        if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
         let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
         let mut guard = self.open.lock();
-        let Some(open) = guard.as_mut() else { return Ok(()) };
+        let Some(open) = guard.as_mut() else {
+            say_nothing_was_taken(&lease);
+            return Ok(());
+        };
         let is_same = |known: &PublisherInfo| known.id == info.id && known.pid == info.pid;
         if let Some(known) = open.reader.find_live(is_same) {
             known.candidate = candidate.clone(); // It announced itself anew, and was asked under both names.
@@ -796,6 +895,7 @@ impl Shared {
         *self.final_stats.lock() = open.reader.stats.clone();
         open.reader.sleep_at_sockets();
         open.lookout.unregister(self.listener);
+        open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
         open.reader.door.ring();
         self.changed.notify();
@@ -823,6 +923,10 @@ impl Owner for Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
+        if self.options.mailbox.is_some() {
+            let (topic, hint) = (self.options.topic.clone(), String::new());
+            return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;
         let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
@@ -849,148 +953,4 @@ impl Errands for Shared {
 /// A process's number; 0: it is out of sight.
 fn number(pid: Option<Pid>) -> i32 {
     pid.map_or(0, |pid| pid.as_raw_nonzero().get())
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::Publisher;
-    use crate::protocol::lease::AWAKE;
-    use crate::reader::ends::MOST_GONE;
-    use crate::reader::turns::SleepsAt;
-    use crate::sys::epoll::Woken;
-    use std::time::Instant;
-
-    /// Without a call to it: what may wait is kept, all of it for one that loses nothing.
-    #[test]
-    fn publishers_that_are_gone_leave_nothing_but_messages() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let policies = [Policy::Block, Policy::DropOldest];
-        let build = |policy| Subscriber::builder("a/*").policy(policy).build().unwrap();
-        let subscribers = policies.map(build);
-        let come_and_go = |count: usize, is_sending: bool| {
-            for number in 0..count {
-                let publisher = Publisher::builder(format!("a/{number}")).capacity(16).build().unwrap();
-                publisher.wait_for_subscribers(2, Some(Duration::from_secs(20))).unwrap();
-                if is_sending {
-                    publisher.send(b"x").unwrap();
-                }
-            }
-        };
-        let eventually = |wanted: [usize; 2]| {
-            let begin = Instant::now();
-            let kept =
-                || subscribers.each_ref().map(|each| each.shared.update(|open| open.reader.connections.len()).unwrap());
-            while kept() != wanted {
-                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", kept());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-        come_and_go(100, false);
-        eventually([0, 0]);
-        come_and_go(100, true);
-        eventually([100, MOST_GONE]);
-        let lost = subscribers.each_ref().map(|each| each.stats().unwrap().lost);
-        assert_eq!(lost, [0, 100 - MOST_GONE as u64]);
-        for (subscriber, count) in subscribers.iter().zip([100, MOST_GONE]) {
-            assert_eq!(std::iter::from_fn(|| subscriber.try_recv().unwrap()).count(), count);
-        }
-        eventually([0, 0]);
-    }
-
-    /// The system refused the heavy fence, and so the publisher and the sleeper missed each other.
-    #[test]
-    fn who_polls_hears_later_of_a_message_that_was_missed() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        let subscriber = Subscriber::builder("t").build().unwrap();
-        publisher.wait_for_subscribers(1, Some(Duration::from_secs(20))).unwrap();
-        let readiness = subscriber.readiness().unwrap();
-        while subscriber.publishers().unwrap().is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let wait = |time| readiness.0.epoll.wait(Some(time), &mut Vec::new()).unwrap();
-        while wait(Duration::ZERO) == Woken::Ready {
-            assert!(subscriber.try_recv().unwrap().is_none());
-        }
-        subscriber.shared.update(|open| open.reader.disarm());
-        publisher.send(b"x").unwrap();
-        subscriber.announce_sleep().unwrap();
-        assert_eq!(wait(Duration::from_millis(10)), Woken::TimedOut, "nobody tells");
-        subscriber.look_later();
-        assert_eq!(wait(Duration::from_secs(20)), Woken::Ready);
-        assert!(subscriber.try_recv().unwrap().is_some());
-    }
-
-    /// It notes the words that there are, and would sleep over what the newcomer sends.
-    #[test]
-    fn who_sleeps_again_at_words_announces_it_to_a_newcomer() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let subscriber = Subscriber::builder("t/*").build().unwrap();
-        let is_by_word = subscriber.shared.update(|open| matches!(open.reader.at, SleepsAt::Words { .. })).unwrap();
-        let first = Publisher::builder("t/a").capacity(16).build().unwrap();
-        subscriber.wait_for_publishers(1, Some(Duration::from_secs(20))).unwrap();
-        subscriber.announce_sleep().unwrap();
-        let second = Publisher::builder("t/b").capacity(16).build().unwrap();
-        subscriber.wait_for_publishers(2, Some(Duration::from_secs(20))).unwrap();
-        let sleeps = |open: &mut Open| {
-            let said = open.reader.connections.iter().map(|it| it.link.lease().sleeping() != AWAKE);
-            (open.reader.armed, said.collect::<Vec<_>>())
-        };
-        let wanted = !is_by_word; // Who sleeps at sockets has the newcomer's among them.
-        assert_eq!(subscriber.shared.update(sleeps).unwrap(), (wanted, vec![wanted; 2]));
-        drop((first, second));
-    }
-
-    #[test]
-    fn a_sleep_in_pieces_is_one_sleep() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let subscriber = Subscriber::builder("t").build().unwrap();
-        let mut looks = 0;
-        let mut look = || {
-            looks += 1;
-            false
-        };
-        let brief = Duration::from_millis(1);
-        let mut wait = Wait::up_to(Some(20 * brief)).interruptible(&mut look).at_least_every(brief);
-        subscriber.recv_with(&mut wait).unwrap_err();
-        assert!(looks > 4, "it slept in pieces");
-        let time = subscriber.shared.update(|open| open.reader.spin.time()).unwrap();
-        assert!(time >= DEFAULT_MOST / 2, "{time:?}: one long sleep halves it once");
-    }
-
-    #[test]
-    fn publishers_that_are_gone_are_forgotten() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let subscribers = ["a/*", "b"].map(|topic| Subscriber::builder(topic).build().unwrap());
-        let known =
-            || subscribers.each_ref().map(|each| each.shared.update(|open| open.candidates.known.len()).unwrap());
-        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
-        let eventually = |wanted: [usize; 2]| {
-            let begin = Instant::now();
-            while known() != wanted {
-                assert!(begin.elapsed() < Duration::from_secs(20), "{:?} instead of {wanted:?}", known());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
-
-        let publishers = ["a/1", "b", "b", "c", "c/d/e"].map(publish);
-        eventually([5, 2]);
-        let (matching, others) = publishers.split_at(3);
-        others.iter().for_each(Publisher::close);
-        eventually([3, 2]);
-        matching.iter().for_each(Publisher::close);
-        eventually([0, 0]);
-
-        // News that were missed.
-        let live = publish("a/2");
-        eventually([1, 0]);
-        for each in &subscribers {
-            each.shared.update(|open| open.candidates.meet("gone"));
-            let lookout = each.shared.update(|open| Arc::clone(&open.lookout)).unwrap();
-            lookout.miss_something();
-        }
-        eventually([1, 0]);
-        drop((live, subscribers));
-    }
 }

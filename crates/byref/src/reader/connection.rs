@@ -835,6 +835,7 @@ impl Connection {
     /// Gives up the cursor, and all memory that no message holds. Messages keep the link.
     pub fn leave(mut self) {
         fault!("close.subscriber_begun");
+        self.link.lease().set_row(self.expected); // How far it came: the cursor tells no more.
         self.link.lease().set_cursor(CLOSED);
         fault!("close.subscriber_left");
         // Descriptors keep memory, too. None are kept after this.

@@ -19,6 +19,7 @@ impl Reader {
         let (topic, pid) = (&over.link.info.topic, over.link.info.pid);
         log::debug!("byref: topic '{topic}': the connection to the publisher in process {pid} is over: {kind:?}");
         self.happened(&over.link.info, kind);
+        self.note_end(&over.link.info);
         if over.was_cut_off()
             && let Some(errands) = self.errands.upgrade()
         {

@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// Messages taken from one publisher before the next one's turn.
 const TURN: u32 = 8;
+/// So many are remembered after their end, which may be noticed twice: as that of a sender, and as that of a reader.
+const MOST_ENDED: usize = 1024;
 /// The most events that wait for a subscriber that receives nothing; the oldest go.
 const MOST_EVENTS: usize = 1 << 16;
 
@@ -84,6 +86,8 @@ pub(crate) struct Reader {
     pub trouble: Option<Error>,
     /// What happened and was not told yet.
     events: VecDeque<Event>,
+    /// Whose end was told last.
+    ended: VecDeque<u128>,
     pub door: Arc<Door>,
     pub bells: Bells,
     pub service: Arc<Handle>,
@@ -146,6 +150,7 @@ impl Reader {
             stats: SubscriberStats::default(),
             trouble: None,
             events: VecDeque::new(),
+            ended: VecDeque::new(),
             door: Arc::new(door),
             bells: Bells::default(),
             service: Arc::clone(service),
@@ -260,6 +265,23 @@ impl Reader {
             return Ok(Some(Incoming::Message(message)));
         }
         Ok(self.events.pop_front().map(Incoming::Event))
+    }
+
+    /// Somebody with whom it may have a connection has ended. The end of that comes behind its messages.
+    pub fn tell_end_of(&mut self, peer: &Arc<PublisherInfo>, kind: EventKind) {
+        let has_connection = self.connections.iter().any(|it| it.link.info.id == peer.id);
+        if !has_connection && !self.ended.contains(&peer.id) {
+            self.happened(peer, kind);
+            self.door.ring();
+        }
+    }
+
+    /// Notes that the end of one was told.
+    pub fn note_end(&mut self, peer: &PublisherInfo) {
+        if self.tells_events {
+            self.ended.truncate(MOST_ENDED - 1);
+            self.ended.push_front(peer.id);
+        }
     }
 
     pub fn happened(&mut self, publisher: &Arc<PublisherInfo>, kind: EventKind) {
