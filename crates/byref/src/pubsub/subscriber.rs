@@ -191,10 +191,9 @@ impl Question {
     }
 
     /// No answer is wanted any more.
-    fn withdraw(&self) -> Next {
+    fn withdraw(&self) {
         let open = self.open.lock().take();
         drop(open); // Without the lock.
-        Next::Done
     }
 }
 
@@ -755,16 +754,22 @@ impl Shared {
             if asking.open.lock().is_none() {
                 return Next::Done;
             }
-            let Some(shared) = shared.upgrade() else { return asking.withdraw() };
+            let Some(shared) = shared.upgrade() else {
+                asking.withdraw();
+                return Next::Done;
+            };
             if !asking.is_slow.swap(true, Ordering::Relaxed) {
                 shared.ask_next();
             }
-            shared.update(|_| Next::After(STILL_WANTED)).unwrap_or_else(|| asking.withdraw())
+            shared.update(|_| Next::After(STILL_WANTED)).unwrap_or_else(|| {
+                asking.withdraw();
+                Next::Done
+            })
         });
         let shared = Arc::downgrade(self);
         channel.listen(move || match shared.upgrade() {
             Some(shared) => shared.hear_answer(&question),
-            None => drop(question.withdraw()),
+            None => question.withdraw(),
         });
         Ok(())
     }
@@ -797,7 +802,7 @@ impl Shared {
             // It may be busy, or short of something; one that is gone refuses next time.
             Ok(_) => self.ask_again(candidate.clone()),
             Err(_) => {
-                drop(question.withdraw());
+                question.withdraw();
                 self.ask_again(candidate.clone());
             }
         }
