@@ -86,14 +86,10 @@ impl Channel {
 /// reads their sockets.
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn joined() -> (Channel, Channel) {
-    use crate::link::pair::{Answers, Life, Side};
+    use crate::link::pair::{Life, Side};
     use crate::link::service::Service;
     use crate::sys::socket;
 
-    struct Nobody;
-    impl Answers for Nobody {
-        fn called(&self, _: &Arc<Pair>, _: Arc<Wire>, _: &[u8], _: Option<rustix::fd::OwnedFd>) {}
-    }
     let service = Service::idle();
     let (one, other) = socket::pair().expect("two sockets");
     let make = |socket, side| {
@@ -105,6 +101,27 @@ pub(crate) fn joined() -> (Channel, Channel) {
     let wire = ours.open(b"", None).expect("a pair").expect("an empty socket");
     let opened = theirs.next_call().expect("a call");
     (Channel::of(&ours, wire), Channel::of(&theirs, opened))
+}
+
+/// A stranger's end of a socket, and the pair at the other one, which nobody reads but who is told to.
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) fn beside_stranger() -> (rustix::fd::OwnedFd, Arc<Pair>) {
+    use crate::link::pair::{Life, Side};
+    use crate::link::service::Service;
+    use crate::sys::socket;
+
+    let (stranger, own) = socket::pair().expect("two sockets");
+    let pair = Pair::new(Arc::new(own), Side::Accepted, Life::default(), Arc::new(Nobody), &Service::idle());
+    (stranger, pair.expect("an empty socket"))
+}
+
+/// Answers no calls.
+#[cfg(all(any(test, fuzzing), not(loom)))]
+struct Nobody;
+
+#[cfg(all(any(test, fuzzing), not(loom)))]
+impl crate::link::pair::Answers for Nobody {
+    fn called(&self, _: &Arc<Pair>, _: Arc<Wire>, _: &[u8], _: Option<rustix::fd::OwnedFd>) {}
 }
 
 impl Drop for Channel {
