@@ -8,7 +8,7 @@ use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
 use crate::waiting::{Attempt, Patience, Timeout};
-use byref::{Error, Incoming, Readiness, SubscriberBuilder};
+use byref::{Error, Incoming, One, Readiness, SubscriberBuilder, Told, UpTo};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -40,7 +40,7 @@ impl Subscriber {
     #[inline(always)]
     fn receive<'py>(&self, py: Python<'py>, timeout: impl Patience) -> PyResult<Bound<'py, PyAny>> {
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.receive(Told(One), wait))?;
             return self.wrap_incoming(py, incoming, Self::wrap);
         }
         self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
@@ -182,7 +182,7 @@ impl Subscriber {
     #[doc = doc!("Subscriber.try_recv")]
     pub fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if self.events {
-            let incoming = self.core.try_next().map_err(|error| to_python(py, error))?;
+            let incoming = self.core.try_receive(Told(One)).map_err(|error| to_python(py, error))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
         }
         match self.core.try_recv() {
@@ -198,10 +198,10 @@ impl Subscriber {
         let timeout = Timeout::new(timeout)?;
         let most = usize::try_from(non_negative("n", n)?).unwrap_or(usize::MAX);
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_batch_with(most, wait))?;
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.receive(Told(UpTo(most)), wait))?;
             return self.wrap_incoming(py, incoming, Self::wrap_batch);
         }
-        self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
+        self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.receive(UpTo(most), wait))?)
     }
 
     pub fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
@@ -214,7 +214,7 @@ impl Subscriber {
     pub fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let timeout = Timeout::new(None)?;
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.receive(Told(One), wait)))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
         }
         let message = timeout.wait_if_needed(py, |wait| unless_closed(self.core.recv_with(wait)))?;

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use byref::{
-    Attributes, Conflict, Encoded, Error, EventKind, HeaderValue, Incoming, Mailbox, Message, Publisher, Subscriber,
-    To, Wait,
+    Attributes, Conflict, Encoded, Error, EventKind, HeaderValue, Incoming, Mailbox, Message, One, Publisher,
+    Subscriber, To, Told, Wait,
 };
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -412,7 +412,7 @@ fn events_tell_who_comes_and_goes() {
     let there = address();
     let own = Mailbox::builder(&there).events(true).build().unwrap();
     let inbox = own.inbox();
-    let next = || inbox.next_with(&mut Wait::up_to(Some(SOON))).unwrap();
+    let next = || inbox.receive(Told(One), &mut Wait::up_to(Some(SOON))).unwrap();
     let other = mailbox(&address());
     other.send(&there, b"hello").unwrap();
     let Incoming::Event(event) = next() else { panic!("an event first") };

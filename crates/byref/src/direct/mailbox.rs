@@ -30,8 +30,8 @@ use crate::link::rendezvous::{self, Announced, Directory};
 use crate::link::service::{self, Handle};
 use crate::pubsub::publisher::MAX_CAPACITY;
 use crate::pubsub::subscriber::Subscriber;
-use crate::reader::batch::Batch;
 use crate::reader::message::Message;
+use crate::reader::take::Take;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::Changes;
 use crate::sync::locks::Mutex;
@@ -88,7 +88,7 @@ impl MailboxBuilder {
         self
     }
 
-    /// Whether [`next_with`](Mailbox::next_with) and its like also tell which mailboxes come and go (default: no).
+    /// Whether [`Told`](crate::Told) also gives which mailboxes come and go (default: no).
     pub fn events(mut self, wanted: bool) -> Self {
         self.events = wanted;
         self
@@ -240,14 +240,14 @@ impl Mailbox {
         self.shared.inbox.recv_with(wait)
     }
 
+    /// See [`Subscriber::receive`].
+    pub fn receive<T: Take>(&self, what: T, wait: &mut Wait<'_>) -> Result<T::Taken> {
+        self.shared.inbox.receive(what, wait)
+    }
+
     /// The next message; `None` when none is there.
     pub fn try_recv(&self) -> Result<Option<Message>> {
         self.shared.inbox.try_recv()
-    }
-
-    /// Up to `most` messages that are there; waits for the first only.
-    pub fn recv_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Batch> {
-        self.shared.inbox.recv_batch_with(most, wait)
     }
 
     /// The receiving half, for who waits for it and others, or receives with [events](MailboxBuilder::events): a subscriber with all

@@ -18,13 +18,13 @@ use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
-use crate::reader::batch::Batch;
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::sleep::{self, Owner, Rest};
+use crate::reader::take::{One, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
@@ -104,7 +104,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Whether [`next_with`](Subscriber::next_with) and its like also tell what happens to publishers (default: no).
+    /// Whether [`Told`](crate::Told) also gives what happens to publishers (default: no).
     pub fn events(mut self, wanted: bool) -> Self {
         self.events = wanted;
         self
@@ -277,96 +277,43 @@ impl Subscriber {
         Subscriber { shared: Arc::clone(&self.shared), closes: false }
     }
 
-    /// The next message; `None` when none is there. After `None`, [`readiness`](Self::readiness) becomes readable when one comes.
+    /// The next message; `None` when none is there: see [`try_receive`](Self::try_receive).
     #[inline(always)]
     pub fn try_recv(&self) -> Result<Option<Message>> {
-        // Not through `try_receive`: passing `take` on costs a call and a move of the message.
-        let mut guard = self.shared.lock()?;
-        let reader = &mut self.shared.opened(&mut guard)?.reader;
-        if let Some(message) = reader.take()? {
-            return Ok(Some(message));
-        }
-        reader.found_nothing(Reader::take)
+        self.try_receive(One)
     }
 
     /// The next message, with an interruptible wait.
     #[inline(always)]
     pub fn recv_with(&self, wait: &mut Wait<'_>) -> Result<Message> {
-        // Not through `receive`, for the same reason.
+        self.receive(One, wait)
+    }
+
+    /// Takes [`One`] message, or [`UpTo`](crate::UpTo) so many at once, or what happens to publishers, too ([`Told`](crate::Told)). Waits for it.
+    #[inline(always)]
+    pub fn receive<T: Take>(&self, what: T, wait: &mut Wait<'_>) -> Result<T::Taken> {
+        what.check(&self.shared.options.topic)?;
         let taken = {
             let mut guard = self.shared.lock()?;
-            self.shared.opened(&mut guard)?.reader.take()?
-        };
-        match taken {
-            Some(message) => Ok(message),
-            None => sleep::receive(&*self.shared, wait, Reader::take),
-        }
-    }
-
-    /// [`try_recv`](Self::try_recv) that tells what happens, too.
-    pub fn try_next(&self) -> Result<Option<Incoming<Message>>> {
-        self.try_receive(|reader| reader.take_incoming(Reader::take_one))
-    }
-
-    /// [`recv_with`](Self::recv_with) that tells what happens, too.
-    pub fn next_with(&self, wait: &mut Wait<'_>) -> Result<Incoming<Message>> {
-        self.receive(wait, |reader| reader.take_incoming(Reader::take_one))
-    }
-
-    /// Up to `most` messages; waits without limit for the first.
-    pub fn recv_batch(&self, most: usize) -> Result<Batch> {
-        self.recv_batch_with(most, &mut Wait::up_to(None))
-    }
-
-    /// Up to `most` messages that are there; waits for the first only. Messages that were sent together with
-    /// [`send_many`](crate::Publisher::send_many) are a batch, or several, without others.
-    pub fn recv_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Batch> {
-        self.check_most(most)?;
-        self.receive(wait, |reader| reader.take_past_events(|reader| reader.take_batch(most)))
-    }
-
-    /// The batch that is there; `None` when there is no message.
-    pub fn try_recv_batch(&self, most: usize) -> Result<Option<Batch>> {
-        self.check_most(most)?;
-        self.try_receive(|reader| reader.take_past_events(|reader| reader.take_batch(most)))
-    }
-
-    /// [`try_recv_batch`](Self::try_recv_batch) that tells what happens, too.
-    pub fn try_next_batch(&self, most: usize) -> Result<Option<Incoming<Batch>>> {
-        self.check_most(most)?;
-        self.try_receive(|reader| reader.take_incoming(|reader| reader.take_batch(most)))
-    }
-
-    /// [`recv_batch_with`](Self::recv_batch_with) that tells what happens, too.
-    pub fn next_batch_with(&self, most: usize, wait: &mut Wait<'_>) -> Result<Incoming<Batch>> {
-        self.check_most(most)?;
-        self.receive(wait, |reader| reader.take_incoming(|reader| reader.take_batch(most)))
-    }
-
-    fn check_most(&self, most: usize) -> Result<()> {
-        let refused =
-            || Error::InvalidArgument(format!("topic '{}': a batch has at least 1 message", self.shared.options.topic));
-        if most == 0 { Err(refused()) } else { Ok(()) }
-    }
-
-    fn try_receive<R>(&self, mut take: impl FnMut(&mut Reader) -> Result<Option<R>>) -> Result<Option<R>> {
-        let mut guard = self.shared.lock()?;
-        let reader = &mut self.shared.opened(&mut guard)?.reader;
-        match take(reader) {
-            Ok(None) => reader.found_nothing(take),
-            result => result,
-        }
-    }
-
-    fn receive<R>(&self, wait: &mut Wait<'_>, mut take: impl FnMut(&mut Reader) -> Result<Option<R>>) -> Result<R> {
-        let taken = {
-            let mut guard = self.shared.lock()?;
-            take(&mut self.shared.opened(&mut guard)?.reader)?
+            what.take(&mut Source(&mut self.shared.opened(&mut guard)?.reader))?
         };
         match taken {
             Some(taken) => Ok(taken),
-            None => sleep::receive(&*self.shared, wait, take),
+            None => sleep::receive(&*self.shared, wait, |reader| what.take(&mut Source(reader))),
         }
+    }
+
+    /// The same without waiting; `None` when nothing is there. After `None`, [`readiness`](Self::readiness) becomes readable when
+    /// something comes.
+    #[inline(always)]
+    pub fn try_receive<T: Take>(&self, what: T) -> Result<Option<T::Taken>> {
+        what.check(&self.shared.options.topic)?;
+        let mut guard = self.shared.lock()?;
+        let reader = &mut self.shared.opened(&mut guard)?.reader;
+        if let Some(taken) = what.take(&mut Source(reader))? {
+            return Ok(Some(taken));
+        }
+        reader.found_nothing(|reader| what.take(&mut Source(reader)))
     }
 
     /// Waits until at least `n` publishers are connected.
@@ -478,7 +425,7 @@ impl Subscriber {
     pub(crate) fn poll(&self) -> Result<Option<Message>> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
-        match reader.take() {
+        match One.take(&mut Source(reader)) {
             Ok(None) => reader.trouble.take().map_or(Ok(None), Err),
             result => result,
         }

@@ -10,4 +10,5 @@ pub(crate) mod event;
 pub(crate) mod item;
 pub(crate) mod message;
 pub(crate) mod sleep;
+pub(crate) mod take;
 pub(crate) mod turns;

@@ -210,15 +210,6 @@ impl Reader {
 
     // ---- taking ----
 
-    /// Takes the next message, whatever happened before.
-    #[inline(always)]
-    pub fn take(&mut self) -> Result<Option<Message>> {
-        if self.tells_events {
-            return self.take_past_events(Self::take_one);
-        }
-        self.take_one()
-    }
-
     /// Takes the next message, up to the next event.
     #[inline(always)]
     pub fn take_one(&mut self) -> Result<Option<Message>> {
