@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
-VERSION = 5
+VERSION = 6
 FIRST = struct.pack("<II", MAGIC, VERSION)
+# What a process says first when it connects; the answer is `FIRST`.
+GREETING = FIRST + b"\0"
+# The kinds of packets of a channel.
+OPEN, SAY, RING, CLOSE = range(4)
 # A publisher's answers, behind the first words.
 WELCOME, NOT_THIS_TOPIC = b"\1", b"\2"
 # What a ring must not be able to do any more: shrink, grow, be written by others, change this.
@@ -62,22 +66,87 @@ def fake_publisher(rendezvous: Path, topic: str = "t", number: int = 0xDEADBEEF)
     return listener
 
 
-def hello(name: str, topic: str, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
-    """A subscriber's first packet to the publisher of that name; the policies are block, drop_oldest, latest."""
+def head(kind: int, number: int) -> bytes:
+    """The beginning of a packet of that channel."""
+    return struct.pack("<BI", kind, number)
+
+
+def hello(
+    name: str, topic: str, policy: int = 0, depth: int | None = None, history: int = 0, *, number: int = 0
+) -> bytes:
+    """Opens that channel to the publisher of that name; the policies are block, drop_oldest, latest."""
     text, called = topic.encode(), name.encode()
     wanted = b"\0" if depth is None else b"\1" + varint(depth)
-    asked = varint(len(called)) + called + b"\0"
-    return FIRST + asked + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0" + b"\1"
+    asked = varint(len(called)) + called
+    return head(OPEN, number) + asked + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0\1"
 
 
-def accept_subscriber(listener: socket.socket) -> socket.socket:
+class Channel:
+    """One channel of a connection, as if it were a socket of its own."""
+
+    def __init__(self, end: socket.socket, number: int) -> None:
+        """The connection is its own."""
+        self.end = end
+        self.number = number
+        self._is_closed = False
+
+    def __enter__(self) -> "Channel":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up."""
+        self.end.close()
+
+    def settimeout(self, seconds: float) -> None:
+        """For whatever comes."""
+        self.end.settimeout(seconds)
+
+    def setblocking(self, blocking: bool) -> None:
+        """Whether it waits."""
+        self.end.setblocking(blocking)
+
+    def send(self, packet: bytes) -> None:
+        """Sends something on this channel."""
+        self.end.send(head(SAY, self.number) + packet)
+
+    def ring(self) -> None:
+        """Rings on this channel."""
+        self.end.send(head(RING, self.number))
+
+    def send_with_descriptor(self, packet: bytes, fd: int) -> None:
+        """Sends something and a descriptor, which is closed."""
+        send_with_descriptor(self.end, head(SAY, self.number) + packet, fd)
+
+    def recv(self, most: int) -> bytes:
+        """What comes on this channel, the whole packet; nothing more when it is closed."""
+        while not self._is_closed:
+            packet = self.end.recv(most)
+            self._is_closed = not packet or packet == head(CLOSE, self.number)
+            if packet[1:5] == head(0, self.number)[1:] and not self._is_closed:
+                return packet
+        return b""
+
+
+def accept_process(listener: socket.socket) -> socket.socket:
     """The first to connect and say something; who only looks whether anybody listens goes without a word."""
     while True:
         end, _ = listener.accept()
         end.settimeout(20)
-        if end.recv(4096):
+        if end.recv(4096) == GREETING:
             return end
         end.close()
+
+
+def accept_subscriber(listener: socket.socket) -> Channel:
+    """The first channel that the first process to connect opens."""
+    end = accept_process(listener)
+    end.send(FIRST)
+    kind, number = struct.unpack_from("<BI", end.recv(4096))
+    assert kind == OPEN
+    return Channel(end, number)
 
 
 def welcome(topic: str, start: int = 0, first: int = 0, capacity: int = 16) -> bytes:
@@ -89,7 +158,7 @@ def welcome(topic: str, start: int = 0, first: int = 0, capacity: int = 16) -> b
 
 def segment(number: int) -> bytes:
     """What comes with the descriptor of segment `number` of a pool."""
-    return b"\3" + varint(number)
+    return b"\4" + varint(number)
 
 
 def pooled_record(position: int, sequence: int, count: int, length: int, offset: int = 0) -> bytes:
@@ -129,14 +198,14 @@ def send_with_descriptor(end: socket.socket, packet: bytes, fd: int) -> None:
 @contextlib.contextmanager
 def liar(
     rendezvous: Path, records: list[bytes], *, tail: int | None = None, next_sequence: int = 0, closed: bool = False
-) -> Iterator[socket.socket]:
+) -> Iterator[Channel]:
     """A publisher on topic "t" whose ring begins with these records, and that says of it what it likes.
 
-    Its pool is a page. Gives its end of the first subscriber's socket.
+    Its pool is a page. Gives its end of the first subscriber's channel.
     """
     with fake_publisher(rendezvous) as listener, accept_subscriber(listener) as end:
-        send_with_descriptor(end, welcome("t"), _ring(records, tail, next_sequence, closed))
-        send_with_descriptor(end, segment(0), memfd(4096, SEALED))
+        end.send_with_descriptor(welcome("t"), _ring(records, tail, next_sequence, closed))
+        end.send_with_descriptor(segment(0), memfd(4096, SEALED))
         yield end
 
 
@@ -160,7 +229,7 @@ class Stranger:
         self._end = accept_subscriber(self._listener)
         self._ring = self._share(welcome("t"), 8 * 64 + 256 * self._RECORDS)
         self._pool = self._share(segment(0), self._POOL)
-        glossary = self._share(b"\3" + b"\xff\xff\xff\xff\x0f", self._GLOSSARY)
+        glossary = self._share(segment(2**32 - 1), self._GLOSSARY)
         glossary[: len(self._explained)] = self._explained
         return self
 
@@ -194,5 +263,5 @@ class Stranger:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALED)
         if packet.startswith(FIRST):
             memory[8 * 33 : 8 * 34] = b"\xff" * 8  # Nobody waits for a cursor.
-        send_with_descriptor(self._end, packet, fd)
+        self._end.send_with_descriptor(packet, fd)
         return memory

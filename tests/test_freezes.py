@@ -29,7 +29,8 @@ MEMORY = 1 << 20
 
 # Where the one that is stopped has come to when it connects. At the second passing of `accept.before` a publisher has
 # just begun to wait for a hello.
-PUBLISHER = ["accept.before:1", "accept.before:2", "accept.accepted:1", "accept.hello_read:1", "accept.lease_mapped:1"]
+PUBLISHER = ["accept.before:1", "accept.before:2", "accept.accepted:1", "accept.paired:1", "pair.called:1"]
+PUBLISHER += ["accept.lease_mapped:1"]
 PUBLISHER += ["history.start_found:1", "accept.welcomed:1", "accept.counted:1", "announce.before:1", "announce.sent:1"]
 SUBSCRIBER = ["connect.connected:1", "connect.lease_made:1", "connect.hello_sent:1", "connect.ring_mapped:1"]
 SUBSCRIBER += ["connect.welcomed:1", "connect.watched:1", "connect.joined:1", "segment.received:1"]

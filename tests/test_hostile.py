@@ -16,8 +16,11 @@ from tests.hostile.campaign import Campaign
 from tests.hostile.tools import MFD_HUGETLB, is_left_alone, seal
 from tests.processes import Child, Line, descriptors, eventually
 from tests.strangers import (
+    FIRST,
+    GREETING,
     LEASE_SIZE,
     SEALED,
+    Channel,
     accept_subscriber,
     fake_publisher,
     hello,
@@ -38,7 +41,7 @@ LOGGED = {
     "no segment": "disconnected from process \\d+, which published a segment that is none",
     "segments": "which published (a segment twice|more segments than|more memory than)",
     "no lease": "refused a subscriber: (it sent no lease|refused a peer's segment)",
-    "garbage": "refused a subscriber: it does not speak this protocol",
+    "garbage": "refused a (connection: it does not speak this protocol|subscriber: it wants what makes no sense)",
     "packets": "disconnected from process \\d+, which published a packet that makes no sense",
     "silence": "more than 64 connections say nothing",
 }
@@ -57,7 +60,7 @@ def test_every_attack_beside_honest_traffic(rendezvous: Path) -> None:
 
 
 @contextlib.contextmanager
-def left_alone(sub: byref.Subscriber, end: socket.socket) -> Iterator[None]:
+def left_alone(sub: byref.Subscriber, end: Channel) -> Iterator[None]:
     """What is done within makes the subscriber give up the publisher at the other end, and no other."""
     yield
     end.setblocking(False)
@@ -74,7 +77,7 @@ def left_alone(sub: byref.Subscriber, end: socket.socket) -> Iterator[None]:
         assert bytes(sub.recv(timeout=20)) == b"ab"
 
 
-RETIRE = b"\4"
+RETIRE = b"\5"
 PACKETS: dict[str, list[bytes | tuple[bytes, int]]] = {
     "the same segment again": [(segment(0), 4096)],
     "a segment that it retired": [RETIRE + b"\0", (segment(0), 4096)],
@@ -98,7 +101,7 @@ def test_packets_that_end_a_connection(said: str, rendezvous: Path, endpoints: E
             for packet in PACKETS[said]:
                 if isinstance(packet, tuple):
                     packet, size = packet
-                    send_with_descriptor(end, packet, memfd(size, SEALED))
+                    end.send_with_descriptor(packet, memfd(size, SEALED))
                 else:
                     end.send(packet)
 
@@ -126,7 +129,7 @@ def test_many_segments_end_a_connection_before_the_descriptors_do(
         def was_sent(number: int) -> bool:
             _ = sub.publishers  # It reads its socket.
             with contextlib.suppress(BlockingIOError):
-                send_with_descriptor(end, segment(number), os.dup(memory))
+                end.send_with_descriptor(segment(number), os.dup(memory))
                 return True
             return False
 
@@ -149,8 +152,8 @@ def test_holes_are_not_read(offset: int, by: str, rendezvous: Path, endpoints: E
             os.pwrite(pool, b"x" * 4096, page * 4096)
         for fd in (ring, pool):
             seal(fd)
-        send_with_descriptor(end, welcome("t"), ring)
-        send_with_descriptor(end, segment(0), os.dup(pool))
+        end.send_with_descriptor(welcome("t"), ring)
+        end.send_with_descriptor(segment(0), os.dup(pool))
         sub.wait_for_publishers(timeout=20)
         with left_alone(sub, end):
             pass
@@ -168,8 +171,8 @@ def test_what_lies_behind_a_hole_is_read(rendezvous: Path, endpoints: Endpoints)
         os.pwrite(pool, b"x" * 4096, 4096)
         for fd in (ring, pool):
             seal(fd)
-        send_with_descriptor(end, welcome("t"), ring)
-        send_with_descriptor(end, segment(0), pool)
+        end.send_with_descriptor(welcome("t"), ring)
+        end.send_with_descriptor(segment(0), pool)
         assert bytes(sub.recv(timeout=20)) == b"x" * 4096
 
 
@@ -182,7 +185,7 @@ def test_huge_pages_are_refused(rendezvous: Path, endpoints: Endpoints) -> None:
     with liar(rendezvous, []) as end:
         sub.wait_for_publishers(timeout=20)
         with left_alone(sub, end):
-            send_with_descriptor(end, segment(1), pages)
+            end.send_with_descriptor(segment(1), pages)
 
 
 def publish_among_strangers(line: Line) -> None:
@@ -209,8 +212,10 @@ def test_the_oldest_of_many_silent_connections_are_closed(spawn: Spawn, rendezvo
     assert now - before <= 70
     # The newest had no time to speak yet; it is welcome.
     crowd[-1].setblocking(True)
+    crowd[-1].send(GREETING)
     send_with_descriptor(crowd[-1], hello(name, "t"), memfd(LEASE_SIZE, SEALED, holes=True))
     crowd[-1].settimeout(20)
+    assert crowd[-1].recv(4096) == FIRST
     assert crowd[-1].recv(4096)
     child.tell("and now?")
     assert child.hear()[1] == 1

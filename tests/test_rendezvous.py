@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
 from tests.processes import Child, Line, descriptors, eventually, maps
-from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_subscriber, fake_publisher, memfd
+from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_process, accept_subscriber, fake_publisher, memfd
 
 Spawn = Callable[..., Child]
 
@@ -451,7 +451,7 @@ def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endp
     with fake_publisher(rendezvous) as listener:
         sub = endpoints.subscriber()
         with accept_subscriber(listener) as end:
-            end.sendall(answer)
+            end.send(answer)
             pub = endpoints.publisher()
             pub.wait_for_subscribers(timeout=10)
             pub.send(b"hello")
@@ -462,7 +462,7 @@ def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endp
 def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) -> None:
     with fake_publisher(rendezvous) as listener:
         sub = endpoints.subscriber()
-        with accept_subscriber(listener) as end:
+        with accept_process(listener) as end:
             end.sendall(struct.pack("<II", MAGIC, 99))
             with pytest.raises(byref.VersionMismatch, match="99"):
                 sub.recv(timeout=20)

@@ -14,11 +14,12 @@ from tests.strangers import (
     RING_SIZE,
     SEALED,
     VERSION,
+    Channel,
+    head,
     inline_record,
     memfd,
     pooled_record,
     segment,
-    send_with_descriptor,
     shared,
     welcome,
 )  # fmt: skip
@@ -39,16 +40,24 @@ def says_garbage(stranger: Stranger) -> None:
                 packet = stranger.garbage(packet)
             right = stranger.rng.random() < 0.5
             fd = memfd(RING_SIZE, SEALED) if right else stranger.wrong_descriptor(RING_SIZE)
-            say(lambda end=end, packet=packet, fd=fd: send_with_descriptor(end, packet, fd))
+            say(lambda end=end, packet=packet, fd=fd: end.send_with_descriptor(packet, fd))
+
+
+class Impolite(Stranger):
+    """Does not answer a greeting as others do."""
+
+    def agree(self, end: socket.socket) -> None:
+        """It says something else later."""
 
 
 def speaks_another_version(stranger: Stranger) -> None:
     """With its topic, with another one, or with nonsense for a topic."""
+    stranger = Impolite(stranger.rendezvous, stranger.rng, stranger.seconds)
     with stranger.visitors() as visitors:
         for end in visitors:
             version = struct.pack("<I", stranger.rng.choice([0, VERSION - 1, VERSION + 1, 2**32 - 1]))
             said = stranger.rng.choice([b"", b"t", b"other", stranger.rng.randbytes(50)])
-            say(lambda end=end, version=version, said=said: end.send(FIRST[:4] + version + said))
+            say(lambda end=end, version=version, said=said: end.end.send(FIRST[:4] + version + said))
 
 
 def hangs_up(stranger: Stranger) -> None:
@@ -76,7 +85,7 @@ def has_a_ring_of_holes(stranger: Stranger) -> None:
     with stranger.visitors() as visitors:
         for end in visitors:
             packet, which = welcome(TOPIC, capacity=capacity), stranger.rng.choice([fd, grown])
-            say(lambda end=end, packet=packet, which=which: send_with_descriptor(end, packet, os.dup(which)))
+            say(lambda end=end, packet=packet, which=which: end.send_with_descriptor(packet, os.dup(which)))
     assert os.fstat(fd).st_blocks == 0, "somebody read the holes"
     assert os.fstat(grown).st_blocks == before, "somebody read the next region"
     ring.close()
@@ -84,7 +93,7 @@ def has_a_ring_of_holes(stranger: Stranger) -> None:
     os.close(fd)
 
 
-def _with_each_visitor(stranger: Stranger, act: Callable[[Ring, socket.socket], None], *pool: int) -> None:
+def _with_each_visitor(stranger: Stranger, act: Callable[[Ring, Channel], None], *pool: int) -> None:
     """Welcomes each subscriber to a ring of its own, hands out these segments, and acts."""
     with stranger.visitors() as visitors, contextlib.ExitStack() as rings:
         for end in visitors:
@@ -92,7 +101,7 @@ def _with_each_visitor(stranger: Stranger, act: Callable[[Ring, socket.socket], 
             rings.callback(ring.close)
             if ring.hand_to(end):
                 for number, fd in enumerate(pool):
-                    say(lambda end=end, number=number, fd=fd: send_with_descriptor(end, segment(number), os.dup(fd)))
+                    say(lambda end=end, number=number, fd=fd: end.send_with_descriptor(segment(number), os.dup(fd)))
                 act(ring, end)
 
 
@@ -101,7 +110,7 @@ def writes_its_ring(stranger: Stranger) -> None:
     rng = stranger.rng
     fd, pool = shared(POOL_SIZE)
 
-    def act(ring: Ring, end: socket.socket) -> None:
+    def act(ring: Ring, end: Channel) -> None:
         for _ in stranger.rounds():
             for _ in range(rng.randrange(1, 12)):
                 position = ring.position
@@ -119,7 +128,7 @@ def writes_its_ring(stranger: Stranger) -> None:
                 struct.pack_into("<Q", ring.memory, place, stranger.number(ring.position))
             place = rng.randrange(POOL_SIZE - 64)
             pool[place : place + 64] = rng.randbytes(64)
-            if not say(lambda: end.send(b"\0")):
+            if not say(end.ring):
                 break
 
     _with_each_visitor(stranger, act, fd)
@@ -130,10 +139,10 @@ def publishes_holes(stranger: Stranger) -> None:
     """Messages in memory that is not there."""
     fd = memfd(1 << 30, SEALED, holes=True)
 
-    def act(ring: Ring, end: socket.socket) -> None:
+    def act(ring: Ring, end: Channel) -> None:
         offset = stranger.rng.randrange(1 << 29)
         ring.append(pooled_record(0, 0, stranger.rng.choice([1, 2]), 1 << stranger.rng.randrange(1, 29), offset))
-        say(lambda: end.send(b"\0"))
+        say(end.ring)
 
     _with_each_visitor(stranger, act, fd)
     assert os.fstat(fd).st_blocks == 0, "somebody read the holes"
@@ -143,11 +152,11 @@ def publishes_holes(stranger: Stranger) -> None:
 def passes_wrong_segments(stranger: Stranger) -> None:
     """A right ring, and segments that are none."""
 
-    def act(ring: Ring, end: socket.socket) -> None:
+    def act(ring: Ring, end: Channel) -> None:
         fd = stranger.wrong_descriptor(POOL_SIZE)
-        say(lambda: send_with_descriptor(end, segment(0), fd))
+        say(lambda: end.send_with_descriptor(segment(0), fd))
         ring.append(pooled_record(0, 0, 1, 64))
-        say(lambda: end.send(b"\0"))
+        say(end.ring)
 
     _with_each_visitor(stranger, act)
 
@@ -156,12 +165,12 @@ def floods_with_segments(stranger: Stranger) -> None:
     """More than anybody has, one over and over, and large ones."""
     small, large = memfd(4096, SEALED), memfd(1 << 37, SEALED, holes=True)
 
-    def act(ring: Ring, end: socket.socket) -> None:
+    def act(ring: Ring, end: Channel) -> None:
         again, fd = stranger.rng.random() < 0.3, stranger.rng.choice([small, large])
         packets = (segment(0 if again else number) for number in itertools.count())
         packet = next(packets)
         for _ in stranger.rounds():
-            while say(lambda packet=packet: send_with_descriptor(end, packet, os.dup(fd))):
+            while say(lambda packet=packet: end.send_with_descriptor(packet, os.dup(fd))):
                 packet = next(packets)
 
     _with_each_visitor(stranger, act)
@@ -170,15 +179,22 @@ def floods_with_segments(stranger: Stranger) -> None:
 
 
 def floods(stranger: Stranger) -> None:
-    """A packet that makes no sense for every second one; wake-ups without end for the others."""
+    """Packets that make no sense, in the channel or outside of it, for some; wake-ups without end for the others."""
     met = itertools.count()
 
-    def act(ring: Ring, end: socket.socket) -> None:
-        if next(met) % 2 == 0:
+    def act(ring: Ring, end: Channel) -> None:
+        kind = next(met) % 3
+        if kind == 0:
+            head_of_any = head(
+                stranger.rng.randrange(6), stranger.rng.choice([end.number, 1, 2, stranger.rng.getrandbits(32)])
+            )
+            say(lambda: end.end.send((head_of_any + stranger.rng.randbytes(20))[: stranger.rng.randrange(1, 25)]))
+            return
+        if kind == 1:
             say(lambda: end.send(b"\xff" + stranger.rng.randbytes(stranger.rng.choice([0, 30, 4000]))))
             return
         for _ in stranger.rounds():
-            while say(lambda: end.send(b"\0")):
+            while say(end.ring):
                 pass
 
     _with_each_visitor(stranger, act)

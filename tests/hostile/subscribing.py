@@ -8,7 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from tests.strangers import LEASE_SIZE, SEALED, memfd, send_with_descriptor, shared
+from tests.strangers import GREETING, LEASE_SIZE, RING, SAY, SEALED, head, memfd, send_with_descriptor, shared
 
 from .tools import Stranger, say
 
@@ -17,9 +17,11 @@ CLOSED = 2**64 - 1
 
 
 def says_garbage(stranger: Stranger) -> None:
-    """Changed hellos, with and without a descriptor."""
+    """Changed greetings and hellos, with and without a descriptor."""
     for _ in stranger.rounds():
         with stranger.knock() as end:
+            greeting = stranger.garbage(GREETING) if stranger.rng.random() < 0.1 else GREETING
+            say(lambda end=end, greeting=greeting: end.send(greeting))
             packet = stranger.garbage(stranger.hello()) if stranger.rng.random() < 0.9 else stranger.rng.randbytes(5000)
             if stranger.rng.random() < 0.5:
                 fd = stranger.wrong_descriptor(LEASE_SIZE)
@@ -32,7 +34,7 @@ def passes_no_lease(stranger: Stranger) -> None:
     """A right hello and a wrong descriptor, or hundreds of them."""
     for _ in stranger.rounds():
         fds = [stranger.wrong_descriptor(LEASE_SIZE) for _ in range(stranger.rng.choice([1, 1, 2, 250]))]
-        with stranger.knock() as end:
+        with stranger.greet() as end:
             say(lambda end=end, fds=fds: socket.send_fds(end, [stranger.hello()], fds))
         for fd in fds:
             os.close(fd)
@@ -51,9 +53,10 @@ def comes_and_goes(stranger: Stranger) -> None:
     """Hellos of somebody who is gone before the answer."""
     for _ in stranger.rounds():
         for _ in range(20):
-            with stranger.knock() as end:
-                fd = memfd(LEASE_SIZE, SEALED, holes=True)
-                say(lambda end=end, fd=fd: send_with_descriptor(end, stranger.hello(1), fd))
+            with stranger.greet() as end:
+                for number in range(0, 2 * stranger.rng.randrange(1, 4), 2):
+                    fd, packet = memfd(LEASE_SIZE, SEALED, holes=True), stranger.hello(1, number=number)
+                    say(lambda end=end, fd=fd, packet=packet: send_with_descriptor(end, packet, fd))
 
 
 @contextlib.contextmanager
@@ -61,7 +64,7 @@ def taken_in(stranger: Stranger) -> Iterator[tuple[socket.socket, memoryview]]:
     """A subscriber like others, and its lease."""
     rng = stranger.rng
     fd, lease = shared(LEASE_SIZE, holes=True)
-    with stranger.knock() as end, lease:
+    with stranger.greet() as end, lease:
         packet = stranger.hello(rng.randrange(3), rng.choice([None, 1, stranger.number()]), stranger.number())
         say(lambda: send_with_descriptor(end, packet, fd))
         with memoryview(lease) as words:
@@ -83,11 +86,12 @@ def writes_its_lease(stranger: Stranger) -> None:
 
 
 def floods(stranger: Stranger) -> None:
-    """Packets as fast as they go, and none is read: all wake-ups pile up."""
+    """Rings as fast as they go, nonsense at last, and none is read: all wake-ups pile up."""
     with taken_in(stranger) as (end, lease):
         epoch = 0
         for _ in stranger.rounds():
-            while say(lambda: end.send(stranger.rng.randbytes(stranger.rng.randrange(1, 100)))):
+            nonsense = head(SAY, 0) + stranger.rng.randbytes(stranger.rng.randrange(1, 100))
+            while say(lambda nonsense=nonsense: end.send(head(RING, 0) if stranger.rng.random() < 0.99 else nonsense)):
                 epoch += 1
                 struct.pack_into("<Q", lease, SLEEPING, epoch)
 
@@ -101,7 +105,7 @@ def answers_at_once(stranger: Stranger) -> None:
                 epoch += 1
                 struct.pack_into("<Q", lease, SLEEPING, epoch)
                 say(lambda: end.recv(4096))
-                say(lambda: end.send(b"\1"))
+                say(lambda: end.send(head(RING, 0)))
 
 
 ATTACKS = (

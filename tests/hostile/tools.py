@@ -14,7 +14,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.strangers import RING_SIZE, SEALED, fake_publisher, hello, memfd, send_with_descriptor, shared, welcome
+from tests.strangers import (
+    FIRST,
+    GREETING,
+    OPEN,
+    RING_SIZE,
+    SEALED,
+    Channel,
+    fake_publisher,
+    hello,
+    memfd,
+    shared,
+    welcome,
+)  # fmt: skip
 
 TOPIC = "t"
 MFD_HUGETLB = 4
@@ -102,17 +114,23 @@ class Stranger:
             end.connect(str(path))
         return end
 
-    def hello(self, policy: int = 0, depth: int | None = None, history: int = 0) -> bytes:
-        """The first packet to that publisher."""
-        return hello(self.called, TOPIC, policy, depth, history)
+    def greet(self) -> socket.socket:
+        """The same, and says that it is a process like others."""
+        end = self.knock()
+        say(lambda: end.send(GREETING))
+        return end
+
+    def hello(self, policy: int = 0, depth: int | None = None, history: int = 0, *, number: int = 0) -> bytes:
+        """Opens a channel to that publisher."""
+        return hello(self.called, TOPIC, policy, depth, history, number=number)
 
     # ---- as a publisher ----
 
     @contextlib.contextmanager
-    def visitors(self) -> Iterator[Iterator[socket.socket]]:
+    def visitors(self) -> Iterator[Iterator[Channel]]:
         """Poses as a publisher, for as long as an attack may take; the subscribers that say hello."""
         name_taken = self.rng.getrandbits(127)
-        met: deque[socket.socket] = deque()
+        met: deque[Channel] = deque()
         with fake_publisher(self.rendezvous, TOPIC, name_taken) as listener:
             listener.settimeout(0.05)
             yield self._meet(listener, met)
@@ -122,20 +140,28 @@ class Stranger:
             with contextlib.suppress(OSError):
                 path.unlink()
 
-    def _meet(self, listener: socket.socket, met: deque[socket.socket]) -> Iterator[socket.socket]:
+    def _meet(self, listener: socket.socket, met: deque[Channel]) -> Iterator[Channel]:
         for _ in self.rounds():
             try:
                 end = listener.accept()[0]
             except TimeoutError:
                 continue
-            met.append(end)
+            visitor = Channel(end, 0)
+            met.append(visitor)
             if len(met) > MOST_VISITORS:
                 met.popleft().close()
             end.settimeout(self.seconds)
-            is_there = say(lambda end=end: end.recv(4096))
+            packets: list[bytes] = []
+            is_there = say(lambda end=end, packets=packets: packets.extend([end.recv(4096), end.recv(4096)]))
             end.setblocking(False)
-            if is_there:
-                yield end
+            if is_there and packets[0] == GREETING and packets[1][:1] == bytes([OPEN]):
+                self.agree(end)
+                visitor.number = struct.unpack_from("<I", packets[1], 1)[0]
+                yield visitor
+
+    def agree(self, end: socket.socket) -> None:
+        """Answers a process that greets."""
+        say(lambda: end.send(FIRST))
 
 
 class Ring:
@@ -159,9 +185,9 @@ class Ring:
         self.counter(16, self.position)
         self.counter(17, self.position + messages - 1)
 
-    def hand_to(self, end: socket.socket) -> bool:
+    def hand_to(self, end: Channel) -> bool:
         """Welcomes a subscriber; whether it was there to hear it."""
-        return say(lambda: send_with_descriptor(end, welcome(TOPIC), os.dup(self.fd)))
+        return say(lambda: end.send_with_descriptor(welcome(TOPIC), os.dup(self.fd)))
 
     def close(self) -> None:
         """Gives it back."""
@@ -182,7 +208,7 @@ def say(call: Callable[[], object]) -> bool:
     return True
 
 
-def is_left_alone(end: socket.socket) -> bool:
+def is_left_alone(end: socket.socket | Channel) -> bool:
     """Whether the other side has hung up."""
     with contextlib.suppress(BlockingIOError):
         try:

@@ -32,6 +32,8 @@ pub(crate) mod enabled {
     /// All points. One that the code names and this list does not is an error of the build.
     const POINTS: &[&str] = &[
         "service.woken",
+        "pair.woken",
+        "pair.called",
         "ask.connected",
         "knock.expecting",
         "knock.heard",
@@ -60,7 +62,7 @@ pub(crate) mod enabled {
         "accept.counted",
         "accept.before",
         "accept.accepted",
-        "accept.hello_read",
+        "accept.paired",
         "announce.before",
         "announce.sent",
         "history.start_found",

@@ -11,6 +11,7 @@ mod handshake;
 mod lease;
 mod monitor;
 mod names;
+mod pair;
 mod ring;
 
 /// Reads any bytes.
@@ -23,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("lease", lease::run),
     ("monitor", monitor::run),
     ("names", names::run),
+    ("pair", pair::run),
     ("ring", ring::run),
 ];
 

@@ -2,7 +2,7 @@
 //! of its own, one packet there and one back, answered by the service thread of the other process.
 
 use crate::direct::identity::Identity;
-use crate::link::handshake::{self, Call, NotUnderstood, ToSubscriber, Wish};
+use crate::link::handshake::{self, Call, Greeting, NotUnderstood, ToSubscriber, Wish};
 use crate::link::rendezvous::Directory;
 use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
@@ -55,8 +55,8 @@ impl Connected {
     /// Puts the question; `None`: it could not be put, and may be put again later.
     pub fn ask(self, wish: Wish) -> io::Result<Option<Question>> {
         let Some(socket) = &self.question.socket else { return Ok(None) };
-        let call = Call { name: self.name, wish };
-        match socket::send(socket, &handshake::encode_first(&call), None) {
+        let greeting = Greeting::Ask(Call { name: self.name, wish });
+        match socket::send(socket, &handshake::encode_first(&greeting), None) {
             Ok(true) => Ok(Some(self.question)),
             Ok(false) => Ok(None),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None), // The next look tells.

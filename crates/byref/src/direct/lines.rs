@@ -4,16 +4,14 @@ use crate::direct::identity::Identity;
 use crate::direct::mailbox::Shared;
 use crate::direct::undelivered::{Pooled, Undelivered};
 use crate::link::announcement::Announcement;
-use crate::link::handshake::Hello;
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, Hello, ToSubscriber};
 use crate::link::rendezvous;
-use crate::link::service::Token;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
 use crate::protocol::ring::{Descriptor, InlineData, Look};
 use crate::reader::event::EventKind;
 use crate::sys::memory::PeerSegment;
-use crate::sys::socket;
-use crate::writer::duties;
 use crate::writer::errands::Errands;
 use crate::writer::line::{Limits, Line, Plan};
 use crate::writer::readers::{Introduction, Newcomer};
@@ -51,8 +49,6 @@ pub(super) struct Destination {
     pub peer: Identity,
     /// In the rendezvous directory.
     name: String,
-    /// Its number as a reader.
-    reader: u64,
     /// It has ended, and its messages are undelivered. The line stays as long as it may hold others.
     is_over: bool,
 }
@@ -263,16 +259,15 @@ fn untaken(store: &Store, line: &Line, peer: &Identity, sender: u128) -> Vec<Und
 }
 
 impl Shared {
-    /// Makes a line for a mailbox that was knocked at, and comes to collect. `None`: it was not.
+    /// Makes a line for a mailbox that was knocked at, and comes to collect.
     pub(super) fn admit(
         self: &Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        task: Token,
+        channel: Channel,
         hello: Hello,
         incarnation: u128,
         lease: OwnedFd,
-    ) -> io::Result<Option<u64>> {
-        let (address, pid) = (hello.topic.clone(), socket::peer_pid(socket));
+    ) -> io::Result<()> {
+        let (address, pid) = (hello.topic.clone(), channel.peer_pid());
         let process = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("collect.lease_mapped");
@@ -281,7 +276,7 @@ impl Shared {
         let open = self.opened(&mut guard).map_err(|_| gone())?;
         let is_expected = open.expected.iter().any(|(known, pid)| *known == address && *pid == process);
         if !is_expected || open.has_line_to_incarnation(incarnation) {
-            return Ok(None);
+            return channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop);
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
         let plan = Plan {
@@ -295,32 +290,19 @@ impl Shared {
         };
         let mut line = Line::new(plan, &self.service, errands)?;
         let hello = Hello { policy: Policy::Block, depth: Some(self.depth), history: 0, ..hello };
-        let newcomer = Newcomer { hello, lease, socket: Arc::clone(socket), pid, task };
+        let newcomer = Newcomer { hello, lease, channel };
         let introduction = Introduction { publisher: self.identity.incarnation(), topic: self.address(), name: None };
-        let reader = line.admit(&mut open.store, newcomer, &introduction)?;
+        line.admit(&mut open.store, newcomer, &introduction)?;
         fault!("collect.admitted");
         open.last_line = line.number;
         open.routes.insert(address.clone().into(), Route { line: line.number, index: open.lines.len() });
         open.lines.push(line);
         let peer = Identity::new(address, incarnation, process);
         let name = rendezvous::mailbox_name(peer.address());
-        open.destinations.push(Destination { peer, name, reader, is_over: false });
+        open.destinations.push(Destination { peer, name, is_over: false });
         drop(guard);
         self.changed.notify();
-        Ok(Some(reader))
-    }
-
-    /// The connection with a reader has ended.
-    pub(super) fn lose_reader(&self, reader: u64) {
-        let line = {
-            let Ok(mut guard) = self.lock() else { return };
-            let Ok(open) = self.opened(&mut guard) else { return };
-            let index = open.destinations.iter().position(|destination| destination.reader == reader);
-            index.map(|index| open.lines[index].number)
-        };
-        if let Some(line) = line {
-            duties::lose(self, line, reader, true);
-        }
+        Ok(())
     }
 
     /// A name vanished: its mailbox may have been closed, and keep messages, which keep the connection.
@@ -359,6 +341,8 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::Mailbox;
+    use crate::link::channel::joined;
+    use crate::link::inbox::Said;
     use std::time::Duration;
 
     /// Somebody looks for room, or for memory, before its end was noticed.
@@ -386,8 +370,6 @@ mod tests {
     fn only_who_was_knocked_at_may_collect_and_once() {
         let _meeting = crate::fuzzing::meet_in_private();
         let own = Mailbox::builder("a").build().unwrap();
-        let (socket, theirs) = socket::pair().unwrap();
-        let theirs = Arc::new(theirs);
         let hello = || Hello {
             topic: "b".into(),
             policy: Policy::Block,
@@ -396,20 +378,26 @@ mod tests {
             name: None,
             membarrier: false,
         };
-        let collect = |incarnation, len| {
+        // Whether it was welcome; it keeps its end.
+        let mut kept = Vec::new();
+        let mut collect = |incarnation, len| {
             let lease = crate::sys::memory::OwnedSegment::new("test", len).unwrap();
             let lease = rustix::io::dup(lease.shared()).unwrap();
-            own.shared.admit(&theirs, 0, hello(), incarnation, lease)
+            let (ours, theirs) = joined();
+            own.shared.admit(theirs, hello(), incarnation, lease)?;
+            ours.pump();
+            let Said::Packet(packet, _) = ours.take()? else { panic!("it has an answer") };
+            kept.push(ours);
+            io::Result::Ok(matches!(handshake::decode_first(&packet), Ok(ToSubscriber::Welcome(_))))
         };
-        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "nobody has knocked");
+        assert!(!collect(1, LEASE_LEN).unwrap(), "nobody has knocked");
         let pid = std::process::id() as i32;
         let expect = |pid| own.shared.opened(&mut own.shared.lock().unwrap()).unwrap().expect("b", pid);
         expect(pid + 1);
-        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "another process");
+        assert!(!collect(1, LEASE_LEN).unwrap(), "another process");
         expect(pid);
         assert!(collect(1, LEASE_LEN / 2).is_err(), "no lease");
-        assert!(collect(1, LEASE_LEN).unwrap().is_some());
-        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "it has a line");
-        drop(socket);
+        assert!(collect(1, LEASE_LEN).unwrap());
+        assert!(!collect(1, LEASE_LEN).unwrap(), "it has a line");
     }
 }

@@ -22,11 +22,12 @@ use crate::direct::roster::Roster;
 use crate::error::{Conflict, Error, MAILBOX, Result};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
+use crate::link::channel::Channel;
 use crate::link::claims::{Attempted, Claim};
 use crate::link::handshake::{self, ToSubscriber, Whereabouts, Wish};
 use crate::link::lookout::{Lookout, Neighbour};
 use crate::link::rendezvous::{self, Announced, Directory};
-use crate::link::service::{self, Handle, Token};
+use crate::link::service::{self, Handle};
 use crate::pubsub::publisher::MAX_CAPACITY;
 use crate::pubsub::subscriber::Subscriber;
 use crate::reader::message::Message;
@@ -418,13 +419,15 @@ impl Endpoint for Shared {
 }
 
 impl Host for Shared {
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        task: Token,
-        wish: Wish,
-        passed: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>> {
+    fn take_call(self: Arc<Self>, channel: Channel, wish: Wish, lease: Option<OwnedFd>) -> io::Result<()> {
+        let Wish::Collect { hello, incarnation } = wish else {
+            return channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop);
+        };
+        let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
+        self.admit(channel, hello, incarnation, lease)
+    }
+
+    fn answer(self: Arc<Self>, socket: &OwnedFd, wish: Wish) -> io::Result<()> {
         let (own, own_incarnation) = (self.address(), self.identity.incarnation());
         let is_here = match wish {
             Wish::Who => true,
@@ -445,23 +448,11 @@ impl Host for Shared {
                 fault!("takeover.given_way");
                 true
             }
-            Wish::Collect { hello, incarnation } => {
-                let lease = passed.ok_or_else(|| io::Error::other("it sent no lease"))?;
-                if let Some(number) = self.admit(socket, task, hello, incarnation, lease)? {
-                    return Ok(Some(number));
-                }
-                false
-            }
-            Wish::TakeOver { .. } | Wish::Subscribe(_) | Wish::Look => false,
+            Wish::TakeOver { .. } | Wish::Collect { .. } | Wish::Subscribe(_) | Wish::Look => false,
         };
         let here = || ToSubscriber::Here(Whereabouts { address: own.to_owned(), incarnation: own_incarnation });
         let answer = if is_here { here() } else { ToSubscriber::NotThisTopic };
-        socket::send(socket, &handshake::encode_first(&answer), None)?;
-        Ok(None)
-    }
-
-    fn hung_up(&self, connection: u64) {
-        self.lose_reader(connection);
+        socket::send(socket, &handshake::encode_first(&answer), None).map(drop)
     }
 
     fn is_short_of(&self, error: &io::Error) {

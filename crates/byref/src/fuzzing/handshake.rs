@@ -1,7 +1,8 @@
 //! The packets on a socket.
 
 use crate::link::handshake::{
-    Call, ToSubscriber, decode, decode_first, encode, encode_first, magic_and_version, topic_of_other_version,
+    Greeting, Paired, ToSubscriber, decode, decode_call, decode_first, decode_to_publisher, encode, encode_call,
+    encode_first, encode_to_publisher, magic_and_version, topic_of_other_version,
 };
 use crate::pubsub::monitor::QueueHello;
 use crate::topic;
@@ -9,11 +10,18 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Debug;
 
 pub fn run(input: &[u8]) {
-    first::<Call>(input);
+    first::<Greeting>(input);
+    first::<Paired>(input);
     first::<ToSubscriber>(input);
     first::<QueueHello>(input);
     if let Some(packet) = decode(input) {
         assert_eq!(decode(&encode(&packet)), Some(packet));
+    }
+    if let Some(call) = decode_call(input) {
+        assert_eq!(decode_call(&encode_call(&call)), Some(call));
+    }
+    if let Some(packet) = decode_to_publisher(input) {
+        assert_eq!(decode_to_publisher(&encode_to_publisher(&packet)), Some(packet));
     }
     if let Some(said) = topic_of_other_version(input) {
         assert!(topic::matches(said, said));

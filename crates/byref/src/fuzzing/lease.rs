@@ -1,10 +1,11 @@
 //! Subscribers that say and write anything, beside one that is honest and must miss nothing.
 
 use super::{Number, each};
-use crate::link::acceptor::Host;
 use crate::link::candidates::Candidate;
+use crate::link::channel::{Channel, joined};
 use crate::link::deaths::Liveness;
-use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_first, encode_first};
+use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_call, decode_first, encode_call};
+use crate::link::inbox::Said;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
 use crate::pubsub::publisher::Publisher;
@@ -12,11 +13,9 @@ use crate::reader::connection::{Connection, LOSSLESS};
 use crate::reader::message::{Message, PublisherInfo};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
-use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::writer::duties;
 use crate::{Encoded, Loan, Wait};
 use arbitrary::{Arbitrary, Unstructured};
-use rustix::fd::OwnedFd;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -26,7 +25,6 @@ use std::sync::Arc;
 const WORDS: [usize; 3] = [16, 17, 32];
 const MAX_MEMORY: u64 = 1 << 17;
 const MOST_STRANGERS: usize = 4;
-const NO_TASK: u64 = 0;
 /// Making endpoints takes most of the time. An input is to find the same again, so not more than a few share them.
 const MOST_USES: u32 = 16;
 
@@ -55,7 +53,7 @@ enum Step<'a> {
 /// A subscriber that keeps no promise.
 struct Stranger {
     id: u64,
-    socket: OwnedFd,
+    channel: Channel,
     lease: OwnedSegment,
 }
 
@@ -105,15 +103,15 @@ impl Stage {
         let publisher = Publisher::builder("t").capacity(16).history(4).max_memory(MAX_MEMORY).build();
         let publisher = publisher.expect("a publisher");
         let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).expect("some memory");
-        let hello = encode_first(&call(Policy::Block, None, 0));
-        let (_, socket) = knock(&publisher, &hello, Some(&lease)).expect("the honest one is welcome");
-        let mut packet = [0; MAX_PACKET];
-        let Ok(Received::Packet(len, Some(ring))) = socket::receive(&socket, &mut packet) else { panic!("no answer") };
-        let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet[..len]) else { panic!("no welcome") };
+        let hello = encode_call(&call(Policy::Block, None, 0));
+        let (_, channel) = knock(&publisher, &hello, Some(&lease)).expect("the honest one is welcome");
+        channel.pump();
+        let Ok(Said::Packet(packet, Some(ring))) = channel.take() else { panic!("no answer") };
+        let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet) else { panic!("no welcome") };
         let info = PublisherInfo { id: welcome.publisher, pid: 0, name: None, topic: welcome.topic.clone() };
-        let (socket, process) = (Arc::new(socket), Liveness::default());
+        let (channel, process) = (Arc::new(channel), Liveness::default());
         let honest =
-            Connection::new(1, info, &welcome, ring, lease.into_map(), socket, process, Candidate::new(""), false);
+            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, process, Candidate::new(""), false);
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),
@@ -170,7 +168,7 @@ impl Stage {
             }
             Step::Greet { policy, depth, history, lease } => {
                 let policy = [Policy::Block, Policy::DropOldest, Policy::Latest][policy as usize % 3];
-                let hello = encode_first(&call(policy, depth.map(|depth| depth.of(16)), history.of(4)));
+                let hello = encode_call(&call(policy, depth.map(|depth| depth.of(16)), history.of(4)));
                 let len = if lease == u8::MAX { LEASE_LEN / 2 } else { LEASE_LEN };
                 self.come(&hello, Some(OwnedSegment::new("fuzz-lease", len).expect("some memory")));
             }
@@ -193,11 +191,14 @@ impl Stage {
             }
             Step::Flood { who, packets } => {
                 if let Some(stranger) = self.stranger(who) {
-                    for _ in 0..packets {
-                        let _ = socket::send(&stranger.socket, &[1; 3], None);
+                    for number in 0..packets {
+                        stranger.channel.ring();
+                        if number > 250 {
+                            let _ = stranger.channel.send(&[1; 3], None);
+                        }
                     }
                     let id = stranger.id;
-                    duties::answer(&*self.publisher.shared, 0, id);
+                    duties::answer_now(&*self.publisher.shared, 0, id);
                 }
             }
             Step::Leave { who } => self.part_with(who, true),
@@ -234,10 +235,10 @@ impl Stage {
 
     fn come(&mut self, hello: &[u8], lease: Option<OwnedSegment>) {
         if self.strangers.len() < MOST_STRANGERS
-            && let Some((id, socket)) = knock(&self.publisher, hello, lease.as_ref())
+            && let Some((id, channel)) = knock(&self.publisher, hello, lease.as_ref())
         {
             let lease = lease.expect("nobody is taken in without one");
-            self.strangers.push(Stranger { id, socket, lease });
+            self.strangers.push(Stranger { id, channel, lease });
         }
     }
 
@@ -261,16 +262,12 @@ fn call(policy: Policy, depth: Option<u64>, history: u64) -> Call {
     Call { name: String::new(), wish: Wish::Subscribe(hello) }
 }
 
-/// Says hello to the publisher; gives the number that it has there, and the socket.
-fn knock(publisher: &Publisher, hello: &[u8], lease: Option<&OwnedSegment>) -> Option<(u64, OwnedFd)> {
-    let (ours, theirs) = socket::pair().expect("two sockets");
-    if !socket::send(&ours, hello, lease.map(OwnedSegment::shared)).is_ok_and(|sent| sent) {
-        return None; // Longer than a socket takes.
-    }
-    let mut packet = [0; MAX_PACKET];
-    let Ok(Received::Packet(len, lease)) = socket::receive(&theirs, &mut packet) else { return None };
-    let Call { wish, .. } = decode_first(&packet[..len]).ok()?;
-    let id = Arc::clone(&publisher.shared).take_call(&Arc::new(theirs), NO_TASK, wish, lease).ok()??;
+/// Says hello to the publisher; gives the number that it has there, and the channel.
+fn knock(publisher: &Publisher, hello: &[u8], lease: Option<&OwnedSegment>) -> Option<(u64, Channel)> {
+    let Call { wish: Wish::Subscribe(hello), .. } = decode_call(hello)? else { return None };
+    let (ours, theirs) = joined();
+    let lease = lease.map(|lease| lease.shared().try_clone_to_owned().expect("a descriptor more"));
+    let id = publisher.shared.attach(theirs, hello, lease).ok()??;
     Some((id, ours))
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Number, each};
 use crate::link::candidates::Candidate;
+use crate::link::channel::{Channel, joined};
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{ToSubscriber, Welcome, encode};
 use crate::protocol::claim::retention_limit;
@@ -129,6 +130,8 @@ struct Stage<'a> {
     /// Of an honest publisher.
     regions: Regions,
     words: &'a [AtomicU64],
+    channel: Channel,
+    /// Something that is no memory.
     socket: OwnedFd,
     connection: Connection,
     depth: u64,
@@ -179,7 +182,8 @@ impl<'a> Stage<'a> {
             .map_err(|(error, _)| error)
             .expect("a lease")
             .into_map();
-        let (socket, theirs) = socket::pair().expect("two sockets");
+        let (theirs, channel) = joined();
+        let (socket, _) = socket::pair().expect("two sockets");
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
@@ -206,6 +210,7 @@ impl<'a> Stage<'a> {
             memory,
             regions,
             words,
+            channel,
             socket,
             connection,
             depth,
@@ -343,7 +348,7 @@ impl<'a> Stage<'a> {
             _ => None,
         };
         // What does not fit is not said.
-        let _ = socket::send(&self.socket, packet, passed);
+        let _ = self.channel.send(packet, passed);
     }
 
     fn take(&mut self) -> bool {
@@ -428,9 +433,9 @@ fn copy(fd: BorrowedFd<'_>) -> OwnedFd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::inbox::Said;
     use crate::memory::glossary::{self, GLOSSARY};
     use crate::sys::memory::MOST_MAPPED;
-    use crate::sys::socket::{MAX_PACKET, Received};
 
     const POOLED: u64 = 1 << 63;
     const FAR: u64 = (1 << 62) + 1;
@@ -528,7 +533,7 @@ mod tests {
             for (id, segment) in memories {
                 assert!(stage.play(Step::Take), "{case}: not yet");
                 let packet = encode(&ToSubscriber::Segment { id });
-                assert!(socket::send(&stage.socket, &packet, Some(segment.shared())).unwrap());
+                assert!(stage.channel.send(&packet, Some(segment.shared())).unwrap());
                 stage.connection.read_socket();
                 if !stage.connection.is_live() {
                     break;
@@ -539,14 +544,15 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_packets_has_to_wait() {
+    fn many_packets_are_read_in_one_go() {
         let memory = Memory::new();
         let mut stage = stage(&memory);
-        for _ in 0..100 {
-            assert!(socket::send(&stage.socket, &encode(&ToSubscriber::Wake), None).unwrap());
-        }
-        assert!(!stage.connection.read_socket(), "there is more");
-        assert!(stage.connection.read_socket());
+        let mut say = |count: usize, expected: bool| {
+            let was_said = |_: &usize| stage.channel.send(&encode(&ToSubscriber::Wake), None).unwrap();
+            let said = (0..count).take_while(was_said).count();
+            assert_eq!(stage.connection.read_socket(), expected, "{said} packets");
+        };
+        say(100, true);
     }
 
     #[test]
@@ -556,11 +562,10 @@ mod tests {
         let tracked = Descriptor { tracked: true, ..chunk(3, 64).descriptor() };
         stage.append(1, |ring, place| ring.append_pooled(place, tracked, 1));
         assert!(stage.play(Step::Take) && stage.play(Step::Clone { which: 0 }));
-        let mut packet = [0; MAX_PACKET];
         for is_rung in [false, true] {
             assert!(stage.play(Step::Drop { which: 0 }));
-            let found = socket::receive(&stage.socket, &mut packet).unwrap();
-            assert_eq!(matches!(found, Received::Packet(1, None)), is_rung);
+            stage.channel.pump();
+            assert_eq!(matches!(stage.channel.take(), Ok(Said::Ring)), is_rung);
         }
     }
 
@@ -573,8 +578,7 @@ mod tests {
             let topic = info.topic.clone();
             let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
-            let (_, theirs) = socket::pair().unwrap();
-            let (ring, theirs) = (copy(ring.shared()), Arc::new(theirs));
+            let (ring, theirs) = (copy(ring.shared()), Arc::new(joined().0));
             Connection::new(1, info, &welcome, ring, lease, theirs, Liveness::default(), Candidate::new(""), false)
                 .map(drop)
         };

@@ -1,9 +1,12 @@
 //! The one socket at which a process listens in a rendezvous directory. Each of its publishers and event queues has a name of its own
-//! for it; whoever connects says first whom it wants.
+//! for it. A process connects once, and opens a channel for each publisher that it wants, by that name.
 
+use crate::link::channel::Channel;
 use crate::link::claims::Claim;
 use crate::link::doorstep::{Doorstep, handshake_time};
-use crate::link::handshake::{self, Call, NotUnderstood, ToSubscriber, Wish};
+use crate::link::handshake::{self, Call, Greeting, NotUnderstood, ToSubscriber, Wish};
+use crate::link::pair::{Answers, Attendant, Pair, Wire};
+use crate::link::pairs::Pairs;
 use crate::link::rendezvous::{Announced, Directory};
 use crate::link::service::{Event, Handle, Next, Service, Token};
 use crate::sync::locks::Mutex;
@@ -11,7 +14,7 @@ use crate::sys::epoll::Interest;
 use crate::sys::limits;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use rustix::fd::OwnedFd;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,28 +26,61 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// What is announced under a name.
 pub(crate) trait Host: Send + Sync {
-    /// Answers who connected. With a number the connection goes on, watched by `task`, and [`hung_up`](Self::hung_up) is told that
-    /// number when it ends.
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        task: Token,
-        wish: Wish,
-        passed: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>>;
-    fn hung_up(&self, connection: u64);
+    /// Answers who opened a channel, and keeps that if it is welcome. Dropping it is an answer, too.
+    fn take_call(self: Arc<Self>, channel: Channel, wish: Wish, lease: Option<OwnedFd>) -> io::Result<()>;
+    /// Answers who connected with a question.
+    fn answer(self: Arc<Self>, socket: &OwnedFd, wish: Wish) -> io::Result<()>;
     /// A connection could not be taken for want of something; it is tried again.
     fn is_short_of(&self, error: &io::Error);
     /// What its log lines are about.
     fn topic(&self) -> &str;
 }
 
-/// A listening socket, and what it is the way to.
+/// Everything that is announced, by its names.
+#[derive(Default)]
+struct Hosts(Mutex<HashMap<String, Weak<dyn Host>>>);
+
+impl Hosts {
+    fn all(&self) -> Vec<Arc<dyn Host>> {
+        self.0.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<Arc<dyn Host>> {
+        self.0.lock().get(name).and_then(Weak::upgrade)
+    }
+}
+
+impl Answers for Hosts {
+    fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: Option<OwnedFd>) {
+        let channel = Channel::of(pair, wire);
+        let Some(Call { name, wish }) = handshake::decode_call(wanted) else {
+            log::warn!("byref: refused a subscriber: it wants what makes no sense");
+            return;
+        };
+        let Some(host) = self.get(&name) else {
+            // Of a full socket the end of the channel is answer enough.
+            let _ = channel.send(&handshake::encode_first(&ToSubscriber::NotThisProcess), None);
+            return;
+        };
+        match Arc::clone(&host).take_call(channel, wish, passed) {
+            Err(why) if limits::is_shortage(&why) => host.is_short_of(&why),
+            Err(why) if !is_hang_up(&why) => {
+                log::warn!("byref: topic '{}': refused a subscriber: {why}", host.topic());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+/// A listening socket, and the names that lead to it.
 struct Acceptor {
     directory: Arc<Directory>,
     socket: Arc<OwnedFd>,
-    hosts: Mutex<HashMap<String, Weak<dyn Host>>>,
+    names: Mutex<HashSet<String>>,
+    hosts: Arc<Hosts>,
+    pairs: Arc<Pairs>,
     doorstep: Doorstep,
+    service: Weak<Handle>,
 }
 
 /// A listening socket with the task that accepts from it.
@@ -53,9 +89,21 @@ struct Listening {
     task: Token,
 }
 
-/// The listening socket of this process that gets new names. Former ones may have some still.
-#[derive(Default)]
-pub(crate) struct Acceptors(Mutex<Option<Arc<Listening>>>);
+/// How this process is reached, and reaches others.
+pub(crate) struct Acceptors {
+    /// The listening socket that gets new names. Former ones may have some still.
+    present: Mutex<Option<Arc<Listening>>>,
+    hosts: Arc<Hosts>,
+    pairs: Arc<Pairs>,
+}
+
+impl Default for Acceptors {
+    fn default() -> Self {
+        let hosts = Arc::<Hosts>::default();
+        let pairs = Arc::new(Pairs::new(Arc::clone(&hosts) as Arc<dyn Answers>));
+        Acceptors { present: Mutex::default(), hosts, pairs }
+    }
+}
 
 /// A name in a directory under which something is announced.
 pub(crate) struct Place {
@@ -73,29 +121,44 @@ impl Place {
 }
 
 impl Acceptors {
+    /// The processes with which this one is connected.
+    pub fn pairs(&self) -> &Arc<Pairs> {
+        &self.pairs
+    }
+
     /// Announces `host` in a directory.
     pub fn announce(
         &self,
-        service: &Handle,
+        service: &Arc<Handle>,
         directory: &Arc<Directory>,
         who: Announced,
         host: &Weak<dyn Host>,
     ) -> io::Result<Place> {
         let claim = who.claim(directory)?;
-        let mut present = self.0.lock();
+        let mut present = self.present.lock();
         if let Some(listening) = present.as_ref().filter(|it| Arc::ptr_eq(&it.acceptor.directory, directory))
             && let Some(name) = listening.acceptor.link(&who, host)
         {
             return Ok(Place { who, name, listening: Arc::clone(listening), _claim: claim });
         }
         let (socket, name) = directory.listen(&who)?;
-        let hosts = Mutex::new(HashMap::from([(name.clone(), Weak::clone(host))]));
-        let (directory, socket) = (Arc::clone(directory), Arc::new(socket));
-        let acceptor = Arc::new(Acceptor { directory, socket, hosts, doorstep: Doorstep::default() });
+        self.hosts.0.lock().insert(name.clone(), Weak::clone(host));
+        let acceptor = Arc::new(Acceptor {
+            directory: Arc::clone(directory),
+            socket: Arc::new(socket),
+            names: Mutex::new(HashSet::from([name.clone()])),
+            hosts: Arc::clone(&self.hosts),
+            pairs: Arc::clone(&self.pairs),
+            doorstep: Doorstep::default(),
+            service: Arc::downgrade(service),
+        });
         let accepting = Arc::clone(&acceptor);
         let accept = move |service: &Arc<Service>, _, _| accepting.accept(service);
         let watched = service.watch(Arc::clone(&acceptor.socket), Interest::IN, None, accept);
-        let task = watched.inspect_err(|_| acceptor.directory.remove(&name))?;
+        let task = watched.inspect_err(|_| {
+            acceptor.directory.remove(&name);
+            self.hosts.0.lock().remove(&name);
+        })?;
         let listening = Arc::new(Listening { acceptor, task });
         *present = Some(Arc::clone(&listening));
         Ok(Place { who, name, listening, _claim: claim })
@@ -111,11 +174,12 @@ impl Acceptors {
             None => acceptor.directory.remove(&place.name),
         }
         fault!("close.publisher_unlinked");
-        let mut present = self.0.lock();
+        let mut present = self.present.lock();
+        self.hosts.0.lock().remove(&place.name);
         let is_last = {
-            let mut hosts = acceptor.hosts.lock();
-            hosts.remove(&place.name);
-            hosts.is_empty()
+            let mut names = acceptor.names.lock();
+            names.remove(&place.name);
+            names.is_empty()
         };
         if !is_last {
             return;
@@ -139,18 +203,20 @@ impl Acceptor {
     fn link(&self, who: &Announced, host: &Weak<dyn Host>) -> Option<String> {
         let name = who.name();
         let any = {
-            let mut hosts = self.hosts.lock();
-            let any = hosts.keys().next().cloned();
-            hosts.insert(name.clone(), Weak::clone(host)); // Before anybody can ask for it.
+            let mut names = self.names.lock();
+            let any = names.iter().next().cloned();
+            names.insert(name.clone());
             any?
         };
+        self.hosts.0.lock().insert(name.clone(), Weak::clone(host)); // Before anybody can ask for it.
         // Names can have been removed by others, one or all.
-        let others = || self.hosts.lock().keys().filter(|other| **other != name).cloned().collect::<Vec<_>>();
+        let others = || self.names.lock().iter().filter(|other| **other != name).cloned().collect::<Vec<_>>();
         let is_linked = |other: &String| self.directory.link(other, who).is_ok();
         if is_linked(&any) || others().iter().any(is_linked) {
             return Some(name);
         }
-        self.hosts.lock().remove(&name);
+        self.names.lock().remove(&name);
+        self.hosts.0.lock().remove(&name);
         None
     }
 
@@ -162,26 +228,31 @@ impl Acceptor {
                 Ok(None) => return Next::Keep,
                 Err(error) => {
                     // The connection stays in the backlog.
-                    let hosts: Vec<_> = self.hosts.lock().values().filter_map(Weak::upgrade).collect();
-                    hosts.iter().for_each(|host| host.is_short_of(&error));
+                    self.are_short_of(&error);
                     return Next::Pause(RETRY);
                 }
             };
             fault!("accept.accepted");
-            let mut caller = Caller { socket: Arc::clone(&socket), by: By::Nobody(Arc::clone(self)) };
-            let hear = move |_: &Arc<Service>, task, event| caller.hear(task, event);
+            let (socket_of_caller, acceptor) = (Arc::clone(&socket), Arc::clone(self));
+            let mut caller = Caller { socket: socket_of_caller, acceptor, pair: None, is_at_doorstep: true };
+            let hear = move |service: &Arc<Service>, task, event| caller.hear(service, task, event);
             match self.doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
                 Ok(Some(oldest)) => service.cancel(oldest),
                 Ok(None) => {}
-                Err(error) => log::warn!("byref: cannot watch a subscriber: {error}"),
+                Err(error) => log::warn!("byref: cannot watch a connection: {error}"),
             }
         }
         Next::Keep // Others may wait; the service's other tasks go first.
     }
 
+    /// This process is short of something that a connection takes.
+    fn are_short_of(&self, error: &io::Error) {
+        self.hosts.all().iter().for_each(|host| host.is_short_of(error));
+    }
+
     /// What to answer one that speaks another version of the protocol: with a topic, if there is only one.
     fn answer_to_other_version(&self) -> Vec<u8> {
-        let hosts: Vec<_> = self.hosts.lock().values().filter_map(Weak::upgrade).collect();
+        let hosts = self.hosts.all();
         let topic = if let [host] = &hosts[..] { host.topic() } else { "" };
         handshake::encode_for_other_version(topic)
     }
@@ -190,93 +261,85 @@ impl Acceptor {
 /// Somebody who connected.
 struct Caller {
     socket: Arc<OwnedFd>,
-    by: By,
-}
-
-enum By {
-    /// It has not said yet whom it wants.
-    Nobody(Arc<Acceptor>),
-    /// It is this one's connection of that number.
-    Host(Weak<dyn Host>, u64),
-}
-
-/// What became of a call.
-enum Heard {
-    NotYet,
-    Taken(Weak<dyn Host>, u64),
-    Over,
+    acceptor: Arc<Acceptor>,
+    /// Once it has said that it is one.
+    pair: Option<(Arc<Pair>, Attendant)>,
+    /// It has opened no channel yet.
+    is_at_doorstep: bool,
 }
 
 impl Caller {
     /// Runs when it says something or hangs up, and when it has said nothing for too long.
-    fn hear(&mut self, task: Token, event: Event) -> Next {
-        let acceptor = match &self.by {
-            By::Nobody(acceptor) => Arc::clone(acceptor),
-            By::Host(..) if !socket::is_hung_up(&self.socket) => return Next::Keep,
-            By::Host(host, number) => {
-                if let Some(host) = host.upgrade() {
-                    host.hung_up(*number);
+    fn hear(&mut self, service: &Service, task: Token, event: Event) -> Next {
+        let next = match &self.pair {
+            Some((pair, _)) => pair.run(event),
+            None => self.greet(task),
+        };
+        let was_used = || self.pair.as_ref().is_some_and(|(pair, _)| pair.was_used());
+        if self.is_at_doorstep && (event == Event::Late || matches!(next, Next::Done) || was_used()) {
+            self.is_at_doorstep = false;
+            self.acceptor.doorstep.leave(task);
+            if !was_used() {
+                if !matches!(next, Next::Done) {
+                    log::debug!("byref: a connection said nothing and was closed");
                 }
                 return Next::Done;
             }
-        };
-        let heard = self.answer(&acceptor, task);
-        if event == Event::Late || !matches!(heard, Ok(Heard::NotYet)) {
-            acceptor.doorstep.leave(task);
+            service.relax(task);
         }
-        match heard {
-            Ok(Heard::Taken(host, number)) => {
-                self.by = By::Host(host, number);
-                Next::Watch(Interest::RDHUP)
-            }
-            Ok(Heard::NotYet) if event == Event::Late => {
-                log::debug!("byref: a connection said nothing and was closed");
-                Next::Done
-            }
-            Ok(Heard::NotYet) => Next::Keep,
-            Ok(Heard::Over) => Next::Done,
+        next
+    }
+
+    /// Reads its first packet.
+    fn greet(&mut self, task: Token) -> Next {
+        match self.answer(task) {
+            Ok(Some(next)) => next,
+            Ok(None) => Next::Done,
             Err(why) => {
-                if !is_hang_up(&why) {
-                    log::warn!("byref: refused a subscriber: {why}");
+                if limits::is_shortage(&why) {
+                    self.acceptor.are_short_of(&why);
+                } else if !is_hang_up(&why) {
+                    log::warn!("byref: refused a connection: {why}");
                 }
                 Next::Done
             }
         }
     }
 
-    /// Reads whom it wants, and has that answer.
-    fn answer(&self, acceptor: &Acceptor, task: Token) -> io::Result<Heard> {
+    /// Answers its first packet; `None`: that was all.
+    fn answer(&mut self, task: Token) -> io::Result<Option<Next>> {
         let mut packet = [0u8; MAX_PACKET];
-        let (len, passed) = match socket::receive(&self.socket, &mut packet)? {
-            Received::Packet(len, passed) => (len, passed),
-            Received::Empty => return Ok(Heard::NotYet),
-            Received::HungUp => return Ok(Heard::Over),
+        let len = match socket::receive(&self.socket, &mut packet)? {
+            Received::Packet(len, _) => len,
+            Received::Empty => return Ok(Some(Next::Keep)),
+            Received::HungUp => return Ok(None),
             Received::OutOfDescriptors => return Err(io::Error::from_raw_os_error(libc::EMFILE)),
         };
-        fault!("accept.hello_read");
-        let Call { name, wish } = match handshake::decode_first(&packet[..len]) {
-            Ok(call) => call,
+        match handshake::decode_first(&packet[..len]) {
+            Ok(Greeting::Pair) => {
+                let service = self.acceptor.service.upgrade().ok_or(io::ErrorKind::BrokenPipe)?;
+                let (pair, attendant) = self.acceptor.pairs.accept(&self.socket, task, &service)?;
+                fault!("accept.paired");
+                let next = pair.run(Event::Ready); // What it wants of whom is there, most likely.
+                self.pair = Some((pair, attendant));
+                Ok(Some(next))
+            }
+            Ok(Greeting::Ask(Call { name, wish })) => {
+                match self.acceptor.hosts.get(&name) {
+                    Some(host) => host.answer(&self.socket, wish)?,
+                    None => {
+                        socket::send(&self.socket, &handshake::encode_first(&ToSubscriber::NotThisProcess), None)?;
+                    }
+                }
+                Ok(None)
+            }
             Err(NotUnderstood::Version(theirs)) => {
                 // Our first packet tells it our version.
-                socket::send(&self.socket, &acceptor.answer_to_other_version(), None)?;
-                return Err(io::Error::other(format!("it speaks protocol version {theirs}")));
+                socket::send(&self.socket, &self.acceptor.answer_to_other_version(), None)?;
+                Err(io::Error::other(format!("it speaks protocol version {theirs}")))
             }
-            Err(NotUnderstood::Garbage) => return Err(io::Error::other("it does not speak this protocol")),
-        };
-        let host = acceptor.hosts.lock().get(&name).cloned();
-        let Some((weak, host)) = host.and_then(|weak| weak.upgrade().map(|host| (weak, host))) else {
-            socket::send(&self.socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
-            return Ok(Heard::Over);
-        };
-        match Arc::clone(&host).take_call(&self.socket, task, wish, passed) {
-            Ok(Some(number)) => return Ok(Heard::Taken(weak, number)),
-            Err(why) if limits::is_shortage(&why) => host.is_short_of(&why),
-            Err(why) if !is_hang_up(&why) => {
-                log::warn!("byref: topic '{}': refused a subscriber: {why}", host.topic());
-            }
-            Ok(None) | Err(_) => {}
+            Err(NotUnderstood::Garbage) => Err(io::Error::other("it does not speak this protocol")),
         }
-        Ok(Heard::Over)
     }
 }
 

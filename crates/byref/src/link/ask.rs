@@ -1,6 +1,6 @@
 //! Asking many others one question each, and reading what they answer.
 
-use crate::link::handshake::{self, Call, Wish};
+use crate::link::handshake::{self, Call, Greeting, Wish};
 use crate::link::rendezvous::Directory;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::socket::{self, Connect};
@@ -30,9 +30,9 @@ pub(crate) fn look_at(
         let epoll = Epoll::new()?;
         let mut asked = Vec::new();
         for (place, name) in names.iter().enumerate() {
-            let call = Call { name: name.clone(), wish: Wish::Look };
+            let greeting = Greeting::Ask(Call { name: name.clone(), wish: Wish::Look });
             if let Ok(Connect::Connected(socket)) = directory.connect(name)
-                && let Ok(true) = socket::send(&socket, &handshake::encode_first(&call), None)
+                && let Ok(true) = socket::send(&socket, &handshake::encode_first(&greeting), None)
             {
                 epoll.add(&socket, asked.len() as u64, Interest::IN)?;
                 asked.push(Some((slice * AT_ONCE + place, socket)));

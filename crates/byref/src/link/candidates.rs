@@ -17,6 +17,8 @@ pub(crate) struct Candidate {
     pub name: String,
     /// When to try again, should it be in vain.
     pub pause: Duration,
+    /// It was asked over a connection that leads to somebody else, perhaps.
+    pub was_misled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +33,7 @@ pub(crate) struct Candidates {
 
 impl Candidate {
     pub fn new(name: &str) -> Self {
-        Candidate { name: name.to_owned(), pause: FIRST_PAUSE }
+        Candidate { name: name.to_owned(), pause: FIRST_PAUSE, was_misled: false }
     }
 }
 
@@ -78,7 +80,7 @@ impl Candidates {
     pub fn is_gone(&mut self, name: &str) {
         let (others, rest) = std::mem::take(&mut self.spare).into_iter().partition(|spare| same_publisher(spare, name));
         self.spare = rest;
-        let ask = |name| Candidate { name, pause: FIRST_PAUSE };
+        let ask = |name: String| Candidate::new(&name);
         self.waiting.extend(Vec::into_iter(others).map(ask));
     }
 

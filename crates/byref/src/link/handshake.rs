@@ -1,39 +1,53 @@
-//! The packets of the socket between a publisher and a subscriber.
+//! What two processes say to each other over their socket, and a subscriber and a publisher over their channel of it.
 //!
-//! The subscriber connects and sends a [`Call`] for the publisher's name: a [`Hello`], with the descriptor of its lease. The publisher
-//! answers with
+//! A process connects and sends a [`Greeting`]; for a pair the other one answers [`Paired`]. A subscriber opens a channel with a
+//! [`Call`] for the publisher's name: a [`Hello`], with the descriptor of its lease. The publisher answers with
 //! [`ToSubscriber::Welcome`] and the descriptor of its ring, then [`ToSubscriber::Segment`] with a descriptor for each
-//! segment of its pool, and later for each new one, and for its glossary.  Afterwards single bytes ring the other side's bell.
+//! segment of its pool, and later for each new one, and for its glossary. A subscriber has little to say ([`ToPublisher`]).
 
 use crate::protocol::claim::Policy;
 use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The first packet of whoever connects to a process.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Greeting {
+    /// To be a [pair](crate::link::pair) with it.
+    Pair,
+    /// To ask one question, and no more.
+    Ask(Call),
+}
+
+/// The answer to [`Greeting::Pair`].
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Paired {}
+
+/// What a channel is opened with, or a question.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Call {
-    /// Whom it wants: a name of this socket in the rendezvous directory.
+    /// Whom it is for: a name of the process's socket in the rendezvous directory.
     pub name: String,
     pub wish: Wish,
 }
 
-/// What whoever connects wants.
+/// What is wanted of whoever has a name. `Subscribe` and `Collect` open a channel, and the descriptor of the lease comes along; the
+/// others are questions.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Wish {
-    /// To subscribe; the descriptor of the lease comes along.
+    /// To subscribe.
     Subscribe(Hello),
-    /// To see the numbers of an event queue.
+    /// To see the numbers of an event queue, or a publisher.
     Look,
     /// To know which mailbox this is; the answer is [`ToSubscriber::Here`].
     Who,
     /// A mailbox has messages for the one of this address, or for this incarnation of it alone: it shall collect them at the name
     /// `from`. The answer is [`ToSubscriber::Here`] from one that will.
     Knock { address: String, incarnation: Option<u128>, from: String },
-    /// A mailbox collects what the called one has for it: as a subscriber, with the descriptor of its lease.
+    /// A mailbox collects what the called one has for it, as a subscriber.
     Collect { hello: Hello, incarnation: u128 },
     /// Somebody claims the address: its holder is to give it up. The answer is [`ToSubscriber::Here`] from one that has.
     TakeOver { address: String },
@@ -77,6 +91,8 @@ pub(crate) enum ToSubscriber {
     Welcome(Welcome),
     /// Another topic: one of the same hash, or one that the pattern does not match.
     NotThisTopic,
+    /// Nobody in this process has the name that was called.
+    NotThisProcess,
     /// A segment of the pool, or the glossary; its descriptor comes along.
     Segment {
         id: u32,
@@ -100,10 +116,13 @@ pub(crate) struct Whereabouts {
     pub incarnation: u128,
 }
 
-/// The wake-up, ready made: [`ToSubscriber::Wake`].
-pub(crate) const WAKE: &[u8] = &[0];
-/// A subscriber's ring at the publisher's door.
-pub(crate) const RING: &[u8] = &[1];
+/// What a subscriber says, besides ringing.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum ToPublisher {
+    /// Ring here if I sleep at sockets: that is faster than the service thread. The bell comes along. A process has one for each
+    /// number.
+    Bell { number: u64 },
+}
 
 /// A first packet: magic and version in front, so that any version can tell any other.
 pub(crate) fn encode_first<T: Serialize>(packet: &T) -> Vec<u8> {
@@ -142,6 +161,22 @@ pub(crate) fn decode_first<T: DeserializeOwned>(packet: &[u8]) -> Result<T, NotU
     }
 }
 
+pub(crate) fn encode_call(call: &Call) -> Vec<u8> {
+    postcard::to_stdvec(call).expect("plain data always encodes")
+}
+
+pub(crate) fn decode_call(packet: &[u8]) -> Option<Call> {
+    postcard::from_bytes(packet).ok()
+}
+
+pub(crate) fn encode_to_publisher(packet: &ToPublisher) -> Vec<u8> {
+    postcard::to_stdvec(packet).expect("plain data always encodes")
+}
+
+pub(crate) fn decode_to_publisher(packet: &[u8]) -> Option<ToPublisher> {
+    postcard::from_bytes(packet).ok()
+}
+
 pub(crate) fn encode(packet: &ToSubscriber) -> Vec<u8> {
     postcard::to_stdvec(packet).expect("plain data always encodes")
 }
@@ -153,11 +188,6 @@ pub(crate) fn decode(packet: &[u8]) -> Option<ToSubscriber> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_ready_made_wake_up_is_the_packet() {
-        assert_eq!(encode(&ToSubscriber::Wake), WAKE);
-    }
 
     #[test]
     fn other_versions_and_garbage_are_told_apart() {

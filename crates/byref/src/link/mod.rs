@@ -5,13 +5,17 @@ pub(crate) mod access;
 pub(crate) mod announcement;
 pub(crate) mod ask;
 pub(crate) mod candidates;
+pub(crate) mod channel;
 pub(crate) mod claims;
 pub(crate) mod deaths;
 pub(crate) mod doorstep;
 pub(crate) mod handshake;
+pub(crate) mod inbox;
 pub(crate) mod location;
 pub(crate) mod lookout;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod meeting;
+pub(crate) mod pair;
+pub(crate) mod pairs;
 pub(crate) mod rendezvous;
 pub(crate) mod service;

@@ -168,6 +168,11 @@ impl Directory {
         !matches!(rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
     }
 
+    /// To which socket a name leads.
+    pub fn socket_id(&self, name: &str) -> Option<SocketId> {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(identity)
+    }
+
     /// Whom its users talk to.
     pub fn access(&self) -> &Access {
         &self.access
@@ -349,7 +354,7 @@ impl Directory {
         let mut alive = HashSet::new();
         for name in self.entries().unwrap_or_default() {
             if is_final(&name) || is_queue(&name) {
-                let socket = rustix::fs::statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW).map(identity).ok();
+                let socket = self.socket_id(&name);
                 // A live process sees a connection that says nothing and ends.
                 if !alive.contains(&socket) && !matches!(self.connect(&name), Ok(Connect::Refused)) {
                     alive.insert(socket);
@@ -389,6 +394,9 @@ impl Directory {
 fn by_number(user: u32) -> String {
     user.to_string()
 }
+
+/// The number of a socket's file, which all its names have.
+pub(crate) type SocketId = (u64, u64);
 
 fn identity(stat: Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)

@@ -125,9 +125,7 @@ impl Handle {
         if let Some(handle) = running.upgrade() {
             return Ok(handle);
         }
-        let made_in = ForkId::current();
-        let service = Arc::new(Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in });
-        service.epoll.add(&service.bell, BELL, Interest::IN)?;
+        let service = Arc::new(Service::new()?);
         let thread = Arc::clone(&service);
         spawn_helper("byref", move || thread.run())?;
         let sweep = Arc::clone(directory);
@@ -159,6 +157,20 @@ impl Drop for Handle {
 }
 
 impl Service {
+    fn new() -> io::Result<Self> {
+        let service =
+            Service { epoll: Epoll::new()?, bell: Bell::new()?, tasks: Mutex::default(), made_in: ForkId::current() };
+        service.epoll.add(&service.bell, BELL, Interest::IN)?;
+        Ok(service)
+    }
+
+    /// A service without a thread.
+    #[cfg(all(any(test, fuzzing), not(loom)))]
+    pub fn idle() -> Arc<Self> {
+        ForkId::prepare().expect("a page");
+        Arc::new(Service::new().expect("two descriptors"))
+    }
+
     /// Runs `handler` whenever `fd` is ready, and once when `deadline` passes.
     pub fn watch(
         &self,
@@ -195,6 +207,22 @@ impl Service {
         }
     }
 
+    /// Runs a task soon, as one that is late, whatever its deadline was.
+    pub fn hasten(&self, token: Token) {
+        let mut tasks = self.tasks.lock();
+        tasks.set_deadline(token, Some(Instant::now()));
+        self.tell_if_next(tasks, token);
+    }
+
+    /// Takes a task's deadline away, if it is not due yet.
+    pub fn relax(&self, token: Token) {
+        let mut tasks = self.tasks.lock();
+        let is_due = |task: &Task| task.deadline.is_some_and(|at| at <= Instant::now());
+        if !tasks.by_token.get(&token).is_some_and(is_due) {
+            tasks.set_deadline(token, None);
+        }
+    }
+
     /// Forgets a task. One that runs at this moment finishes.
     pub fn cancel(&self, token: Token) {
         if !self.made_in.is_current() {
@@ -209,6 +237,9 @@ impl Service {
     fn run(self: Arc<Self>) {
         let mut ready = Vec::new();
         while self.round(&mut ready) {}
+        // They may keep this, and what they keep ends with them.
+        let left = std::mem::take(&mut self.tasks.lock().by_token);
+        drop(left);
     }
 
     /// Sleeps until there is something to do, and does all of it, each task once; `false`: the thread is to end.
@@ -300,18 +331,10 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// A service without a thread.
-    fn idle() -> Arc<Service> {
-        let (epoll, bell) = (Epoll::new().unwrap(), Bell::new().unwrap());
-        let service = Service { epoll, bell, tasks: Mutex::default(), made_in: ForkId::current() };
-        service.epoll.add(&service.bell, BELL, Interest::IN).unwrap();
-        Arc::new(service)
-    }
-
     /// As after a stop of the whole process, in which a deadline passed and something came.
     #[test]
     fn a_task_that_is_ready_and_late_runs_once() {
-        let service = idle();
+        let service = Service::idle();
         let (reader, writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut &writer, b"x").unwrap();
         let runs = Arc::new(Mutex::new(Vec::new()));
@@ -327,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_paused_task_is_left_alone_while_others_run() {
-        let service = idle();
+        let service = Service::idle();
         let (reader, writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut &writer, b"x").unwrap();
         let runs = Arc::new(Mutex::new(Vec::new()));
@@ -355,7 +378,7 @@ mod tests {
 
     #[test]
     fn deadlines_pass_in_their_order() {
-        let service = idle();
+        let service = Service::idle();
         let runs = Arc::new(Mutex::new(Vec::new()));
         let mut tokens = Vec::new();
         for delay in [40, 0, 20, 0, 10_000_000] {
@@ -377,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_deadline_ends_with_the_watch_that_had_it() {
-        let service = idle();
+        let service = Service::idle();
         let thread = Arc::clone(&service);
         spawn_helper("test", move || thread.run()).unwrap();
 

@@ -47,6 +47,8 @@ const GENERATION: usize = 17;
 const NOTES: usize = 18;
 const ROW: usize = 19;
 const SLEEPING: usize = 32;
+/// The place, in bytes, of the word that the subscriber raises to wake a publisher that waits for room: a cache line of its own.
+pub(crate) const RING_WORD: usize = 40 * 8;
 /// Where the counts start, in bytes: a page of their own keeps `cursor` and `sleeping` apart from them.
 pub(crate) const COUNTS: usize = 4096;
 /// Where the notes start, in bytes.

@@ -30,7 +30,10 @@
 //!
 //! A publisher that waits (for room, or in `flush`) stores in `wake_at` the cursor it waits for, makes a heavy fence, looks at
 //! the cursors once more, and sleeps. A subscriber stores its cursor, makes a light fence, and compares it with `wake_at`.
-//! It rings once per value ([`Waiter`]): once its cursor has passed that value, this publisher waits for it no more. `skip_at`
+//! It rings once per value ([`Waiter`]): once its cursor has passed that value, this publisher waits for it no more. To ring is to raise a
+//! word of the lease and to have the kernel wake who waits for it. The publisher notes the words of all lossless subscribers before it
+//! looks at their cursors, so the kernel refuses a sleep after a ring that it missed. If nobody waits for the word, the subscriber rings
+//! on the channel, too: the publisher may have no `futex_waitv`, or more subscribers than one wait can be for. `skip_at`
 //! works alike, for who waits for the release of a message (see [`release`](crate::writer::release)); it is looked at only after
 //! records were skipped.
 //!

@@ -23,11 +23,12 @@ use crate::error::{Error, Result, printable};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
 use crate::link::ask::{Answered, look_at};
-use crate::link::handshake::{self, Wish};
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, ToSubscriber, Wish};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
-use crate::link::service::{self, Handle, Next, Service, Token};
+use crate::link::service::{self, Handle, Next, Service};
 use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -527,21 +528,17 @@ fn passed(reported: &mut bool, is_over: bool, is_well: bool) -> bool {
 }
 
 impl Host for Monitor {
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        _: Token,
-        wish: Wish,
-        _: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>> {
-        if wish == Wish::Look {
-            self.show(socket);
-        }
-        Ok(None)
+    /// It publishes nothing.
+    fn take_call(self: Arc<Self>, channel: Channel, _: Wish, _: Option<OwnedFd>) -> io::Result<()> {
+        channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop)
     }
 
-    /// Nobody stays.
-    fn hung_up(&self, _: u64) {}
+    fn answer(self: Arc<Self>, onlooker: &OwnedFd, wish: Wish) -> io::Result<()> {
+        if wish == Wish::Look {
+            self.show(onlooker);
+        }
+        Ok(())
+    }
 
     /// An onlooker does without.
     fn is_short_of(&self, _: &io::Error) {}

@@ -9,9 +9,10 @@ use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
+use crate::link::channel::Channel;
 use crate::link::handshake::{self, Hello, ToSubscriber, Wish};
 use crate::link::rendezvous::{self, Announced};
-use crate::link::service::{self, Token};
+use crate::link::service;
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::claim::Policy;
@@ -30,7 +31,6 @@ use crate::sys::socket;
 use crate::topic;
 use crate::writer::append::{self, Filled};
 use crate::writer::attempt::{Attempt, Call};
-use crate::writer::duties;
 use crate::writer::errands::Errands;
 use crate::writer::line::{Limits, Line, Plan};
 use crate::writer::outstanding::{Outstanding, warn_after};
@@ -542,18 +542,24 @@ impl Shared {
         }
     }
 
-    /// Takes a subscriber in.
-    fn attach(&self, socket: &Arc<OwnedFd>, task: Token, hello: Hello, lease: OwnedFd) -> io::Result<u64> {
+    /// Takes a subscriber in, if it wants this topic; gives its number.
+    pub(crate) fn attach(&self, channel: Channel, hello: Hello, lease: Option<OwnedFd>) -> io::Result<Option<u64>> {
+        if !topic::matches(&hello.topic, &self.topic) {
+            // Of a full socket the end of the channel is answer enough.
+            channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
+            return Ok(None);
+        }
+        let lease = lease.ok_or_else(|| io::Error::other("it sent no lease"))?;
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("accept.lease_mapped");
-        let newcomer = Newcomer { hello, lease, socket: Arc::clone(socket), pid: socket::peer_pid(socket), task };
+        let newcomer = Newcomer { hello, lease, channel };
         let introduction = Introduction { publisher: self.id, topic: &self.topic, name: self.name.as_deref() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let id = open.line.admit(&mut open.store, newcomer, &introduction)?;
         *self.short_of.lock() = None;
         self.changed.notify();
-        Ok(id)
+        Ok(Some(id))
     }
 
     /// Disconnects the subscriber of that number; `false`: there is none.
@@ -676,32 +682,19 @@ impl Lender for Shared {
 }
 
 impl Host for Shared {
-    fn take_call(
-        self: Arc<Self>,
-        socket: &Arc<OwnedFd>,
-        task: Token,
-        wish: Wish,
-        passed: Option<OwnedFd>,
-    ) -> io::Result<Option<u64>> {
-        let hello = match wish {
-            Wish::Subscribe(hello) if topic::matches(&hello.topic, &self.topic) => hello,
-            Wish::Look => {
-                if let Some(report) = self.report() {
-                    inspect::show(socket, report);
-                }
-                return Ok(None);
-            }
-            _ => {
-                socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
-                return Ok(None);
-            }
-        };
-        let lease = passed.ok_or_else(|| io::Error::other("it sent no lease"))?;
-        self.attach(socket, task, hello, lease).map(Some)
+    fn take_call(self: Arc<Self>, channel: Channel, wish: Wish, lease: Option<OwnedFd>) -> io::Result<()> {
+        match wish {
+            Wish::Subscribe(hello) => self.attach(channel, hello, lease).map(drop),
+            _ => channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop),
+        }
     }
 
-    fn hung_up(&self, peer: u64) {
-        duties::lose(self, LINE, peer, true);
+    fn answer(self: Arc<Self>, socket: &OwnedFd, wish: Wish) -> io::Result<()> {
+        match (wish, self.report()) {
+            (Wish::Look, Some(report)) => inspect::show(socket, report),
+            _ => drop(socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?),
+        }
+        Ok(())
     }
 
     fn is_short_of(&self, error: &io::Error) {

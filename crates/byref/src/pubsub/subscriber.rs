@@ -8,8 +8,12 @@ use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
 use crate::error::{Error, MAILBOX, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
+use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
+use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
+use crate::link::pair::Pair;
+use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::Policy;
@@ -27,16 +31,17 @@ use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Door, Interest};
+use crate::sys::epoll::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
-use crate::sys::socket::{self, Connect, MAX_PACKET, Received};
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::Pid;
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -167,20 +172,28 @@ struct Shared {
     successor: OnceLock<Successor>,
 }
 
-/// Who was said hello to: the connection, and the lease until the answer comes.
-#[derive(Clone)]
-struct Greeted {
-    socket: Arc<OwnedFd>,
-    lease: Arc<Mutex<Option<Mapping>>>,
+/// A publisher that was asked, and has not answered yet.
+struct Question {
+    candidate: Candidate,
+    /// The channel and the lease that it was sent; `None`: that is settled.
+    open: Mutex<Option<(Arc<Channel>, Mapping)>>,
+    /// It takes so long that the next one was asked.
+    is_slow: AtomicBool,
 }
 
-impl Greeted {
+impl Question {
     /// Goes before an answer has come.
-    fn leave(self) {
-        if let Some(lease) = self.lease.lock().take() {
+    fn leave(&self) {
+        if let Some((channel, lease)) = self.open.lock().take() {
             say_nothing_was_taken(&lease);
+            channel.hang_up();
         }
-        socket::hang_up(&self.socket);
+    }
+
+    /// No answer is wanted any more.
+    fn withdraw(&self) {
+        let open = self.open.lock().take();
+        drop(open); // Without the lock.
     }
 }
 
@@ -195,7 +208,7 @@ struct Open {
     reader: Reader,
     candidates: Candidates,
     /// Of a mailbox: those that it has said hello to, and that have not answered yet.
-    greeted: Vec<Greeted>,
+    greeted: Vec<Arc<Question>>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -530,6 +543,13 @@ impl Shared {
         }
     }
 
+    /// A publisher has said something, or hung up.
+    fn hear(&self, connection: u64) {
+        if self.update(|open| open.reader.hear(connection)) == Some(true) {
+            self.changed.notify();
+        }
+    }
+
     /// A publisher's process died.
     fn hear_of_death(&self, connection: u64) {
         self.update(|open| open.reader.hear_of_death(connection));
@@ -544,18 +564,19 @@ impl Shared {
     /// Asks the publishers whose turn it is.
     fn ask_candidates(self: &Arc<Self>) {
         let next = |open: &mut Open| {
-            Some((open.candidates.next()?, Arc::clone(&open.directory), Arc::clone(&open.reader.service)))
+            let pairs = Arc::clone(open.lookout.acceptors().pairs());
+            Some((open.candidates.next()?, Arc::clone(&open.directory), pairs, Arc::clone(&open.reader.service)))
         };
-        while let Some((candidate, directory, service)) = self.update(next).flatten() {
+        while let Some((candidate, directory, pairs, service)) = self.update(next).flatten() {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
-            let asked = directory.connect(&candidate.name).and_then(|outcome| match outcome {
-                Connect::Connected(socket) if self.knows(&candidate.name, &socket) => Ok(false),
-                Connect::Connected(socket) => self.say_hello(Arc::new(socket), &candidate, &service).map(|()| true),
-                Connect::Busy => {
+            let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
+                Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
+                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
+                Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
-                Connect::Refused | Connect::Absent => {
+                Reached::Nobody => {
                     self.update(|open| open.candidates.is_gone(&candidate.name));
                     Ok(false)
                 }
@@ -577,8 +598,8 @@ impl Shared {
 
     /// Whether the publisher at the other end, which has announced itself anew, is one that this subscriber is connected to; its
     /// further name is kept then. Its process vouches for it: names and identities can be copied.
-    fn knows(&self, name: &str, socket: &OwnedFd) -> bool {
-        let pid = socket::peer_pid(socket).map_or(0, |pid| pid.as_raw_nonzero().get());
+    fn knows(&self, name: &str, pid: Option<Pid>) -> bool {
+        let pid = number(pid);
         let may_be_of = rendezvous::may_be_of(name); // Once: there may be a thousand connections.
         let is_same = |info: &PublisherInfo| may_be_of(info.id) && info.pid == pid;
         let known = |open: &mut Open| {
@@ -630,6 +651,14 @@ impl Shared {
         });
     }
 
+    /// The process that was asked has no publisher of this name. It may have been the wrong one.
+    fn was_somebody_else(self: &Arc<Self>, candidate: &Candidate) {
+        self.update(|open| open.lookout.acceptors().pairs().forget(&open.directory, &candidate.name));
+        if !candidate.was_misled {
+            self.ask_again(Candidate { was_misled: true, ..candidate.clone() });
+        }
+    }
+
     /// A publisher answered, or takes too long: it is the next one's turn.
     fn ask_next(self: &Arc<Self>) {
         self.update(|open| open.candidates.finished());
@@ -637,8 +666,7 @@ impl Shared {
     }
 
     /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, socket: Arc<OwnedFd>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
-        fault!("connect.connected");
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         fault!("connect.lease_made");
         let hello = Hello {
@@ -654,54 +682,81 @@ impl Shared {
             Some(incarnation) => Wish::Collect { hello, incarnation },
         };
         let call = Call { name: candidate.name.clone(), wish };
-        if !socket::send(&socket, &handshake::encode_first(&call), Some(lease.shared()))? {
+        let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
             return Err(io::Error::other("its socket is full"));
-        }
+        };
         fault!("connect.hello_sent");
-        let greeted = Greeted { socket: Arc::clone(&socket), lease: Arc::new(Mutex::new(Some(lease.into_map()))) };
-        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(greeted.clone())).is_none() {
-            greeted.leave(); // It was closed: nobody would ever take what is sent.
+        let channel = Arc::new(channel);
+        let question = Arc::new(Question {
+            candidate: candidate.clone(),
+            open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
+            is_slow: AtomicBool::new(false),
+        });
+        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+            question.leave(); // It was closed: nobody would ever take what is sent.
             return Ok(());
         }
-        let (shared, answering, candidate) = (Arc::downgrade(self), Arc::clone(&socket), candidate.clone());
-        let mut slow = false;
-        service.watch(socket, Interest::IN, Some(TIME_TO_ANSWER), move |service, task, event| {
-            let Some(shared) = shared.upgrade() else { return Next::Done };
-            let mut packet = [0u8; MAX_PACKET];
-            match socket::receive(&answering, &mut packet) {
-                Ok(Received::Empty) if event == service::Event::Late => {
-                    if !std::mem::replace(&mut slow, true) {
-                        shared.ask_next();
-                    }
-                    return shared.update(|_| Next::After(STILL_WANTED)).unwrap_or(Next::Done);
-                }
-                Ok(Received::Empty) => return Next::Keep,
-                Ok(Received::Packet(len, ring)) => {
-                    service.cancel(task); // From here on the socket is the receiving thread's.
-                    let lease = greeted.lease.lock().take(); // Absent in one that is closed.
-                    let welcome = |lease| shared.welcome(&packet[..len], ring, lease, &answering, &candidate);
-                    if let Some(Err(error)) = lease.map(welcome) {
-                        log::warn!("byref: topic '{}': no connection to a publisher: {error}", shared.options.topic);
-                        shared.is_short_of(&error);
-                        if error.raw_os_error().is_some() {
-                            shared.ask_again(candidate.clone());
-                        }
-                    }
-                }
-                Ok(Received::OutOfDescriptors) => {
-                    shared.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
-                    shared.ask_again(candidate.clone());
-                }
-                // It may be busy, or short of something; one that is gone refuses next time.
-                Ok(Received::HungUp) | Err(_) => shared.ask_again(candidate.clone()),
+        let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
+        service.after(TIME_TO_ANSWER, move |_, _, _| {
+            if asking.open.lock().is_none() {
+                return Next::Done;
             }
-            shared.update(|open| open.greeted.retain(|it| !Arc::ptr_eq(&it.socket, &answering)));
-            if !slow {
+            let Some(shared) = shared.upgrade() else {
+                asking.withdraw();
+                return Next::Done;
+            };
+            if !asking.is_slow.swap(true, Ordering::Relaxed) {
                 shared.ask_next();
             }
-            Next::Done
-        })?;
+            shared.update(|_| Next::After(STILL_WANTED)).unwrap_or_else(|| {
+                asking.withdraw();
+                Next::Done
+            })
+        });
+        let shared = Arc::downgrade(self);
+        channel.listen(move || match shared.upgrade() {
+            Some(shared) => shared.hear_answer(&question),
+            None => question.withdraw(),
+        });
         Ok(())
+    }
+
+    /// A publisher has answered, or hung up.
+    fn hear_answer(self: &Arc<Self>, question: &Question) {
+        let said = {
+            let mut open = question.open.lock();
+            let Some((channel, _)) = &*open else { return };
+            match channel.take() {
+                Ok(Said::Nothing | Said::Ring) => return,
+                said => said.map(|said| (said, open.take())),
+            }
+        };
+        let candidate = &question.candidate;
+        match said {
+            Ok((Said::Packet(packet, ring), Some((channel, lease)))) => {
+                if let Err(error) = self.welcome(&packet, ring, lease, channel, candidate) {
+                    log::warn!("byref: topic '{}': no connection to a publisher: {error}", self.options.topic);
+                    self.is_short_of(&error);
+                    if error.raw_os_error().is_some() {
+                        self.ask_again(candidate.clone());
+                    }
+                }
+            }
+            Ok((Said::OutOfDescriptors, _)) => {
+                self.is_short_of(&io::Error::from_raw_os_error(libc::EMFILE));
+                self.ask_again(candidate.clone());
+            }
+            // It may be busy, or short of something; one that is gone refuses next time.
+            Ok(_) => self.ask_again(candidate.clone()),
+            Err(_) => {
+                question.withdraw();
+                self.ask_again(candidate.clone());
+            }
+        }
+        self.update(|open| open.greeted.retain(|it| !std::ptr::eq(&**it, question)));
+        if !question.is_slow.load(Ordering::Relaxed) {
+            self.ask_next();
+        }
     }
 
     /// Takes a publisher in.
@@ -710,17 +765,21 @@ impl Shared {
         packet: &[u8],
         ring: Option<OwnedFd>,
         lease: Mapping,
-        socket: &Arc<OwnedFd>,
+        channel: Arc<Channel>,
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = socket::peer_pid(socket);
-        let number = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let pid = channel.peer_pid();
+        let number = number(pid);
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
             Ok(ToSubscriber::NotThisTopic) => {
                 log::debug!("byref: topic '{pattern}': the publisher in process {number} has another topic");
+                return Ok(());
+            }
+            Ok(ToSubscriber::NotThisProcess) => {
+                self.was_somebody_else(candidate);
                 return Ok(());
             }
             Err(NotUnderstood::Version(theirs)) => {
@@ -763,9 +822,15 @@ impl Shared {
                 shared.hear_of_death(id);
             }
         })?;
-        let (socket, candidate, tell_gaps) = (Arc::clone(socket), candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, socket, liveness, candidate, tell_gaps)?;
-        open.reader.add(connection)?;
+        let listening = Arc::downgrade(self);
+        channel.listen(move || {
+            if let Some(shared) = listening.upgrade() {
+                shared.hear(id);
+            }
+        });
+        let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
+        let connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
         open.reader.door.ring();
@@ -782,7 +847,7 @@ impl Shared {
         *self.final_stats.lock() = open.reader.stats.clone();
         open.reader.sleep_at_sockets();
         open.lookout.unregister(self.listener);
-        open.greeted.drain(..).for_each(Greeted::leave);
+        open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
         open.reader.door.ring();
         self.changed.notify();
@@ -835,4 +900,9 @@ impl Errands for Shared {
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
     }
+}
+
+/// A process's number; 0: it is out of sight.
+fn number(pid: Option<Pid>) -> i32 {
+    pid.map_or(0, |pid| pid.as_raw_nonzero().get())
 }

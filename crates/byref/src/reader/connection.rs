@@ -1,8 +1,10 @@
 //! A subscriber's connection to one publisher: the reader's half of the ring, lease and wake-up protocols.
 
 use crate::link::candidates::Candidate;
+use crate::link::channel::Channel;
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
+use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
@@ -13,7 +15,6 @@ use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
-use crate::sys::socket::{self, MAX_PACKET, Received};
 use rustix::fd::OwnedFd;
 use std::io;
 use std::sync::Arc;
@@ -157,6 +158,8 @@ pub(crate) struct Connection {
     pub short_of: Option<io::Error>,
     /// A wake-up was read from the socket by somebody who was not asleep.
     pub took_wake: bool,
+    /// The publisher was told by which bell to wake this subscriber.
+    pub has_bell: bool,
 }
 
 /// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
@@ -168,8 +171,8 @@ const LOOK_AHEAD_AT: u32 = 2;
 const STREAMING_NS: u64 = 1000;
 const LEAD: u32 = 40;
 const EXPECTED_AHEAD: u64 = 6;
-/// The most packets read at once; a flood has to wait.
-const AT_ONCE: usize = 64;
+/// How often the socket is read at once; a flood has to wait.
+const AT_ONCE: usize = 16;
 /// The most segments of one publisher, as far as a quarter of this process's descriptors suffices for them.
 const MOST_SEGMENTS: u64 = 4096;
 /// The most bytes of addresses of all its segments. Those for huge payloads are four times as long as what they are made for.
@@ -190,7 +193,7 @@ impl Connection {
         welcome: &Welcome,
         ring: OwnedFd,
         lease: Mapping,
-        socket: Arc<OwnedFd>,
+        channel: Arc<Channel>,
         liveness: Liveness,
         candidate: Candidate,
         tell_gaps: bool,
@@ -208,7 +211,7 @@ impl Connection {
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
-        let link = Arc::new(Link::new(info, lease, socket));
+        let link = Arc::new(Link::new(info, lease, channel));
         link.lease().set_cursor(welcome.start);
         let ended = liveness.is_dead;
         Ok(Connection {
@@ -239,6 +242,7 @@ impl Connection {
             evicted: None,
             short_of: None,
             took_wake: false,
+            has_bell: false,
         })
     }
 
@@ -584,7 +588,7 @@ impl Connection {
         self.pairing.light(); // Pairs with the heavy fence of a publisher that goes to sleep.
         if self.waiter.is_due(self.ring.get().wake_at(), cursor) {
             fault!("wake.publisher_before");
-            let _ = socket::send(&self.link.socket, handshake::RING, None);
+            self.link.ring_for_room();
             fault!("wake.publisher_after");
         }
     }
@@ -613,7 +617,7 @@ impl Connection {
         self.advance(position);
         // A message that was not taken is not released either: who waits for that hears it here.
         if self.skip_waiter.is_due(self.ring.get().skip_at(), position) {
-            let _ = socket::send(&self.link.socket, handshake::RING, None);
+            self.link.channel.ring();
         }
         Ok(())
     }
@@ -645,7 +649,7 @@ impl Connection {
         }
         if !self.link.lease().hold(self.ring.get(), position, at.slot) {
             // A look of the publisher's at a tracked message may have met the hold that was given back.
-            let _ = socket::send(&self.link.socket, handshake::RING, None);
+            self.link.channel.ring();
             return Ok(None);
         }
         fault!("hold.taken");
@@ -662,12 +666,7 @@ impl Connection {
     #[cold]
     fn fetch<T>(&mut self, position: u64, found: impl Fn(&Self) -> Option<T>) -> Result<Option<T>, Stop> {
         fault!("segment.missing");
-        // A socket's queue is shorter than that.
-        for _ in 0..16 {
-            if self.read_socket() {
-                break;
-            }
-        }
+        self.read_socket();
         for (id, fd) in std::mem::take(&mut self.unmapped) {
             self.map_segment(id, fd).map_err(|how| self.broke_the_rules(how))?;
         }
@@ -721,67 +720,67 @@ impl Connection {
         }
     }
 
-    /// Reads what made the socket readable. Nearly always that is one wake-up: what else may be there makes it readable again.
-    pub fn read_news(&mut self) {
-        self.read(true);
-    }
-
-    /// Reads what the publisher sent, up to a limit; `true` when that is all.
+    /// Reads the socket, and does what the publisher sent, up to a limit; `true` when that is all.
     pub fn read_socket(&mut self) -> bool {
-        self.read(false)
-    }
-
-    fn read(&mut self, ends_with_wake: bool) -> bool {
-        let mut packet = [0u8; MAX_PACKET];
         for _ in 0..AT_ONCE {
-            let (len, fd) = match socket::receive(&self.link.socket, &mut packet) {
-                Ok(Received::Packet(len, fd)) => (len, fd),
-                Ok(Received::Empty) => return true,
-                Ok(Received::OutOfDescriptors) => {
-                    self.short_of = Some(io::Error::from_raw_os_error(libc::EMFILE));
-                    return false;
-                }
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    self.broke_the_rules("a packet that is too long");
-                    self.end();
-                    return true;
-                }
-                Ok(Received::HungUp) | Err(_) => {
-                    self.end();
-                    return true;
-                }
-            };
-            if let Err(how) = self.hear(handshake::decode(&packet[..len]), fd) {
-                self.broke_the_rules(how);
-                self.end();
-                return true;
-            }
-            if ends_with_wake && self.took_wake {
+            let is_all = self.link.channel.pump();
+            if !self.read_news() {
                 return false;
+            }
+            if is_all {
+                return true;
             }
         }
         false
     }
 
-    fn hear(&mut self, packet: Option<ToSubscriber>, fd: Option<OwnedFd>) -> Result<(), &'static str> {
+    /// Does what the publisher sent, as far as the socket was read; `false`: this process is short of descriptors for the rest.
+    pub fn read_news(&mut self) -> bool {
+        loop {
+            let said = match self.link.channel.take() {
+                Ok(Said::Packet(packet, fd)) => self.hear(handshake::decode(&packet), fd),
+                Ok(Said::Ring) => {
+                    self.took_wake = true;
+                    Ok(())
+                }
+                Ok(Said::Nothing) => return true,
+                Ok(Said::OutOfDescriptors) => {
+                    self.short_of = Some(io::Error::from_raw_os_error(libc::EMFILE));
+                    return false;
+                }
+                Ok(Said::HungUp) => {
+                    self.end();
+                    return true;
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(how) = said {
+                self.broke_the_rules(&how);
+                self.end();
+                return true;
+            }
+        }
+    }
+
+    fn hear(&mut self, packet: Option<ToSubscriber>, fd: Option<OwnedFd>) -> Result<(), String> {
         match (packet, fd) {
             (Some(ToSubscriber::Wake), _) => self.took_wake = true,
             (Some(ToSubscriber::Segment { id: GLOSSARY }), Some(fd)) => {
                 if self.link.glossary.is_there() || self.unmapped.iter().any(|(id, _)| *id == GLOSSARY) {
-                    return Err("a glossary twice");
+                    return Err("a glossary twice".into());
                 }
                 self.map_segment(GLOSSARY, fd)?;
             }
             (Some(ToSubscriber::Segment { id }), Some(fd)) => {
                 // A publisher numbers its segments, and sends each once.
                 if id < self.next_segment {
-                    return Err("a segment twice");
+                    return Err("a segment twice".into());
                 }
                 if (self.segments.len() + self.unmapped.len()) as u64 >= MOST_SEGMENTS.min(most_descriptors() / 4) {
-                    return Err("more segments than a quarter of this process's descriptors (see `ulimit -n`)");
+                    return Err("more segments than a quarter of this process's descriptors (see `ulimit -n`)".into());
                 }
                 if self.segments.iter().map(|segment| segment.len()).sum::<u64>() > MOST_MAPPED_OF_ALL {
-                    return Err("more memory than any publisher may have");
+                    return Err("more memory than any publisher may have".into());
                 }
                 self.next_segment = id + 1;
                 self.map_segment(id, fd)?;
@@ -795,7 +794,7 @@ impl Connection {
                 self.evicted = Some(why);
                 self.segments.clear(); // Nothing more is taken from it; what is held keeps its own.
             }
-            _ => return Err("a packet that makes no sense"),
+            _ => return Err("a packet that makes no sense".into()),
         }
         Ok(())
     }
@@ -839,17 +838,13 @@ impl Connection {
         self.link.lease().set_row(self.expected); // How far it came: the cursor tells no more.
         self.link.lease().set_cursor(CLOSED);
         fault!("close.subscriber_left");
-        // Descriptors that wait in the socket keep memory, too. None come after this.
-        socket::stop_receiving(&self.link.socket);
-        let mut packet = [0u8; MAX_PACKET];
-        for _ in 0..MOST_SEGMENTS {
-            let Ok(Received::Packet(..)) = socket::receive(&self.link.socket, &mut packet) else { break };
-        }
+        // Descriptors keep memory, too. None are kept after this.
+        self.link.channel.stop_receiving();
         self.block = None;
         self.segments.clear();
         self.unmapped.clear();
         self.link.lease().set_generation(u64::MAX);
-        let _ = socket::send(&self.link.socket, handshake::RING, None);
+        self.link.channel.ring();
         fault!("close.subscriber_rang");
     }
 }

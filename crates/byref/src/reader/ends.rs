@@ -30,9 +30,10 @@ impl Reader {
     }
 
     pub fn part_from(&mut self, over: Connection) {
-        // Messages may keep the link, and so the descriptors, alive: they must not wake anybody any more.
-        unwatch(&self.door, &over);
         over.leave();
+        if self.bells.len() > 0 {
+            self.bells.keep_those_of(&self.connections, &self.door);
+        }
     }
 
     /// Does what receiving does besides, for a subscriber that nobody receives from at the moment: notices ends, reads what
@@ -97,8 +98,8 @@ impl Reader {
     /// Handles all that is ready now; `true` when anything was.
     pub fn look_at_descriptors(&mut self) -> io::Result<bool> {
         let mut ready = Vec::new();
-        // A socket without end may stay ready: no more looks than there are descriptors.
-        for look in 0..=2 * self.connections.len() / READY_AT_ONCE {
+        // A bell that is rung without end stays ready: no more looks than there are descriptors.
+        for look in 0..=2 * self.bells.len() / READY_AT_ONCE {
             ready.clear();
             self.door.epoll.wait(Some(Duration::ZERO), &mut ready)?;
             self.handle(&ready);
@@ -109,33 +110,38 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads the sockets that have something.
+    /// Something was rung for.
     pub fn handle(&mut self, ready: &[u64]) {
         for &token in ready {
-            if token == Door::BELL {
-                self.door.bell.silence();
-            } else if let Ok(at) = self.connections.binary_search_by_key(&token, |connection| connection.id) {
-                let connection = &mut self.connections[at];
-                connection.read_news();
-                connection.tidy(); // Who receives nothing hears of retired memory here.
-                connection.took_wake = false;
-                if let Some(error) = connection.short_of.take() {
-                    let topic = &connection.link.info.topic;
-                    self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
-                }
-                if !connection.is_live() {
-                    unwatch(&self.door, connection); // It would be ready for ever.
-                    self.remind();
-                }
+            match token {
+                Door::BELL => self.door.bell.silence(),
+                number => self.bells.silence(number, &self.door),
             }
         }
+    }
+
+    /// A publisher has said something, or hung up; `true`: it is gone.
+    pub fn hear(&mut self, connection: u64) -> bool {
+        let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) else { return false };
+        connection.read_news();
+        connection.tidy(); // Who receives nothing hears of retired memory here.
+        connection.took_wake = false;
+        let is_over = !connection.is_live();
+        if let Some(error) = connection.short_of.take() {
+            let topic = &connection.link.info.topic;
+            self.trouble = Some(Error::system(topic, "cannot map a publisher's memory")(error));
+        }
+        if is_over {
+            self.remind();
+        }
+        self.door.ring();
+        is_over
     }
 
     /// A publisher's process died.
     pub fn hear_of_death(&mut self, connection: u64) {
         if let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) {
             connection.died();
-            unwatch(&self.door, connection);
             self.remind();
             self.door.ring();
         }
@@ -146,9 +152,4 @@ impl Reader {
             errands.remind();
         }
     }
-}
-
-/// Takes a connection's socket out of those that wake a sleeper.
-fn unwatch(door: &Door, connection: &Connection) {
-    door.epoll.remove(&connection.link.socket);
 }

@@ -5,15 +5,15 @@ use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::copies::{self, Cause};
 use crate::direct::identity::Identity;
 use crate::error::{Error, Result};
-use crate::link::handshake;
+use crate::link::channel::Channel;
 use crate::memory::glossary::{Entry, PeerGlossary};
-use crate::protocol::lease::{COUNTS, Lease};
+use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
+use crate::protocol::wake;
 use crate::sys::fork::ForkId;
+use crate::sys::futex;
 use crate::sys::memory::{Mapping, PeerSegment};
-use crate::sys::socket;
-use rustix::fd::OwnedFd;
 use std::cell::Cell;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -43,19 +43,28 @@ pub struct PublisherInfo {
 pub(crate) struct Link {
     pub info: Arc<PublisherInfo>,
     lease: Mapping,
-    pub socket: Arc<OwnedFd>,
+    pub channel: Arc<Channel>,
     pub glossary: PeerGlossary,
     made_in: ForkId,
 }
 
 impl Link {
-    pub fn new(info: PublisherInfo, lease: Mapping, socket: Arc<OwnedFd>) -> Self {
-        Link { info: Arc::new(info), lease, socket, glossary: PeerGlossary::default(), made_in: ForkId::current() }
+    pub fn new(info: PublisherInfo, lease: Mapping, channel: Arc<Channel>) -> Self {
+        Link { info: Arc::new(info), lease, channel, glossary: PeerGlossary::default(), made_in: ForkId::current() }
     }
 
     #[inline]
     pub fn lease(&self) -> Lease<'_> {
         Lease::new(self.lease.words(), self.lease.counts(COUNTS))
+    }
+
+    /// Wakes a publisher that waits for room.
+    pub fn ring_for_room(&self) {
+        let word = &self.lease.counts(RING_WORD)[0];
+        wake::raise(word);
+        if !futex::wake_all(word) {
+            self.channel.ring();
+        }
     }
 
     /// Tells the publisher where message `sequence`, which is in `slot`, was received.
@@ -70,8 +79,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         if self.made_in.is_current() {
-            // Not only closed: a forked child may have the descriptor, too.
-            socket::hang_up(&self.socket);
+            self.channel.hang_up();
             fault!("close.link_hung_up");
         }
     }
@@ -186,8 +194,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let link = &self.segment.link;
         if link.made_in.is_current() && link.lease().release(self.slot) && self.tracked {
-            // A full socket means that the publisher has rings to read, and looks then.
-            let _ = socket::send(&link.socket, handshake::RING, None);
+            link.channel.ring();
         }
     }
 }
@@ -566,6 +573,7 @@ impl DerefMut for Writable {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::link::channel::joined;
     use crate::protocol::lease::LEASE_LEN;
     use crate::sys::memory::OwnedSegment;
 
@@ -607,7 +615,7 @@ mod tests {
         let memory = PeerSegment::new(shared, None).map_err(|(error, _)| error).unwrap();
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
         let lease = OwnedSegment::new("test", LEASE_LEN).unwrap().into_map();
-        let link = Link::new(info, lease, Arc::new(socket::pair().unwrap().0));
+        let link = Link::new(info, lease, Arc::new(joined().0));
         let segment = Segment::new(0, memory, Arc::new(link));
         let end = segment.len();
         let check = |offset, len, attributes_len| {

@@ -2,6 +2,7 @@
 //! batches and events that come from them.
 
 pub(crate) mod batch;
+pub(crate) mod bells;
 pub(crate) mod connection;
 pub(crate) mod ends;
 pub(crate) mod errands;

@@ -10,7 +10,7 @@ use crate::sync::heavy_fence;
 use crate::sync::locks::Turn;
 use crate::sync::spin::{Sight, Spun};
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Interest, Woken};
+use crate::sys::epoll::Woken;
 use crate::sys::futex::{MOST_WORDS, Words};
 use crate::sys::membarrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -238,6 +238,9 @@ impl Reader {
 
     /// The first half of [`arm`](Self::arm); the heavy fence has to follow.
     pub fn announce(&mut self) {
+        if let SleepsAt::Sockets = self.at {
+            self.bells.hand_out(&mut self.connections, &self.door);
+        }
         self.epoch += 1;
         self.armed = true;
         self.announced = self.epoch | if matches!(self.at, SleepsAt::Words { .. }) { BY_WORD } else { 0 };
@@ -256,10 +259,8 @@ impl Reader {
 
     /// From now on.
     pub fn sleep_at_sockets(&mut self) {
-        let SleepsAt::Words { watched, .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
-        if let Some(task) = watched {
-            self.service.cancel(task);
-        }
+        let SleepsAt::Words { .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
+        self.bells.hand_out(&mut self.connections, &self.door);
         if self.armed {
             // A thread that sleeps at words announces its sleep anew.
             self.disarm();
@@ -272,28 +273,13 @@ impl Reader {
         if self.connections.len() > MOST_WORDS {
             self.sleep_at_sockets();
         }
-        let SleepsAt::Words { watched, heard } = &mut self.at else { return Ok(None) };
-        if watched.is_none() {
-            let door = Arc::clone(&self.door);
-            // What is ready by now is told of, too.
-            let watch = self.service.watch(door.epoll.shared(), Interest::IN | Interest::ET, None, move |_, _, _| {
-                door.gong.strike();
-                Next::Keep
-            });
-            match watch {
-                Ok(task) => *watched = Some(task),
-                Err(_) => {
-                    self.sleep_at_sockets();
-                    return Ok(None);
-                }
-            }
-        }
+        let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
         let strikes = self.door.gong.strikes();
         if heard.is_news(strikes) {
             let happened = self.look_at_descriptors().map_err(Error::system(&self.topic, "cannot look for events"))?;
             if happened {
                 *took_wake_ups |= self.polled;
-                let SleepsAt::Words { heard, .. } = &mut self.at else { return Ok(None) };
+                let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
                 return Ok(Some(heard.look_again()));
             }
         }

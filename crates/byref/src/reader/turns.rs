@@ -1,21 +1,21 @@
 //! Many connections, read in turns. Where they come from is their endpoint's business.
 
 use crate::error::{Error, Result, printable};
-use crate::link::service::{Handle, Token};
+use crate::link::service::Handle;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::AWAKE;
 use crate::protocol::wake::Heard;
 use crate::reader::batch::Batch;
+use crate::reader::bells::Bells;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
 use crate::reader::message::{Message, PublisherInfo, Taken};
 use crate::sync::heavy_fence;
 use crate::sync::spin::Spin;
-use crate::sys::epoll::{Door, Interest};
+use crate::sys::epoll::Door;
 use crate::sys::futex;
 use std::collections::VecDeque;
-use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -49,8 +49,8 @@ impl Keep {
 pub(crate) enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
-    /// The wake words of its publishers. What happens to the sockets strikes the gong, once the service thread watches them.
-    Words { watched: Option<Token>, heard: Heard },
+    /// The wake words of its publishers, and the gong.
+    Words { heard: Heard },
 }
 
 /// Connections, whose turn it is, and whether it sleeps.
@@ -90,6 +90,7 @@ pub(crate) struct Reader {
     /// Whose end was told last.
     ended: VecDeque<u128>,
     pub door: Arc<Door>,
+    pub bells: Bells,
     pub service: Arc<Handle>,
     pub errands: Weak<dyn Errands>,
 }
@@ -143,11 +144,7 @@ impl Reader {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() {
-                SleepsAt::Words { watched: None, heard: Heard::default() }
-            } else {
-                SleepsAt::Sockets
-            },
+            at: if futex::available() { SleepsAt::Words { heard: Heard::default() } } else { SleepsAt::Sockets },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -156,6 +153,7 @@ impl Reader {
             events: VecDeque::new(),
             ended: VecDeque::new(),
             door: Arc::new(door),
+            bells: Bells::default(),
             service: Arc::clone(service),
             errands,
         }
@@ -168,8 +166,7 @@ impl Reader {
     }
 
     /// Reads from one more publisher.
-    pub fn add(&mut self, connection: Connection) -> io::Result<()> {
-        self.door.epoll.add(&connection.link.socket, connection.id, Interest::IN | Interest::RDHUP)?;
+    pub fn add(&mut self, connection: Connection) {
         fault!("connect.watched");
         match self.at {
             _ if !self.armed => {}
@@ -184,8 +181,10 @@ impl Reader {
         }
         self.happened(&connection.link.info, EventKind::Joined);
         self.connections.push(connection);
+        if let SleepsAt::Sockets = self.at {
+            self.bells.hand_out(&mut self.connections, &self.door);
+        }
         self.trouble.take_if(|trouble| matches!(trouble, Error::System { .. })); // If there still is any, it will show again.
-        Ok(())
     }
 
     /// The connection to the publisher that `is_same` knows, if that is alive.

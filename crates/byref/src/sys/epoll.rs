@@ -8,7 +8,6 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use rustix::event::epoll::EventFlags as Interest;
@@ -17,12 +16,12 @@ pub(crate) use rustix::event::epoll::EventFlags as Interest;
 pub(crate) const READY_AT_ONCE: usize = 64;
 
 /// An epoll instance whose entries carry a `u64` token.
-pub(crate) struct Epoll(Arc<OwnedFd>);
+pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
     pub fn new() -> io::Result<Self> {
         let made = epoll::create(epoll::CreateFlags::CLOEXEC);
-        Ok(Epoll(Arc::new(made.map_err(|error| limits::name_if_forbidden("epoll_create1", error.into()))?)))
+        Ok(Epoll(made.map_err(|error| limits::name_if_forbidden("epoll_create1", error.into()))?))
     }
 
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
@@ -36,11 +35,6 @@ impl Epoll {
     /// Takes a descriptor out; one that is not in it is no error.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = epoll::delete(&self.0, fd);
-    }
-
-    /// The descriptor, for whoever waits for this and other things.
-    pub fn shared(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.0)
     }
 
     /// Waits up to `timeout` (`None`: without limit) and pushes the tokens of what is ready onto `tokens`.

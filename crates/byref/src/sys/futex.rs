@@ -25,16 +25,19 @@ pub(crate) fn available() -> bool {
     })
 }
 
-/// Wakes everybody, in any process, who waits for `word` to change. It was changed before.
-pub(crate) fn wake_all(word: &Word) {
-    wake_by(word, Flags::empty());
+/// Wakes everybody, in any process, who waits for `word` to change. It was changed before. Whether there was anybody.
+pub(crate) fn wake_all(word: &Word) -> bool {
+    wake_by(word, Flags::empty())
 }
 
-fn wake_by(word: &Word, flags: Flags) {
+fn wake_by(word: &Word, flags: Flags) -> bool {
     #[cfg(not(all(test, loom)))] // Loom's words are not the system's.
-    let _ = futex::wake(word, flags, i32::MAX as u32);
+    return futex::wake(word, flags, i32::MAX as u32).is_ok_and(|woken| woken > 0);
     #[cfg(all(test, loom))]
-    let _ = (word, flags);
+    {
+        let _ = (word, flags);
+        false
+    }
 }
 
 /// A word of this process, which its threads change to wake one another.
@@ -83,7 +86,7 @@ pub(crate) struct Words {
 
 impl Words {
     pub fn new() -> Self {
-        Words { entries: Vec::new(), unmapped: 0 }
+        Words { entries: vec![Wait::new()], unmapped: 0 } // The gong's.
     }
 
     /// Notes the values of other words instead.

@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use rustix::process::Pid;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -128,6 +128,11 @@ pub(crate) fn hang_up(fd: impl AsFd) {
 /// Sends one packet, with at most one descriptor. `Ok(false)`: the peer's queue is full, or holds too many descriptors, or
 /// the system is short of memory.
 pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    send_parts(fd, [packet, &[]], passed)
+}
+
+/// The same with a packet of two parts.
+pub(crate) fn send_parts(fd: impl AsFd, packet: [&[u8]; 2], passed: Option<BorrowedFd<'_>>) -> io::Result<bool> {
     match try_send(fd, packet, passed) {
         Ok(()) => Ok(true),
         Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => Ok(false),
@@ -135,13 +140,45 @@ pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>)
     }
 }
 
-/// Sends a wake-up. `false`: the peer was not woken, and has to be later. A full queue wakes it, too; one that hung up needs
-/// no wake-up.
-pub(crate) fn wake(fd: impl AsFd, packet: &[u8]) -> bool {
-    !matches!(try_send(fd, packet, None), Err(Errno::INTR | Errno::NOBUFS | Errno::NOMEM))
+/// The two ends of a bell: bytes that are sent to one make the other readable.
+pub(crate) fn bell() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let ends = net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    limits::leave_room(&ends.1);
+    Ok(ends)
 }
 
-fn try_send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+/// Whether `fd` is what [`bell`] makes. Who rings anything else might say something to somebody.
+pub(crate) fn is_bell(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd();
+    sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+        && is_peer_unnamed(fd)
+}
+
+/// Whether the socket at the other end has no address: it listened nowhere.
+fn is_peer_unnamed(fd: BorrowedFd<'_>) -> bool {
+    // Not through rustix, which does not tell such an address from none.
+    // SAFETY: the structure consists of numbers.
+    let mut address = unsafe { std::mem::zeroed::<libc::sockaddr_un>() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and `address` has `len` writable bytes.
+    let failed = unsafe { libc::getpeername(fd.as_raw_fd(), (&raw mut address).cast(), &mut len) };
+    failed == 0 && len as usize == size_of::<libc::sa_family_t>()
+}
+
+/// Rings at one end of a bell; `false`: it may not be heard, and will not be from now on.
+pub(crate) fn ring(fd: impl AsFd) -> bool {
+    // Where no byte has room, many were not heard yet.
+    matches!(try_send(fd, [&[0], &[]], None), Ok(()) | Err(Errno::AGAIN))
+}
+
+/// Takes what was rung at the other end of a bell; `false`: nobody will ring there any more.
+pub(crate) fn silence(fd: impl AsFd) -> bool {
+    !matches!(net::recv(fd, &mut [0u8; 256], RecvFlags::DONTWAIT), Ok((0, _)) | Err(Errno::CONNRESET | Errno::PIPE))
+}
+
+fn try_send(fd: impl AsFd, packet: [&[u8]; 2], passed: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     #[cfg(all(test, not(loom)))]
     shortage::strikes()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -152,7 +189,7 @@ fn try_send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> Res
         debug_assert!(fits, "the control buffer has room for one descriptor");
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    net::sendmsg(fd, &[IoSlice::new(packet)], &mut control, flags).map(drop)
+    net::sendmsg(fd, &packet.map(IoSlice::new), &mut control, flags).map(drop)
 }
 
 /// Two ends of a connection, for tests that play the other side.

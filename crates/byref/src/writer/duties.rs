@@ -1,39 +1,82 @@
 //! What an endpoint does when a subscriber sends something or ends, and when the service thread comes to what a line asked for.
 
-use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::link::channel::Channel;
+use crate::link::handshake::{self, ToPublisher};
+use crate::link::inbox::Said;
+use crate::sys::socket;
 use crate::writer::errands::Errands;
-use crate::writer::line::Line;
+use crate::writer::line::{Line, Rings};
 use crate::writer::owner::Owner;
 use crate::writer::store::Store;
 use crate::writer::waker::Waker;
-use std::io;
+use rustix::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-/// Reads what a subscriber sent: rings, or the end.
-pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64) {
-    let socket = |line: &Line| line.position_of(peer).map(|index| Arc::clone(&line.peers[index].socket));
-    let Some(socket) = owner.at_line(line, |_, line| socket(line)).flatten() else { return };
-    let mut packet = [0u8; MAX_PACKET];
-    // As many as a subscriber can have sent in good faith; a flood is looked at again later.
-    for _ in 0..16 {
-        match socket::receive(&socket, &mut packet) {
-            Ok(Received::Packet(..)) => {}
-            Ok(Received::HungUp) if socket::is_hung_up(&socket) => return lose(owner, line, peer, true),
-            Err(error) if error.kind() != io::ErrorKind::InvalidData => break, // The system's own trouble.
-            Ok(Received::Empty | Received::OutOfDescriptors) => break,
-            // An empty packet, or one that is too long. Its holds are its own until it hangs up.
-            Ok(Received::HungUp) | Err(_) => return turn_away(owner, line, peer, "sent what no subscriber sends"),
+/// Reads what a subscriber sent: rings, as a rule, or the end.
+pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel, rings: &Rings) {
+    let mut is_rung = false;
+    loop {
+        match channel.take() {
+            Ok(Said::Ring) => is_rung = true,
+            Ok(Said::Nothing | Said::OutOfDescriptors) => break, // It does without a bell until there is room for one.
+            Ok(Said::HungUp) => return lose(owner, line, peer, true),
+            Ok(Said::Packet(packet, passed)) => {
+                if !take_bell(owner, line, peer, channel, &packet, passed) {
+                    return turn_away(owner, line, peer, channel);
+                }
+            }
+            Err(_) => return turn_away(owner, line, peer, channel),
         }
     }
-    owner.at_line(line, |_, line| line.look_at_awaited()); // After the reading: it may have been about them.
+    if is_rung {
+        rings.room.strike();
+        fence(Ordering::SeqCst); // Pairs with the one of who begins to wait for a release.
+        if rings.awaits.load(Ordering::Relaxed) {
+            owner.at_line(line, |_, line| line.look_for_releases());
+        }
+    }
 }
 
-/// Disconnects a subscriber that broke the rules.
-fn turn_away(owner: &dyn Owner, line: u32, peer: u64, why: &str) {
+/// A subscriber has passed what it wants to be woken by; `false`: it is something else.
+fn take_bell(
+    owner: &dyn Owner,
+    line: u32,
+    peer: u64,
+    channel: &Channel,
+    packet: &[u8],
+    passed: Option<OwnedFd>,
+) -> bool {
+    let Some(ToPublisher::Bell { number }) = handshake::decode_to_publisher(packet) else { return false };
+    let Some(passed) = passed.filter(|passed| socket::is_bell(passed)) else { return false };
+    let bell = channel.pair().bell(number, passed);
+    owner.at_line(line, |_, line| {
+        if let Some(index) = line.position_of(peer) {
+            line.peers[index].bell = Some(bell);
+        }
+    });
+    true
+}
+
+/// The same for what nobody has read from the socket yet.
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) fn answer_now(owner: &dyn Owner, line: u32, peer: u64) {
+    let found = |line: &mut Line| {
+        line.position_of(peer).map(|index| (Arc::clone(&line.peers[index].channel), Arc::clone(&line.rings)))
+    };
+    if let Some((channel, rings)) = owner.at_line(line, |_, line| found(line)).flatten() {
+        channel.pump();
+        answer(owner, line, peer, &channel, &rings);
+    }
+}
+
+/// Disconnects a subscriber that broke the rules. Its holds are its own until it hangs up.
+fn turn_away(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel) {
+    channel.stop_receiving();
     let turn_away = |line: &mut Line| {
         if let Some(index) = line.position_of(peer).filter(|index| !line.peers[*index].evicted) {
-            line.evict(index, why);
+            line.evict(index, "sent what no subscriber sends");
         }
     };
     owner.at_line(line, |_, line| turn_away(line));
@@ -57,19 +100,12 @@ impl<T: Owner> Errands for T {
         lose(self, line, peer, hung_up);
     }
 
-    fn hear(&self, line: u32, peer: u64) {
-        answer(self, line, peer);
-        (self as &dyn Owner).at_line(line, |_, line| line.was_heard());
+    fn hear(&self, line: u32, peer: u64, channel: &Channel, rings: &Rings) {
+        answer(self, line, peer, channel, rings);
     }
 
     fn look_at_awaited(&self, line: u32) -> bool {
-        let look = |line: &mut Line| {
-            if line.is_listening() {
-                line.look_at_awaited();
-            }
-            line.is_listening()
-        };
-        (self as &dyn Owner).at_line(line, |_, line| look(line)).unwrap_or(false)
+        (self as &dyn Owner).at_line(line, |_, line| line.look_once_more()).unwrap_or(false)
     }
 
     fn give_waker(&self, line: u32, waker: Option<Arc<Waker>>) {

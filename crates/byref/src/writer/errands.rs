@@ -1,5 +1,7 @@
 //! What the service thread does for a writing endpoint. Lines and stores ask for it, and know no more of their endpoint.
 
+use crate::link::channel::Channel;
+use crate::writer::line::Rings;
 use crate::writer::waker::Waker;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +15,8 @@ pub(crate) trait Errands: Send + Sync {
     /// it holds.
     fn lose(&self, line: u32, peer: u64, hung_up: bool);
 
-    /// Reads what a subscriber sent, for tickets that are waited for.
-    fn hear(&self, line: u32, peer: u64);
+    /// Reads what a subscriber sent.
+    fn hear(&self, line: u32, peer: u64, channel: &Channel, rings: &Rings);
 
     /// Looks at the tickets that are waited for; `false`: there is no need to look again.
     fn look_at_awaited(&self, line: u32) -> bool;

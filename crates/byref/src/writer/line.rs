@@ -5,16 +5,15 @@
 
 use crate::link::service::{Handle, Next};
 use crate::protocol::claim::{Claim, Horizon, Policy};
-use crate::protocol::lease::{CLOSED, COUNTS, Lease};
+use crate::protocol::lease::{CLOSED, COUNTS, Lease, RING_WORD};
 use crate::protocol::regions::Shape;
 use crate::protocol::ring::{NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::protocol::wake::{WAKE_WORD, Way};
-use crate::sync::Pairing;
 use crate::sync::locks::Turn;
+use crate::sync::{AtomicU32, Pairing};
 use crate::sys::clock::Clock;
-use crate::sys::epoll::Door;
+use crate::sys::futex::{Gong, MOST_WORDS};
 use crate::sys::memory::OwnedSegment;
-use crate::sys::socket;
 use crate::writer::errands::Errands;
 use crate::writer::log::Log;
 use crate::writer::peer::Peer;
@@ -59,6 +58,15 @@ pub(crate) struct Plan<'a> {
     pub keeps_untaken: bool,
 }
 
+/// Who waits for subscribers to ring. The service thread, which hears them, looks here without the line's lock.
+#[derive(Default)]
+pub(crate) struct Rings {
+    /// What senders that wait for room sleep at.
+    pub room: Gong,
+    /// Somebody waits for a release, perhaps.
+    pub awaits: AtomicBool,
+}
+
 /// One ring and its readers.
 pub(crate) struct Line {
     pub number: u32,
@@ -88,8 +96,8 @@ pub(crate) struct Line {
     /// Tracked messages whose release is waited for, and the `skip_at` for their sake.
     pub awaited: Vec<Arc<Tracked>>,
     pub skip_at: u64,
-    /// The service thread reads what subscribers send.
-    pub is_listening: bool,
+    /// A task of the service thread looks at them now and then.
+    pub looks_for_releases: bool,
     /// Up to when waits were counted against those who stall.
     pub counted: Option<Instant>,
     pub generation: u64,
@@ -101,8 +109,7 @@ pub(crate) struct Line {
     /// A task of the service thread sends what full sockets did not take.
     pub flushing: bool,
     pub errands: Weak<dyn Errands>,
-    /// What senders that wait sleep at; made for the first of them.
-    pub door: Option<Arc<Door>>,
+    pub rings: Arc<Rings>,
     /// Taken by the one thread that sleeps for a subscriber's ring; others look again now and then.
     pub sleeping: Arc<Turn>,
     pub service: Arc<Handle>,
@@ -138,7 +145,7 @@ impl Line {
             pending: VecDeque::new(),
             awaited: Vec::new(),
             skip_at: NEVER,
-            is_listening: false,
+            looks_for_releases: false,
             counted: None,
             generation: plan.generation,
             sent: 0,
@@ -147,7 +154,7 @@ impl Line {
             waits: 0,
             flushing: false,
             errands,
-            door: None,
+            rings: Arc::default(),
             sleeping: Arc::default(),
             service: Arc::clone(service),
         })
@@ -200,7 +207,7 @@ impl Line {
     #[inline]
     pub fn wake_sleepers(&mut self) {
         self.pairing.light(); // Pairs with the heavy fence of a subscriber that goes to sleep.
-        let (mut woken, mut at_word) = (true, 0);
+        let mut at_word = 0;
         for peer in &mut self.peers {
             let lease = Lease::new(peer.lease.words(), peer.lease.counts(COUNTS));
             match peer.sleeper.due(lease) {
@@ -208,16 +215,13 @@ impl Line {
                 Some(Way::Word) => at_word += 1,
                 Some(Way::Socket) => {
                     fault!("wake.subscriber_before");
-                    woken &= peer.wake();
+                    peer.wake();
                     fault!("wake.subscriber_after");
                 }
             }
         }
         if at_word > 0 {
             self.wake_those_at_word(at_word);
-        }
-        if !woken {
-            self.send_later();
         }
     }
 
@@ -355,6 +359,11 @@ impl Line {
 
     // ---- how far readers are ----
 
+    /// What lossless subscribers raise when they ring for who waits for room.
+    pub fn ring_words(&self) -> impl Iterator<Item = &AtomicU32> {
+        self.lossless().map(|peer| &peer.lease.counts(RING_WORD)[0]).take(MOST_WORDS)
+    }
+
     /// How many messages in the ring a subscriber has not taken.
     pub fn lag(&self, peer: &Peer) -> u64 {
         let tail = self.log.tail();
@@ -444,7 +453,7 @@ impl Line {
     /// Looks whether its reader has left.
     pub fn look_at_reader(&mut self) {
         if let [peer] = &self.peers[..]
-            && (!peer.is_connected() || socket::is_hung_up(&peer.socket))
+            && (!peer.is_connected() || peer.channel.is_hung_up())
         {
             self.note_departure(0);
         }

@@ -1,8 +1,8 @@
 //! A connected subscriber, as its publisher knows it.
 
+use crate::link::channel::Channel;
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber};
-use crate::link::service::Token;
 use crate::protocol::claim::{Claim, Policy};
 use crate::protocol::lease::{CLOSED, COUNTS, Lease};
 use crate::protocol::note;
@@ -36,14 +36,16 @@ pub(crate) struct Peer {
     pub id: u64,
     pub pid: i32,
     pub name: Option<String>,
-    pub socket: Arc<OwnedFd>,
+    pub channel: Arc<Channel>,
+    /// What wakes it if it sleeps at sockets, and has passed one.
+    pub bell: Option<Arc<OwnedFd>>,
     pub lease: Mapping,
     pub policy: Policy,
     pub depth: u64,
     pub start: u64,
     pub sleeper: Sleeper,
     pub membarrier: bool,
-    /// Its process lives. Otherwise a forked child keeps the socket: its holds count, its cursor does not.
+    /// Its process lives. Otherwise a forked child keeps the channel: its holds count, its cursor does not.
     pub alive: bool,
     /// The publisher gave it up: as above.
     pub evicted: bool,
@@ -57,14 +59,10 @@ pub(crate) struct Peer {
     pub owes: u64,
     /// It has done nothing while calls waited for it.
     pub silence: Silence,
-    /// Descriptors that its full socket did not take yet.
+    /// Descriptors that a full socket did not take yet.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
-    /// The service thread watches its socket for a hang-up.
-    pub task: Token,
-    /// And its process.
+    /// Somebody is told when its process dies.
     pub _liveness: Liveness,
-    /// The service thread reads its socket, for tickets that are waited for.
-    pub listening: Option<Token>,
 }
 
 impl Peer {
@@ -125,22 +123,17 @@ impl Peer {
         self.policy == Policy::Block && self.is_connected()
     }
 
-    /// All that the service thread does for it.
-    pub fn tasks(&self) -> impl Iterator<Item = Token> {
-        std::iter::once(self.task).chain(self.listening)
-    }
-
-    /// Wakes it from a sleep for which it was not woken yet; `false`: later, from the outbox.
+    /// Wakes it from a sleep for which it was not woken yet.
     #[cold]
-    pub fn wake(&mut self) -> bool {
-        let woken = socket::wake(&self.socket, handshake::WAKE);
-        if !woken {
-            self.call();
+    pub fn wake(&mut self) {
+        // One that does not work any more is no matter: the service thread there hears this.
+        if !self.bell.as_ref().is_some_and(socket::ring) {
+            self.bell = None;
+            self.channel.ring();
         }
-        woken
     }
 
-    /// Has its socket say something, from the outbox.
+    /// Has its channel say something, from the outbox.
     pub fn call(&mut self) {
         if !matches!(self.outbox.back(), Some((ToSubscriber::Wake, _))) {
             self.outbox.push_back((ToSubscriber::Wake, None));
@@ -157,7 +150,7 @@ impl Peer {
             let (packet, segment) = &self.outbox[at];
             let fd = segment.as_ref().map(|segment| segment.shared());
             fault!("announce.before");
-            match socket::send(&self.socket, &handshake::encode(packet), fd) {
+            match self.channel.send(&handshake::encode(packet), fd) {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(_) => return true, // It hung up; the service thread will notice.

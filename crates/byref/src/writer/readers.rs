@@ -1,20 +1,16 @@
 //! The subscribers of a line: how they come and go, and what they are told.
 
 use crate::error::printable;
+use crate::link::channel::Channel;
 use crate::link::handshake::{self, Hello, ToSubscriber, Welcome};
-use crate::link::service::{Next, Token};
+use crate::link::service::Next;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::wake::Sleeper;
-use crate::sys::epoll::{Door, Interest};
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
-use crate::sys::socket;
 use crate::writer::line::Line;
 use crate::writer::peer::{Peer, Silence};
 use crate::writer::store::Store;
-use crate::writer::ticket::listen_to;
-use rustix::fd::OwnedFd;
-use rustix::process::Pid;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,10 +24,7 @@ const WRITTEN_OFF_LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Newcomer {
     pub hello: Hello,
     pub lease: Mapping,
-    pub socket: Arc<OwnedFd>,
-    pub pid: Option<Pid>,
-    /// The service thread watches the socket.
-    pub task: Token,
+    pub channel: Channel,
 }
 
 /// What a subscriber is told of whom it reads from.
@@ -42,37 +35,17 @@ pub(crate) struct Introduction<'a> {
 }
 
 impl Line {
-    /// What senders that wait sleep at.
-    #[cold]
-    pub fn door(&mut self) -> io::Result<Arc<Door>> {
-        if let Some(door) = &self.door {
-            return Ok(Arc::clone(door));
-        }
-        let door = Arc::new(Door::new()?);
-        self.peers.iter().try_for_each(|peer| watch(&door, peer))?;
-        self.door = Some(Arc::clone(&door));
-        Ok(door)
-    }
-
     /// Has senders that wait look again.
     pub fn wake_senders(&self) {
-        if let Some(door) = &self.door {
-            door.bell.ring();
-        }
+        self.rings.room.strike();
     }
 
-    /// Watches a subscriber's socket and answers its hello.
-    fn welcome(&self, peer: &mut Peer, welcome: Welcome) -> io::Result<()> {
-        if let Some(door) = &self.door {
-            watch(door, peer)?;
-        }
-        if self.is_listening {
-            listen_to(&self.service, &self.errands, self.number, peer)?;
-        }
+    /// Answers a subscriber's hello.
+    fn welcome(&self, peer: &Peer, welcome: Welcome) -> io::Result<()> {
         let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
-        match socket::send(&peer.socket, &packet, Some(self.ring.shared()))? {
+        match peer.channel.send(&packet, Some(self.ring.shared()))? {
             true => Ok(()),
-            false => Err(io::Error::other("its socket is full")),
+            false => Err(io::Error::other("the socket is full")),
         }
     }
 
@@ -153,15 +126,11 @@ impl Line {
     }
 }
 
-/// Has those who sleep at the door hear of a subscriber.
-fn watch(door: &Door, peer: &Peer) -> io::Result<()> {
-    door.epoll.add(&peer.socket, peer.id, Interest::IN | Interest::RDHUP)
-}
-
 impl Line {
     /// Takes a subscriber in; gives its number.
     pub fn admit(&mut self, store: &mut Store, newcomer: Newcomer, introduction: &Introduction<'_>) -> io::Result<u64> {
-        let Newcomer { hello, lease, socket, task, pid } = newcomer;
+        let Newcomer { hello, lease, channel } = newcomer;
+        let (pid, channel) = (channel.peer_pid(), Arc::new(channel));
         let capacity = self.log.capacity();
         let most = if hello.policy == Policy::Block { capacity } else { retention_limit(capacity) };
         let depth = if hello.policy == Policy::Latest { 1 } else { hello.depth.unwrap_or(most).clamp(1, most) };
@@ -195,11 +164,12 @@ impl Line {
                 errands.lose(number, id, false);
             }
         })?;
-        let mut peer = Peer {
+        let peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
             name: hello.name.map(|name| printable(&name)),
-            socket,
+            channel,
+            bell: None,
             lease,
             policy: hello.policy,
             depth,
@@ -215,17 +185,15 @@ impl Line {
             owes: 0,
             silence: Silence::default(),
             outbox,
-            task,
-            listening: None,
         };
-        if let Err(error) = self.welcome(&mut peer, welcome) {
-            if let Some(door) = &self.door {
-                door.epoll.remove(&peer.socket);
-            }
-            peer.tasks().for_each(|task| self.service.cancel(task));
-            return Err(error);
-        }
+        self.welcome(&peer, welcome)?;
         fault!("accept.welcomed");
+        let (errands, rings, channel) = (self.errands.clone(), Arc::clone(&self.rings), Arc::downgrade(&peer.channel));
+        peer.channel.listen(move || {
+            if let (Some(errands), Some(channel)) = (errands.upgrade(), channel.upgrade()) {
+                errands.hear(number, id, &channel, &rings);
+            }
+        });
         self.peers.push(peer);
         self.send_outboxes();
         log::debug!(
@@ -257,11 +225,7 @@ impl Line {
     /// Ends the connections.
     pub fn hang_up(&self) {
         for peer in &self.peers {
-            for task in peer.tasks() {
-                self.service.cancel(task);
-            }
-            // Not only closed: a forked child may have the descriptor, too.
-            socket::hang_up(&peer.socket);
+            peer.channel.hang_up();
             fault!("close.publisher_hung_up");
         }
         self.wake_senders();
@@ -293,15 +257,9 @@ impl Line {
         self.log.look_again();
         self.look_at_awaited();
         self.wake_senders();
-        let (door, service) = (self.door.clone(), Arc::clone(&self.service));
         Some(move || {
-            let Some(lost) = lost else { return };
-            fault!("lose.removed");
-            if let Some(door) = door {
-                door.epoll.remove(&lost.socket);
-            }
-            for task in lost.tasks() {
-                service.cancel(task);
+            if lost.is_some() {
+                fault!("lose.removed");
             }
         })
     }

@@ -10,28 +10,27 @@
 //! under its lock, after everything that can make the condition true:
 //!
 //! 1. *The last hold is dropped.* The record of a tracked message has a bit, which each [`Hold`](crate::reader::message) on it
-//!    remembers. Whoever lowers `held[slot]` to zero under such a hold then sends one byte on the socket.
+//!    remembers. Whoever lowers `held[slot]` to zero under such a hold then rings.
 //! 2. *A cursor passes without a hold.* A subscriber that takes the record drops a hold later, after its cursor has passed. Only one
 //!    that skips it has none: it rings after a skip to, or beyond, the ring's `skip_at`.
-//! 3. *It leaves.* `close` sends a byte; a hang-up and a death are noticed by the service thread.
+//! 3. *It leaves.* `close` rings; a hang-up and a death are noticed by the service thread.
 //! 4. *The publisher moves the mark.* It looks itself. Where it frees a chunk, that is a release, too: so a ticket never outlives its
 //!    slot, and needs no look at a slot that has another message by now.
 //!
 //! # No wake-up is lost
 //!
-//! Bytes on the sockets are read by the service thread, which listens as long as somebody waits, or by a sender that waits for room.
-//! Either one looks *after* reading, under the publisher's lock; and whoever begins to wait enters the ticket among the awaited ones
-//! and looks, under the same lock.
+//! The service thread hears the rings. It looks *after* that, under the publisher's lock, unless nobody waits; and whoever begins to
+//! wait enters the ticket among the awaited ones and looks, under the same lock.
 //!
-//! - The byte comes after `fetch_sub`, and the socket orders what came before the sending before what comes after the
-//!   reading. So a byte that is read after the ticket was entered is followed by a look that sees the count at zero. A byte
-//!   that was read earlier was followed by a look, or is going to be. If that look comes before the entering, the lock orders
+//! - The ring comes after `fetch_sub`, and the socket orders what came before the sending before what comes after the
+//!   reading. So a ring that is heard after the ticket was entered is followed by a look that sees the count at zero. One
+//!   that was heard earlier was followed by a look, or is going to be. If that look comes before the entering, the lock orders
 //!   the count before the look at the entering; if it comes after, it is the one that finds the ticket.
-//! - A byte that a full socket refuses is not needed: bytes before it are still unread, and a look follows their reading.
+//! - Whether somebody waits is Dekker's pattern, too: who begins to wait says so (`awaits`), makes a full fence and looks at the
+//!   counts; who has heard a ring, and so sees the count, makes a full fence and asks whether somebody waits.
+//! - Rings that were not heard yet are one. None is lost: what a full socket does not take is owed.
 //! - `cursor` and `skip_at` are Dekker's pattern, as with `wake_at`: the subscriber stores the cursor, makes a light fence and loads
 //!   `skip_at`; the publisher stores `skip_at`, makes a heavy fence and loads the cursor.
-//! - The service thread takes bytes away from a sender that waits for room, so it rings the sender's bell; and the other way round the
-//!   sender looks at the tickets.
 //!
 //! Models: `no_lost_release`, `no_lost_release_of_what_is_skipped`.
 

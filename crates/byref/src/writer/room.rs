@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Door, Woken};
+use crate::sys::epoll::Woken;
+use crate::sys::futex::{self, Words};
 use crate::writer::attempt::{Attempt, Call, LEASE_POLL, LOST_RING};
-use crate::writer::duties;
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;
 use crate::writer::store::Store;
@@ -89,11 +89,11 @@ pub(crate) fn wait<T>(
 impl Waiting<'_> {
     /// `in_pool`: for payload memory.
     fn sleep<T>(mut self, wait: &mut Wait<'_>, in_pool: bool, attempt: Attempts<'_, T>) -> Result<T> {
-        // Who cannot have a door looks again and again.
-        let sleeping = |line: &mut Line| (line.door().ok(), Arc::clone(&line.sleeping));
+        let sleeping = |line: &mut Line| (Arc::clone(&line.rings), Arc::clone(&line.sleeping));
         let sleeping = self.owner.within(|_, lines| Line::find_mut(lines, self.line).map(sleeping))?;
-        let (door, turn) = sleeping.unwrap_or_default();
+        let (rings, turn) = sleeping.unwrap_or_default();
         let mut leader = None;
+        let mut words = Words::new();
         let outcome = loop {
             let Some(left) = wait.remaining() else { break self.give_up(wait, in_pool, attempt) };
             if wait.is_interrupted() {
@@ -101,7 +101,8 @@ impl Waiting<'_> {
             }
             let left = wait.slice(left);
             leader = leader.or_else(|| turn.take_within(Duration::from_millis(5).min(left.unwrap_or(Duration::MAX))));
-            let timeout = match self.look(left, leader.is_some(), attempt) {
+            let strikes = rings.room.strikes(); // Before the look: what comes after it wakes.
+            let timeout = match self.look(left, leader.is_some().then_some(&mut words), attempt) {
                 Step::Over(outcome) => break outcome,
                 Step::Again => continue,
                 Step::Armed => {
@@ -111,27 +112,19 @@ impl Waiting<'_> {
                 }
                 Step::Sleep(timeout) => timeout,
             };
-            let mut ready = Vec::new();
             fault!("sleep.publisher_before");
-            let woken = match &door {
-                Some(door) => door.epoll.wait(Some(timeout), &mut ready),
-                None => {
-                    std::thread::sleep(timeout.min(LEASE_POLL));
-                    Ok(Woken::TimedOut)
-                }
+            let woken = match futex::available() {
+                true => words.wait(&rings.room, strikes, timeout).ok(),
+                false => None,
             };
             match woken {
-                Ok(Woken::Ready | Woken::Interrupted) => {}
-                Ok(Woken::TimedOut) => self.hurry = true,
-                Err(error) => break Err(Error::system(self.owner.topic(), "cannot wait for subscribers")(error)),
-            }
-            fault!("sleep.publisher_after");
-            for peer in ready {
-                match &door {
-                    Some(door) if peer == Door::BELL => door.bell.silence(),
-                    _ => duties::answer(self.owner, self.line, peer),
+                Some(woken) => self.hurry |= woken == Woken::TimedOut,
+                None => {
+                    rings.room.wait(strikes, Some(timeout));
+                    self.hurry |= rings.room.strikes() == strikes;
                 }
             }
+            fault!("sleep.publisher_after");
         };
         if leader.is_some() {
             self.owner.at_line(self.line, |_, line| line.ring().set_wake_at(NEVER));
@@ -139,9 +132,13 @@ impl Waiting<'_> {
         outcome
     }
 
-    /// Attempts once more, and finds out for how long to sleep otherwise.
-    fn look<T>(&mut self, left: Option<Duration>, is_leader: bool, attempt: Attempts<'_, T>) -> Step<T> {
+    /// Attempts once more, and finds out for how long to sleep otherwise, and at which words.
+    fn look<T>(&mut self, left: Option<Duration>, words: Option<&mut Words>, attempt: Attempts<'_, T>) -> Step<T> {
+        let is_leader = words.is_some();
         let look = |store: &mut Store, lines: &mut [Line]| {
+            if let (Some(words), Some(line)) = (words, Line::find(lines, self.line)) {
+                words.note(line.ring_words()); // Before the look, too.
+            }
             let (at, poll) = match attempt(store, lines).over() {
                 Ok(to_wait_for) => to_wait_for,
                 Err(outcome) => return Step::Over(outcome),

@@ -1,7 +1,9 @@
 //! A store and two lines, without an endpoint.
 
+use crate::link::channel::{Channel, joined};
 use crate::link::handshake::ToSubscriber;
 use crate::link::handshake::{self, Hello};
+use crate::link::inbox::Said;
 use crate::link::service;
 use crate::memory::pool::{Chunk, Pool};
 use crate::protocol::claim::Policy;
@@ -9,15 +11,13 @@ use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease};
 use crate::protocol::ring::{Descriptor, NEVER};
 use crate::sys::memory::OwnedSegment;
 use crate::sys::memory::PeerSegment;
-use crate::sys::socket::{self, MAX_PACKET, Received};
 use crate::writer::attempt::Attempt;
 use crate::writer::errands::Errands;
-use crate::writer::line::Plan;
 use crate::writer::line::{Limits, Line};
+use crate::writer::line::{Plan, Rings};
 use crate::writer::readers::{Introduction, Newcomer};
 use crate::writer::store::Store;
 use crate::writer::waker::Waker;
-use rustix::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Errands for Nobody {
 
     fn lose(&self, _: u32, _: u64, _: bool) {}
 
-    fn hear(&self, _: u32, _: u64) {}
+    fn hear(&self, _: u32, _: u64, _: &Channel, _: &Rings) {}
 
     fn look_at_awaited(&self, _: u32) -> bool {
         false
@@ -51,7 +51,7 @@ impl Errands for Nobody {
 /// A reader that does nothing by itself.
 struct Reader {
     lease: OwnedSegment,
-    socket: OwnedFd,
+    channel: Channel,
 }
 
 impl Reader {
@@ -61,10 +61,10 @@ impl Reader {
 
     /// The numbers of the segments that it was told are gone.
     fn retired(&self) -> Vec<u32> {
-        let mut packet = [0; MAX_PACKET];
         let mut numbers = Vec::new();
-        while let Ok(Received::Packet(len, _)) = socket::receive(&self.socket, &mut packet) {
-            if let Some(ToSubscriber::Retire { id }) = handshake::decode(&packet[..len]) {
+        self.channel.pump();
+        while let Ok(Said::Packet(packet, _)) = self.channel.take() {
+            if let Some(ToSubscriber::Retire { id }) = handshake::decode(&packet) {
                 numbers.push(id);
             }
         }
@@ -90,7 +90,7 @@ impl Stage {
             let plan =
                 Plan { number, topic: "t", capacity: 16, history: 0, limits, generation: 0, keeps_untaken: false };
             let mut line = Line::new(plan, &service, errands()).unwrap();
-            let (socket, theirs) = socket::pair().unwrap();
+            let (channel, theirs) = joined();
             let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
             let shared = lease.shared().try_clone_to_owned().unwrap();
             let newcomer = Newcomer {
@@ -103,14 +103,12 @@ impl Stage {
                     membarrier: false,
                 },
                 lease: PeerSegment::new(shared, Some(LEASE_LEN)).unwrap().into_map(),
-                socket: Arc::new(theirs),
-                pid: None,
-                task: 0,
+                channel: theirs,
             };
             let introduction = Introduction { publisher: 1, topic: "t", name: None };
             line.admit(&mut store, newcomer, &introduction).unwrap();
             lines.push(line);
-            readers.push(Reader { lease, socket });
+            readers.push(Reader { lease, channel });
         }
         Stage { store, lines, readers }
     }

@@ -1,22 +1,19 @@
 //! Tickets: who asks, and who waits, whether a tracked message is released. (How that is found out, see [`release`](super::release).)
 
 use crate::error::{Error, Result};
-use crate::link::service::{Next, Service};
+use crate::link::service::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::Interest;
 use crate::writer::attempt::LOST_RING;
-use crate::writer::errands::Errands;
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;
-use crate::writer::peer::Peer;
 use crate::writer::release::{Outcome, Releases, Tracked};
 use crate::writer::store::Store;
-use rustix::io::fcntl_dupfd_cloexec;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 /// Tells when the message of a [`send_tracked`](crate::Publisher::send_tracked) is released: every subscriber that was connected
@@ -127,16 +124,18 @@ impl Releases {
     pub fn add(self: &Arc<Self>, ticket: &Ticket, name: u64) -> Result<()> {
         let tracked = &ticket.tracked;
         let begin = |_: &mut Store, lines: &mut [Line]| {
-            let line = Line::find_mut(lines, tracked.line()).filter(|line| line.settle(tracked) == Outcome::Pending);
-            let Some(line) = line else { return Ok(false) };
-            line.listen()?;
-            tracked.tell(self, name);
-            line.watch(tracked);
-            Ok(true)
+            let Some(line) = Line::find_mut(lines, tracked.line()) else { return false };
+            line.begin_to_await();
+            let is_pending = line.settle(tracked) == Outcome::Pending;
+            if is_pending {
+                tracked.tell(self, name);
+                line.watch(tracked);
+            }
+            is_pending
         };
         let begun = match ticket.owner.within(begin) {
             Err(Error::Closed { .. }) => false,
-            begun => begun?.map_err(ticket.failed())?,
+            begun => begun?,
         };
         if !begun {
             self.put(name);
@@ -225,27 +224,32 @@ impl Line {
         }
     }
 
-    /// Has the service thread read what subscribers send.
-    pub fn listen(&mut self) -> io::Result<()> {
-        if !self.is_listening {
-            let (service, errands, number) = (&self.service, &self.errands, self.number);
-            self.peers.iter_mut().try_for_each(|peer| listen_to(service, errands, number, peer))?;
-            self.is_listening = true;
-            let errands = errands.clone();
-            // Rings may get lost for want of memory.
-            service.after(LOST_RING, move |_, _, _| match errands.upgrade() {
-                Some(errands) if errands.look_at_awaited(number) => Next::After(LOST_RING),
-                _ => Next::Done,
-            });
+    /// Somebody begins to wait for a release. A look has to follow.
+    pub fn begin_to_await(&mut self) {
+        self.rings.awaits.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst); // Pairs with the one of who has heard a ring.
+        if std::mem::replace(&mut self.looks_for_releases, true) {
+            return;
         }
-        Ok(())
+        // Rings may get lost for want of memory.
+        let (errands, number) = (self.errands.clone(), self.number);
+        self.service.after(LOST_RING, move |_, _, _| match errands.upgrade() {
+            Some(errands) if errands.look_at_awaited(number) => Next::After(LOST_RING),
+            _ => Next::Done,
+        });
     }
 
-    fn stop_listening(&mut self) {
-        self.is_listening = false;
-        for token in self.peers.iter_mut().filter_map(|peer| peer.listening.take()) {
-            self.service.cancel(token);
-        }
+    /// A subscriber rang, perhaps because it let go of something.
+    pub fn look_for_releases(&mut self) {
+        self.look_at_awaited();
+        self.rings.awaits.store(!self.awaited.is_empty(), Ordering::Relaxed);
+    }
+
+    /// The same without a ring; `false`: nobody waits any more.
+    pub fn look_once_more(&mut self) -> bool {
+        self.look_for_releases();
+        self.looks_for_releases = !self.awaited.is_empty();
+        self.looks_for_releases
     }
 
     /// The publisher is closing: nobody will know any more when a message is released that is not by now.
@@ -253,21 +257,6 @@ impl Line {
         if self.settle(tracked) == Outcome::Pending {
             tracked.close();
         }
-    }
-
-    /// A subscriber has sent something, which was read in a waiting sender's stead.
-    pub fn was_heard(&mut self) {
-        if self.ring().wake_at() != NEVER {
-            self.wake_senders(); // Perhaps it was meant for a sender that waits for room.
-        }
-        if self.awaited.is_empty() {
-            self.stop_listening();
-        }
-    }
-
-    /// Whether the service thread reads what subscribers send.
-    pub fn is_listening(&self) -> bool {
-        self.is_listening
     }
 
     /// Why a message is not released, for error texts.
@@ -281,23 +270,4 @@ impl Line {
             self.peers.iter().filter(|peer| peer.has_yet_to_pass(position, self.log.tail(), self.log.reclaim()));
         late.next().map_or_else(|| "is released now".to_owned(), |peer| format!("was not taken yet by {}", peer.who()))
     }
-}
-
-/// Has the service thread read what a subscriber sends. It watches a duplicate of the socket, beside the original, whose end it
-/// watches always.
-pub(super) fn listen_to(service: &Service, errands: &Weak<dyn Errands>, line: u32, peer: &mut Peer) -> io::Result<()> {
-    if peer.listening.is_some() {
-        return Ok(());
-    }
-    let (errands, id) = (errands.clone(), peer.id);
-    let socket = fcntl_dupfd_cloexec(&peer.socket, 0)?;
-    let token = service.watch(Arc::new(socket), Interest::IN, None, move |_, _, _| match errands.upgrade() {
-        Some(errands) => {
-            errands.hear(line, id);
-            Next::Keep
-        }
-        None => Next::Done,
-    })?;
-    peer.listening = Some(token);
-    Ok(())
 }

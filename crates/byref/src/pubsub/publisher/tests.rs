@@ -2,16 +2,19 @@
 
 use super::*;
 use crate::Subscriber;
+use crate::link::channel::joined;
+use crate::link::inbox::Said;
 use crate::memory::pool::{Fate, Pool};
 use crate::protocol::lease::{COUNTS, Lease};
 use crate::protocol::wake::WAKE_WORD;
 use crate::protocol::wake::note;
 use crate::sys::memory::OwnedSegment;
 use crate::sys::socket::shortage;
-use crate::sys::socket::{MAX_PACKET, Received};
+use crate::writer::duties;
 use crate::writer::line::MANY;
 use crate::writer::store::PATIENCE;
 use crate::writer::waker::Waker;
+use std::cell::Cell;
 use std::time::Instant;
 
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
@@ -41,15 +44,15 @@ fn a_wake_up_that_the_system_has_no_memory_for_is_repeated() {
 
 /// A subscriber that does nothing by itself.
 struct Puppet {
-    socket: OwnedFd,
-    theirs: Arc<OwnedFd>,
+    channel: Channel,
+    theirs: Cell<Option<Channel>>,
     lease: OwnedSegment,
 }
 
 impl Puppet {
     fn new() -> Self {
-        let (socket, theirs) = socket::pair().unwrap();
-        Puppet { socket, theirs: Arc::new(theirs), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
+        let (channel, theirs) = joined();
+        Puppet { channel, theirs: Some(theirs).into(), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
     }
 
     /// Says hello; gives its number, if it was taken in.
@@ -60,10 +63,19 @@ impl Puppet {
     fn greet_as(&self, publisher: &Publisher, topic: &str, policy: Policy, depth: Option<u64>) -> Option<u64> {
         let topic = topic.to_owned();
         let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
-        assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
-        let mut packet = [0; MAX_PACKET];
-        let Ok(Received::Packet(_, lease)) = socket::receive(&self.theirs, &mut packet) else { return None };
-        Arc::clone(&publisher.shared).take_call(&self.theirs, 0, Wish::Subscribe(hello), lease).ok().flatten()
+        let lease = self.lease.shared().try_clone_to_owned().unwrap();
+        let theirs = self.theirs.take().expect("it has said nothing yet");
+        publisher.shared.attach(theirs, hello, Some(lease)).ok().flatten()
+    }
+
+    /// The packets that it was sent.
+    fn told(&self) -> Vec<ToSubscriber> {
+        self.channel.pump();
+        let next = || match self.channel.take() {
+            Ok(Said::Packet(packet, _)) => Some(handshake::decode(&packet)),
+            _ => None,
+        };
+        std::iter::from_fn(next).flatten().collect()
     }
 }
 
@@ -149,42 +161,24 @@ fn a_depth_is_one_that_the_ring_has() {
 }
 
 #[test]
-fn a_flood_of_rings_has_to_wait() {
-    let _meeting = crate::link::meeting::meet_in_private();
-    let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-    let puppet = Puppet::new();
-    let peer = puppet.greet(&publisher, "t").unwrap();
-    for _ in 0..40 {
-        assert!(socket::send(&puppet.socket, handshake::RING, None).unwrap());
-    }
-    let mut packet = [0; MAX_PACKET];
-    for is_more in [true, true, false] {
-        duties::answer(&*publisher.shared, LINE, peer);
-        let found = socket::receive(&puppet.theirs, &mut packet).unwrap();
-        assert_eq!(matches!(found, Received::Packet(..)), is_more);
-    }
-}
-
-#[test]
 fn only_a_hang_up_takes_holds_away() {
     let _meeting = crate::link::meeting::meet_in_private();
     let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-    let too_long = [0; MAX_PACKET + 1];
-    for packet in [&[][..], &too_long[..]] {
+    for packet in [&[][..], &[0; 100]] {
         let puppet = Puppet::new();
         let peer = puppet.greet(&publisher, "t").unwrap();
         let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
         publisher.send(&[1; 700_000]).unwrap();
         let slot = publisher.shared.open.lock().as_ref().unwrap().line.pending_slots().next_back().unwrap();
         lease.hold_again(slot);
-        assert!(socket::send(&puppet.socket, packet, None).unwrap());
-        duties::answer(&*publisher.shared, LINE, peer);
+        assert!(puppet.channel.send(packet, None).unwrap());
+        duties::answer_now(&*publisher.shared, LINE, peer);
         assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
         assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
         let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
         assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
         drop(puppet);
-        duties::answer(&*publisher.shared, LINE, peer);
+        duties::answer_now(&*publisher.shared, LINE, peer);
         assert_eq!(publisher.outstanding().unwrap().messages, 0);
     }
 }
@@ -196,7 +190,7 @@ fn a_publisher_whose_connection_is_cut_is_asked_again() {
     for round in 0..3u8 {
         {
             let guard = publisher.shared.open.lock();
-            socket::hang_up(&guard.as_ref().unwrap().line.peers[0].socket);
+            guard.as_ref().unwrap().line.peers[0].channel.pair().cut();
         }
         let first = |open: &Open| open.line.peers.first().map(|peer| peer.id);
         let before = publisher.shared.open.lock().as_ref().and_then(first);
@@ -232,11 +226,7 @@ fn all_are_woken_after_the_news_of_retired_memory() {
         open.store.retire(std::slice::from_mut(&mut open.line), Pool::retire_empty);
     }
     for puppet in puppets {
-        let mut packet = [0; MAX_PACKET];
-        let mut told = Vec::new();
-        while let Ok(Received::Packet(len, _)) = socket::receive(&puppet.socket, &mut packet) {
-            told.extend(handshake::decode(&packet[..len]));
-        }
+        let told = puppet.told();
         let retired = told.iter().position(|packet| matches!(packet, ToSubscriber::Retire { .. }));
         let after = &told[retired.expect("it had the segment")..];
         assert!(matches!(after, [_, ToSubscriber::Wake, ..]), "{told:?}");
