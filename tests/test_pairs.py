@@ -275,9 +275,7 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
 
 @needs_faults
 @pytest.mark.parametrize("what", ["stop", "kill"])
-@pytest.mark.parametrize(
-    "point", ["accept.paired:1", "pair.called:1", "pair.called:7", "accept.welcomed:3"]
-)
+@pytest.mark.parametrize("point", ["accept.paired:1", "pair.called:1", "pair.called:7", "accept.welcomed:3"])
 def test_a_process_that_is_stopped_or_killed_while_it_is_asked(
     point: str, what: str, spawn: Spawn, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
