@@ -648,3 +648,22 @@ def test_an_event_queue_tells_of_a_takeover_once() -> None:
                 queue.run(PATIENCE)
             with pytest.raises(byref.Timeout):
                 queue.run(0.3)
+
+
+def sends_and_dies(line: Line, count: int) -> None:
+    """Its first message is its last, or one of them."""
+    box = byref.Mailbox()
+    line.hear()
+    for n in range(count):
+        box.send("sink", f"{n}".encode() + bytes(300 * (n % 2)))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_what_was_sent_before_a_kill_is_received(spawn: Spawn, count: int) -> None:
+    with byref.Mailbox("sink") as box:
+        for _ in range(5):
+            child = spawn(sends_and_dies, count)
+            child.tell()
+            assert [int(bytes(box.recv(PATIENCE)).rstrip(b"\0")) for _ in range(count)] == list(range(count))
+            assert child.wait() == -signal.SIGKILL
