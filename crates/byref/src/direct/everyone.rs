@@ -60,7 +60,9 @@ impl Everyone {
         wait: &mut Wait<'_>,
     ) -> Result<Vec<Identity>> {
         if append::fits_inline(payload.len(), attributes) {
-            return self.0.send(wait, &mut |_, line| append::inline(line, payload, attributes, timestamp_ns));
+            let append = &mut |_: &mut Store, line: &mut Line| append::inline(line, payload, attributes, timestamp_ns);
+            let (reached, outcome) = self.0.send(wait, append);
+            return outcome.map(|()| reached);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
         loan.write(0, payload);
@@ -97,12 +99,25 @@ struct One<'a> {
 }
 
 impl All {
-    /// Has a record appended on the line to each.
+    /// Has a record appended on the line to each. Gives whom it reached, also when it fails.
     fn send(
         &self,
         wait: &mut Wait<'_>,
         append: &mut dyn FnMut(&mut Store, &mut Line) -> Attempt<u64>,
-    ) -> Result<Vec<Identity>> {
+    ) -> (Vec<Identity>, Result<()>) {
+        let mut reached = Vec::new();
+        let outcome = self.reach(wait, append, &mut reached);
+        reached.sort_by(|one, other| one.address().cmp(other.address()));
+        self.reached.lock().clone_from(&reached);
+        (reached, outcome)
+    }
+
+    fn reach(
+        &self,
+        wait: &mut Wait<'_>,
+        append: &mut dyn FnMut(&mut Store, &mut Line) -> Attempt<u64>,
+        reached: &mut Vec<Identity>,
+    ) -> Result<()> {
         let shared = &*self.shared;
         shared.opened(&mut shared.lock()?)?;
         if !wait.is_allowed() {
@@ -110,7 +125,6 @@ impl All {
         }
         let everyone: Vec<To> = shared.addresses_like(&self.pattern)?.into_iter().map(To::from).collect();
         let mut left: Vec<_> = everyone.iter().map(|to| One { to, opening: None }).collect();
-        let mut reached = Vec::new();
         let ended = shared.changed.until_or_every(LOOK_FOR_ROOM, wait, || {
             let mut failure = None;
             left.retain_mut(|one| match self.try_one(one, append) {
@@ -127,12 +141,10 @@ impl All {
             });
             failure.map_or(Ok(left.is_empty()), Err)
         })?;
-        if let Ended::Interrupted = ended {
-            return Err(Error::Interrupted { topic: shared.address().to_owned() });
+        match ended {
+            Ended::Interrupted => Err(Error::Interrupted { topic: shared.address().to_owned() }),
+            Ended::Done | Ended::TimedOut => Ok(()),
         }
-        reached.sort_by(|one, other| one.address().cmp(other.address()));
-        self.reached.lock().clone_from(&reached);
-        Ok(reached)
     }
 
     /// Sends to one if there is room; `None`: it has to be tried again.
@@ -198,15 +210,18 @@ impl Lender for All {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         let append = &mut |_: &mut Store, line: &mut Line| append::inline(line, payload, attributes, timestamp_ns);
-        Ok(self.send(wait, append)?.len() as u64)
+        let (reached, outcome) = self.send(wait, append);
+        outcome.map(|()| reached.len() as u64)
     }
 
-    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {
         let append = &mut |store: &mut Store, line: &mut Line| append::pooled(store, line, filled, timestamp_ns);
-        let reached = self.send(wait, append)?.len() as u64;
-        if reached == 0 {
+        let (reached, outcome) = self.send(wait, append);
+        if reached.is_empty() {
+            outcome?;
             self.shared.discard(filled.chunk.slot); // It was sent to nobody; the loan takes it for sent.
+            return Ok(Ok(0));
         }
-        Ok(reached)
+        Ok(outcome.map(|()| reached.len() as u64))
     }
 }

@@ -150,8 +150,9 @@ impl Open {
         }
     }
 
-    pub fn has_line_to_incarnation(&self, incarnation: u128) -> bool {
-        self.destinations.iter().any(|it| !it.is_over && it.peer.incarnation() == incarnation)
+    pub fn has_line_to_incarnation(&self, address: &str, incarnation: u128) -> bool {
+        let is_it = |peer: &Identity| peer.incarnation() == incarnation && peer.address() == address;
+        self.destinations.iter().any(|it| !it.is_over && is_it(&it.peer))
     }
 
     /// Makes the line at `index` over: takes what its reader never took out of it.
@@ -275,7 +276,7 @@ impl Shared {
         let mut guard = self.lock().map_err(|_| gone())?;
         let open = self.opened(&mut guard).map_err(|_| gone())?;
         let is_expected = open.expected.iter().any(|(known, pid)| *known == address && *pid == process);
-        if !is_expected || open.has_line_to_incarnation(incarnation) {
+        if !is_expected || open.has_line_to_incarnation(&address, incarnation) {
             return channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop);
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;

@@ -344,9 +344,9 @@ impl Lender for Way {
         self.shared.append_inline(self.to.target(), self.come, payload, attributes, timestamp_ns, wait)
     }
 
-    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        self.shared
-            .until(self.to.target(), self.come, wait, |store, line| append::pooled(store, line, filled, timestamp_ns))
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {
+        let append = |store: &mut Store, line: &mut Line| append::pooled(store, line, filled, timestamp_ns);
+        self.shared.until(self.to.target(), self.come, wait, append).map(Ok)
     }
 }
 
@@ -452,7 +452,8 @@ impl Shared {
         }
         let mut is_gone = false;
         let mut again = |store: &mut Store, lines: &mut [Line]| match Line::find_mut(lines, number) {
-            Some(line) if line.is_read() => attempt(store, line),
+            // What its reader never took may be collected already.
+            Some(line) if line.is_read() && !line.has_departed() => attempt(store, line),
             _ => {
                 is_gone = true;
                 Attempt::Fail(self.closed())

@@ -25,15 +25,16 @@ type Files = HashMap<(u64, u64), Arc<Addresses>>;
 /// The file of one directory.
 struct Addresses {
     fd: OwnedFd,
-    own: Mutex<HashMap<u64, Weak<Claim>>>,
+    /// By byte: whose it is. (Whoever looks must not keep a claim alive: to let go of the last one takes these locks.)
+    own: Mutex<HashMap<u64, (u128, Weak<Claim>)>>,
 }
 
 /// An address is this process's, for whoever has the number `owner`.
 pub(crate) struct Claim {
-    owner: u128,
     byte: u64,
     identity: (u64, u64),
-    file: Arc<Addresses>,
+    /// Until it is dropped.
+    file: Option<Arc<Addresses>>,
     made_in: ForkId,
 }
 
@@ -67,16 +68,22 @@ impl Claim {
         };
         let byte = byte_of(hash);
         let mut own = file.own.lock();
-        if let Some(claim) = own.get(&byte).and_then(Weak::upgrade) {
-            return Ok(if claim.owner == owner { Attempted::Taken(claim) } else { Attempted::Held(own_pid()) });
+        match own.get(&byte) {
+            Some((owned_by, claim)) if *owned_by == owner => {
+                if let Some(claim) = claim.upgrade() {
+                    return Ok(Attempted::Taken(claim));
+                }
+            }
+            Some((_, claim)) if claim.strong_count() > 0 => return Ok(Attempted::Held(own_pid())),
+            _ => {}
         }
         let is_taken = ranges::try_lock(&file.fd, byte);
         fault!("claim.locked");
         match is_taken {
             Ok(true) => {
                 let claim =
-                    Arc::new(Claim { owner, byte, identity, file: Arc::clone(&file), made_in: ForkId::current() });
-                own.insert(byte, Arc::downgrade(&claim));
+                    Arc::new(Claim { byte, identity, file: Some(Arc::clone(&file)), made_in: ForkId::current() });
+                own.insert(byte, (owner, Arc::downgrade(&claim)));
                 drop(own);
                 Ok(Attempted::Taken(claim))
             }
@@ -97,15 +104,19 @@ impl Drop for Claim {
         }
         fault!("claim.unlocking");
         let mut files = FILES.get().lock();
+        let Some(file) = self.file.take() else { return };
         {
-            let mut own = self.file.own.lock();
+            let mut own = file.own.lock();
             // Somebody of this process may have asked since nobody had this one any more, and have got the byte.
-            if own.get(&self.byte).is_none_or(|claim| claim.strong_count() == 0) {
+            if own.get(&self.byte).is_none_or(|(_, claim)| claim.strong_count() == 0) {
                 own.remove(&self.byte);
-                ranges::unlock(&self.file.fd, self.byte);
+                ranges::unlock(&file.fd, self.byte);
             }
         }
         forget_unused(&mut files, self.identity);
+        // Closed before anybody can open it anew: closing it gives back all locks of the process.
+        drop(file);
+        drop(files);
     }
 }
 

@@ -32,8 +32,8 @@ pub(crate) trait Lender: Send + Sync {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64>;
-    /// Sends a filled chunk.
-    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64>;
+    /// Sends a filled chunk. An error says that nobody received it; one inside of it, that somebody did: then the chunk is sent.
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>>;
 }
 
 /// Memory lent by a [`Publisher`](crate::Publisher), or by a [`Route`](crate::Route). Dereferences to the bytes, which are arbitrary at first.
@@ -232,9 +232,11 @@ impl Loan {
         let mut larger = Loan::new(Arc::clone(&self.lender), chunk, self.len);
         larger.write(0, self);
         larger.tracked = self.tracked.clone();
-        let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
-        self.discard();
-        Ok(sequence)
+        let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait);
+        if !larger.is_open() {
+            self.discard();
+        }
+        sequence
     }
 
     /// Publishes the chunk, which has room for the attributes.
@@ -262,7 +264,7 @@ impl Loan {
         let sequence = self.lender.commit(&filled, timestamp_ns, wait)?;
         fault!("loan.sent");
         self.chunk = None;
-        Ok(sequence)
+        sequence
     }
 
     /// Gives the memory back without sending. Doing so twice is fine.

@@ -676,8 +676,8 @@ impl Lender for Shared {
         self.append_inline(payload, attributes, timestamp_ns, wait)
     }
 
-    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        self.until(wait, Call::Send, |store, line| append::pooled(store, line, filled, timestamp_ns))
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {
+        self.until(wait, Call::Send, |store, line| append::pooled(store, line, filled, timestamp_ns)).map(Ok)
     }
 }
 

@@ -372,18 +372,21 @@ impl Line {
         if position == tail { 0 } else { self.sent - sequence() }
     }
 
-    fn claims(peers: &[Peer], tail: u64) -> impl Iterator<Item = Claim> {
-        peers.iter().filter_map(move |peer| peer.claim(tail))
+    fn claims(peers: &[Peer], tail: u64, only: Option<Claim>) -> impl Iterator<Item = Claim> {
+        let peers = if only.is_some() { &[] } else { peers };
+        peers.iter().filter_map(move |peer| peer.claim(tail)).chain(only)
     }
 
-    /// What an only reader that has ended, at whatever moment, never took: the mark has not passed it, and stays where it is.
-    fn claim_of_departed(&self) -> Option<Claim> {
-        let is_kept = self.keeps_untaken && !self.is_read();
-        is_kept.then(|| Claim { cursor: self.log.reclaim(), policy: Policy::Block, depth: u64::MAX })
+    /// Where untaken records are kept: the claim of the only reader, or, when that has ended, at whatever moment, what it never
+    /// took: the mark has not passed it, and stays where it is.
+    fn only_claim(&self) -> Option<Claim> {
+        let of_reader = || self.peers.iter().find_map(|peer| peer.claim(self.log.tail()));
+        let kept = || Claim { cursor: self.log.reclaim(), policy: Policy::Block, depth: u64::MAX };
+        self.keeps_untaken.then(|| of_reader().unwrap_or_else(kept))
     }
 
     fn horizon(&self, keep_lossy: bool) -> Horizon {
-        let claims = Self::claims(&self.peers, self.log.tail()).chain(self.claim_of_departed());
+        let claims = Self::claims(&self.peers, self.log.tail(), self.only_claim());
         self.log.horizon(self.history, keep_lossy, claims)
     }
 
@@ -406,8 +409,8 @@ impl Line {
     }
 
     fn look_for(&mut self, unheard: Option<Claim>) -> Horizon {
-        let kept = self.claim_of_departed();
-        let claims = Self::claims(&self.peers, self.log.tail()).chain(unheard).chain(kept);
+        let only = self.only_claim();
+        let claims = Self::claims(&self.peers, self.log.tail(), only).chain(unheard);
         let horizon = self.log.look(self.ring.map().words(), self.history, claims);
         self.look_at_awaited();
         horizon
@@ -462,9 +465,9 @@ impl Line {
     /// A reader has ended, or is given up.
     pub fn note_departure(&mut self, index: usize) {
         if self.keeps_untaken && self.departed.is_none() {
-            let lease = self.peers[index].lease();
+            let (lease, start) = (self.peers[index].lease(), self.peers[index].start);
             let cursor = lease.cursor(); // Before the row: who leaves says first how far it came.
-            let cursor = if cursor == CLOSED { CLOSED } else { self.peers[index].cursor(self.log.tail()) };
+            let cursor = if cursor == CLOSED { CLOSED } else { cursor.clamp(start, self.log.tail()) };
             self.departed = Some((cursor, lease.row()));
         }
     }

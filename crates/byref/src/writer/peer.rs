@@ -86,7 +86,9 @@ impl Peer {
     }
 
     pub fn claim(&self, tail: u64) -> Option<Claim> {
-        self.is_connected().then(|| Claim { cursor: self.cursor(tail), policy: self.policy, depth: self.depth })
+        let cursor = self.lease().cursor(); // Once: it may leave between two looks.
+        let is_connected = self.alive && !self.evicted && cursor != CLOSED;
+        is_connected.then(|| Claim { cursor: cursor.clamp(self.start, tail), policy: self.policy, depth: self.depth })
     }
 
     /// Whether it can still come to the record of `position`, or holds it. Of one that it has passed the cursor says so before
