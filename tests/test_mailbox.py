@@ -600,3 +600,51 @@ def test_nothing_is_left_behind(rendezvous: Any) -> None:
     left = {entry.name for entry in os.scandir(rendezvous)}
     assert left <= {"addresses"}, left
     assert sys.getrefcount(box) == 2
+
+
+def test_an_event_queue_serves_a_mailbox_that_goes_on_without_it() -> None:
+    with byref.Mailbox("a", events=True) as box, byref.Mailbox("b") as sender, byref.EventQueue() as queue:
+        got: list[object] = []
+        receiver = queue.subscribe(box, got.append)
+        sender.send("a", b"1")
+        sender.send("a", b"2")
+        while len(got) < 3:
+            queue.dispatch(PATIENCE)
+        joined, first, second = got
+        assert isinstance(joined, byref.Event)
+        assert joined.peer == sender.identity
+        assert isinstance(first, byref.Message)
+        assert isinstance(second, byref.Message)
+        assert (bytes(first), bytes(second), first.sender) == (b"1", b"2", sender.identity)
+        assert receiver.topic == "a"
+        box.send("b", b"never taken")
+        sender.close()
+        while len(got) < 4:
+            queue.dispatch(PATIENCE)
+        assert isinstance(got[3], byref.Event)
+        assert [bytes(message) for message in got[3].undelivered] == [b"never taken"]
+        receiver.close()
+        box.send("a", b"3")
+        assert bytes(take_message(box)) == b"3"
+        with pytest.raises(ValueError, match="for topics"):
+            queue.subscribe(box, got.append, depth=3)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=r"a str or a byref\.Mailbox"):
+            queue.subscribe(7, got.append)  # type: ignore[call-overload]
+
+
+def take_message(box: byref.Mailbox[Any]) -> byref.Message:
+    """The next message, past events."""
+    while not isinstance(received := box.recv(PATIENCE), byref.Message):
+        pass
+    return received
+
+
+def test_an_event_queue_tells_of_a_takeover_once() -> None:
+    box = byref.Mailbox("a")
+    with byref.EventQueue() as queue:
+        queue.subscribe(box, print)
+        with byref.Mailbox("a", takeover=True):
+            with pytest.raises(byref.AddressInUse, match="took the address over"):
+                queue.run(PATIENCE)
+            with pytest.raises(byref.Timeout):
+                queue.run(0.3)

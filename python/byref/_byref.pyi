@@ -734,6 +734,24 @@ class EventQueue:
     @overload
     def subscribe(
         self,
+        topic: Mailbox[_Told],
+        receiver: Callable[[Message | _Told], object],
+        batch: Literal[False] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: Mailbox[_Told],
+        receiver: Callable[[Batch | _Told], object],
+        batch: int,
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
         topic: str,
         receiver: Callable[[Message], object],
         batch: Literal[False] | None = None,
@@ -792,6 +810,9 @@ class EventQueue:
         events: bool,
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
+
+        `topic` may also be a `Mailbox`, which nobody else should receive from meanwhile. It receives as it was made to,
+        and goes on when the receiver is closed.
 
         `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
         with each `Event`, too, in order with the messages.

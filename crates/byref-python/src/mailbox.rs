@@ -70,6 +70,11 @@ fn destination(to: &Bound<'_, PyAny>) -> PyResult<To> {
 }
 
 impl Mailbox {
+    /// For who receives from it: itself, its receiving half, and how that wants its messages.
+    pub fn parts(&self) -> (byref::Mailbox, byref::Subscriber, Manner) {
+        (self.core.handle(), self.core.inbox(), self.inbox.get().manner())
+    }
+
     fn address(&self) -> &str {
         self.core.address()
     }
@@ -132,7 +137,14 @@ impl Mailbox {
         let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None, None) = (data.cast_exact::<PyBytes>(), &headers, wait) {
             // Most messages, without a route of their own.
-            let (to, bytes) = (destination(to)?, bytes.as_bytes());
+            let bytes = bytes.as_bytes();
+            if let Ok(address) = to.cast::<PyString>() {
+                let address = address.to_str()?;
+                return timeout.wait_if_needed(py, |wait| {
+                    self.core.send_to_address(address, bytes, &Encoded::default(), timestamp_ns, wait)
+                });
+            }
+            let to = destination(to)?;
             return timeout
                 .wait_if_needed(py, |wait| self.core.send_with(&to, bytes, &Encoded::default(), timestamp_ns, wait));
         }

@@ -37,6 +37,10 @@ impl Subscriber {
         Subscriber { core, manner, events, mailbox, readiness: OnceLock::new() }
     }
 
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+
     #[inline(always)]
     fn receive<'py>(&self, py: Python<'py>, timeout: impl Patience) -> PyResult<Bound<'py, PyAny>> {
         if self.events {

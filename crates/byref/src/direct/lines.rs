@@ -336,3 +336,68 @@ impl Shared {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Mailbox;
+    use crate::link::channel::joined;
+    use crate::link::inbox::Said;
+    use std::time::Duration;
+
+    /// Somebody looks for room, or for memory, before its end was noticed.
+    #[test]
+    fn what_one_that_has_just_left_never_took_is_kept() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let [own, other] = ["a", "b"].map(|address| Mailbox::builder(address).build().unwrap());
+        for number in 0..20u8 {
+            own.send("b", &vec![number; if number % 2 == 0 { 8 } else { 5000 }]).unwrap();
+        }
+        let taken = other.recv_timeout(Duration::from_secs(20)).unwrap(); // It keeps the connection.
+        {
+            let mut guard = own.shared.lock().unwrap();
+            let open = own.shared.opened(&mut guard).unwrap();
+            other.close();
+            open.store.shrink(&mut open.lines);
+            assert!(open.lines[0].must_wait().is_none(), "there is room");
+        }
+        let left: Vec<_> = own.undelivered("b").unwrap().iter().map(|it| (it.sequence(), it[0])).collect();
+        assert_eq!(left, (1..20).map(|number| (number as u64, number)).collect::<Vec<_>>());
+        drop(taken);
+    }
+
+    #[test]
+    fn only_who_was_knocked_at_may_collect_and_once() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let own = Mailbox::builder("a").build().unwrap();
+        let hello = || Hello {
+            topic: "b".into(),
+            policy: Policy::Block,
+            depth: None,
+            history: 0,
+            name: None,
+            membarrier: false,
+        };
+        // Whether it was welcome; it keeps its end.
+        let mut kept = Vec::new();
+        let mut collect = |incarnation, len| {
+            let lease = crate::sys::memory::OwnedSegment::new("test", len).unwrap();
+            let lease = rustix::io::dup(lease.shared()).unwrap();
+            let (ours, theirs) = joined();
+            own.shared.admit(theirs, hello(), incarnation, lease)?;
+            ours.pump();
+            let Said::Packet(packet, _) = ours.take()? else { panic!("it has an answer") };
+            kept.push(ours);
+            io::Result::Ok(matches!(handshake::decode_first(&packet), Ok(ToSubscriber::Welcome(_))))
+        };
+        assert!(!collect(1, LEASE_LEN).unwrap(), "nobody has knocked");
+        let pid = std::process::id() as i32;
+        let expect = |pid| own.shared.opened(&mut own.shared.lock().unwrap()).unwrap().expect("b", pid);
+        expect(pid + 1);
+        assert!(!collect(1, LEASE_LEN).unwrap(), "another process");
+        expect(pid);
+        assert!(collect(1, LEASE_LEN / 2).is_err(), "no lease");
+        assert!(collect(1, LEASE_LEN).unwrap());
+        assert!(!collect(1, LEASE_LEN).unwrap(), "it has a line");
+    }
+}

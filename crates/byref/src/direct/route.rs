@@ -68,7 +68,44 @@ impl From<&Identity> for To {
     }
 }
 
+/// The same, borrowed.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    Address(&'a str),
+    Peer(&'a Identity),
+}
+
+impl Target<'_> {
+    fn address(&self) -> &str {
+        match self {
+            Target::Address(address) => address,
+            Target::Peer(peer) => peer.address(),
+        }
+    }
+
+    fn incarnation(&self) -> Option<u128> {
+        match self {
+            Target::Address(_) => None,
+            Target::Peer(peer) => Some(peer.incarnation()),
+        }
+    }
+
+    fn to_owned(self) -> To {
+        match self {
+            Target::Address(address) => To::from(address),
+            Target::Peer(peer) => To::from(peer),
+        }
+    }
+}
+
 impl To {
+    pub(super) fn target(&self) -> Target<'_> {
+        match self {
+            To::Address(address) => Target::Address(address),
+            To::Peer(peer) => Target::Peer(peer),
+        }
+    }
+
     /// The address.
     pub fn address(&self) -> &str {
         match self {
@@ -131,9 +168,25 @@ impl Mailbox {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         if append::fits_inline(payload.len(), attributes) {
-            return self.shared.append_inline(to, Duration::ZERO, payload, attributes, timestamp_ns, wait);
+            return self.shared.append_inline(to.target(), Duration::ZERO, payload, attributes, timestamp_ns, wait);
         }
         self.to(to.clone()).send_with(payload, attributes, timestamp_ns, wait)
+    }
+
+    /// [`send_with`](Self::send_with) to whoever has an address.
+    pub fn send_to_address(
+        &self,
+        address: &str,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        if append::fits_inline(payload.len(), attributes) {
+            let target = Target::Address(address);
+            return self.shared.append_inline(target, Duration::ZERO, payload, attributes, timestamp_ns, wait);
+        }
+        self.to(address).send_with(payload, attributes, timestamp_ns, wait)
     }
 
     /// Sends a message that another mailbox never took, with what was beside it; its payload is not copied if it was sent from
@@ -190,7 +243,7 @@ impl Route {
     ) -> Result<u64> {
         if append::fits_inline(payload.len(), attributes) {
             let Way { shared, to, come } = &*self.0;
-            return shared.append_inline(to, *come, payload, attributes, timestamp_ns, wait);
+            return shared.append_inline(to.target(), *come, payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
         loan.write(0, payload);
@@ -288,11 +341,12 @@ impl Lender for Way {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        self.shared.append_inline(&self.to, self.come, payload, attributes, timestamp_ns, wait)
+        self.shared.append_inline(self.to.target(), self.come, payload, attributes, timestamp_ns, wait)
     }
 
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        self.shared.until(&self.to, self.come, wait, |store, line| append::pooled(store, line, filled, timestamp_ns))
+        self.shared
+            .until(self.to.target(), self.come, wait, |store, line| append::pooled(store, line, filled, timestamp_ns))
     }
 }
 
@@ -300,7 +354,7 @@ impl Shared {
     #[inline]
     fn append_inline(
         &self,
-        to: &To,
+        to: Target<'_>,
         come: Duration,
         payload: &[u8],
         attributes: &[u8],
@@ -319,7 +373,9 @@ impl Shared {
     ) -> Result<u64> {
         let timestamp_ns = Some(message.timestamp_ns());
         match message.body() {
-            Body::Inline(payload, attributes) => self.append_inline(to, come, payload, attributes, timestamp_ns, wait),
+            Body::Inline(payload, attributes) => {
+                self.append_inline(to.target(), come, payload, attributes, timestamp_ns, wait)
+            }
             Body::Pooled(pooled)
                 if message.sender() == self.identity.incarnation()
                     && (pooled.is_whole() || pooled.at.attributes_len == 0) =>
@@ -327,7 +383,7 @@ impl Shared {
                 let (offset, len) = pooled.part;
                 let at = Descriptor { offset: pooled.at.offset + offset, len, ..pooled.at };
                 fault!("resend.begun");
-                self.until(to, come, wait, |store, line| append::again(store, line, at, timestamp_ns))
+                self.until(to.target(), come, wait, |store, line| append::again(store, line, at, timestamp_ns))
             }
             Body::Pooled(_) if message.refers() && message.sender() != self.identity.incarnation() => {
                 let (own, peer) = (self.address(), message.peer());
@@ -350,7 +406,7 @@ impl Shared {
     #[inline]
     pub(super) fn until<T>(
         &self,
-        to: &To,
+        to: Target<'_>,
         come: Duration,
         wait: &mut Wait<'_>,
         mut attempt: impl FnMut(&mut Store, &mut Line) -> Attempt<T>,
@@ -439,7 +495,7 @@ impl Shared {
     ) -> Result<Chunk> {
         store::check_size(self.address(), bytes, payload, self.max_memory)?;
         let line = match to {
-            Some((to, come)) => self.until(to, come, wait, |_, line| Attempt::Done(line.number))?,
+            Some((to, come)) => self.until(to.target(), come, wait, |_, line| Attempt::Done(line.number))?,
             None => 0,
         };
         let mut theirs = 0;
@@ -471,14 +527,15 @@ impl Shared {
 
     /// Makes a line to an address.
     #[cold]
-    fn open_line(&self, to: &To, come: Duration, wait: &mut Wait<'_>) -> Result<()> {
-        if let To::Address(address) = to {
+    fn open_line(&self, to: Target<'_>, come: Duration, wait: &mut Wait<'_>) -> Result<()> {
+        if let Target::Address(address) = to {
             validate(address)?;
         }
         if !wait.is_allowed() {
             return Err(Error::WouldBlock { topic: self.address().to_owned() });
         }
-        let mut opening = Opening::new(self, to, come);
+        let to = to.to_owned();
+        let mut opening = Opening::new(self, &to, come);
         let ended = self.changed.until(wait, || opening.step())?;
         match ended {
             Ended::Done => Ok(()),

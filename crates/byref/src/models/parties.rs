@@ -6,7 +6,7 @@ use crate::protocol::lease::{AWAKE, CLOSED, Lease};
 use crate::protocol::regions;
 use crate::protocol::regions::Regions;
 use crate::protocol::ring::{Descriptor, InlineData, Look, NEVER, Place, RECORD_WORDS, Ring};
-use crate::protocol::wake::{BY_WORD, Sleeper, Waiter, Way, note, raise};
+use crate::protocol::wake::{BY_WORD, Heard, Sleeper, Waiter, Way, note, raise};
 use crate::sync::{Pairing, heavy_fence};
 use crate::writer::log::Log;
 use loom::cell::UnsafeCell;
@@ -70,6 +70,10 @@ pub struct Alarm {
 }
 
 impl Alarm {
+    fn new() -> Self {
+        Alarm { word: AtomicU32::new(0), queue: Mutex::new(()), woken: Condvar::new(), cause: Plain::new() }
+    }
+
     /// `FUTEX_WAIT`: the kernel compares under the lock of the queue.
     fn wait(&self, noted: u32) {
         let queue = self.queue.lock().expect("not poisoned");
@@ -78,7 +82,7 @@ impl Alarm {
         }
     }
 
-    /// `Siren::sound`.
+    /// `Siren::sound`, `Gong::strike`.
     pub fn sound(&self) {
         raise(&self.word);
         let queue = self.queue.lock().expect("not poisoned");
@@ -86,7 +90,7 @@ impl Alarm {
         drop(queue);
     }
 
-    /// `Words::note`. Nobody notes a value without the cause that it was raised for.
+    /// `Words::note`, `Gong::strikes`. Nobody notes a value without the cause that it was raised for.
     fn note(&self) -> u32 {
         let noted = note(&self.word);
         if noted > 0 {
@@ -171,9 +175,8 @@ impl Memory {
 
     /// With a wake word.
     pub fn with_alarm(shape: Shape) -> Rc<Self> {
-        let (word, queue, woken) = (AtomicU32::new(0), Mutex::new(()), Condvar::new());
         let mut memory = Memory::new(shape);
-        Rc::get_mut(&mut memory).expect("it is new").alarm = Some(Alarm { word, queue, woken, cause: Plain::new() });
+        Rc::get_mut(&mut memory).expect("it is new").alarm = Some(Alarm::new());
         memory
     }
 
@@ -900,19 +903,72 @@ pub fn recv<G: DerefMut<Target = Subscriber>>(lock: impl Fn() -> G) -> Taken {
     }
 }
 
-/// The same, of a subscriber of one publisher that sleeps at its wake word.
-pub fn recv_at_word(subscriber: &mut Subscriber) -> Taken {
+/// The same, of a subscriber of one publisher that sleeps at its wake word. So many of its sleeps end for another reason than a
+/// wake-up.
+pub fn recv_at_word(subscriber: &mut Subscriber, mut interruptions: u32) -> Taken {
     subscriber.at_word = true;
     let memory = Rc::clone(&subscriber.readers[0].memory);
+    let (mut noted, mut still_armed) = (0, false);
     loop {
         if let Some(taken) = subscriber.take() {
             return taken;
         }
-        let noted = memory.alarm().note();
-        subscriber.arm();
-        if let Some(taken) = subscriber.take() {
-            return taken;
+        if !(still_armed && subscriber.armed) {
+            noted = memory.alarm().note();
+            subscriber.arm();
+            if let Some(taken) = subscriber.take() {
+                return taken;
+            }
         }
-        memory.alarm().wait(noted);
+        still_armed = interruptions > 0;
+        if still_armed {
+            interruptions -= 1;
+        } else {
+            memory.alarm().wait(noted);
+        }
+    }
+}
+
+/// The sockets of a subscriber that sleeps at words, and its gong.
+pub struct Sockets {
+    packets: Mutex<u32>,
+    gong: Alarm,
+}
+
+impl Sockets {
+    pub fn new() -> Rc<Self> {
+        Rc::new(Sockets { packets: Mutex::default(), gong: Alarm::new() })
+    }
+
+    /// A packet comes, and the service thread strikes the gong.
+    pub fn receive(&self, is_first: bool) {
+        *self.packets.lock().expect("not poisoned") += 1;
+        if is_first {
+            self.gong.cause.write(1);
+        }
+        self.gong.sound();
+    }
+
+    /// `Open::look_at_descriptors`, which leaves something if it comes while it looks; whether there was anything.
+    fn read(&self) -> bool {
+        let mut packets = self.packets.lock().expect("not poisoned");
+        let happened = *packets > 0;
+        *packets -= u32::from(happened);
+        happened
+    }
+
+    /// `Open::hear_gong` and `Words::wait`, again and again, until it has read so many packets.
+    pub fn hear(&self, mut missing: u32) {
+        let mut heard = Heard::default();
+        while missing > 0 {
+            let mut strikes = self.gong.note();
+            if heard.is_news(strikes) && self.read() {
+                missing -= 1;
+                strikes = heard.look_again();
+            }
+            if missing > 0 {
+                self.gong.wait(strikes);
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Models of the wake-ups. A wake-up that is lost leaves a thread asleep for ever: loom reports a deadlock.
 
-use super::parties::{Memory, Publisher, Reader, Selector, Shape, Subscriber, Taken, Waker, recv, recv_at_word};
+use super::parties::{
+    Memory, Publisher, Reader, Selector, Shape, Sockets, Subscriber, Taken, Waker, recv, recv_at_word,
+};
 use super::{EXHAUSTIVE, explore};
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
@@ -53,7 +55,13 @@ fn no_lost_wake_up() {
 }
 
 /// Those who sleep at the publisher's wake word receive every message, whether the sender wakes them or another thread does.
-fn no_lost_wake_up_by_word_of(readers: usize, messages: u64, has_waker: bool, bound: Option<usize>) {
+fn no_lost_wake_up_by_word_of(
+    readers: usize,
+    messages: u64,
+    interruptions: u32,
+    has_waker: bool,
+    bound: Option<usize>,
+) {
     explore(bound, move || {
         let memory = Memory::with_alarm(Shape { capacity: 2, first: None, readers, chunks: 0 });
         let (mut publisher, subscribers) = connected(&memory, readers);
@@ -63,7 +71,7 @@ fn no_lost_wake_up_by_word_of(readers: usize, messages: u64, has_waker: bool, bo
                 thread::spawn(move || {
                     let mut subscriber = subscriber.into_inner();
                     for position in 0..messages {
-                        assert_eq!(recv_at_word(&mut subscriber).position, position);
+                        assert_eq!(recv_at_word(&mut subscriber, interruptions).position, position);
                     }
                 })
             })
@@ -88,17 +96,37 @@ fn no_lost_wake_up_by_word_of(readers: usize, messages: u64, has_waker: bool, bo
 
 #[test]
 fn no_lost_wake_up_by_word() {
-    no_lost_wake_up_by_word_of(1, 2, false, EXHAUSTIVE);
+    no_lost_wake_up_by_word_of(1, 2, 0, false, EXHAUSTIVE);
 }
 
 #[test]
 fn no_lost_wake_up_by_word_of_two() {
-    no_lost_wake_up_by_word_of(2, 1, false, Some(3));
+    no_lost_wake_up_by_word_of(2, 1, 0, false, Some(3));
 }
 
 #[test]
 fn no_lost_wake_up_by_another_thread() {
-    no_lost_wake_up_by_word_of(1, 2, true, Some(3));
+    no_lost_wake_up_by_word_of(1, 2, 0, true, Some(3));
+}
+
+/// Nor by one whose sleep ends early, and who goes on sleeping without announcing it anew.
+#[test]
+fn no_lost_wake_up_of_a_sleep_in_pieces() {
+    no_lost_wake_up_by_word_of(1, 2, 1, false, Some(4));
+}
+
+/// Who sleeps at words sees to every packet that comes to its sockets, though it reads one at a time.
+#[test]
+fn no_lost_news() {
+    explore(EXHAUSTIVE, || {
+        let sockets = Sockets::new();
+        let service = {
+            let sockets = Rc::clone(&sockets);
+            thread::spawn(move || [true, false].into_iter().for_each(|is_first| sockets.receive(is_first)))
+        };
+        sockets.hear(2);
+        service.join().expect("it ends");
+    });
 }
 
 /// A subscriber of two publishers sleeps only when it has looked at both rings again.

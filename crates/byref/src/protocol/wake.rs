@@ -22,6 +22,10 @@
 //! costs no more system calls. One that was woken, or refused its sleep, announces a new epoch before the next one. After a
 //! sleep that ended for another reason it may sleep again with the same epoch and the same noted value.
 //!
+//! Who sleeps at words does not see its sockets. A *gong* tells of them: one more word, of the sleeper's own process, which other
+//! threads raise when a socket has something, or when they did something themselves. The sleeper counts the strikes before it looks
+//! at anything, and sleeps only as long as there are no more ([`Heard`]).
+//!
 //! # Subscriber wakes publisher
 //!
 //! A publisher that waits (for room, or in `flush`) stores in `wake_at` the cursor it waits for, makes a heavy fence, looks at
@@ -33,7 +37,8 @@
 //! works alike, for who waits for the release of a message (see [`release`](crate::writer::release)); it is looked at only after
 //! records were skipped.
 //!
-//! Models: `no_lost_wake_up`, `no_lost_wake_up_by_word`, `no_lost_wake_up_by_another_thread`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the
+//! Models: `no_lost_wake_up`, `no_lost_wake_up_by_word`, `no_lost_wake_up_by_another_thread`, `no_lost_wake_up_of_a_sleep_in_pieces`,
+//! `no_lost_news`, `no_lost_room`, `one_wake_per_epoch`. Loom has no `membarrier`; there both fences are the
 //! sequentially consistent one. What membarrier(2) guarantees for a compiler barrier paired with it is the same order.
 
 use crate::protocol::lease::{AWAKE, Lease};
@@ -61,6 +66,25 @@ pub(crate) fn raise(word: &AtomicU32) {
 pub(crate) fn note(word: &AtomicU32) -> u32 {
     // Pairs with the release in `raise`: a value that was raised because of this very sleep cannot be noted before that.
     word.load(Ordering::Acquire)
+}
+
+/// What a sleeper has heard of its gong, by the number of strikes.
+#[derive(Default)]
+pub(crate) struct Heard(u32);
+
+impl Heard {
+    /// Before a sleep until there are more than so many `strikes`: whether something has happened since the last time, to which
+    /// the sleeper sees first.
+    pub fn is_news(&mut self, strikes: u32) -> bool {
+        std::mem::replace(&mut self.0, strikes) != strikes
+    }
+
+    /// It has seen to something, and the rest may be told of no more: the number of strikes for a sleep that is refused. After
+    /// that it looks again.
+    pub fn look_again(&mut self) -> u32 {
+        self.0 = self.0.wrapping_sub(1);
+        self.0
+    }
 }
 
 /// The publisher's memory of whom it has rung.

@@ -423,13 +423,14 @@ impl<T> Selector<T> {
         let Some(entry) = &mut self.entries[place] else { return Ok(()) };
         match entry.subscriber.handle_events() {
             Err(Error::Closed { .. }) => self.remove(place),
-            Err(error) => return Err(error),
-            Ok(()) => {
+            // That is for who receives from it.
+            Ok(()) | Err(Error::AddressInUse { .. }) => {
                 entry.in_vain = 0;
                 if !std::mem::replace(&mut entry.awake, true) {
                     self.awake.push(place);
                 }
             }
+            Err(error) => return Err(error),
         }
         Ok(())
     }

@@ -275,16 +275,12 @@ impl Reader {
         }
         let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
         let strikes = self.door.gong.strikes();
-        if std::mem::replace(heard, strikes) != strikes {
+        if heard.is_news(strikes) {
             let happened = self.look_at_descriptors().map_err(Error::system(&self.topic, "cannot look for events"))?;
             if happened {
-                // Something may be left, of which the gong does not tell again: no sleep before another look.
-                let before = strikes.wrapping_sub(1);
-                if let SleepsAt::Words { heard } = &mut self.at {
-                    *heard = before;
-                }
                 *took_wake_ups |= self.polled;
-                return Ok(Some(before));
+                let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
+                return Ok(Some(heard.look_again()));
             }
         }
         Ok(Some(strikes))

@@ -4,6 +4,7 @@ use crate::error::{Error, Result, printable};
 use crate::link::service::Handle;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::AWAKE;
+use crate::protocol::wake::Heard;
 use crate::reader::batch::Batch;
 use crate::reader::bells::Bells;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
@@ -48,8 +49,8 @@ impl Keep {
 pub(crate) enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
-    /// The wake words of its publishers, and the gong, which was heard so often.
-    Words { heard: u32 },
+    /// The wake words of its publishers, and the gong.
+    Words { heard: Heard },
 }
 
 /// Connections, whose turn it is, and whether it sleeps.
@@ -143,7 +144,7 @@ impl Reader {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { heard: 0 } } else { SleepsAt::Sockets },
+            at: if futex::available() { SleepsAt::Words { heard: Heard::default() } } else { SleepsAt::Sockets },
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,

@@ -8,7 +8,7 @@ use rustix::thread::futex::{self, Flags, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 /// The most words of others that one wait can be for, besides the waiter's own.
@@ -27,29 +27,42 @@ pub(crate) fn available() -> bool {
 
 /// Wakes everybody, in any process, who waits for `word` to change. It was changed before. Whether there was anybody.
 pub(crate) fn wake_all(word: &Word) -> bool {
+    wake_by(word, Flags::empty())
+}
+
+fn wake_by(word: &Word, flags: Flags) -> bool {
     #[cfg(not(all(test, loom)))] // Loom's words are not the system's.
-    return futex::wake(word, Flags::empty(), i32::MAX as u32).is_ok_and(|woken| woken > 0);
+    return futex::wake(word, flags, i32::MAX as u32).is_ok_and(|woken| woken > 0);
     #[cfg(all(test, loom))]
     {
-        let _ = word;
+        let _ = (word, flags);
         false
     }
 }
 
 /// A word of this process, which its threads change to wake one another.
-#[derive(Default)]
-pub(crate) struct Gong(AtomicU32);
+pub(crate) struct Gong(Word);
+
+impl Default for Gong {
+    fn default() -> Self {
+        Gong(Word::new(0))
+    }
+}
 
 impl Gong {
     pub fn strike(&self) {
-        self.0.fetch_add(1, Ordering::Release);
-        let _ = futex::wake(&self.0, Flags::PRIVATE, i32::MAX as u32);
+        wake::raise(&self.0);
+        wake_by(&self.0, Flags::PRIVATE);
     }
 
     /// Sleeps until it was struck more than so often, up to `timeout`; perhaps not so long.
     pub fn wait(&self, strikes: u32, timeout: Option<Duration>) {
         let timeout = timeout.map(|it| Timespec { tv_sec: it.as_secs() as _, tv_nsec: it.subsec_nanos() as _ });
-        match futex::wait(&self.0, Flags::PRIVATE, strikes, timeout.as_ref()) {
+        #[cfg(not(all(test, loom)))]
+        let waited = futex::wait(&self.0, Flags::PRIVATE, strikes, timeout.as_ref());
+        #[cfg(all(test, loom))]
+        let waited = futex::wait(&AtomicU32::new(strikes), Flags::PRIVATE, strikes, timeout.as_ref());
+        match waited {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
             Err(_) => std::thread::sleep(Duration::from_millis(1)), // A sandbox forbids it, perhaps.
         }
@@ -57,7 +70,7 @@ impl Gong {
 
     /// How often it was struck. What happened before a strike that was counted is seen afterwards.
     pub fn strikes(&self) -> u32 {
-        self.0.load(Ordering::Acquire)
+        wake::note(&self.0)
     }
 }
 
@@ -116,6 +129,7 @@ fn entry<W>(word: &W, value: u32, flags: WaitFlags) -> Wait {
 mod tests {
     use super::*;
     use crate::sys::memory::{OwnedSegment, PeerSegment};
+    use std::sync::atomic::Ordering;
 
     const LONG: Duration = Duration::from_secs(60);
 
