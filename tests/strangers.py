@@ -77,7 +77,7 @@ def hello(
     """Opens that channel to the publisher of that name; the policies are block, drop_oldest, latest."""
     text, called = topic.encode(), name.encode()
     wanted = b"\0" if depth is None else b"\1" + varint(depth)
-    asked = varint(len(called)) + called
+    asked = varint(len(called)) + called + b"\0"  # It wants to subscribe.
     return head(OPEN, number) + asked + varint(len(text)) + text + varint(policy) + wanted + varint(history) + b"\0\1"
 
 
