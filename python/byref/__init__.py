@@ -11,7 +11,9 @@ from ._byref import (
     Event,
     EventQueue,
     Holder,
+    Identity,
     Loan,
+    Mailbox,
     Message,
     Outstanding,
     Publisher,
@@ -21,12 +23,25 @@ from ._byref import (
     SubscriberInfo,
     Ticket,
     Timer,
+    Undelivered,
     __version__,
     copied_bytes,
     monitors,
     record_receives,
 )
-from ._errors import Closed, Error, Evicted, Forked, InvalidTopic, PoolExhausted, Timeout, VersionMismatch
+from ._errors import (
+    AddressInUse,
+    Closed,
+    Error,
+    Evicted,
+    Forked,
+    InvalidTopic,
+    PeerLost,
+    PoolExhausted,
+    Timeout,
+    Unroutable,
+    VersionMismatch,
+)
 from ._logging import log_to_logging
 
 # With them comes NumPy: its import takes 100 ms, and is not left to the first send or receive. The extension comes
@@ -37,6 +52,7 @@ from . import _pickles as _pickles  # isort: skip
 
 __all__ = [
     "INLINE_LIMIT",
+    "AddressInUse",
     "Arrow",
     "Batch",
     "Closed",
@@ -46,10 +62,13 @@ __all__ = [
     "Evicted",
     "Forked",
     "Holder",
+    "Identity",
     "InvalidTopic",
     "Loan",
+    "Mailbox",
     "Message",
     "Outstanding",
+    "PeerLost",
     "PoolExhausted",
     "Publisher",
     "PublisherInfo",
@@ -59,6 +78,8 @@ __all__ = [
     "Ticket",
     "Timeout",
     "Timer",
+    "Undelivered",
+    "Unroutable",
     "VersionMismatch",
     "__version__",
     "copied_bytes",

@@ -74,7 +74,9 @@ __all__ = [
     "Event",
     "EventQueue",
     "Holder",
+    "Identity",
     "Loan",
+    "Mailbox",
     "Message",
     "Outstanding",
     "Publisher",
@@ -83,6 +85,7 @@ __all__ = [
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
+    "Undelivered",
     "_Iterator",
     "_Owner",
     "_Releases",
@@ -478,6 +481,234 @@ class Subscriber(Generic[_Told]):
     ) -> None: ...
 
 @final
+class Mailbox(Generic[_Told]):
+    """An address of one's own: messages to and from any number of other mailboxes, in whatever process of the host.
+
+    Messages from one mailbox to another come in order; among several senders turns are fair. It may be shared by
+    threads: each message goes to one. With `events=True` it also receives `Event` objects.
+    """
+
+    @overload
+    def __new__(
+        cls,
+        address: str | None = None,
+        depth: int = 256,
+        max_memory: int | None = None,
+        takeover: bool = False,
+        events: Literal[False] = False,
+        writable: bool = False,
+        allow_pickle: bool = False,
+    ) -> Mailbox[Never]: ...
+    @overload
+    def __new__(
+        cls,
+        address: str | None = None,
+        depth: int = 256,
+        max_memory: int | None = None,
+        takeover: bool = False,
+        *,
+        events: bool,
+        writable: bool = False,
+        allow_pickle: bool = False,
+    ) -> Mailbox[Event]:
+        """Claim an address; one mailbox at a time has it. None: a random one, which others learn from its messages.
+
+        `depth`: how many messages may wait at each destination; a send beyond that waits. `max_memory`: the most bytes
+        of payload memory for all destinations together (default: as for a `Publisher`). `takeover`: takes the address
+        from a mailbox that has it, which is closed and whose calls raise `AddressInUse`; that of a dead process is free
+        anyway. `events`: which mailboxes come and go is told among the messages. `writable`, `allow_pickle`: as for a
+        `Subscriber`.
+
+        Raises `AddressInUse`, `InvalidTopic` (addresses look like topics, without wildcards), `ValueError`, and `Error`
+        when `$BYREF_DIR` cannot be used.
+        """
+
+    def send(
+        self,
+        to: str | Identity,
+        data: _Sendable | Undelivered,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> int:
+        """Send a copy of `data`; return its number among the messages from here to there.
+
+        `to`: an address, whoever has it; or an `Identity`, such as `msg.sender`, and no later mailbox with its address.
+        `data`: what `Publisher.send` takes; or an `Undelivered` message, which goes on with its headers and timestamp,
+        without a copy if this mailbox had sent it. `timeout`: the most seconds to wait for room, and for the other side
+        to answer at first. `wait`: for how many seconds to let an address come that nobody has (default: none).
+
+        A call that raises sent nothing: `Unroutable` when nobody has the address, `PeerLost` when the mailbox has
+        ended, or ended while this call waited for it, `Timeout`, `PoolExhausted`, `TypeError`, `Closed`, `Forked`;
+        `ValueError` when it is full of messages to itself.
+        """
+
+    def send_pickle(
+        self,
+        to: str | Identity,
+        obj: object,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> int:
+        """Send any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
+
+    def send_tracked(
+        self,
+        to: str | Identity,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> Ticket:
+        """Send as `send` does; the ticket tells when nobody holds the message any more."""
+
+    def send_many(
+        self,
+        to: str | Identity,
+        rows: Buffer | NDArray[Any] | _Tensor | _List[_Payload] | tuple[_Payload, ...],
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> range:
+        """Send copies of the rows of an array as that many messages, as `Publisher.send_many` does.
+
+        Together they count as one message against `depth`. Raises as `send` does.
+        """
+
+    def send_to_all(
+        self,
+        pattern: str,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> list[Identity]:
+        """Send a copy of `data` to all other mailboxes whose addresses `pattern` matches; return to whom it was sent.
+
+        There is one copy in memory, and a record for each. While those that are full are waited for, the others have it
+        already. One that has no room within `timeout` seconds, or ends meanwhile, is not among those that are returned.
+        """
+
+    def loan(
+        self,
+        to: str | Identity,
+        shape: int | Sequence[int],
+        dtype: DTypeLike | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> Loan:
+        """Lend memory to be filled in place and sent there, as `Publisher.loan` does; raises as `send` does."""
+
+    def undelivered(self, peer: str | Identity) -> list[Undelivered]:
+        """Return the messages that a mailbox which has ended never took, once; of one that lives, none.
+
+        `peer`: an identity, or an address: then of all that had it. What the mailbox had taken is not among them: it
+        may have been processed. They keep their memory as long as they live.
+        """
+
+    def recv(self, timeout: float | None = None) -> Message | _Told:
+        """Return the next message; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Message | _Told]:
+        """Return the next message, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no message is lost.
+        """
+
+    def try_recv(self) -> Message | _Told | None:
+        """Return the next message, or None when none is there."""
+
+    def recv_batch(self, n: int, timeout: float | None = None) -> Batch | _Told:
+        """Return up to `n` messages that are there, at least one; wait, as `recv` does, for the first only."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a message comes after `try_recv` gave None."""
+
+    def wait_for_peer(self, pattern: str, timeout: float | None = None) -> Identity:
+        """Wait until there is another mailbox whose address `pattern` is, or matches; return one of them."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        sent, sent_bytes, copied_bytes, waits, received, received_bytes, destinations, undelivered, pool_used,
+        pool_allocated.
+        """
+
+    def close(self) -> None:
+        """Close the mailbox: its address is free, iterations end, messages and views stay valid.
+
+        What it sent is still received. What it did not take is its senders' again. Calling it again has no effect.
+        """
+
+    @property
+    def address(self) -> str:
+        """Its address."""
+
+    @property
+    def identity(self) -> Identity:
+        """What others see as `msg.sender`."""
+
+    @property
+    def peers(self) -> list[Identity]:
+        """The mailboxes that have sent to it, and those that it has sent to, as far as they live."""
+
+    def __iter__(self) -> _Iterator[_Told]: ...
+    def __next__(self) -> Message | _Told: ...
+    def __aiter__(self) -> AsyncIterator[Message | _Told]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Identity:
+    """A mailbox: its address, this claim on the address, and its process. Immutable, and valid after its end."""
+
+    @property
+    def address(self) -> str:
+        """Its address."""
+
+    @property
+    def incarnation(self) -> str:
+        """32 hexadecimal digits, different for each claim on the address."""
+
+    @property
+    def process(self) -> int:
+        """Its process; 0 when that is out of sight."""
+
+@final
+class Undelivered:
+    """A message that its destination never took; `Mailbox.send` sends it elsewhere. `bytes(message)` is its payload."""
+
+    @property
+    def peer(self) -> Identity:
+        """The mailbox that it was sent to."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number among the messages that were sent to that one, from 0."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was sent: nanoseconds of `CLOCK_REALTIME`, or what the sender gave."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
 class EventQueue:
     """Calls receivers as messages come: any callables, on many topics, one after the other on one thread at a time."""
 
@@ -500,6 +731,24 @@ class EventQueue:
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
+    def subscribe(
+        self,
+        topic: Mailbox[_Told],
+        receiver: Callable[[Message | _Told], object],
+        batch: Literal[False] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: Mailbox[_Told],
+        receiver: Callable[[Batch | _Told], object],
+        batch: int,
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
     @overload
     def subscribe(
         self,
@@ -561,6 +810,9 @@ class EventQueue:
         events: bool,
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
+
+        `topic` may also be a `Mailbox`, which nobody else should receive from meanwhile. It receives as it was made to,
+        and goes on when the receiver is closed.
 
         `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
         with each `Event`, too, in order with the messages.
@@ -716,6 +968,7 @@ class Timer:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
+def _command(arguments: list[str]) -> int: ...
 def monitors() -> list[QueueStats]:
     """What the named event queues of this user tell, in whatever process; who does not answer soon is left out."""
 
@@ -744,6 +997,10 @@ class Message:
     @property
     def timestamp_ns(self) -> int:
         """When it was sent: nanoseconds since the epoch, or what the sender gave."""
+
+    @property
+    def sender(self) -> Identity | None:
+        """Which mailbox sent it, if a mailbox received it; otherwise None. `Mailbox.send` takes it."""
 
     @property
     def publisher(self) -> PublisherInfo:
@@ -882,6 +1139,14 @@ class Event:
     @property
     def topic(self) -> str:
         """That publisher's topic."""
+
+    @property
+    def peer(self) -> Identity | None:
+        """Which mailbox it happened to, in what a `Mailbox` receives; otherwise None."""
+
+    @property
+    def undelivered(self) -> list[Undelivered]:
+        """Of the end of a mailbox: the messages that were sent to it and that it never took."""
 
     @property
     def sequence(self) -> int | None:

@@ -1,4 +1,11 @@
-"""The exceptions. Each says what happened, to which topic, and what to do."""
+"""The exceptions. Each says what happened, to which topic or address, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._byref import Identity, Undelivered
 
 
 class Error(Exception):
@@ -33,7 +40,35 @@ class InvalidTopic(Error, ValueError):
     """Not the name of a topic; a pattern is for subscribers only, and its wildcards are whole levels."""
 
 
-for _class in (Error, Timeout, Closed, PoolExhausted, Evicted, VersionMismatch, Forked, InvalidTopic):
+class AddressInUse(Error):
+    """Another mailbox has the address: when it was to be claimed, or by having taken it over from this one."""
+
+    address: str
+    # Its process; 0 when that is out of sight.
+    process: int
+    # What that process is called, where the system tells.
+    name: str | None
+
+
+class Unroutable(Error):
+    """Nobody has the address that was sent to. Nothing was sent."""
+
+    address: str
+
+
+class PeerLost(Error):
+    """The mailbox that was sent to has ended; the message of this call was not sent.
+
+    What it had taken before may have been processed.
+    """
+
+    peer: Identity
+    # The messages that were sent to it before and that it never took, as far as nobody has asked for them.
+    undelivered: list[Undelivered]
+
+
+_all = (Error, Timeout, Closed, PoolExhausted, Evicted, VersionMismatch, Forked, InvalidTopic, AddressInUse, Unroutable)
+for _class in (*_all, PeerLost):
     _class.__module__ = "byref"
 
 

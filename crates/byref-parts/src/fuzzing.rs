@@ -3,9 +3,10 @@
 
 use crate::arrow::abi::Array;
 use crate::arrow::{Chunk, Field, gather, show};
+use crate::bounds::MOST_LEVELS;
 use crate::packed::{self, Builder, MOST_CONTAINERS, Sequence, Writer};
 use crate::plan::{Part, Plan, Source};
-use crate::tokens::{self, MOST_LEVELS, Token};
+use crate::tokens::{self, Token};
 use arbitrary::{Arbitrary, Unstructured};
 use std::cell::Cell;
 use std::sync::Arc;

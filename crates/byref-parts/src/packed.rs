@@ -10,7 +10,7 @@
 //! it never reads beyond the stream, never nests deeper than [`MOST_LEVELS`], and allocates in proportion to what it has read,
 //! never to what is announced.
 
-use crate::tokens::{MOST_LEVELS, MOST_TOKENS};
+use crate::bounds::{MOST_LEVELS, MOST_TOKENS};
 use std::cell::Cell;
 
 /// Strings that the last ones can refer to.

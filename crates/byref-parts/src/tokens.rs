@@ -1,17 +1,13 @@
 //! How a message of several parts describes them: a flat list, each packed container followed by what belongs into it.
 
 use crate::arrow::{Chunk, Class};
+use crate::bounds::{MOST_LEVELS, MOST_TOKENS};
 use crate::packed;
 use crate::plan::Part;
 use serde::{Deserialize, Serialize};
 
 /// The longest description, in bytes.
 const MOST_DESCRIPTION: usize = 64 << 20;
-/// The deepest nesting of containers.
-pub const MOST_LEVELS: usize = 64;
-/// The most tokens of a message: a peer can write one in three bytes, but not make its reader spend gigabytes on them.
-pub const MOST_TOKENS: usize = 1 << 20;
-
 /// One thing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Token {

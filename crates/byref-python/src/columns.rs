@@ -4,10 +4,12 @@
 use crate::array;
 use crate::draft::explain;
 use crate::entries::entries;
+use crate::outlet::Outlet;
 use crate::owner::{Memory, Owner};
 use crate::value;
 use byref::{Encoded, HeaderValue, Loan};
 use byref_parts::arrow::{Chunk, Class, Field};
+use byref_parts::layout::Place;
 use byref_parts::plan::{ALIGNMENT, Part};
 use byref_parts::tokens::{self, Token, Words};
 use numpy::{PyArrayDescr, PyArrayDescrMethods};
@@ -62,7 +64,7 @@ fn dtype_of<'py>(py: Python<'py>, field: &Field) -> PyResult<Bound<'py, PyArrayD
 
 impl Columns {
     /// The places of `rows` rows of a batch of that type, and the bytes that the payload takes.
-    pub fn new(py: Python<'_>, publisher: &byref::Publisher, field: &Field, rows: u64) -> PyResult<(Self, usize)> {
+    pub fn new(py: Python<'_>, outlet: &dyn Outlet, field: &Field, rows: u64) -> PyResult<(Self, usize)> {
         if !field.is_table() {
             return Err(PyTypeError::new_err(
                 "loan_batch takes the schema of a record batch, such as pyarrow.schema(...)",
@@ -77,7 +79,7 @@ impl Columns {
             places.push((width, at));
         }
         let end = end.checked_next_multiple_of(ALIGNMENT).ok_or_else(too_large)?;
-        let entry = explain(py, publisher, &field.encode())?.ok_or_else(|| {
+        let entry = explain(py, outlet, &field.encode())?.ok_or_else(|| {
             PyValueError::new_err("there is no room for one more schema in this publisher; build the batch and send it")
         })?;
         let columns = Columns { schema: Words::Explained(entry.offset, entry.len), places, rows, end };
@@ -119,7 +121,7 @@ impl Columns {
         let at = Part { at: self.end, len: description.len() as u64 };
         loan.truncate((at.at + at.len) as usize)?;
         loan[at.at as usize..].copy_from_slice(&description);
-        Ok(byref::Attributes { layout: Some(value::layout(at)), headers }.encode()?.with_glossary())
+        Ok(byref::Attributes { layout: Some(value::layout(Place::Described(at))), headers }.encode()?.with_glossary())
     }
 }
 

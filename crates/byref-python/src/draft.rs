@@ -5,16 +5,19 @@ use crate::array::{self, describe_type};
 use crate::arrow::{self, Imported};
 use crate::errors::to_python;
 use crate::message::Message;
+use crate::outlet::Outlet;
 use crate::owner::{Memory, Owner};
 use crate::packed::{Other, Packing, Unpackable, pack, too_deep};
 use crate::payload::{Payload, numpy_scalar};
 use crate::refusals::{check_polars, class_name, located, resolve};
-use crate::value::{self, Place, Whole};
+use crate::value;
 use byref::{Attributes, Encoded, HeaderValue, Layout};
 use byref_parts::arrow::gather;
+use byref_parts::bounds::{MOST_LEVELS, MOST_TOKENS};
+use byref_parts::layout::{Place, Whole};
 use byref_parts::packed::{self, MOST_CONTAINERS};
 use byref_parts::plan::{self, Part, Source};
-use byref_parts::tokens::{self, MOST_LEVELS, MOST_TOKENS, Token, Words};
+use byref_parts::tokens::{self, Token, Words};
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -105,16 +108,16 @@ impl<'py> Draft<'py> {
         Ok(Draft(vec![Item::Pickle { stream, buffers }]))
     }
 
-    /// Where everything goes in a message of `publisher`.
+    /// Where everything goes in a message that `outlet` sends.
     pub fn plan<'a>(
         &'a self,
         py: Python<'py>,
-        publisher: &'a byref::Publisher,
+        outlet: &'a dyn Outlet,
         headers: Vec<(String, HeaderValue)>,
     ) -> PyResult<Planned<'a>> {
         let mut planner = Planner {
             py,
-            publisher,
+            outlet,
             plan: Plan::default(),
             tokens: Vec::new(),
             others: self.0.len() as u64 - 1,
@@ -122,7 +125,7 @@ impl<'py> Draft<'py> {
             refers: false,
         };
         for (index, item) in self.0.iter().enumerate() {
-            planner.add(item).map_err(|error| located(py, publisher.topic(), &place_of(&self.0, index), error))?;
+            planner.add(item).map_err(|error| located(py, outlet.topic(), &place_of(&self.0, index), error))?;
         }
         if planner.tokens.len() > MOST_TOKENS || planner.containers > MOST_CONTAINERS {
             return Err(too_many());
@@ -134,7 +137,7 @@ impl<'py> Draft<'py> {
         }
         let description = tokens::encode(&tokens);
         let at = plan.make(description.len(), move |to| to.copy_from_slice(&description));
-        let attributes = Attributes { layout: Some(value::layout(at)), headers };
+        let attributes = Attributes { layout: Some(value::layout(Place::Described(at))), headers };
         let encoded = attributes.encode().map_err(|error| to_python(py, error))?;
         let attributes = if refers { encoded.with_glossary() } else { encoded.in_pool() };
         Ok(Planned { plan, attributes })
@@ -254,7 +257,7 @@ fn too_many() -> PyErr {
 
 struct Planner<'p, 'a> {
     py: Python<'p>,
-    publisher: &'a byref::Publisher,
+    outlet: &'a dyn Outlet,
     plan: Plan<'a>,
     tokens: Vec<Token>,
     /// How many items belong into the packed container.
@@ -328,7 +331,7 @@ impl<'a> Planner<'_, 'a> {
         // Parts lie before the description.
         let (inner, parts_end) = match value::place(layout) {
             Some(Place::Described(at)) => (tokens::decode(message, at), at.at as usize),
-            Some(Place::Whole(whole)) => (Ok(vec![whole.token(message)]), message.len()),
+            Some(Place::Whole(whole)) => (Ok(vec![whole.token(message.len())]), message.len()),
             None => {
                 let Layout { kind, shape } = layout.clone();
                 let at = self.plan.copy(message);
@@ -361,7 +364,7 @@ impl<'a> Planner<'_, 'a> {
 
     /// Where an Arrow type is described for all messages; in this one, if there is no room for that.
     fn explain(&mut self, encoded: &[u8]) -> PyResult<Words> {
-        if let Some(entry) = explain(self.py, self.publisher, encoded)? {
+        if let Some(entry) = explain(self.py, self.outlet, encoded)? {
             self.refers = true;
             return Ok(Words::Explained(entry.offset, entry.len));
         }
@@ -371,8 +374,8 @@ impl<'a> Planner<'_, 'a> {
 }
 
 /// Describes an Arrow type in the publisher's glossary, if there is room for it.
-pub fn explain(py: Python<'_>, publisher: &byref::Publisher, encoded: &[u8]) -> PyResult<Option<byref::Entry>> {
-    publisher.explain(encoded).map_err(|error| to_python(py, error))
+pub fn explain(py: Python<'_>, outlet: &dyn Outlet, encoded: &[u8]) -> PyResult<Option<byref::Entry>> {
+    outlet.explain(encoded).map_err(|error| to_python(py, error))
 }
 
 /// From this size on, the interpreter is released while parts are copied, in bytes.
@@ -420,7 +423,7 @@ fn fill(
         let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
         // Another thread may have changed it meanwhile.
         if array::size_of_shape(&shape, array::itemsize(&array.dtype()))? != range.len() {
-            return Err(crate::publisher::resized());
+            return Err(crate::outlet::resized());
         }
         let data = memory.as_ptr().wrapping_add(range.start);
         let owner = Owner::wrap(py, Memory::Loan(memory.clone()))?;

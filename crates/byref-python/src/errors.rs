@@ -1,6 +1,8 @@
 //! The one conversion from the core's errors to Python's.
 
 use crate::ending;
+use crate::identity::Identity;
+use crate::undelivered::Undelivered;
 use byref::Error;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -23,6 +25,9 @@ macro_rules! exception {
 /// The Python exception for a core error.
 pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     let text = error.to_string();
+    if let Error::AddressInUse { .. } | Error::Unroutable { .. } | Error::PeerLost { .. } = error {
+        return about_address(py, error, text).unwrap_or_else(|failed| failed);
+    }
     let class = match error {
         Error::Timeout { .. } | Error::WouldBlock { .. } => exception!(py, "Timeout"),
         Error::Closed { .. } => exception!(py, "Closed"),
@@ -38,6 +43,34 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Ok(class) => PyErr::from_type(class.clone(), text),
         Err(import_failed) => import_failed,
     }
+}
+
+/// An exception that says whom it is about.
+#[cold]
+fn about_address(py: Python<'_>, error: Error, text: String) -> PyResult<PyErr> {
+    let raised = match error {
+        Error::AddressInUse { address, pid, name, .. } => {
+            let raised = exception!(py, "AddressInUse")?.call1((text,))?;
+            raised.setattr("address", address)?;
+            raised.setattr("process", pid)?;
+            raised.setattr("name", name.as_deref())?;
+            raised
+        }
+        Error::PeerLost { peer, undelivered, .. } => {
+            let raised = exception!(py, "PeerLost")?.call1((text,))?;
+            raised.setattr("peer", Bound::new(py, Identity(peer))?)?;
+            let messages: Vec<_> = undelivered.into_iter().map(Undelivered).collect();
+            raised.setattr("undelivered", messages)?;
+            raised
+        }
+        Error::Unroutable { address, .. } => {
+            let raised = exception!(py, "Unroutable")?.call1((text,))?;
+            raised.setattr("address", address)?;
+            raised
+        }
+        _ => exception!(py, "Error")?.call1((text,))?,
+    };
+    Ok(PyErr::from_value(raised))
 }
 
 /// Whether it is an error of this library's own.

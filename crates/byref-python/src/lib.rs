@@ -20,9 +20,12 @@ mod foreign;
 mod freelist;
 mod guarded;
 mod headers;
+mod identity;
 mod loan;
 mod logging;
+mod mailbox;
 mod message;
+mod outlet;
 mod outstanding;
 mod owner;
 mod packed;
@@ -39,6 +42,7 @@ mod serving;
 mod subscriber;
 mod ticket;
 mod timer;
+mod undelivered;
 mod value;
 mod waiting;
 
@@ -70,9 +74,13 @@ mod _byref {
     #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
+    use crate::identity::Identity;
+    #[pymodule_export]
     use crate::loan::Loan;
     #[pymodule_export]
     use crate::logging::{_close_log, _open_log, _tell_lost_log};
+    #[pymodule_export]
+    use crate::mailbox::Mailbox;
     #[pymodule_export]
     use crate::message::{Message, PublisherInfo};
     #[pymodule_export]
@@ -97,6 +105,8 @@ mod _byref {
     use crate::ticket::{Releases, Ticket};
     #[pymodule_export]
     use crate::timer::Timer;
+    #[pymodule_export]
+    use crate::undelivered::Undelivered;
 
     #[doc = doc!("copied_bytes")]
     #[pyfunction]
@@ -112,6 +122,12 @@ mod _byref {
             counts.set_item(name, copied[cause])?;
         }
         Ok(counts)
+    }
+
+    /// The `byref` command with these arguments; gives its exit code.
+    #[pyfunction]
+    fn _command(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
+        py.detach(|| byref_cli::run(arguments))
     }
 
     /// The most bytes of payload and attributes together that travel inside the ring.

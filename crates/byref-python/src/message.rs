@@ -9,10 +9,12 @@ use crate::errors::{closed, to_python};
 use crate::foreign::{Foreign, ForeignViews};
 use crate::guarded::Guarded;
 use crate::headers;
+use crate::identity::Identity;
 use crate::owner::{Memory, Owner};
-use crate::value::{self, Place, Shown, Whole};
+use crate::value::{self, Shown};
 use byref::{Cause, Layout};
 use byref_parts::arrow::{Class, plain};
+use byref_parts::layout::{Place, Whole};
 use byref_parts::packed;
 use byref_parts::plan::ALIGNMENT;
 use byref_parts::tokens::{self, Token};
@@ -78,6 +80,8 @@ pub struct Manner {
     pub writable: bool,
     /// `value` may be unpickled.
     pub allow_pickle: bool,
+    /// A mailbox received it.
+    pub is_direct: bool,
 }
 
 struct State {
@@ -160,7 +164,7 @@ impl Message {
     fn tokens(&self, py: Python<'_>) -> PyResult<Option<Vec<Token>>> {
         let tokens = self.with(py, |message| {
             let at = match value::place(&layout_of(message)?)? {
-                Place::Whole(whole) => return Some(Ok(vec![whole.token(message)])),
+                Place::Whole(whole) => return Some(Ok(vec![whole.token(message.len())])),
                 Place::Described(at) => at,
             };
             if !(message.as_ptr() as usize).is_multiple_of(ALIGNMENT as usize) {
@@ -339,6 +343,13 @@ impl Message {
     #[getter]
     fn timestamp_ns(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, byref::Message::timestamp_ns)
+    }
+
+    #[doc = doc!("Message.sender")]
+    #[getter]
+    fn sender(&self, py: Python<'_>) -> PyResult<Option<Identity>> {
+        let sender = self.with(py, |message| message.sender())?;
+        Ok(self.manner.is_direct.then_some(Identity(sender)))
     }
 
     #[doc = doc!("Message.publisher")]

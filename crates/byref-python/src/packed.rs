@@ -1,8 +1,8 @@
 //! Lists, tuples and dicts of Python's scalars as one run of bytes, and back: the fast path, without a Rust object for each.
 #![allow(unsafe_code)]
 
+use byref_parts::bounds::MOST_LEVELS;
 use byref_parts::packed::{self, Builder, MOST_BYTES, MOST_CONTAINERS, Sequence, Writer};
-use byref_parts::tokens::MOST_LEVELS;
 use pyo3::Borrowed;
 use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError, PyValueError};
 use pyo3::ffi;

@@ -1,36 +1,22 @@
 //! `Publisher`, seen from Python.
-#![allow(unsafe_code)]
 
-use crate::array::{self, itemsize, refuse_objects, size_of_shape};
-use crate::arrow::import_schema;
-use crate::columns::Columns;
 use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
+use crate::outlet;
 use crate::outstanding::Outstanding;
-use crate::owner::{Memory, Owner};
-use crate::payload::{Payload, layout_of};
 use crate::refusals::{class_name, located};
-use crate::rows::Rows;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::value::Whole;
 use crate::waiting::{Patience, Timeout};
-use byref::{Attributes, Encoded, HeaderValue, Policy, Wait};
-use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
+use byref::{Encoded, Policy, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyRange, PyTuple};
-use std::sync::OnceLock;
+use pyo3::types::{PyDict, PyRange, PyTuple};
 use std::time::Duration;
-
-/// From this size on, the interpreter is released while the payload is copied, in bytes.
-const COPY_DETACHED: usize = 64 << 10;
-/// Room for headers that are set after a loan was made, in bytes.
-const HEADER_ROOM: usize = 256;
 
 #[doc = doc!("SubscriberInfo")]
 #[pyclass(frozen, module = "byref")]
@@ -83,149 +69,17 @@ pub const POLICIES: [(&str, Policy); 3] =
 pub struct Publisher(pub byref::Publisher);
 
 impl Publisher {
-    /// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
+    /// See [`outlet::send`].
     pub fn send_as<T: Send>(
         &self,
         data: &Bound<'_, PyAny>,
         headers: Option<&Bound<'_, PyDict>>,
         timeout: impl Patience,
         send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-        mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    ) -> PyResult<T> {
-        let py = data.py();
-        if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
-            // Most messages, before anything larger than registers is passed around.
-            return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
-        }
-        ending::outlive(); // Reading it may run any Python code.
-        let payload = match Draft::of(data, self.0.topic())? {
-            Ok(payload) => payload,
-            Err(draft) => return self.send_draft(py, &draft, headers, timeout, send, send_loan),
-        };
-        let layout = payload.layout().map_err(|error| located(py, self.0.topic(), "", error))?;
-        let attributes = if layout.is_none() && headers.is_none() {
-            Encoded::default()
-        } else {
-            let headers = self.headers(headers)?;
-            Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
-        };
-        match (payload.bytes(), &payload) {
-            (Some(bytes), _) => send_bytes(py, bytes, &attributes, timeout, send),
-            (None, Payload::Array(array)) => {
-                let send = |loan: &mut byref::Loan, wait: &mut Wait<'_>| send_loan(loan, &attributes, wait);
-                self.send_array(array, attributes.len(), timeout, send)
-            }
-            (None, _) => unreachable!("only arrays come in pieces"),
-        }
-    }
-
-    fn headers(&self, headers: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<(String, HeaderValue)>> {
-        headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, self.0.topic()))
-    }
-
-    /// Sends what `draft` is made of: a packed value or a lone pickle by `send`, anything else by way of a loan, `send_loan`.
-    pub fn send_draft<'py, T: Send>(
-        &self,
-        py: Python<'py>,
-        draft: &Draft<'py>,
-        headers: Option<&Bound<'py, PyDict>>,
-        timeout: impl Patience,
-        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
         send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
     ) -> PyResult<T> {
-        match draft.whole() {
-            Some((whole, stream)) => self.send_whole(py, whole, stream, headers, timeout, send),
-            None => self.send_parts(py, draft, headers, timeout, send_loan),
-        }
+        outlet::send(&self.0, data, headers, timeout, send, send_loan)
     }
-
-    /// Sends what lies in one piece.
-    fn send_whole<'py, T: Send>(
-        &self,
-        py: Python<'py>,
-        whole: Whole,
-        stream: &[u8],
-        headers: Option<&Bound<'py, PyDict>>,
-        timeout: impl Patience,
-        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    ) -> PyResult<T> {
-        /// What most of them have beside the payload.
-        static PLAIN: [OnceLock<Encoded>; 2] = [OnceLock::new(), OnceLock::new()];
-        let encode = |headers| Attributes { layout: Some(whole.layout()), headers }.encode();
-        if headers.is_none() {
-            let plain = PLAIN[usize::from(whole == Whole::Pickle)]
-                .get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
-            return send_bytes(py, stream, plain, timeout, send);
-        }
-        let attributes = encode(self.headers(headers)?).map_err(|error| to_python(py, error))?;
-        send_bytes(py, stream, &attributes, timeout, send)
-    }
-
-    fn send_array<T: Send>(
-        &self,
-        array: &Bound<'_, PyUntypedArray>,
-        attributes_len: usize,
-        timeout: impl Patience,
-        mut send: impl FnMut(&mut byref::Loan, &mut Wait<'_>) -> byref::Result<T> + Send,
-    ) -> PyResult<T> {
-        let py = array.py();
-        let len = array.len() * itemsize(&array.dtype());
-        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes_len, wait))?;
-        gather(array, &mut loan)?;
-        timeout.wait_if_needed(py, |wait| send(&mut loan, wait))
-    }
-
-    /// Sends what `draft` is made of in one loan.
-    fn send_parts<'py, T: Send>(
-        &self,
-        py: Python<'py>,
-        draft: &Draft<'py>,
-        headers: Option<&Bound<'py, PyDict>>,
-        timeout: impl Patience,
-        mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    ) -> PyResult<T> {
-        let headers = self.headers(headers)?;
-        let planned = draft.plan(py, &self.0, headers)?;
-        let (size, room) = (planned.size(), planned.attributes.len());
-        let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, room, wait))?;
-        let attributes = planned.fill(py, &mut loan)?;
-        timeout.wait_if_needed(py, |wait| send(&mut loan, &attributes, wait))
-    }
-}
-
-/// Sends bytes in one piece; large ones are copied without the interpreter.
-#[inline]
-fn send_bytes<T: Send>(
-    py: Python<'_>,
-    bytes: &[u8],
-    attributes: &Encoded,
-    timeout: impl Patience,
-    mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
-    let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
-    if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send) } else { timeout.wait(py, send) }
-}
-
-/// Copies an array's elements in order into a loan of its size.
-pub fn gather(array: &Bound<'_, PyUntypedArray>, loan: &mut byref::Loan) -> PyResult<()> {
-    let py = array.py();
-    let shape: Vec<u64> = array.shape().iter().map(|extent| *extent as u64).collect();
-    // Another thread may have changed it while the loan was waited for.
-    if size_of_shape(&shape, itemsize(&array.dtype()))? != loan.len() {
-        return Err(resized());
-    }
-    let memory = loan.memory().map_err(|error| to_python(py, error))?;
-    let data = memory.as_ptr();
-    loan.count_copied(loan.len());
-    let owner = Owner::wrap(py, Memory::Loan(memory))?;
-    // SAFETY: the loan was taken for this array's type and shape, and the owner keeps its memory.
-    let place = unsafe { array::over(array.dtype(), &shape, data, true, owner) }?;
-    array::copy_elements(&place, array)
-}
-
-/// Another thread resized what is being sent.
-pub fn resized() -> PyErr {
-    PyValueError::new_err("the array changed its size while it was being sent")
 }
 
 #[pymethods]
@@ -347,7 +201,7 @@ impl Publisher {
         };
         ending::outlive();
         let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        self.send_draft(py, &draft, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+        outlet::send_draft(&self.0, py, &draft, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
     }
 
     #[doc = doc!("Publisher.send_many")]
@@ -360,34 +214,10 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyRange>> {
-        let timeout = Timeout::new(timeout)?;
-        ending::outlive();
-        let rows = Rows::of(rows, self.0.topic())?;
-        let headers = self.headers(headers.as_ref())?;
-        let attributes =
-            Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
-        let (count, row_len) = (rows.count(), rows.row_len());
-        if count > 0 && row_len == 0 {
-            let text = "rows of 0 bytes cannot be sent together; send them one by one";
-            return Err(located(py, self.0.topic(), "", PyValueError::new_err(text)));
-        }
-        let first = match rows.bytes() {
-            bytes if count == 0 || bytes.is_some() => {
-                // No rows have no length either; that the publisher is closed shows all the same.
-                let (bytes, row_len) = (bytes.unwrap_or_default(), row_len.max(1));
-                let send = |wait: &mut byref::Wait<'_>| {
-                    self.0.send_many(bytes, row_len, &attributes, timestamp_ns, wait).map(|sent| sent.start)
-                };
-                if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send)? } else { timeout.wait(py, send)? }
-            }
-            _ => {
-                let len = count.saturating_mul(row_len);
-                let mut loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, attributes.len(), wait))?;
-                rows.gather(&mut loan)?;
-                timeout.wait_if_needed(py, |wait| loan.send_many_with(count, &attributes, timestamp_ns, wait))?
-            }
+        let send = |bytes: &[u8], row_len: usize, attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_many(bytes, row_len, attributes, timestamp_ns, wait).map(|sent| sent.start)
         };
-        PyRange::new(py, first as isize, (first + count as u64) as isize)
+        outlet::send_many(&self.0, py, rows, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Publisher.loan")]
@@ -399,23 +229,7 @@ impl Publisher {
         dtype: Option<&Bound<'py, PyAny>>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
-        let timeout = Timeout::new(timeout)?;
-        ending::outlive();
-        let extents = extents(shape)?;
-        let is_bytes = dtype.is_none() && shape.is_instance_of::<PyInt>();
-        let dtype = match dtype {
-            Some(dtype) => PyArrayDescr::new(py, dtype)?,
-            None => numpy::dtype::<u8>(py),
-        };
-        refuse_objects(&dtype)?;
-        let itemsize = itemsize(&dtype);
-        let len = size_of_shape(&extents, itemsize)?;
-        let row = size_of_shape(extents.get(1..).unwrap_or_default(), itemsize)?;
-        let layout = if is_bytes { None } else { Some(layout_of(&dtype, extents.iter().copied())?) };
-        let described = Attributes { layout: layout.clone(), headers: Vec::new() };
-        let room = described.encode().map_err(|error| to_python(py, error))?.len() + HEADER_ROOM;
-        let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(len, room, wait))?;
-        Loan::new(loan, dtype, &extents, row, layout, self.0.topic())
+        outlet::loan(&self.0, py, shape, dtype, Timeout::new(timeout)?)
     }
 
     #[doc = doc!("Publisher.loan_batch")]
@@ -427,12 +241,7 @@ impl Publisher {
         rows: i128,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, Loan>> {
-        let timeout = Timeout::new(timeout)?;
-        ending::outlive();
-        let field = import_schema(schema)?;
-        let (columns, size) = Columns::new(py, &self.0, &field, non_negative("rows", rows)?)?;
-        let loan = timeout.wait_if_needed(py, |wait| self.0.loan_with(size, HEADER_ROOM, wait))?;
-        Loan::of_batch(py, loan, columns, &field, self.0.topic())
+        outlet::loan_batch(&self.0, py, schema, rows, Timeout::new(timeout)?)
     }
 
     #[doc = doc!("Publisher.wait_for_subscribers")]
@@ -527,7 +336,7 @@ pub fn state(is_closed: byref::Result<bool>) -> &'static str {
 }
 
 /// A time argument.
-fn positive(name: &str, seconds: f64) -> PyResult<Duration> {
+pub fn positive(name: &str, seconds: f64) -> PyResult<Duration> {
     let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero());
     limit.ok_or_else(|| PyValueError::new_err(format!("{name} must be more than 0 seconds, not {seconds}")))
 }
@@ -539,7 +348,7 @@ pub fn non_negative(name: &str, value: i128) -> PyResult<u64> {
 }
 
 /// A shape: one extent or a sequence of them.
-fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+pub fn extents(shape: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
     let extent = |value: &Bound<'_, PyAny>| -> PyResult<u64> {
         let index = value.py().import("operator")?.getattr("index")?.call1((value,)).map_err(|_| {
             PyTypeError::new_err(format!("a shape is an int or a sequence of ints, not {}", class_name(shape)))

@@ -3,19 +3,21 @@
 use crate::called::{label_of, resolve};
 use crate::ending;
 use crate::errors::{timed_out, to_python};
+use crate::mailbox::Mailbox;
 use crate::message::Manner;
 use crate::publisher::non_negative;
 use crate::receiver::{Receiver, Slot, Subscription, Wants};
+use crate::refusals::class_name;
 use crate::report::queue_dict;
 use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
 use crate::subscriber;
 use crate::timer::{Timer, Timers};
 use crate::waiting::{Timeout, let_interpreter_work};
 use byref::{Ended, Monitor, Readiness, Selector, Thresholds};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -209,7 +211,7 @@ impl EventQueue {
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn subscribe(
         &self,
-        topic: &str,
+        topic: &Bound<'_, PyAny>,
         receiver: &Bound<'_, PyAny>,
         batch: Option<&Bound<'_, PyAny>>,
         policy: &str,
@@ -225,11 +227,26 @@ impl EventQueue {
         shared.check_open(py)?;
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
-        let wants = Wants { manner: Manner { writable, allow_pickle }, batch: batch.map_or(Ok(None), batch_size)? };
-        let options = subscriber::options(topic, policy, depth, history, name)?.events(events);
-        let subscriber = Arc::new(options.build().map_err(|problem| to_python(py, problem))?);
+        let batch = batch.map_or(Ok(None), batch_size)?;
+        let (mailbox, subscriber, manner) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
+            if policy != "block" || depth.is_some() || history != 0 || writable || allow_pickle || events {
+                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle and events are for topics";
+                return Err(PyValueError::new_err(text));
+            }
+            let (mailbox, subscriber, manner) = mailbox.get().parts();
+            (Some(mailbox), subscriber, manner)
+        } else {
+            let Ok(topic) = topic.cast::<PyString>() else {
+                let text = format!("topic must be a str or a byref.Mailbox, not {}", class_name(topic));
+                return Err(PyTypeError::new_err(text));
+            };
+            let options = subscriber::options(topic.to_str()?, policy, depth, history, name)?.events(events);
+            let subscriber = options.build().map_err(|problem| to_python(py, problem))?;
+            (None, subscriber, Manner { writable, allow_pickle, is_direct: false })
+        };
+        let (subscriber, wants) = (Arc::new(subscriber), Wants { manner, batch });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
-        let slot = Arc::new(Slot::new(Subscription { subscriber, wants }, account, label, callable));
+        let slot = Arc::new(Slot::new(Subscription { subscriber, mailbox, wants }, account, label, callable));
         lock(&shared.slots).add(&slot);
         if shared.closed.load(Ordering::Acquire) {
             shared.detach(&*slot); // Closed meanwhile by another thread, which may not have seen it.

@@ -17,6 +17,8 @@ pub type Slot = Called<Subscription>;
 /// What a receiver is called for.
 pub struct Subscription {
     pub subscriber: Arc<Subscriber>,
+    /// Of which it is the receiving half: it goes on without the receiver.
+    pub mailbox: Option<byref::Mailbox>,
     pub wants: Wants,
 }
 
@@ -26,7 +28,9 @@ impl Source for Subscription {
     }
 
     fn end(slot: &Slot, queue: &Shared) {
-        slot.source.subscriber.close();
+        if slot.source.mailbox.is_none() {
+            slot.source.subscriber.close();
+        }
         queue.monitor.close(&slot.account);
         lock(&queue.slots).remove(slot);
     }

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use crate::array::contiguous_bytes;
+use crate::outlet::{gather, resized};
 use crate::payload::{Payload, layout_of};
-use crate::publisher::{gather, resized};
 use crate::refusals::{class_name, located, refuse_row};
 use byref::{Layout, Loan};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};

@@ -8,6 +8,7 @@
 use crate::draft::Draft;
 use crate::ending;
 use crate::errors::is_would_block;
+use crate::outlet;
 use crate::payload::Payload;
 use crate::publisher::Publisher;
 use crate::waiting::{Attempt, Patience};
@@ -85,7 +86,7 @@ impl Sending {
                 (sent, Stage::Object(object))
             }
             Stage::Draft(kept) => {
-                let sent = publisher.send_draft(py, &kept.0, headers, attempt, send, send_loan);
+                let sent = outlet::send_draft(&publisher.0, py, &kept.0, headers, attempt, send, send_loan);
                 (sent, Stage::Draft(kept))
             }
             Stage::Filled(mut loan, attributes) => {

@@ -310,7 +310,10 @@ impl Shared {
             match added {
                 Ok(()) | Err(Error::Closed { .. }) => drop(slots.new.pop_front()),
                 Err(problem) => {
+                    // A mailbox whose address was taken over says so once.
+                    let over = matches!(problem, Error::AddressInUse { .. }).then(|| slots.new.pop_front()).flatten();
                     drop(slots);
+                    over.iter().for_each(|slot| self.detach(&**slot));
                     return Err(to_python(py, problem));
                 }
             }
@@ -410,9 +413,12 @@ impl Shared {
                 }
                 Ok(Item::Event(event)) => {
                     messages = 0;
-                    Bound::new(py, Event(*event))?.into_any()
+                    Bound::new(py, Event::new(*event, slot.source.mailbox.as_ref()))?.into_any()
                 }
                 Err(problem) => {
+                    if let Error::AddressInUse { .. } = problem {
+                        self.detach(&**slot); // The mailbox is over; it says so once.
+                    }
                     self.handle_problem(slot, to_python(py, problem), py)?;
                     break;
                 }

@@ -8,7 +8,7 @@ use crate::message::{Manner, Message, PublisherInfo};
 use crate::publisher::{POLICIES, non_negative, state};
 use crate::receipt::note_caller;
 use crate::waiting::{Attempt, Patience, Timeout};
-use byref::{Error, Incoming, Readiness, SubscriberBuilder};
+use byref::{Error, Incoming, One, Readiness, SubscriberBuilder, Told, UpTo};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -24,15 +24,27 @@ pub struct Subscriber {
     manner: Manner,
     /// What happens to publishers comes among the messages.
     events: bool,
+    /// Of which it is the receiving half.
+    mailbox: Option<byref::Mailbox>,
     /// Kept open beyond `close()`, so that an event loop never polls another file's descriptor by mistake.
     readiness: OnceLock<Readiness>,
 }
 
 impl Subscriber {
+    /// The receiving half of a mailbox.
+    pub fn of_mailbox(mailbox: &byref::Mailbox, events: bool, manner: Manner) -> Self {
+        let (core, mailbox) = (mailbox.inbox(), Some(mailbox.handle()));
+        Subscriber { core, manner, events, mailbox, readiness: OnceLock::new() }
+    }
+
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+
     #[inline(always)]
     fn receive<'py>(&self, py: Python<'py>, timeout: impl Patience) -> PyResult<Bound<'py, PyAny>> {
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_with(wait))?;
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.receive(Told(One), wait))?;
             return self.wrap_incoming(py, incoming, Self::wrap);
         }
         self.wrap(py, timeout.wait_if_needed(py, |wait| self.core.recv_with(wait))?)
@@ -60,7 +72,7 @@ impl Subscriber {
             Incoming::Message(message) => wrap(self, py, message),
             Incoming::Event(event) => {
                 ending::outlive();
-                Ok(Bound::new(py, Event(event))?.into_any())
+                Ok(Bound::new(py, Event::new(event, self.mailbox.as_ref()))?.into_any())
             }
         }
     }
@@ -145,18 +157,19 @@ impl Subscriber {
             None => builder,
         };
         let core = builder.build().map_err(|error| to_python(py, error))?;
-        Ok(Subscriber { core, manner: Manner { writable, allow_pickle }, events, readiness: OnceLock::new() })
+        let manner = Manner { writable, allow_pickle, is_direct: false };
+        Ok(Subscriber { core, manner, events, mailbox: None, readiness: OnceLock::new() })
     }
 
     #[doc = doc!("Subscriber.recv")]
     #[pyo3(signature = (timeout=None))]
-    fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         self.receive(py, Timeout::new(timeout)?)
     }
 
     #[doc = doc!("Subscriber.recv_async")]
     #[pyo3(signature = (timeout=None))]
-    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn recv_async<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         ending::outlive();
         static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = slf.py();
@@ -166,14 +179,14 @@ impl Subscriber {
     }
 
     /// For `recv_async`: the last attempt, after a wait of so many seconds.
-    fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
+    pub fn _recv_at_last<'py>(&self, py: Python<'py>, waited: f64) -> PyResult<Bound<'py, PyAny>> {
         self.receive(py, Attempt::last(waited))
     }
 
     #[doc = doc!("Subscriber.try_recv")]
-    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if self.events {
-            let incoming = self.core.try_next().map_err(|error| to_python(py, error))?;
+            let incoming = self.core.try_receive(Told(One)).map_err(|error| to_python(py, error))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
         }
         match self.core.try_recv() {
@@ -185,40 +198,40 @@ impl Subscriber {
 
     #[doc = doc!("Subscriber.recv_batch")]
     #[pyo3(signature = (n, timeout=None))]
-    fn recv_batch<'py>(&self, py: Python<'py>, n: i128, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn recv_batch<'py>(&self, py: Python<'py>, n: i128, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let timeout = Timeout::new(timeout)?;
         let most = usize::try_from(non_negative("n", n)?).unwrap_or(usize::MAX);
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| self.core.next_batch_with(most, wait))?;
+            let incoming = timeout.wait_if_needed(py, |wait| self.core.receive(Told(UpTo(most)), wait))?;
             return self.wrap_incoming(py, incoming, Self::wrap_batch);
         }
-        self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.recv_batch_with(most, wait))?)
+        self.wrap_batch(py, timeout.wait_if_needed(py, |wait| self.core.receive(UpTo(most), wait))?)
     }
 
-    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
+    pub fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Iteration>> {
         ending::outlive();
         let Subscriber { core, manner, events, .. } = slf.get();
         let (core, manner, events) = (core.handle(), *manner, *events);
         Bound::new(slf.py(), Iteration { core, manner, events, subscriber: slf.clone().unbind() })
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let timeout = Timeout::new(None)?;
         if self.events {
-            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.next_with(wait)))?;
+            let incoming = timeout.wait_if_needed(py, |wait| unless_closed(self.core.receive(Told(One), wait)))?;
             return incoming.map(|incoming| self.wrap_incoming(py, incoming, Self::wrap)).transpose();
         }
         let message = timeout.wait_if_needed(py, |wait| unless_closed(self.core.recv_with(wait)))?;
         message.map(|message| self.wrap(py, message)).transpose()
     }
 
-    fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         ending::outlive();
         slf.py().import("byref._aio")?.getattr("Messages")?.call1((slf,))
     }
 
     #[doc = doc!("Subscriber.fileno")]
-    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+    pub fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         if self.readiness.get().is_none() {
             let readiness = self.core.readiness().map_err(|error| to_python(py, error))?;
             let _ = self.readiness.set(readiness);
@@ -258,7 +271,7 @@ impl Subscriber {
     }
 
     #[doc = doc!("Subscriber.close")]
-    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
         this.core.close();
         if this.readiness.get().is_some() {
@@ -294,11 +307,11 @@ pub struct Iteration {
 
 #[pymethods]
 impl Iteration {
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+    pub fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if self.events {
             return self.subscriber.get().__next__(py);
         }

@@ -9,6 +9,7 @@ use crate::foreign::Foreign;
 use crate::packed::unpack;
 use byref::{Entry, Layout};
 use byref_parts::arrow::Field;
+use byref_parts::layout::{KIND, Place};
 use byref_parts::packed::MOST_CONTAINERS;
 use byref_parts::plan::Part;
 use byref_parts::tokens::{Token, Words};
@@ -18,59 +19,14 @@ use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// `Layout::kind` of a message that is described by tokens. (No NumPy type has such a name.)
-const KIND: &[u8] = b"parts";
-
-/// The layout of a message whose tokens are these bytes of its payload.
-pub fn layout(at: Part) -> Layout {
-    Layout { kind: KIND.to_vec(), shape: vec![at.at, at.len] }
+/// The layout of a message that says this of itself.
+pub fn layout(place: Place) -> Layout {
+    Layout { kind: KIND.to_vec(), shape: place.shape() }
 }
 
-/// What a message is that lies in one piece, without tokens.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Whole {
-    /// One packed value.
-    Packed,
-    /// One pickle, with no buffers beside it.
-    Pickle,
-}
-
-impl Whole {
-    /// The layout of such a message.
-    pub fn layout(self) -> Layout {
-        let shape = match self {
-            Whole::Packed => Vec::new(),
-            Whole::Pickle => vec![0],
-        };
-        Layout { kind: KIND.to_vec(), shape }
-    }
-
-    /// The token for such a message.
-    pub fn token(self, message: &byref::Message) -> Token {
-        let at = Part { at: 0, len: message.len() as u64 };
-        match self {
-            Whole::Packed => Token::Packed { at, others: 0 },
-            Whole::Pickle => Token::Pickle { stream: at, buffers: Vec::new() },
-        }
-    }
-}
-
-/// How a message of several parts, or of scalars, says what it is.
-pub enum Place {
-    /// By tokens, which lie there.
-    Described(Part),
-    /// It has none.
-    Whole(Whole),
-}
-
-/// How a message of that layout says what it is; `None`: it is bytes, or an array.
+/// What a message of that layout says of itself; `None`: it is bytes, or an array.
 pub fn place(layout: &Layout) -> Option<Place> {
-    match layout.shape[..] {
-        [at, len] if layout.kind == KIND => Some(Place::Described(Part { at, len })),
-        [] if layout.kind == KIND => Some(Place::Whole(Whole::Packed)),
-        [0] if layout.kind == KIND => Some(Place::Whole(Whole::Pickle)),
-        _ => None,
-    }
+    Place::of(&layout.kind, &layout.shape)
 }
 
 /// The value of a message that is one packed value, of which this is a copy.

@@ -9,7 +9,7 @@
 //! and shows what it has then: every message that was sent, the news that each publisher is lost, and the frames, whose memory lives as long
 //! as somebody holds it.
 
-use byref::{EventKind, Incoming, Message, Publisher, Subscriber, Wait};
+use byref::{EventKind, Incoming, Message, One, Publisher, Subscriber, Told, Wait};
 use std::collections::HashMap;
 use std::error::Error;
 use std::process::{Child, Command, ExitCode};
@@ -126,7 +126,7 @@ fn follow() -> Outcome<()> {
 
 /// Receives one message, or the news of a publisher, and checks it.
 fn take(subscriber: &Subscriber, topics: &mut HashMap<String, Topic>) -> Outcome<()> {
-    match subscriber.next_with(&mut Wait::up_to(Some(PATIENCE)))? {
+    match subscriber.receive(Told(One), &mut Wait::up_to(Some(PATIENCE)))? {
         Incoming::Event(event) => match event.kind {
             EventKind::Joined => drop(topics.entry(event.publisher.topic.clone()).or_default()),
             EventKind::Lost => topics.entry(event.publisher.topic.clone()).or_default().is_lost = true,

@@ -92,6 +92,11 @@ impl Encoded {
         Encoded { refers: true, ..self.in_pool() }
     }
 
+    /// What another message has, in the form in which it travelled.
+    pub(crate) fn copied(bytes: &[u8], refers: bool) -> Self {
+        Encoded { bytes: bytes.to_vec(), pooled: refers, refers }
+    }
+
     pub(crate) fn is_pooled(&self) -> bool {
         self.pooled
     }

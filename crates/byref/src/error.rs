@@ -1,5 +1,7 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
+use crate::direct::identity::Identity;
+use crate::direct::undelivered::Undelivered;
 use crate::sys::limits;
 use std::borrow::Cow;
 use std::io;
@@ -11,7 +13,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Error {
     /// The time given to a call ran out; nothing changed.
-    #[error("{what} on topic '{topic}' timed out after {waited:?}{hint}")]
+    #[error("{} on {} timed out after {waited:?}{hint}", operation(what), on(topic, what))]
     Timeout {
         /// What was waited for.
         what: &'static str,
@@ -23,9 +25,9 @@ pub enum Error {
         hint: String,
     },
     /// The endpoint was closed.
-    #[error("the {what} on topic '{topic}' is closed; create a new one")]
+    #[error("the {} is closed; create a new one", endpoint(what, topic))]
     Closed {
-        /// Publisher, subscriber, or loan.
+        /// Publisher, subscriber, loan, or mailbox.
         what: &'static str,
         /// The topic.
         topic: String,
@@ -70,9 +72,9 @@ pub enum Error {
         why: String,
     },
     /// The endpoint belongs to the parent of this forked process.
-    #[error("the {what} on topic '{topic}' belongs to the process that forked this one; create a new one here")]
+    #[error("the {} belongs to the process that forked this one; create a new one here", endpoint(what, topic))]
     Forked {
-        /// Publisher, subscriber, or loan.
+        /// Publisher, subscriber, loan, or mailbox.
         what: &'static str,
         /// The topic.
         topic: String,
@@ -96,6 +98,45 @@ pub enum Error {
         /// Its fault (mode, owner, ...) and what to do.
         reason: String,
     },
+    /// Somebody else has the mailbox's address: when it was to be claimed, or by having taken it over.
+    #[error("{}", in_use_text(address, *pid, name.as_deref(), *conflict))]
+    AddressInUse {
+        /// The address.
+        address: String,
+        /// The process of the mailbox that has it (0 when it is out of sight).
+        pid: i32,
+        /// What that process is called, where the system tells.
+        name: Option<Box<str>>,
+        /// How it comes to have it.
+        conflict: Conflict,
+    },
+    /// Nobody has the address that was sent to. Nothing was sent.
+    #[error("mailbox '{from}': nobody has the address '{address}'{hint}")]
+    Unroutable {
+        /// The mailbox that was to send.
+        from: String,
+        /// The address.
+        address: String,
+        /// Where it was looked for, and what to do, with a leading separator.
+        hint: String,
+    },
+    /// The mailbox that was sent to has ended: it was closed, its process died, or its address was taken over. The message of
+    /// this call was not sent.
+    #[error(
+        "mailbox '{from}': the mailbox '{}' of process {} has ended; {}",
+        peer.address(),
+        peer.process(),
+        undelivered_text(undelivered.len())
+    )]
+    PeerLost {
+        /// The mailbox that was to send.
+        from: String,
+        /// The one that is lost.
+        peer: Identity,
+        /// The messages that were sent to it before and that it never took. [`Mailbox::undelivered`](crate::Mailbox::undelivered)
+        /// gives them, too, and forgets them.
+        undelivered: Vec<Undelivered>,
+    },
     /// The caller's interrupt check asked to stop waiting.
     #[error("interrupted while waiting on topic '{topic}'")]
     Interrupted {
@@ -118,6 +159,60 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+}
+
+fn in_use_text(address: &str, pid: i32, name: Option<&str>, conflict: Conflict) -> String {
+    let process = if pid == 0 { "a process that is out of sight".to_owned() } else { format!("process {pid}") };
+    let name = name.map_or_else(String::new, |name| format!(" ('{}')", printable(name)));
+    match conflict {
+        Conflict::Held => format!(
+            "the address '{address}' is in use by a mailbox of {process}{name}; choose another one, or take it over with takeover"
+        ),
+        Conflict::Silent => format!(
+            "the address '{address}' is in use by a mailbox of {process}{name}, which does not answer; continue or end that process"
+        ),
+        Conflict::TakenOver => format!(
+            "mailbox '{address}': {process}{name} took the address over, so this mailbox is closed; create a new one"
+        ),
+    }
+}
+
+fn undelivered_text(count: usize) -> String {
+    match count {
+        0 => "every message that was sent to it before was taken by it".into(),
+        1 => "1 message that was sent to it before was never taken: undelivered() gives it back".into(),
+        count => {
+            format!("{count} messages that were sent to it before were never taken: undelivered() gives them back")
+        }
+    }
+}
+
+/// The end of a text that names an endpoint.
+fn on(topic: &str, what: &str) -> String {
+    if what.starts_with(MAILBOX) { format!("mailbox '{topic}'") } else { format!("topic '{topic}'") }
+}
+
+fn operation(what: &str) -> &str {
+    what.strip_prefix(MAILBOX).map_or(what, str::trim_start)
+}
+
+fn endpoint(what: &str, topic: &str) -> String {
+    if what == MAILBOX { on(topic, what) } else { format!("{what} on {}", on(topic, what)) }
+}
+
+/// How `what` begins in errors of mailboxes; their topic is an address.
+pub(crate) const MAILBOX: &str = "mailbox";
+
+/// How somebody else comes to have an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Conflict {
+    /// It had the address first.
+    Held,
+    /// It had the address first, and did not give it up when it was asked to.
+    Silent,
+    /// It has taken the address from this mailbox.
+    TakenOver,
 }
 
 /// A text that another process gave, as it may stand in a log line, in an error, and on a terminal.

@@ -3,9 +3,8 @@
 //! A target makes of any bytes what a peer could have written, lets the library read it, and checks what must hold. One more
 //! target is a file here, a line in [`TARGETS`] and a folder in `fuzz/corpus`.
 
-use crate::sync::locks::{Mutex, MutexGuard};
+pub use crate::link::meeting::meet_in_private;
 use arbitrary::{Arbitrary, Unstructured};
-use std::path::PathBuf;
 
 mod attributes;
 mod handshake;
@@ -59,30 +58,6 @@ impl Number {
             Number::Last(by) => u64::MAX - by as u64,
             Number::Any(value) => value,
         }
-    }
-}
-
-/// The directory in which the publishers and subscribers of this process meet.
-pub struct Meeting {
-    directory: PathBuf,
-    _alone: MutexGuard<'static, ()>,
-}
-
-/// Makes a private one, for one test at a time; it goes with the result.
-#[allow(unsafe_code)]
-pub fn meet_in_private() -> Meeting {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock();
-    let directory = std::env::temp_dir().join(format!("byref-test-{}", std::process::id()));
-    // SAFETY: of the tests in this process, which do not call C code that looks at the environment, the one that has the lock
-    // writes it before it makes an endpoint.
-    unsafe { std::env::set_var("BYREF_DIR", &directory) };
-    Meeting { directory, _alone: alone }
-}
-
-impl Drop for Meeting {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

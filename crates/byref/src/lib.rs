@@ -33,6 +33,8 @@ mod faults;
 
 mod attributes;
 mod copies;
+mod direct;
+mod doctor;
 mod error;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 #[doc(hidden)]
@@ -51,23 +53,33 @@ mod writer;
 
 pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
-pub use error::{Error, Result};
+pub use direct::everyone::Everyone;
+pub use direct::identity::Identity;
+pub use direct::lines::MailboxStats;
+pub use direct::mailbox::{Mailbox, MailboxBuilder};
+pub use direct::route::{Route, SendError, To};
+pub use direct::undelivered::Undelivered;
+pub use doctor::{Check, State, checks};
+pub use error::{Conflict, Error, Result};
 #[cfg(feature = "faults")]
 pub use faults::enabled::faults;
 pub use memory::glossary::Entry;
 pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
-pub use pubsub::batch::Batch;
-pub use pubsub::event::{Event, EventKind, Incoming};
-pub use pubsub::inspect::{PublisherReport, SubscriberReport, publishers};
+pub use pubsub::inspect::{PublisherReport, PublisherStats, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
-pub use pubsub::message::{Message, PublisherInfo, Writable};
 pub use pubsub::monitor::{
     Account, Figures, MAX_LISTED, Monitor, QueueReport, ReceiverReport, Running, Thresholds, monitors,
 };
-pub use pubsub::publisher::{Publisher, PublisherBuilder, PublisherStats, SubscriberInfo};
-pub use pubsub::selector::{Ended, Item, Selector, Turn, Waker};
-pub use pubsub::subscriber::{Backlog, Readiness, Subscriber, SubscriberBuilder, SubscriberStats};
+pub use pubsub::publisher::{Publisher, PublisherBuilder, SubscriberInfo};
+pub use pubsub::selector::{Ended, Selector, Turn, Waker};
+pub use pubsub::subscriber::{Readiness, Subscriber, SubscriberBuilder};
+pub use reader::batch::Batch;
+pub use reader::event::{Event, EventKind, Incoming};
+pub use reader::item::Item;
+pub use reader::message::{Message, PublisherInfo, Writable};
+pub use reader::take::{One, Take, Told, UpTo};
+pub use reader::turns::{Backlog, SubscriberStats};
 pub use sync::wait::Wait;
 pub use topic::MAX_TOPIC;
 pub use writer::outstanding::{Holder, Outstanding};

@@ -67,7 +67,7 @@ pub(crate) fn validate_pattern(pattern: &str) -> Result<()> {
     Err(invalid(pattern, reason.into()))
 }
 
-fn invalid(topic: &str, reason: Cow<'static, str>) -> Error {
+pub(crate) fn invalid(topic: &str, reason: Cow<'static, str>) -> Error {
     Error::InvalidTopic { topic: shortened(topic), reason }
 }
 
@@ -127,9 +127,22 @@ pub(crate) fn hash(topic: &str) -> u64 {
     topic.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3))
 }
 
+/// The same with 128 bits, for addresses, each of which has a name of its own.
+pub(crate) fn wide_hash(address: &str) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = (1 << 88) | 0x13b;
+    address.bytes().fold(OFFSET, |hash, byte| (hash ^ byte as u128).wrapping_mul(PRIME))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_are_fnv_1a() {
+        assert_eq!(hash("foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(wide_hash("foobar"), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
+    }
 
     #[test]
     fn names() {

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use byref::{
-    Attributes, Batch, Encoded, Error, Event, EventKind, HeaderValue, Incoming, Layout, Policy, Publisher, Subscriber,
-    Wait,
+    Attributes, Batch, Encoded, Error, Event, EventKind, HeaderValue, Incoming, Layout, One, Policy, Publisher,
+    Subscriber, Told, UpTo, Wait,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -439,16 +439,16 @@ fn rows_are_messages_and_batches() {
         assert!(matches!(send_rows(&publisher, &rows, row_len), Err(Error::InvalidArgument(_))));
     }
     assert_eq!(&subscriber.recv().unwrap()[..], &rows[..12]);
-    let batch = subscriber.recv_batch(3).unwrap();
+    let batch = subscriber.receive(UpTo(3), &mut Wait::up_to(None)).unwrap();
     assert_eq!(batch.packed(), Some((12, &rows[12..48])));
     assert_eq!(batch.sequences(), [1, 2, 3]);
     let row = batch.get(2).unwrap();
     drop(batch);
     assert_eq!((&row[..], row.sequence()), (&rows[36..48], 3));
-    assert_eq!(subscriber.recv_batch(9).unwrap().packed(), Some((12, &rows[48..])));
-    assert_eq!(subscriber.recv_batch(9).unwrap().packed(), Some((12, &rows[..12])));
-    assert!(subscriber.try_recv_batch(9).unwrap().is_none());
-    assert!(matches!(subscriber.recv_batch(0), Err(Error::InvalidArgument(_))));
+    assert_eq!(subscriber.receive(UpTo(9), &mut Wait::up_to(None)).unwrap().packed(), Some((12, &rows[48..])));
+    assert_eq!(subscriber.receive(UpTo(9), &mut Wait::up_to(None)).unwrap().packed(), Some((12, &rows[..12])));
+    assert!(subscriber.try_receive(UpTo(9)).unwrap().is_none());
+    assert!(matches!(subscriber.receive(UpTo(0), &mut Wait::up_to(None)), Err(Error::InvalidArgument(_))));
 }
 
 #[test]
@@ -499,7 +499,7 @@ fn a_loan_is_sent_as_rows() {
         }
         let first = loan.send_many_with(4, &encoded, Some(9), wait).unwrap();
         assert!(!loan.is_open());
-        let batch = subscriber.recv_batch(10).unwrap();
+        let batch = subscriber.receive(UpTo(10), &mut Wait::up_to(None)).unwrap();
         assert_eq!((batch.len(), batch.layout()), (4, Ok(layout.clone())));
         for (index, message) in batch.iter().enumerate() {
             assert!(message.len() == 1024 && message.iter().all(|byte| *byte == index as u8));
@@ -522,14 +522,19 @@ fn a_batch_ends_although_its_publisher_goes_on() {
                 publisher.send(b"x").unwrap();
             }
         });
-        let longest = (0..2000).map(|_| subscriber.recv_batch(usize::MAX).unwrap().len()).max();
+        let longest =
+            (0..2000).map(|_| subscriber.receive(UpTo(usize::MAX), &mut Wait::up_to(None)).unwrap().len()).max();
         over.store(true, Ordering::Relaxed);
         longest
     });
     assert!(longest <= Some(32), "{longest:?}");
     while subscriber.try_recv().unwrap().is_some() {}
     send_rows(&publisher, &[1; 1000], 1).unwrap();
-    assert_eq!(subscriber.recv_batch(usize::MAX).unwrap().len(), 8, "the newest half of a ring of 16");
+    assert_eq!(
+        subscriber.receive(UpTo(usize::MAX), &mut Wait::up_to(None)).unwrap().len(),
+        8,
+        "the newest half of a ring of 16"
+    );
 }
 
 #[test]
@@ -557,23 +562,23 @@ fn events_are_told_to_those_who_ask() {
     };
     let gap = EventKind::Gap { first: 0, count: 9 };
     let wait = &mut Wait::up_to(SOON);
-    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(EventKind::Joined));
-    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(gap));
-    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), Some("[9]".to_owned()));
-    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), Some("[10, 11]".to_owned()));
-    assert_eq!(described(numbers(batches.next_batch_with(9, wait).unwrap())), event(EventKind::Left));
-    assert!(batches.try_next_batch(9).unwrap().is_none());
-    let mut next = || match told.next_with(wait).unwrap() {
+    assert_eq!(described(numbers(batches.receive(Told(UpTo(9)), wait).unwrap())), event(EventKind::Joined));
+    assert_eq!(described(numbers(batches.receive(Told(UpTo(9)), wait).unwrap())), event(gap));
+    assert_eq!(described(numbers(batches.receive(Told(UpTo(9)), wait).unwrap())), Some("[9]".to_owned()));
+    assert_eq!(described(numbers(batches.receive(Told(UpTo(9)), wait).unwrap())), Some("[10, 11]".to_owned()));
+    assert_eq!(described(numbers(batches.receive(Told(UpTo(9)), wait).unwrap())), event(EventKind::Left));
+    assert!(batches.try_receive(Told(UpTo(9))).unwrap().is_none());
+    let mut next = || match told.receive(Told(One), wait).unwrap() {
         Incoming::Message(message) => described(Incoming::Message(vec![message.sequence()])),
         Incoming::Event(event) => described(Incoming::Event(event)),
     };
     assert_eq!([next(), next(), next()], [event(EventKind::Joined), event(gap), Some("[9]".to_owned())]);
     assert_eq!([next(), next()], [Some("[10]".to_owned()), Some("[11]".to_owned())]);
     assert_eq!(next(), event(EventKind::Left));
-    assert!(told.try_next().unwrap().is_none());
+    assert!(told.try_receive(Told(One)).unwrap().is_none());
     // Who asks for messages is told of nothing else.
     assert_eq!(deaf.recv_timeout(SOON.unwrap()).unwrap().sequence(), 9);
-    assert_eq!(deaf.recv_batch(9).unwrap().sequences(), [10, 11]);
+    assert_eq!(deaf.receive(UpTo(9), wait).unwrap().sequences(), [10, 11]);
     assert!(deaf.try_recv().unwrap().is_none());
     assert_eq!(deaf.stats().unwrap().lost, 9);
 }
@@ -636,7 +641,7 @@ fn two_readers_of_a_subscribers_socket_lose_nobody() {
         });
         let mut received = 0;
         while received < TRACKED + UNTRACKED {
-            match subscriber.next_with(&mut Wait::up_to(SOON)).unwrap() {
+            match subscriber.receive(Told(One), &mut Wait::up_to(SOON)).unwrap() {
                 Incoming::Message(_) => received += 1,
                 Incoming::Event(Event { kind: EventKind::Joined, .. }) => {}
                 Incoming::Event(event) => panic!("{event:?} after {received} messages"),

@@ -1,6 +1,7 @@
 //! The one socket at which a process listens in a rendezvous directory. Each of its publishers and event queues has a name of its own
 //! for it; whoever connects says first whom it wants.
 
+use crate::link::claims::Claim;
 use crate::link::doorstep::{Doorstep, handshake_time};
 use crate::link::handshake::{self, Call, NotUnderstood, ToSubscriber, Wish};
 use crate::link::rendezvous::{Announced, Directory};
@@ -61,6 +62,8 @@ pub(crate) struct Place {
     pub who: Announced,
     pub name: String,
     listening: Arc<Listening>,
+    /// The name is this one's as long as it has this; given back after the name.
+    _claim: Option<Arc<Claim>>,
 }
 
 impl Place {
@@ -78,11 +81,12 @@ impl Acceptors {
         who: Announced,
         host: &Weak<dyn Host>,
     ) -> io::Result<Place> {
+        let claim = who.claim(directory)?;
         let mut present = self.0.lock();
         if let Some(listening) = present.as_ref().filter(|it| Arc::ptr_eq(&it.acceptor.directory, directory))
             && let Some(name) = listening.acceptor.link(&who, host)
         {
-            return Ok(Place { who, name, listening: Arc::clone(listening) });
+            return Ok(Place { who, name, listening: Arc::clone(listening), _claim: claim });
         }
         let (socket, name) = directory.listen(&who)?;
         let hosts = Mutex::new(HashMap::from([(name.clone(), Weak::clone(host))]));
@@ -94,13 +98,18 @@ impl Acceptors {
         let task = watched.inspect_err(|_| acceptor.directory.remove(&name))?;
         let listening = Arc::new(Listening { acceptor, task });
         *present = Some(Arc::clone(&listening));
-        Ok(Place { who, name, listening })
+        Ok(Place { who, name, listening, _claim: claim })
     }
 
-    /// Takes a name back: nobody can connect by it any more. The socket goes with its last name.
-    pub fn leave(&self, place: &Place, service: Option<&Handle>) {
+    /// Takes a name back: nobody can connect by it any more, unless `successor` has it. The socket goes with its last name.
+    pub fn leave(&self, place: &Place, successor: Option<&Place>, service: Option<&Handle>) {
         let Listening { acceptor, task } = &*place.listening;
-        acceptor.directory.remove(&place.name);
+        let has_name = |other: &&Place| other.name == place.name && Arc::ptr_eq(other.directory(), place.directory());
+        match successor.filter(has_name) {
+            Some(other) if Arc::ptr_eq(&other.listening, &place.listening) => return,
+            Some(_) => {}
+            None => acceptor.directory.remove(&place.name),
+        }
         fault!("close.publisher_unlinked");
         let mut present = self.0.lock();
         let is_last = {

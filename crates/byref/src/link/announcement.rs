@@ -87,7 +87,9 @@ impl Announcement {
         drop(guard); // Accepting may end whoever listens, which takes this back.
         // Who is among those that wait there has found it.
         acceptors.answer_all(&former.place, &service);
-        acceptors.leave(&former.place, Some(&service));
+        let guard = self.state.lock();
+        acceptors.leave(&former.place, guard.as_ref().map(|state| &state.place), Some(&service));
+        drop(guard);
         fault!("renew.former_left");
         true
     }
@@ -95,6 +97,6 @@ impl Announcement {
     /// Takes the name back: nobody can connect any more.
     pub fn withdraw(&self) {
         let Some(state) = self.state.lock().take() else { return };
-        self.lookout.acceptors().leave(&state.place, self.service.upgrade().as_deref());
+        self.lookout.acceptors().leave(&state.place, None, self.service.upgrade().as_deref());
     }
 }

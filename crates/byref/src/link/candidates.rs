@@ -44,6 +44,13 @@ impl Candidates {
         }
     }
 
+    /// A name whose owner calls; once more, if it was asked before. It is not one of those that are in the directory.
+    pub fn call_at(&mut self, name: &str) {
+        if !self.waiting.iter().any(|waiting| waiting.name == name) {
+            self.waiting.push_back(Candidate::new(name));
+        }
+    }
+
     /// All the names in the directory; others are gone.
     pub fn meet_all(&mut self, names: &HashSet<&str>) {
         self.known.retain(|name| names.contains(&**name));

@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn all_who_keep_vigil_are_told_once_and_nobody_else() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let (_, handle) = service::connect("t").unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_child(&child);

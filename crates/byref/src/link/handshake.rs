@@ -28,6 +28,15 @@ pub(crate) enum Wish {
     Subscribe(Hello),
     /// To see the numbers of an event queue.
     Look,
+    /// To know which mailbox this is; the answer is [`ToSubscriber::Here`].
+    Who,
+    /// A mailbox has messages for the one of this address, or for this incarnation of it alone: it shall collect them at the name
+    /// `from`. The answer is [`ToSubscriber::Here`] from one that will.
+    Knock { address: String, incarnation: Option<u128>, from: String },
+    /// A mailbox collects what the called one has for it: as a subscriber, with the descriptor of its lease.
+    Collect { hello: Hello, incarnation: u128 },
+    /// Somebody claims the address: its holder is to give it up. The answer is [`ToSubscriber::Here`] from one that has.
+    TakeOver { address: String },
 }
 
 /// What a subscriber says of itself.
@@ -80,6 +89,15 @@ pub(crate) enum ToSubscriber {
     Evicted {
         why: String,
     },
+    /// Which mailbox answers.
+    Here(Whereabouts),
+}
+
+/// What a mailbox says of itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Whereabouts {
+    pub address: String,
+    pub incarnation: u128,
 }
 
 /// The wake-up, ready made: [`ToSubscriber::Wake`].

@@ -14,6 +14,9 @@
 //! find another one, subscribers go on there, and what listens is announced there anew. Connections stay. A missing directory is
 //! not made here: whoever comes next does, and may as well never come.
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use crate::link::acceptor::Acceptors;
 use crate::link::access::Access;
 use crate::link::announcement::Announcement;
@@ -49,6 +52,16 @@ pub(crate) trait Listener: Send + Sync {
     fn tidy(&self) -> bool;
     /// The names that concern it, all of them: the directory is new to it, or something was missed.
     fn look_around(self: Arc<Self>, directory: &Arc<Directory>, names: &HashSet<&str>);
+}
+
+/// A mailbox, which wants to know what happens to the names of others.
+pub(crate) trait Neighbour: Send + Sync {
+    /// Some other one is there.
+    fn appeared(&self);
+    /// A name is gone, or has been for a while.
+    fn vanished(&self, name: &str);
+    /// Names may have come and gone.
+    fn missed_something(&self);
 }
 
 /// Tells listeners apart.
@@ -147,6 +160,16 @@ impl Names {
     }
 }
 
+/// Adds to a list from which those that are gone are taken when it is full.
+fn push_weak<T: ?Sized>(list: &mut Vec<Weak<T>>, weak: Weak<T>) {
+    if list.len() == list.capacity() {
+        list.retain(|known| known.strong_count() > 0);
+        let left = list.len();
+        list.reserve(left + 1); // So that the next look through all is as far away as it takes long.
+    }
+    list.push(weak);
+}
+
 /// The place, as it is now.
 pub(crate) struct Lookout {
     location: Location,
@@ -159,6 +182,7 @@ pub(crate) struct Lookout {
     /// Those whose doors said something at the last look.
     unattended: Mutex<Unattended>,
     announcements: Mutex<Vec<Weak<Announcement>>>,
+    neighbours: Mutex<Vec<Weak<dyn Neighbour>>>,
     acceptors: Acceptors,
     service: Weak<Handle>,
     /// Held while the directory is looked at, and listeners are told of more than names.
@@ -217,6 +241,7 @@ impl Lookout {
             reminded: Mutex::default(),
             unattended: Mutex::default(),
             announcements: Mutex::default(),
+            neighbours: Mutex::default(),
             acceptors: Acceptors::default(),
             service: Arc::downgrade(service),
             state: Mutex::default(),
@@ -376,13 +401,17 @@ impl Lookout {
 
     /// Has what listens announced again whenever that is needed.
     pub fn enlist(&self, announcement: &Arc<Announcement>) {
-        let mut announcements = self.announcements.lock();
-        if announcements.len() == announcements.capacity() {
-            announcements.retain(|known| known.strong_count() > 0);
-            let left = announcements.len();
-            announcements.reserve(left + 1); // So that the next look through all is as far away as it takes long.
-        }
-        announcements.push(Arc::downgrade(announcement));
+        push_weak(&mut self.announcements.lock(), Arc::downgrade(announcement));
+    }
+
+    /// Tells a mailbox, which has a listener, too, what happens to the names of others.
+    pub fn add_neighbour(&self, neighbour: Weak<dyn Neighbour>) {
+        push_weak(&mut self.neighbours.lock(), neighbour);
+    }
+
+    fn tell_neighbours(&self, tell: impl Fn(&dyn Neighbour)) {
+        let neighbours: Vec<_> = self.neighbours.lock().iter().filter_map(Weak::upgrade).collect();
+        neighbours.iter().for_each(|neighbour| tell(&**neighbour)); // Without the lock: they log.
     }
 
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
@@ -412,7 +441,15 @@ impl Lookout {
 
     fn tell(&self, state: &mut State, news: News) {
         let (News::Appeared(name) | News::Vanished(name)) = &news;
-        let Some(hash) = rendezvous::topic_hash_in(name) else { return };
+        let Some(hash) = rendezvous::topic_hash_in(name) else {
+            if rendezvous::is_mailbox(name) {
+                self.tell_neighbours(|neighbour| match &news {
+                    News::Appeared(_) => neighbour.appeared(),
+                    News::Vanished(name) => neighbour.vanished(name),
+                });
+            }
+            return;
+        };
         let concerned = self.listeners.lock().concerned(hash); // Without the lock: they connect, and log.
         for listener in concerned {
             match &news {
@@ -448,6 +485,7 @@ impl Lookout {
             listener.look_around(&directory, &concerned);
         }
         state.names = state.watch.is_some().then_some(names);
+        self.tell_neighbours(|neighbour| neighbour.missed_something());
     }
 
     /// Looks whether newcomers meet somewhere else by now, and whether they find what listens here.
@@ -608,133 +646,5 @@ impl Drop for Lookout {
         if let (Some(service), Some((_, task))) = (self.service.upgrade(), self.state.lock().watch.take()) {
             service.cancel(task);
         }
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::Publisher;
-    use crate::link::service;
-    use std::time::Instant;
-
-    /// Notes what it is told.
-    #[derive(Default)]
-    struct Ear {
-        hash: Option<u64>,
-        at_first: Mutex<usize>,
-        names: Mutex<HashSet<String>>,
-        tidied: Mutex<u32>,
-        wants_more: Mutex<bool>,
-    }
-
-    impl Listener for Ear {
-        fn topic_hash(&self) -> Option<u64> {
-            self.hash
-        }
-
-        fn appeared(self: Arc<Self>, name: &str) {
-            self.names.lock().insert(name.to_owned());
-        }
-
-        fn vanished(&self, name: &str) {
-            assert!(self.names.lock().remove(name), "it was told of {name} before");
-        }
-
-        fn tidy(&self) -> bool {
-            *self.tidied.lock() += 1;
-            *self.wants_more.lock()
-        }
-
-        fn look_around(self: Arc<Self>, _: &Arc<Directory>, names: &HashSet<&str>) {
-            *self.at_first.lock() += names.len();
-            self.names.lock().extend(names.iter().map(|name| (*name).to_owned()));
-        }
-    }
-
-    fn listen(lookout: &Arc<Lookout>, topic: Option<&str>) -> (ListenerId, Arc<Ear>, Arc<Door>) {
-        let ear = Arc::new(Ear { hash: topic.map(topic::hash), ..Ear::default() });
-        let (id, door) = (lookout.new_listener(), Arc::new(Door::new().unwrap()));
-        lookout.register(id, &ear, &door).unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
-        (id, ear, door)
-    }
-
-    fn eventually(mut is_so: impl FnMut() -> bool) {
-        let begin = Instant::now();
-        while !is_so() {
-            assert!(begin.elapsed() < Duration::from_secs(20), "not in time");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[test]
-    fn each_is_told_what_concerns_it_and_newcomers_get_it_without_a_listing() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let (lookout, _service) = service::connect("t").unwrap();
-        let publish = |topic: &str| Publisher::builder(topic).capacity(16).build().unwrap();
-        let first = publish("a");
-        let ears = [Some("a"), Some("b"), None].map(|topic| listen(&lookout, topic));
-        let heard = |wanted: [usize; 3]| {
-            eventually(|| ears.each_ref().map(|(_, ear, _)| ear.names.lock().len()) == wanted);
-        };
-        heard([1, 0, 1]);
-        let others = ["a", "b", "c"].map(publish);
-        heard([2, 1, 4]);
-        others[2].close();
-        heard([2, 1, 3]);
-
-        others[0].close();
-        heard([1, 1, 2]);
-        let _last = publish("a");
-        lookout.state.lock().names.as_mut().unwrap().insert(topic::hash("a"), "not in the directory".into());
-        let (_, newcomer, _door) = listen(&lookout, Some("a"));
-        assert_eq!(
-            *newcomer.at_first.lock(),
-            3,
-            "the last one, too, whether the service thread has heard of it or not"
-        );
-        assert!(newcomer.names.lock().contains("not in the directory"));
-
-        first.close();
-        heard([1, 1, 2]);
-        for (id, ..) in &ears {
-            lookout.unregister(*id);
-        }
-        let listeners = lookout.listeners.lock();
-        assert_eq!((listeners.known.len(), listeners.by_hash.len(), listeners.of_all.len()), (1, 1, 0));
-    }
-
-    #[test]
-    fn who_has_news_that_nobody_attends_to_is_looked_after() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let (lookout, _service) = service::connect("t").unwrap();
-        let ears: [_; 3] = std::array::from_fn(|_| listen(&lookout, Some("t")));
-        let tidied = || ears.each_ref().map(|(_, ear, _)| *ear.tidied.lock());
-        ears[0].2.bell.ring();
-        *ears[2].1.wants_more.lock() = true;
-        lookout.remind(ears[2].0);
-        eventually(|| tidied()[0] > 1 && tidied()[2] > 1);
-        assert_eq!(tidied()[1], 0);
-        ears[0].2.bell.silence();
-        *ears[2].1.wants_more.lock() = false;
-        std::thread::sleep(2 * TIDY_EVERY);
-        let before = tidied();
-        std::thread::sleep(4 * TIDY_EVERY);
-        let after = tidied();
-        assert!(after[0] <= before[0] + 1 && after[2] <= before[2] + 1, "{before:?} {after:?}");
-    }
-
-    #[test]
-    fn what_has_just_come_is_not_unattended() {
-        let mut unattended = Unattended::default();
-        let mut told = |saying: &[ListenerId]| {
-            let mut again = unattended.of_those(saying.iter().copied().collect());
-            again.sort_unstable();
-            again
-        };
-        assert_eq!(told(&[1, 2, 3]), []);
-        assert_eq!(told(&[2, 3, 4]), [2, 3]);
-        assert_eq!(told(&[]), []);
-        assert_eq!(told(&[2]), []);
     }
 }

@@ -5,10 +5,13 @@ pub(crate) mod access;
 pub(crate) mod announcement;
 pub(crate) mod ask;
 pub(crate) mod candidates;
+pub(crate) mod claims;
 pub(crate) mod deaths;
 pub(crate) mod doorstep;
 pub(crate) mod handshake;
 pub(crate) mod location;
 pub(crate) mod lookout;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+pub(crate) mod meeting;
 pub(crate) mod rendezvous;
 pub(crate) mod service;

@@ -10,6 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::link::access::Access;
+use crate::link::claims::{Attempted, Claim};
 use crate::link::location::Location;
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
@@ -36,6 +37,9 @@ const REFUSED_AT_ONCE: usize = 64;
 const GLANCES: usize = 16;
 const TEMPORARY: &str = "tmp-";
 const QUEUE: &str = "queue-";
+const MAILBOX: &str = "box-";
+/// The file whose bytes are the claims on addresses.
+const ADDRESSES: &str = "addresses";
 /// What could not be done with the directory.
 pub(crate) const CANNOT_LISTEN: &str = "cannot make a socket in the rendezvous directory";
 pub(crate) const CANNOT_LIST: &str = "cannot list the rendezvous directory";
@@ -209,8 +213,12 @@ impl Directory {
         // A link alone would not be told to those who watch for renames.
         rustix::fs::linkat(&self.fd, other, &self.fd, &temporary, AtFlags::empty())?;
         fault!("listen.linked");
-        // In a shared directory somebody else may have taken the name.
-        let renamed = rustix::fs::renameat_with(&self.fd, &temporary, &self.fd, &name, RenameFlags::NOREPLACE);
+        let renamed = match who {
+            // Who has the claim on an address puts itself in the place of a dead holder.
+            Announced::Mailbox { .. } => rustix::fs::renameat(&self.fd, &temporary, &self.fd, &name),
+            // In a shared directory somebody else may have taken the name.
+            _ => rustix::fs::renameat_with(&self.fd, &temporary, &self.fd, &name, RenameFlags::NOREPLACE),
+        };
         renamed.inspect_err(|_| self.remove(&temporary))?;
         fault!("listen.announced");
         Ok(name)
@@ -240,7 +248,8 @@ impl Directory {
     }
 
     /// Connects to a publisher's socket. One that nobody listens on any more is removed; so is one whose publisher died
-    /// while a forked child keeps the listening descriptor, and will never accept.
+    /// while a forked child keeps the listening descriptor, and will never accept. (A mailbox's name stays: by now it may be that of
+    /// the next one with this address. Only who has the claim on that touches it.)
     pub fn connect(&self, name: &str) -> io::Result<Connect> {
         let mut outcome = socket::connect(&self.socket_path(name))?;
         if let Connect::Connected(socket) = &outcome
@@ -255,7 +264,9 @@ impl Directory {
         }
         if matches!(outcome, Connect::Refused) {
             fault!("connect.refused");
-            self.remove(name);
+            if !is_mailbox(name) {
+                self.remove(name);
+            }
         }
         Ok(outcome)
     }
@@ -296,7 +307,43 @@ impl Directory {
         Ok(self.entries()?.into_iter().filter(|name| is_queue(name)).collect())
     }
 
-    /// Removes what dead publishers of any topic, and dead event queues, left behind.
+    /// The names of all mailboxes' sockets.
+    pub fn mailboxes(&self) -> io::Result<Vec<String>> {
+        Ok(self.entries()?.into_iter().filter(|name| is_mailbox(name)).collect())
+    }
+
+    /// The device and inode of the file with the claims on addresses, if there is one.
+    pub fn identity_of_addresses(&self) -> Option<(u64, u64)> {
+        rustix::fs::statat(&self.fd, ADDRESSES, AtFlags::SYMLINK_NOFOLLOW).ok().map(identity)
+    }
+
+    /// Opens that file, making it when it is missing.
+    pub fn open_addresses(&self) -> io::Result<(OwnedFd, (u64, u64))> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mode = Mode::from_raw_mode(if self.access.is_shared() { 0o660 } else { 0o600 });
+        // Not made and opened in one call: in a shared directory the kernel may refuse that for a file of somebody else's.
+        let fd = loop {
+            match rustix::fs::openat(&self.fd, ADDRESSES, flags, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                opened => break opened?,
+            }
+            match rustix::fs::openat(&self.fd, ADDRESSES, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+                Err(Errno::EXIST) => {}
+                made => {
+                    let made = made?;
+                    rustix::fs::fchmod(&made, mode)?; // Whatever the umask.
+                    break made;
+                }
+            }
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other(format!("somebody put something else in the place of '{ADDRESSES}'")));
+        }
+        Ok((fd, identity(stat)))
+    }
+
+    /// Removes what dead publishers of any topic, and dead event queues and mailboxes, left behind.
     pub fn sweep(&self) {
         // One socket has a name for each publisher of its process.
         let mut alive = HashSet::new();
@@ -307,9 +354,23 @@ impl Directory {
                 if !alive.contains(&socket) && !matches!(self.connect(&name), Ok(Connect::Refused)) {
                     alive.insert(socket);
                 }
+            } else if let Some(hash) = address_hash_in(&name) {
+                self.sweep_mailbox(&name, hash);
             } else if name.starts_with(TEMPORARY) && self.is_abandoned(&name) {
                 self.remove(&name);
             }
+        }
+    }
+
+    /// Removes the name of a mailbox that is dead. Whoever claims its address meanwhile has to wait.
+    fn sweep_mailbox(&self, name: &str, hash: u128) {
+        if !matches!(self.connect(name), Ok(Connect::Refused)) {
+            return;
+        }
+        if let Ok(Attempted::Taken(_claim)) = Claim::attempt(self, hash, new_id())
+            && matches!(self.connect(name), Ok(Connect::Refused))
+        {
+            self.remove(name);
         }
     }
 
@@ -343,22 +404,51 @@ pub(crate) struct Stamp {
 /// Who listens. Names are never used again: `times` counts the announcements before this one.
 #[derive(Clone, Debug)]
 pub(crate) enum Announced {
-    Publisher { topic: String, id: u128, times: u32 },
-    Queue { id: u128, times: u32 },
+    Publisher {
+        topic: String,
+        id: u128,
+        times: u32,
+    },
+    Queue {
+        id: u128,
+        times: u32,
+    },
+    /// Its name follows from the address; only who has the claim on that may take it, again and again.
+    Mailbox {
+        address: String,
+        id: u128,
+    },
 }
 
 impl Announced {
     /// The same, under the next name.
     pub fn again(mut self) -> Self {
-        let (Announced::Publisher { times, .. } | Announced::Queue { times, .. }) = &mut self;
-        *times = times.wrapping_add(1);
+        match &mut self {
+            Announced::Publisher { times, .. } | Announced::Queue { times, .. } => *times = times.wrapping_add(1),
+            Announced::Mailbox { .. } => {}
+        }
         self
     }
 
     /// Its last 32 bits count the announcements.
     fn id(&self) -> u128 {
-        let (Announced::Publisher { id, times, .. } | Announced::Queue { id, times }) = self;
-        (id >> 32 << 32) | (*id as u32).wrapping_add(*times) as u128
+        match self {
+            Announced::Publisher { id, times, .. } | Announced::Queue { id, times } => {
+                (id >> 32 << 32) | (*id as u32).wrapping_add(*times) as u128
+            }
+            Announced::Mailbox { id, .. } => *id,
+        }
+    }
+
+    /// Takes the claim that the name needs, if it needs one.
+    pub fn claim(&self, directory: &Directory) -> io::Result<Option<Arc<Claim>>> {
+        let Announced::Mailbox { address, id } = self else { return Ok(None) };
+        match Claim::attempt(directory, topic::wide_hash(address), *id)? {
+            Attempted::Taken(claim) => Ok(Some(claim)),
+            Attempted::Held(pid) => {
+                Err(io::Error::new(io::ErrorKind::AddrInUse, format!("process {pid} has the address '{address}'")))
+            }
+        }
     }
 
     /// Its name in the directory.
@@ -366,8 +456,14 @@ impl Announced {
         match self {
             Announced::Publisher { topic, .. } => format!("{:016x}-{:032x}", topic::hash(topic), self.id()),
             Announced::Queue { .. } => format!("{QUEUE}{:032x}", self.id()),
+            Announced::Mailbox { address, .. } => mailbox_name(address),
         }
     }
+}
+
+/// The name of whichever mailbox has this address.
+pub(crate) fn mailbox_name(address: &str) -> String {
+    format!("{MAILBOX}{:032x}", topic::wide_hash(address))
 }
 
 /// What says whether the publisher of some identity may have announced itself under this name.
@@ -405,6 +501,15 @@ pub(crate) fn topic_hash_in(name: &str) -> Option<u64> {
 
 pub(crate) fn is_queue(name: &str) -> bool {
     name.strip_prefix(QUEUE).is_some_and(|id| is_hex(id, 32))
+}
+
+pub(crate) fn is_mailbox(name: &str) -> bool {
+    address_hash_in(name).is_some()
+}
+
+fn address_hash_in(name: &str) -> Option<u128> {
+    let hash = name.strip_prefix(MAILBOX).filter(|hash| is_hex(hash, 32))?;
+    u128::from_str_radix(hash, 16).ok()
 }
 
 fn is_hex(part: &str, len: usize) -> bool {
@@ -490,7 +595,7 @@ mod tests {
 
     #[test]
     fn a_link_is_followed_only_where_the_user_has_named_it() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let directory = open();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(directory.path(), &link).unwrap();
@@ -501,7 +606,7 @@ mod tests {
 
     #[test]
     fn only_old_temporary_sockets_are_swept() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let directory = open();
         let path = |name: &str| directory.path().join(name);
         let (young, old, alive, file) = ("tmp-1", "tmp-2", "tmp-3", "tmp-4");

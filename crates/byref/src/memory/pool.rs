@@ -354,14 +354,16 @@ impl<S: Default> Pool<S> {
         let (id, bytes) = (segment.id, units as u64 * ALIGNMENT);
         self.used += bytes;
         let pin = Arc::new(Pin { segment: Arc::clone(&segment.memory), offset });
-        let slot = Slot { segment: id, allocation, bytes, pin: Some(Arc::clone(&pin)), sent: S::default() };
+        let taken = Some(Arc::clone(&pin));
         let number = match self.free.pop() {
             Some(number) => {
-                self.slots[number as usize] = slot;
+                // Not as a whole: what was noted about its last chunk is reset already.
+                let slot = &mut self.slots[number as usize];
+                (slot.segment, slot.allocation, slot.bytes, slot.pin) = (id, allocation, bytes, taken);
                 number
             }
             None => {
-                self.slots.push(slot);
+                self.slots.push(Slot { segment: id, allocation, bytes, pin: taken, sent: S::default() });
                 self.slots.len() as u32 - 1
             }
         };
@@ -422,6 +424,11 @@ impl<S: Default> Pool<S> {
         self.slots[slot as usize].pin.as_mut().is_some_and(|pin| Arc::get_mut(pin).is_none())
     }
 
+    /// What keeps a slot's chunk from being freed; `None`: it is free.
+    pub fn pin(&self, slot: u32) -> Option<Arc<Pin>> {
+        self.slots.get(slot as usize)?.pin.clone()
+    }
+
     /// What is noted about a slot's chunk: the default while it is free, or lent.
     #[inline]
     pub fn sent(&self, slot: u32) -> &S {
@@ -433,18 +440,16 @@ impl<S: Default> Pool<S> {
         &mut self.slots[slot as usize].sent
     }
 
-    /// Takes a chunk back; gives what was noted about it. The caller knows that nobody reads it, here or elsewhere.
-    pub fn free(&mut self, slot: u32) -> S {
+    /// Takes a chunk back; what is noted about it is the caller's to reset. The caller knows that nobody reads it, here or elsewhere.
+    pub fn free(&mut self, slot: u32) {
         let taken = &mut self.slots[slot as usize];
         taken.pin = None;
-        let sent = std::mem::take(&mut taken.sent);
         self.used -= taken.bytes;
         let id = taken.segment;
         let segment = self.segments.iter_mut().find(|segment| segment.id == id).expect("a chunk's segment is live");
         segment.allocator.free(taken.allocation);
         segment.chunks -= 1;
         self.free.push(slot);
-        sent
     }
 
     /// Retires segments without a chunk, of which subscribers hear with `generation`; returns their numbers.

@@ -32,7 +32,6 @@
 //!
 //! Models: `hold_against_reclaim`, `release_before_reuse`, `advance_shows_hold`, `evicted_reader`, `death_of_a_reader`.
 
-use crate::protocol::note::NOTE_LEN;
 use crate::protocol::ring::Ring;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -52,6 +51,8 @@ const SLEEPING: usize = 32;
 pub(crate) const COUNTS: usize = 4096;
 /// Where the notes start, in bytes.
 pub(crate) const NOTES_START: usize = COUNTS + MAX_SLOTS as usize * 4;
+/// Bytes of a note: a cache line.
+pub(crate) const NOTE_LEN: usize = 64;
 /// The length of a lease segment in bytes.
 pub(crate) const LEASE_LEN: u64 = (NOTES_START + MAX_SLOTS as usize * NOTE_LEN) as u64;
 

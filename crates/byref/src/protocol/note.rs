@@ -6,14 +6,12 @@
 //! publisher takes it for what a stranger says.
 
 use crate::error::printable;
-use crate::protocol::lease::NOTES_START;
+use crate::protocol::lease::{NOTE_LEN, NOTES_START};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::Mapping;
 use std::ops::Range;
 
-const WORDS: usize = 8;
-/// Bytes of a note: a cache line.
-pub(crate) const NOTE_LEN: usize = WORDS * 8;
+const WORDS: usize = NOTE_LEN / 8;
 /// The most bytes of its text.
 const ROOM: usize = NOTE_LEN - 8;
 

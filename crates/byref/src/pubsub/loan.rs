@@ -4,19 +4,43 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::memory::pool::{Chunk, Pin};
-use crate::pubsub::publisher::{Filled, Shared};
 use crate::sync::wait::Wait;
 use crate::sys::transfer;
+use crate::writer::append::{Filled, fits_inline};
+use crate::writer::owner::Owner;
 use crate::writer::release::Tracked;
 use crate::writer::ticket::Ticket;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// Memory lent by a [`Publisher`](crate::Publisher). Dereferences to the bytes, which are arbitrary at first.
+/// Who lends memory, and sends it when it is filled.
+pub(crate) trait Lender: Send + Sync {
+    /// What errors are about.
+    fn topic(&self) -> &str;
+    fn check_fork(&self) -> Result<()>;
+    /// The endpoint that it belongs to.
+    fn owner(self: Arc<Self>) -> Arc<dyn Owner>;
+    /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
+    fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk>;
+    /// Takes back a chunk that was never sent.
+    fn discard(&self, slot: u32);
+    /// Sends `payload` inside the record, where it fits.
+    fn commit_inline(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64>;
+    /// Sends a filled chunk.
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64>;
+}
+
+/// Memory lent by a [`Publisher`](crate::Publisher), or by a [`Route`](crate::Route). Dereferences to the bytes, which are arbitrary at first.
 ///
 /// Dropping it without sending gives it back. It takes its sequence number when it is sent.
 pub struct Loan {
-    shared: Arc<Shared>,
+    lender: Arc<dyn Lender>,
     /// `None` once it was sent or discarded.
     chunk: Option<Chunk>,
     len: usize,
@@ -38,14 +62,27 @@ impl LoanMemory {
 }
 
 impl Loan {
-    pub(crate) fn new(shared: Arc<Shared>, chunk: Chunk, len: usize) -> Self {
-        Loan { shared, chunk: Some(chunk), len, copied: 0, tracked: None }
+    fn new(lender: Arc<dyn Lender>, chunk: Chunk, len: usize) -> Self {
+        Loan { lender, chunk: Some(chunk), len, copied: 0, tracked: None }
+    }
+
+    /// Takes `len` bytes of payload, and `attributes_len` of attributes.
+    pub(crate) fn take_from(
+        lender: Arc<dyn Lender>,
+        len: usize,
+        attributes_len: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<Loan> {
+        let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
+        let chunk = lender.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
+        fault!("loan.taken");
+        Ok(Loan::new(lender, chunk, len))
     }
 
     /// The chunk; in a forked child, where the memory is not mapped, an error.
     fn chunk(&self) -> Result<&Chunk> {
-        self.shared.check_fork()?;
-        let over = || Error::Closed { what: "loan", topic: self.shared.topic().to_owned() };
+        self.lender.check_fork()?;
+        let over = || Error::Closed { what: "loan", topic: self.lender.topic().to_owned() };
         self.chunk.as_ref().ok_or_else(over)
     }
 
@@ -57,7 +94,7 @@ impl Loan {
     /// The loan itself, for who has it by reference; what is left behind is over.
     pub fn take(&mut self) -> Loan {
         Loan {
-            shared: Arc::clone(&self.shared),
+            lender: Arc::clone(&self.lender),
             chunk: self.chunk.take(),
             len: self.len,
             copied: self.copied,
@@ -91,7 +128,7 @@ impl Loan {
         self.chunk()?;
         if len > self.len {
             let text =
-                format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.shared.topic(), self.len);
+                format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.lender.topic(), self.len);
             return Err(Error::InvalidArgument(text));
         }
         self.len = len;
@@ -134,7 +171,7 @@ impl Loan {
             _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
                 let text = format!(
                     "topic '{}': {} bytes are not {count} messages of equal length",
-                    self.shared.topic(),
+                    self.lender.topic(),
                     self.len
                 );
                 Err(Error::InvalidArgument(text))
@@ -152,7 +189,8 @@ impl Loan {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         self.chunk()?;
-        if let Some(sent) = self.shared.commit_inline(self, attributes, timestamp_ns, wait) {
+        if fits_inline(self.len, attributes) {
+            let sent = self.lender.commit_inline(self, attributes, timestamp_ns, wait);
             if sent.is_ok() {
                 self.discard();
             }
@@ -173,7 +211,7 @@ impl Loan {
         self.tracked = Some(Arc::clone(&tracked));
         let sent = self.send_rows(1, attributes, timestamp_ns, copied, wait);
         self.tracked = None;
-        Ok(Ticket::new(Arc::clone(&self.shared) as _, tracked, sent?))
+        Ok(Ticket::new(Arc::clone(&self.lender).owner(), tracked, sent?))
     }
 
     /// Sends the payload as `count` messages of equal length.
@@ -190,8 +228,8 @@ impl Loan {
             return self.publish(count, attributes, timestamp_ns, copied, wait);
         }
         // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
-        let chunk = self.shared.allocate(needed, self.len as u64, wait)?;
-        let mut larger = Loan::new(Arc::clone(&self.shared), chunk, self.len);
+        let chunk = self.lender.allocate(needed, self.len as u64, wait)?;
+        let mut larger = Loan::new(Arc::clone(&self.lender), chunk, self.len);
         larger.write(0, self);
         larger.tracked = self.tracked.clone();
         let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait)?;
@@ -217,11 +255,11 @@ impl Loan {
             unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
         }
         let count = u32::try_from(count).map_err(|_| {
-            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.shared.topic()))
+            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.lender.topic()))
         })?;
         fault!("loan.filled");
         let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
-        let sequence = self.shared.commit(&filled, timestamp_ns, wait)?;
+        let sequence = self.lender.commit(&filled, timestamp_ns, wait)?;
         fault!("loan.sent");
         self.chunk = None;
         Ok(sequence)
@@ -233,7 +271,7 @@ impl Loan {
             let slot = chunk.slot;
             drop(chunk); // The pool sees then whether arrays made from it still live.
             fault!("loan.discarding");
-            self.shared.discard(slot);
+            self.lender.discard(slot);
         }
     }
 }

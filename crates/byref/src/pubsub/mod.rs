@@ -1,10 +1,7 @@
 //! The endpoints of publish and subscribe, and what they give their callers.
 
-pub(crate) mod batch;
-pub(crate) mod event;
 pub(crate) mod inspect;
 pub(crate) mod loan;
-pub(crate) mod message;
 pub(crate) mod monitor;
 pub(crate) mod publisher;
 pub(crate) mod selector;

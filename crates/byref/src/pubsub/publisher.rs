@@ -1,6 +1,8 @@
 //! The publishing side: one store and one line.
 
 mod linger;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use crate::attributes::Encoded;
 use crate::copies::{self, Cause, Endpoint};
@@ -14,33 +16,30 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
-use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
-use crate::pubsub::inspect::{self, PublisherReport, SubscriberReport};
-use crate::pubsub::loan::Loan;
+use crate::pubsub::inspect::{self, PublisherReport, PublisherStats, SubscriberReport};
+use crate::pubsub::loan::{Lender, Loan};
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
-use crate::sys::cgroup;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::memory::PeerSegment;
 use crate::sys::process::realtime_ns;
 use crate::sys::socket;
 use crate::topic;
-use crate::writer::attempt::{Attempt, Call, LEASE_POLL};
+use crate::writer::append::{self, Filled};
+use crate::writer::attempt::{Attempt, Call};
 use crate::writer::duties;
 use crate::writer::errands::Errands;
 use crate::writer::line::{Limits, Line, Plan};
 use crate::writer::outstanding::{Outstanding, warn_after};
 use crate::writer::owner::Owner;
 use crate::writer::readers::{Introduction, Newcomer};
-use crate::writer::release::Tracked;
 use crate::writer::room;
 use crate::writer::store::{self, Store};
 use crate::writer::ticket::Ticket;
 use rustix::fd::OwnedFd;
-use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -49,7 +48,7 @@ use std::time::Duration;
 /// Records in a ring, unless the history needs more.
 const DEFAULT_CAPACITY: u64 = 1 << 14;
 /// The most records in a ring: 1 GiB.
-const MAX_CAPACITY: u64 = 1 << 22;
+pub(crate) const MAX_CAPACITY: u64 = 1 << 22;
 /// Who has waited so long for a subscriber is told if byref is in use in another directory, which takes a moment to find out.
 const LONG_WAIT: Duration = Duration::from_millis(100);
 
@@ -57,19 +56,13 @@ const LONG_WAIT: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct PublisherBuilder {
     topic: String,
-    /// `None`: [`default_max_memory`].
+    /// `None`: the default of [`store::check_max_memory`].
     max_memory: Option<u64>,
     history: u64,
     capacity: u64,
     name: Option<String>,
     hold_warning: Option<Duration>,
     limits: Limits,
-}
-
-/// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
-fn default_max_memory() -> u64 {
-    let share = cgroup::memory_limit().map_or(u64::MAX, |limit| limit / 2);
-    share.clamp(1 << 20, 1 << 30)
 }
 
 impl PublisherBuilder {
@@ -122,13 +115,7 @@ impl PublisherBuilder {
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
-        let max_memory = self.max_memory.unwrap_or_else(default_max_memory);
-        if max_memory == 0 {
-            return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
-        }
-        if max_memory > 1 << 37 {
-            return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
-        }
+        let max_memory = store::check_max_memory(self.max_memory)?;
         if self.limits.stall.is_some_and(|limit| limit.is_zero()) {
             return Err(Error::InvalidArgument("max_stall must be more than 0 seconds".into()));
         }
@@ -151,20 +138,6 @@ impl PublisherBuilder {
 /// subscriber.
 pub struct Publisher {
     pub(crate) shared: Arc<Shared>,
-}
-
-/// A chunk with one or more messages in it.
-pub(crate) struct Filled<'a> {
-    pub chunk: &'a Chunk,
-    /// Messages of equal length.
-    pub count: u32,
-    /// Payload bytes of all of them, and how many of these the library copied to here.
-    pub len: usize,
-    pub copied: usize,
-    /// Lie behind the payload, too.
-    pub attributes: &'a Encoded,
-    /// Somebody wants to know of its release.
-    pub tracked: Option<&'a Arc<Tracked>>,
 }
 
 /// What a publisher and its loans share.
@@ -210,25 +183,6 @@ pub struct SubscriberInfo {
     pub stalled: Duration,
 }
 
-/// Counters of a publisher.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct PublisherStats {
-    /// Messages sent.
-    pub sent: u64,
-    /// Their payload bytes.
-    pub sent_bytes: u64,
-    /// Payload bytes that were copied into shared memory (loans need no copy).
-    pub copied_bytes: u64,
-    /// How often a send had to wait for room.
-    pub waits: u64,
-    /// Connected subscribers.
-    pub subscribers: u64,
-    /// Bytes of payload memory in use: queued, held, or lent.
-    pub pool_used: u64,
-    /// Bytes of payload memory taken from the system.
-    pub pool_allocated: u64,
-}
-
 impl Publisher {
     /// Settings for a publisher on `topic`.
     pub fn builder(topic: impl Into<String>) -> PublisherBuilder {
@@ -260,7 +214,7 @@ impl Publisher {
         let topic = &shared.topic;
         let errands: Weak<dyn Errands> = Arc::downgrade(&shared) as _;
         let (history, limits) = (options.history, options.limits);
-        let plan = Plan { number: LINE, topic, capacity, history, limits, generation: 0 };
+        let plan = Plan { number: LINE, topic, capacity, history, limits, generation: 0, keeps_untaken: false };
         let line = Line::new(plan, &service, errands.clone()).map_err(Error::system(topic, "cannot make the ring"))?;
         fault!("listen.ring_made");
         let store = Store::new(max_memory, limits, &service, errands);
@@ -294,7 +248,7 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        if fits_inline(payload.len(), attributes) {
+        if append::fits_inline(payload.len(), attributes) {
             return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
         }
         let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
@@ -361,10 +315,7 @@ impl Publisher {
 
     /// [`loan`](Self::loan) with room for `attributes_len` bytes of encoded attributes beside the payload.
     pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
-        let padded = (len as u64).checked_next_multiple_of(8).unwrap_or(u64::MAX);
-        let chunk = self.shared.allocate(padded.saturating_add(attributes_len as u64), len as u64, wait)?;
-        fault!("loan.taken");
-        Ok(Loan::new(Arc::clone(&self.shared), chunk, len))
+        Loan::take_from(Arc::clone(&self.shared) as _, len, attributes_len, wait)
     }
 
     /// Tells subscribers, those that join later too, what messages may refer to (with [`Encoded::with_glossary`]), once for
@@ -484,18 +435,7 @@ impl Drop for Publisher {
     }
 }
 
-/// Whether payload and attributes go into the record itself.
-fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
-    payload <= INLINE_LIMIT
-        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT
-        && !attributes.is_pooled()
-}
-
 impl Shared {
-    pub fn topic(&self) -> &str {
-        &self.topic
-    }
-
     /// What it tells to whoever looks; `None`: it is closed.
     fn report(&self) -> Option<PublisherReport> {
         let guard = self.open.lock();
@@ -558,77 +498,11 @@ impl Shared {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        self.until(wait, Call::Send, |_, line| {
-            if let Some((at, poll)) = line.must_wait() {
-                return Attempt::Wait { at, poll };
-            }
-            line.copied_bytes += payload.len() as u64;
-            Attempt::Done(line.append(timestamp_ns, payload.len(), 1, |ring, place| {
-                ring.append_inline(place, payload, attributes);
-            }))
-        })
+        self.until(wait, Call::Send, |_, line| append::inline(line, payload, attributes, timestamp_ns))
     }
 
     fn next_sequence(&self) -> Result<u64> {
         Ok(self.opened(&mut self.lock()?)?.line.sent)
-    }
-
-    /// Publishes a filled chunk.
-    pub fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        let &Filled { chunk, count, len, attributes, copied, tracked } = filled;
-        let at = Descriptor {
-            segment: chunk.segment,
-            slot: chunk.slot,
-            offset: chunk.offset,
-            len: len as u64,
-            attributes_len: attributes.len() as u32,
-            refers: attributes.refers(),
-            tracked: tracked.is_some(),
-        };
-        self.until(wait, Call::Send, |store, line| {
-            if let Some((at, poll)) = line.must_wait() {
-                return Attempt::Wait { at, poll };
-            }
-            if !line.announced_to_lossless() {
-                return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
-            }
-            line.copied_bytes += copied as u64;
-            Attempt::Done(store.append(line, at, count, timestamp_ns, tracked))
-        })
-    }
-
-    /// Sends `payload` inside the record instead of the chunk it lies in.
-    pub fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Option<Result<u64>> {
-        fits_inline(payload.len(), attributes).then(|| self.append_inline(payload, attributes, timestamp_ns, wait))
-    }
-
-    /// Takes a chunk of `bytes` from the pool, for a payload of `payload` bytes.
-    pub fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
-        let topic = &self.topic;
-        store::check_size(topic, bytes, payload, self.max_memory)?;
-        let mut theirs = 0;
-        let chunk = self.until(wait, Call::Send, |store, line| {
-            store.attempt(std::slice::from_mut(line), LINE, (bytes, payload), &mut theirs, topic)
-        })?;
-        store::populate(chunk, topic, wait).map_err(|(error, slot)| {
-            self.discard(slot);
-            error
-        })
-    }
-
-    /// Gives back a chunk that was never sent.
-    pub fn discard(&self, slot: u32) {
-        if let Ok(mut guard) = self.lock()
-            && let Some(open) = guard.as_mut()
-        {
-            open.store.free_unless_held(std::slice::from_ref(&open.line), slot); // Arrays made from its loan may still live.
-        }
     }
 
     /// Makes attempts until one is conclusive. The first is the fast path.
@@ -752,6 +626,55 @@ impl Owner for Shared {
     }
 }
 
+impl Lender for Shared {
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn check_fork(&self) -> Result<()> {
+        Shared::check_fork(self)
+    }
+
+    fn owner(self: Arc<Self>) -> Arc<dyn Owner> {
+        self
+    }
+
+    fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
+        let topic = &self.topic;
+        store::check_size(topic, bytes, payload, self.max_memory)?;
+        let mut theirs = 0;
+        let chunk = self.until(wait, Call::Send, |store, line| {
+            store.attempt(std::slice::from_mut(line), LINE, (bytes, payload), &mut theirs, topic)
+        })?;
+        store::populate(chunk, topic, wait).map_err(|(error, slot)| {
+            self.discard(slot);
+            error
+        })
+    }
+
+    fn discard(&self, slot: u32) {
+        if let Ok(mut guard) = self.lock()
+            && let Some(open) = guard.as_mut()
+        {
+            open.store.free_unless_held(std::slice::from_ref(&open.line), slot); // Arrays made from its loan may still live.
+        }
+    }
+
+    fn commit_inline(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.append_inline(payload, attributes, timestamp_ns, wait)
+    }
+
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.until(wait, Call::Send, |store, line| append::pooled(store, line, filled, timestamp_ns))
+    }
+}
+
 impl Host for Shared {
     fn take_call(
         self: Arc<Self>,
@@ -768,7 +691,7 @@ impl Host for Shared {
                 }
                 return Ok(None);
             }
-            Wish::Subscribe(_) => {
+            _ => {
                 socket::send(socket, &handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
                 return Ok(None);
             }
@@ -787,355 +710,5 @@ impl Host for Shared {
 
     fn topic(&self) -> &str {
         &self.topic
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::Subscriber;
-    use crate::memory::pool::{Fate, Pool};
-    use crate::protocol::lease::{COUNTS, Lease};
-    use crate::protocol::wake::WAKE_WORD;
-    use crate::protocol::wake::note;
-    use crate::sys::memory::OwnedSegment;
-    use crate::sys::socket::shortage;
-    use crate::sys::socket::{MAX_PACKET, Received};
-    use crate::writer::line::MANY;
-    use crate::writer::store::PATIENCE;
-    use crate::writer::waker::Waker;
-    use std::time::Instant;
-
-    const SOON: Option<Duration> = Some(Duration::from_secs(20));
-
-    fn pair(capacity: u64) -> (Publisher, Subscriber) {
-        let publisher = Publisher::builder("t").capacity(capacity).build().unwrap();
-        let subscriber = Subscriber::builder("t").build().unwrap();
-        publisher.wait_for_subscribers(1, SOON).unwrap();
-        subscriber.wait_for_publishers(1, SOON).unwrap();
-        (publisher, subscriber)
-    }
-
-    #[test]
-    fn a_wake_up_that_the_system_has_no_memory_for_is_repeated() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let (publisher, subscriber) = pair(16);
-        std::thread::scope(|scope| {
-            let receiver = scope.spawn(|| subscriber.recv_timeout(SOON.unwrap()).unwrap().len());
-            while subscriber.stats().unwrap().sleeps == 0 {
-                std::thread::yield_now();
-            }
-            shortage::of(1);
-            publisher.send(b"hello").unwrap();
-            assert_eq!(receiver.join().unwrap(), 5);
-        });
-    }
-
-    /// A subscriber that does nothing by itself.
-    struct Puppet {
-        socket: OwnedFd,
-        theirs: Arc<OwnedFd>,
-        lease: OwnedSegment,
-    }
-
-    impl Puppet {
-        fn new() -> Self {
-            let (socket, theirs) = socket::pair().unwrap();
-            Puppet { socket, theirs: Arc::new(theirs), lease: OwnedSegment::new("test", LEASE_LEN).unwrap() }
-        }
-
-        /// Says hello; gives its number, if it was taken in.
-        fn greet(&self, publisher: &Publisher, topic: &str) -> Option<u64> {
-            self.greet_as(publisher, topic, Policy::Latest, None)
-        }
-
-        fn greet_as(&self, publisher: &Publisher, topic: &str, policy: Policy, depth: Option<u64>) -> Option<u64> {
-            let topic = topic.to_owned();
-            let hello = Hello { topic, policy, depth, history: 0, name: None, membarrier: false };
-            assert!(socket::send(&self.socket, &handshake::encode_first(&hello), Some(self.lease.shared())).unwrap());
-            let mut packet = [0; MAX_PACKET];
-            let Ok(Received::Packet(_, lease)) = socket::receive(&self.theirs, &mut packet) else { return None };
-            Arc::clone(&publisher.shared).take_call(&self.theirs, 0, Wish::Subscribe(hello), lease).ok().flatten()
-        }
-    }
-
-    /// As of a thread that somebody keeps from running.
-    #[test]
-    fn a_request_that_nobody_takes_is_served_by_its_sender() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        let subscribers: Vec<_> = (0..MANY).map(|_| Subscriber::builder("t").build().unwrap()).collect();
-        publisher.wait_for_subscribers(MANY, SOON).unwrap();
-        for subscriber in &subscribers {
-            subscriber.wait_for_publishers(1, SOON).unwrap();
-        }
-        publisher.shared.open.lock().as_mut().unwrap().line.waker = Some(Waker::idle());
-        let raised = || {
-            let guard = publisher.shared.open.lock();
-            note(&guard.as_ref().unwrap().line.ring.map().counts(WAKE_WORD)[0])
-        };
-        let send = || {
-            subscribers.iter().for_each(|subscriber| subscriber.announce_sleep().unwrap());
-            publisher.send(b"x").unwrap();
-        };
-        send();
-        assert_eq!(raised(), 0, "another thread is to do it");
-        for number in 1..4 {
-            std::thread::sleep(Duration::from_millis(2));
-            send();
-            assert_eq!(raised(), number, "it is late");
-        }
-        publisher.close();
-        assert_eq!(subscribers[0].recv_timeout(SOON.unwrap()).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn only_hellos_for_the_topic_with_a_lease_are_welcome() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("a/b").capacity(16).build().unwrap();
-        for (topic, is_taken) in [("a/b", true), ("a/*", true), ("a/c", false), ("b/*", false), ("", false)] {
-            let puppet = Puppet::new();
-            assert_eq!(puppet.greet(&publisher, topic).is_some(), is_taken, "{topic}");
-        }
-        let short = Puppet { lease: OwnedSegment::new("test", LEASE_LEN / 2).unwrap(), ..Puppet::new() };
-        assert_eq!(short.greet(&publisher, "a/b"), None, "its lease is too short");
-    }
-
-    #[test]
-    fn a_cursor_stays_within_what_the_subscriber_may_read() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        for _ in 0..5 {
-            publisher.send(b"").unwrap();
-        }
-        let puppet = Puppet::new();
-        puppet.greet(&publisher, "t").unwrap();
-        for _ in 0..3 {
-            publisher.send(b"").unwrap();
-        }
-        let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
-        let guard = publisher.shared.open.lock();
-        let open = guard.as_ref().unwrap();
-        for (said, taken_for) in [(0, 5), (4, 5), (5, 5), (7, 7), (8, 8), (9, 8), (u64::MAX - 1, 8)] {
-            lease.set_cursor(said);
-            assert_eq!(open.line.peers[0].cursor(open.line.log.tail()), taken_for);
-        }
-    }
-
-    #[test]
-    fn a_depth_is_one_that_the_ring_has() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        for (policy, said, taken_for) in [
-            (Policy::Block, Some(0), 1),
-            (Policy::Block, Some(u64::MAX), 16),
-            (Policy::Block, None, 16),
-            (Policy::DropOldest, Some(0), 1),
-            (Policy::DropOldest, Some(100), 8),
-            (Policy::Latest, Some(100), 1),
-        ] {
-            Puppet::new().greet_as(&publisher, "t", policy, said).unwrap();
-            let guard = publisher.shared.open.lock();
-            assert_eq!(guard.as_ref().unwrap().line.peers.last().unwrap().depth, taken_for, "{policy:?} {said:?}");
-        }
-    }
-
-    #[test]
-    fn a_flood_of_rings_has_to_wait() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        let puppet = Puppet::new();
-        let peer = puppet.greet(&publisher, "t").unwrap();
-        for _ in 0..40 {
-            assert!(socket::send(&puppet.socket, handshake::RING, None).unwrap());
-        }
-        let mut packet = [0; MAX_PACKET];
-        for is_more in [true, true, false] {
-            duties::answer(&*publisher.shared, LINE, peer);
-            let found = socket::receive(&puppet.theirs, &mut packet).unwrap();
-            assert_eq!(matches!(found, Received::Packet(..)), is_more);
-        }
-    }
-
-    #[test]
-    fn only_a_hang_up_takes_holds_away() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let too_long = [0; MAX_PACKET + 1];
-        for packet in [&[][..], &too_long[..]] {
-            let puppet = Puppet::new();
-            let peer = puppet.greet(&publisher, "t").unwrap();
-            let lease = Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS));
-            publisher.send(&[1; 700_000]).unwrap();
-            let slot = publisher.shared.open.lock().as_ref().unwrap().line.pending_slots().next_back().unwrap();
-            lease.hold_again(slot);
-            assert!(socket::send(&puppet.socket, packet, None).unwrap());
-            duties::answer(&*publisher.shared, LINE, peer);
-            assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
-            assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
-            let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
-            assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
-            drop(puppet);
-            duties::answer(&*publisher.shared, LINE, peer);
-            assert_eq!(publisher.outstanding().unwrap().messages, 0);
-        }
-    }
-
-    #[test]
-    fn a_publisher_whose_connection_is_cut_is_asked_again() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let (publisher, subscriber) = pair(16);
-        for round in 0..3u8 {
-            {
-                let guard = publisher.shared.open.lock();
-                socket::hang_up(&guard.as_ref().unwrap().line.peers[0].socket);
-            }
-            let first = |open: &Open| open.line.peers.first().map(|peer| peer.id);
-            let before = publisher.shared.open.lock().as_ref().and_then(first);
-            let begin = Instant::now();
-            while publisher
-                .shared
-                .open
-                .lock()
-                .as_ref()
-                .is_none_or(|open| first(open).is_none_or(|id| Some(id) == before))
-            {
-                assert!(begin.elapsed() < SOON.unwrap(), "it did not come again");
-                let _ = subscriber.try_recv().unwrap();
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            publisher.send(&[round]).unwrap();
-            assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[..], [round]);
-        }
-    }
-
-    /// Who has read its socket before the generation changed, which it looks at to acknowledge, may sleep again, or receive nothing
-    /// more.
-    #[test]
-    fn all_are_woken_after_the_news_of_retired_memory() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let puppets = [true, false].map(|sleeps| {
-            let puppet = Puppet::new();
-            puppet.greet(&publisher, "t").unwrap();
-            if sleeps {
-                Lease::new(puppet.lease.map().words(), puppet.lease.map().counts(COUNTS)).set_sleeping(1);
-            }
-            puppet
-        });
-        drop(publisher.loan(64).unwrap());
-        {
-            let mut guard = publisher.shared.open.lock();
-            let open = guard.as_mut().unwrap();
-            open.store.retire(std::slice::from_mut(&mut open.line), Pool::retire_empty);
-        }
-        for puppet in puppets {
-            let mut packet = [0; MAX_PACKET];
-            let mut told = Vec::new();
-            while let Ok(Received::Packet(len, _)) = socket::receive(&puppet.socket, &mut packet) {
-                told.extend(handshake::decode(&packet[..len]));
-            }
-            let retired = told.iter().position(|packet| matches!(packet, ToSubscriber::Retire { .. }));
-            let after = &told[retired.expect("it had the segment")..];
-            assert!(matches!(after, [_, ToSubscriber::Wake, ..]), "{told:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_kept_from_a_lossy_subscriber_is_counted_as_lost() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).build().unwrap();
-        let subscriber = Subscriber::builder("t").policy(Policy::DropOldest).build().unwrap();
-        subscriber.wait_for_publishers(1, SOON).unwrap();
-        {
-            // It keeps retired memory, and acknowledges nothing.
-            let mut guard = publisher.shared.open.lock();
-            let peer = &mut guard.as_mut().unwrap().line.peers[0];
-            (peer.written_off, peer.owes) = (true, u64::MAX);
-        }
-        publisher.send(&[1; 10_000]).unwrap();
-        publisher.send(b"behind").unwrap();
-        publisher.close();
-        assert_eq!(subscriber.recv_timeout(SOON.unwrap()).unwrap()[..], *b"behind");
-        assert_eq!(subscriber.stats().unwrap().lost, 1);
-    }
-
-    /// One that has yet to unmap what was retired: it is waited for according to what it may lose.
-    #[test]
-    fn who_may_lose_messages_delays_a_send_only_so_long() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        const MAX: u64 = 96 << 20;
-        for (policy, is_waited_for) in [(Policy::Latest, false), (Policy::DropOldest, false), (Policy::Block, true)] {
-            let publisher = Publisher::builder("t").capacity(64).max_memory(MAX).build().unwrap();
-            let frozen = Puppet::new();
-            frozen.greet_as(&publisher, "t", policy, None).unwrap();
-            let small: Vec<_> = std::iter::from_fn(|| publisher.loan(1 << 20).ok()).take(64).collect();
-            drop(small);
-            let allocated = || publisher.stats().unwrap().pool_allocated;
-            let mut soon = Wait::up_to(Some(3 * PATIENCE));
-            let huge = publisher.loan_with(80 << 20, 0, &mut soon);
-            if is_waited_for {
-                assert!(
-                    matches!(huge, Err(Error::Timeout { ref hint, .. }) if hint.contains("yet to unmap")),
-                    "{policy:?}"
-                );
-                assert!(allocated() <= MAX);
-                assert!(publisher.loan(1 << 20).is_ok(), "what it keeps mapped serves meanwhile");
-                continue;
-            }
-            assert!(allocated() > MAX, "what it keeps counts: {policy:?}");
-            huge.unwrap().send().unwrap();
-            let guard = publisher.shared.open.lock();
-            let peer = &guard.as_ref().unwrap().line.peers[0];
-            assert!(peer.written_off && peer.outbox.iter().any(|(_, segment)| segment.is_some()), "it gets no more");
-            drop(guard);
-            let lease = Lease::new(frozen.lease.map().words(), frozen.lease.map().counts(COUNTS));
-            lease.set_generation(u64::MAX);
-            let begin = Instant::now();
-            while allocated() > MAX || !publisher.shared.open.lock().as_ref().unwrap().line.peers[0].outbox.is_empty() {
-                assert!(begin.elapsed() < SOON.unwrap(), "it has given back what it kept");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-
-    #[test]
-    fn a_subscriber_that_never_reads_costs_no_more_and_more() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let publisher = Publisher::builder("t").capacity(16).max_memory(1 << 20).build().unwrap();
-        let lazy = Puppet::new();
-        lazy.greet(&publisher, "t").unwrap();
-        let mut guard = publisher.shared.open.lock();
-        let open = guard.as_mut().unwrap();
-        let lines = std::slice::from_mut(&mut open.line);
-        for _ in 0..1000 {
-            let chunk = open.store.try_allocate(lines, 64).unwrap();
-            open.store.pool.free(chunk.slot);
-            open.store.retire(lines, Pool::retire_empty);
-            open.store.pool.settle_retired(|_, _, _| Fate::Unmapped);
-        }
-        let [peer] = &open.line.peers[..] else { panic!("one subscriber") };
-        assert!((1..10).contains(&peer.outbox.len()), "{} packets wait", peer.outbox.len());
-    }
-
-    #[test]
-    fn a_publisher_that_is_not_rung_looks_by_itself() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let (publisher, subscriber) = pair(16);
-        std::thread::scope(|scope| {
-            for _ in 0..16 {
-                publisher.send(b"").unwrap();
-            }
-            let send = || publisher.send_with(b"one more", &Encoded::default(), None, &mut Wait::up_to(SOON)).unwrap();
-            let sender = scope.spawn(send);
-            while publisher.stats().unwrap().waits == 0 {
-                std::thread::yield_now();
-            }
-            std::thread::sleep(Duration::from_millis(20)); // It stops looking by itself every now and then.
-            shortage::of(u32::MAX);
-            subscriber.recv_timeout(SOON.unwrap()).unwrap();
-            assert_eq!(sender.join().unwrap(), 16);
-            shortage::of(0);
-        });
     }
 }

@@ -20,10 +20,8 @@
 //! Models: `no_lost_wake_up_of_many`, `no_lost_wake_up_beside_a_busy_one`.
 
 use crate::error::{Error, Result};
-use crate::pubsub::batch::Batch;
-use crate::pubsub::event::Event;
-use crate::pubsub::message::Message;
 use crate::pubsub::subscriber::{Readiness, Subscriber};
+use crate::reader::item::Item;
 use crate::sync::heavy_fence;
 use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
@@ -88,17 +86,6 @@ pub struct Selector<T> {
     called: bool,
     alarm: Option<Alarm>,
     door: Arc<Door>,
-}
-
-/// What a subscriber in a selector gave.
-#[derive(Debug)]
-pub enum Item {
-    /// A message.
-    Message(Message),
-    /// Several at once, for one that was [added](Selector::add_batched) like that.
-    Batch(Box<Batch>),
-    /// What happened to a publisher, from a subscriber with [events](crate::SubscriberBuilder::events).
-    Event(Box<Event>),
 }
 
 struct Entry<T> {
@@ -436,13 +423,14 @@ impl<T> Selector<T> {
         let Some(entry) = &mut self.entries[place] else { return Ok(()) };
         match entry.subscriber.handle_events() {
             Err(Error::Closed { .. }) => self.remove(place),
-            Err(error) => return Err(error),
-            Ok(()) => {
+            // That is for who receives from it.
+            Ok(()) | Err(Error::AddressInUse { .. }) => {
                 entry.in_vain = 0;
                 if !std::mem::replace(&mut entry.awake, true) {
                     self.awake.push(place);
                 }
             }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -565,7 +553,7 @@ mod tests {
     #[test]
     fn who_is_idle_is_not_looked_at() {
         const MANY: usize = 150; // More than one look at the descriptors tells of.
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let mut selector = Selector::new().unwrap();
         let publishers: Vec<_> = (0..MANY)
             .map(|number| {
@@ -607,7 +595,7 @@ mod tests {
     /// Those that come and go, and are armed, while a turn goes round leave nobody out.
     #[test]
     fn turns_go_on_where_they_were() {
-        let _meeting = crate::fuzzing::meet_in_private();
+        let _meeting = crate::link::meeting::meet_in_private();
         let mut selector = Selector::new().unwrap();
         let subscribers: Vec<_> = (0..6)
             .map(|number| {

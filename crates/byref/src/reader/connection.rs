@@ -8,8 +8,8 @@ use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
 use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
-use crate::pubsub::batch::{Batch, FEW};
-use crate::pubsub::message::{Hold, Link, PublisherInfo, Segment, Taken};
+use crate::reader::batch::{Batch, FEW};
+use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
@@ -836,6 +836,7 @@ impl Connection {
     /// Gives up the cursor, and all memory that no message holds. Messages keep the link.
     pub fn leave(mut self) {
         fault!("close.subscriber_begun");
+        self.link.lease().set_row(self.expected); // How far it came: the cursor tells no more.
         self.link.lease().set_cursor(CLOSED);
         fault!("close.subscriber_left");
         // Descriptors that wait in the socket keep memory, too. None come after this.

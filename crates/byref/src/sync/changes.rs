@@ -30,7 +30,17 @@ impl Changes {
     }
 
     /// Asks `is_done` after each change, until it says so.
-    pub fn until(&self, wait: &mut Wait<'_>, mut is_done: impl FnMut() -> Result<bool>) -> Result<Ended> {
+    pub fn until(&self, wait: &mut Wait<'_>, is_done: impl FnMut() -> Result<bool>) -> Result<Ended> {
+        self.until_or_every(SLICE, wait, is_done)
+    }
+
+    /// The same, and asks at least so often.
+    pub fn until_or_every(
+        &self,
+        most: Duration,
+        wait: &mut Wait<'_>,
+        mut is_done: impl FnMut() -> Result<bool>,
+    ) -> Result<Ended> {
         loop {
             let seen = *self.count.lock(); // Before the look: what changes after it ends the sleep.
             if is_done()? {
@@ -39,7 +49,7 @@ impl Changes {
             let Some(left) = wait.remaining() else { return Ok(Ended::TimedOut) };
             let count = self.count.lock();
             if *count == seen {
-                let slice = wait.slice(left).unwrap_or(SLICE).min(SLICE);
+                let slice = wait.slice(left).unwrap_or(most).min(most);
                 drop(self.changed.wait_timeout(count, slice).unwrap_or_else(PoisonError::into_inner));
             } else {
                 drop(count);

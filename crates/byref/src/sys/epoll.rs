@@ -2,6 +2,7 @@
 
 use super::futex::Gong;
 use super::limits;
+pub(crate) use super::woken::Woken;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, read, write};
@@ -17,15 +18,6 @@ pub(crate) const READY_AT_ONCE: usize = 64;
 
 /// An epoll instance whose entries carry a `u64` token.
 pub(crate) struct Epoll(Arc<OwnedFd>);
-
-/// Why a wait ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
-    Ready,
-    TimedOut,
-    /// A signal arrived.
-    Interrupted,
-}
 
 impl Epoll {
     pub fn new() -> io::Result<Self> {

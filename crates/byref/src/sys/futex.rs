@@ -1,6 +1,6 @@
 //! Waiting for words of memory to change: those of others, which this process may only read, and one of its own.
 
-use super::epoll::Woken;
+use super::woken::Woken;
 use crate::protocol::wake;
 use crate::sync::AtomicU32 as Word;
 use rustix::io::Errno;

@@ -11,9 +11,11 @@ pub(crate) mod memory;
 pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod processor;
+pub(crate) mod ranges;
 pub(crate) mod socket;
 pub(crate) mod transfer;
 pub(crate) mod users;
+pub(crate) mod woken;
 
 /// Finds out, once, what is otherwise found out when it is first needed. A process that forks at that very moment leaves its
 /// child with an answer that never comes.

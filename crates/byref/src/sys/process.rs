@@ -55,6 +55,12 @@ pub(crate) fn is_dead(pidfd: impl AsFd) -> bool {
     poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
+/// What a process is called, where the system tells.
+pub(crate) fn command_of(pid: i32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned()).filter(|name| pid > 0 && !name.is_empty())
+}
+
 /// A random identity, never used twice.
 pub(crate) fn random_id() -> u128 {
     let mut bytes = [0u8; 16];

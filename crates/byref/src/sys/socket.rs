@@ -13,6 +13,7 @@ use rustix::process::Pid;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::path::Path;
+use std::time::Duration;
 
 /// The longest packet of the protocol: a topic, a name and some numbers.
 pub(crate) const MAX_PACKET: usize = 4096;
@@ -102,6 +103,16 @@ pub(crate) fn is_hung_up(fd: impl AsFd) -> bool {
     let mut asked = [PollFd::new(&fd, PollFlags::RDHUP)];
     matches!(poll(&mut asked, Some(&Timespec::default())), Ok(1..))
         && asked[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP)
+}
+
+/// Whether there is something to receive, or the end of it, within `timeout`. A signal ends the wait.
+pub(crate) fn is_readable_within(fd: impl AsFd, timeout: Duration) -> io::Result<bool> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos() as i64 };
+    match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Has the kernel refuse what the other end sends from now on. What was sent before can be received; sending goes on.

@@ -21,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 impl Line {
     /// Disconnects the subscriber at `index`.
     pub fn evict(&mut self, index: usize, why: &str) {
+        self.note_departure(index);
         let topic = &self.topic;
         let peer = &mut self.peers[index];
         log::warn!("byref: topic '{topic}': evicted {}, which {why}", peer.who());
@@ -150,9 +151,8 @@ impl Line {
 }
 
 impl Store {
-    /// Evicts who holds more than `max_held` bytes. It looks again when an eighth of that was sent since, or when `now`.
-    pub fn limit_holds(&mut self, lines: &mut [Line], bytes: u64, now: bool) {
-        let Some(most) = self.limits.held else { return };
+    /// Evicts who holds more than `most` bytes. It looks again when an eighth of that was sent since, or when `now`.
+    pub fn limit_holds(&mut self, lines: &mut [Line], most: u64, bytes: u64, now: bool) {
         self.unchecked += bytes;
         if !now && self.unchecked < most / 8 {
             return;

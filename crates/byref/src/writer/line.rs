@@ -5,7 +5,7 @@
 
 use crate::link::service::{Handle, Next};
 use crate::protocol::claim::{Claim, Horizon, Policy};
-use crate::protocol::lease::{COUNTS, Lease};
+use crate::protocol::lease::{CLOSED, COUNTS, Lease};
 use crate::protocol::regions::Shape;
 use crate::protocol::ring::{NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::protocol::wake::{WAKE_WORD, Way};
@@ -14,6 +14,7 @@ use crate::sync::locks::Turn;
 use crate::sys::clock::Clock;
 use crate::sys::epoll::Door;
 use crate::sys::memory::OwnedSegment;
+use crate::sys::socket;
 use crate::writer::errands::Errands;
 use crate::writer::log::Log;
 use crate::writer::peer::Peer;
@@ -54,6 +55,8 @@ pub(crate) struct Plan<'a> {
     pub limits: Limits,
     /// The generation of its store.
     pub generation: u64,
+    /// It has one reader, and what that never takes is kept until [`Line::let_go`].
+    pub keeps_untaken: bool,
 }
 
 /// One ring and its readers.
@@ -70,6 +73,9 @@ pub(crate) struct Line {
     pub log: Log,
     pub clock: Clock,
     pub peers: Vec<Peer>,
+    keeps_untaken: bool,
+    /// How far the reader came that is known to have ended: its cursor, and the row that it would have taken next.
+    departed: Option<(u64, u64)>,
     /// There has been a subscriber.
     pub had_readers: bool,
     /// When it first sent something.
@@ -123,6 +129,8 @@ impl Line {
             log,
             clock: Clock::realtime(),
             peers: Vec::new(),
+            keeps_untaken: plan.keeps_untaken,
+            departed: None,
             had_readers: false,
             began: None,
             lingers: false,
@@ -359,8 +367,15 @@ impl Line {
         peers.iter().filter_map(move |peer| peer.claim(tail))
     }
 
+    /// What an only reader that has ended, at whatever moment, never took: the mark has not passed it, and stays where it is.
+    fn claim_of_departed(&self) -> Option<Claim> {
+        let is_kept = self.keeps_untaken && !self.is_read();
+        is_kept.then(|| Claim { cursor: self.log.reclaim(), policy: Policy::Block, depth: u64::MAX })
+    }
+
     fn horizon(&self, keep_lossy: bool) -> Horizon {
-        self.log.horizon(self.history, keep_lossy, Self::claims(&self.peers, self.log.tail()))
+        let claims = Self::claims(&self.peers, self.log.tail()).chain(self.claim_of_departed());
+        self.log.horizon(self.history, keep_lossy, claims)
     }
 
     /// What is kept for the first subscriber, as long as none has come: a program may send and be gone before anybody is there (see
@@ -382,7 +397,8 @@ impl Line {
     }
 
     fn look_for(&mut self, unheard: Option<Claim>) -> Horizon {
-        let claims = Self::claims(&self.peers, self.log.tail()).chain(unheard);
+        let kept = self.claim_of_departed();
+        let claims = Self::claims(&self.peers, self.log.tail()).chain(unheard).chain(kept);
         let horizon = self.log.look(self.ring.map().words(), self.history, claims);
         self.look_at_awaited();
         horizon
@@ -416,6 +432,60 @@ impl Line {
             .filter(|cursor| *cursor < self.log.tail())
             .min()
             .map_or(NEVER, |at| at + 1)
+    }
+
+    // ---- the end of an only reader ----
+
+    /// Whether somebody reads it.
+    pub fn is_read(&self) -> bool {
+        self.peers.iter().any(Peer::is_connected)
+    }
+
+    /// Looks whether its reader has left.
+    pub fn look_at_reader(&mut self) {
+        if let [peer] = &self.peers[..]
+            && (!peer.is_connected() || socket::is_hung_up(&peer.socket))
+        {
+            self.note_departure(0);
+        }
+    }
+
+    /// A reader has ended, or is given up.
+    pub fn note_departure(&mut self, index: usize) {
+        if self.keeps_untaken && self.departed.is_none() {
+            let lease = self.peers[index].lease();
+            let cursor = lease.cursor(); // Before the row: who leaves says first how far it came.
+            let cursor = if cursor == CLOSED { CLOSED } else { self.peers[index].cursor(self.log.tail()) };
+            self.departed = Some((cursor, lease.row()));
+        }
+    }
+
+    pub fn has_departed(&self) -> bool {
+        self.departed.is_some()
+    }
+
+    /// Whether the reader that has ended did so in good order.
+    pub fn reader_left(&self) -> bool {
+        self.departed.is_some_and(|(cursor, _)| cursor == CLOSED)
+    }
+
+    /// The position of the first record that the reader which has ended never took, or not all of it, and the number of the message
+    /// that it would have taken next, where it said that.
+    pub fn first_untaken(&self) -> (u64, u64) {
+        let (tail, reclaim) = (self.log.tail(), self.log.reclaim());
+        match self.departed {
+            Some((CLOSED, row)) => {
+                (self.log.regions().find(self.ring.map().words(), reclaim, tail, row.min(self.sent)), row)
+            }
+            Some((cursor, row)) => (cursor.max(reclaim), row),
+            None => (tail, 0),
+        }
+    }
+
+    /// What nobody has taken need not be kept any more.
+    pub fn let_go(&mut self) {
+        self.keeps_untaken = false;
+        self.log.look_again();
     }
 
     pub fn update_pairing(&mut self) {

@@ -1,5 +1,6 @@
 //! What publishers write: a store of payload memory, and lines, each a ring with its readers.
 
+pub(crate) mod append;
 pub(crate) mod attempt;
 pub(crate) mod duties;
 pub(crate) mod errands;
@@ -14,5 +15,7 @@ pub(crate) mod release;
 pub(crate) mod room;
 pub(crate) mod sent;
 pub(crate) mod store;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub(crate) mod ticket;
 pub(crate) mod waker;

@@ -285,6 +285,7 @@ impl Line {
         let index = self.position_of(peer)?;
         log::debug!("byref: topic '{}': the subscriber in process {} is gone", self.topic, self.peers[index].pid);
         fault!("lose.noticed");
+        self.note_departure(index);
         self.peers[index].alive = false;
         self.peers[index].outbox.clear(); // Nobody is left to read it.
         let lost = hung_up.then(|| self.peers.remove(index));

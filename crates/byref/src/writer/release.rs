@@ -9,7 +9,7 @@
 //! Nobody looks at tickets that nobody waits for, except at those that are asked. While somebody waits, the publisher looks,
 //! under its lock, after everything that can make the condition true:
 //!
-//! 1. *The last hold is dropped.* The record of a tracked message has a bit, which each [`Hold`](crate::pubsub::message) on it
+//! 1. *The last hold is dropped.* The record of a tracked message has a bit, which each [`Hold`](crate::reader::message) on it
 //!    remembers. Whoever lowers `held[slot]` to zero under such a hold then sends one byte on the socket.
 //! 2. *A cursor passes without a hold.* A subscriber that takes the record drops a hold later, after its cursor has passed. Only one
 //!    that skips it has none: it rings after a skip to, or beyond, the ring's `skip_at`.

@@ -59,6 +59,17 @@ impl Records {
         self.pending > 0
     }
 
+    /// The chunk is free: tells who waits for that, and forgets what it was sent with.
+    #[inline]
+    pub fn release(&mut self) {
+        if let Some(Sent { tracked: Some(tracked), .. }) = self.first.take() {
+            tracked.release();
+        }
+        if !self.more.is_empty() {
+            std::mem::take(&mut self.more).iter().filter_map(|sent| sent.tracked.as_ref()).for_each(|it| it.release());
+        }
+    }
+
     /// The mark of one of its lines has passed it; whether it is the first one.
     #[inline]
     pub fn pass(&mut self) -> bool {

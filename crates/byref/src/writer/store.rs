@@ -11,6 +11,7 @@ use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool};
 use crate::protocol::ring::{Descriptor, NEVER, Ring};
 use crate::sync::wait::Wait;
+use crate::sys::cgroup;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::attempt::{Attempt, LEASE_POLL};
 use crate::writer::errands::Errands;
@@ -108,6 +109,7 @@ impl Store {
 
     /// An attempt to take a chunk of `bytes`, for a payload of `payload` bytes. `theirs`, 0 at first, is kept from one attempt to the
     /// next; `line` is the one whose progress is waited for.
+    #[inline]
     pub fn attempt(
         &mut self,
         lines: &mut [Line],
@@ -118,34 +120,36 @@ impl Store {
     ) -> Attempt<Chunk> {
         match self.allocate_or_tell(lines, bytes, theirs) {
             Ok(chunk) => Attempt::Done(chunk),
-            Err(NoChunk::System(error)) => {
-                Attempt::Fail(Error::system(topic, "cannot take more payload memory")(error))
-            }
-            Err(NoChunk::Full) if self.waiting_may_help(bytes, *theirs) => {
-                if !self.reading_may_help(lines, bytes) {
-                    self.warn_of_blocked_send(lines);
-                }
-                let at = Line::find(lines, line).map(Line::next_progress);
-                Attempt::Wait { at: at.unwrap_or(NEVER), poll: Some(LEASE_POLL) }
-            }
-            Err(NoChunk::Full) => {
-                self.warn_of_blocked_send(lines);
-                let obstacles = self.describe_obstacles(lines, true);
-                let advice = "release messages (or discard loans), or raise max_memory";
-                Attempt::Fail(self.exhausted(
-                    topic,
-                    payload,
-                    match obstacles.is_empty() {
-                        true => advice.to_owned(),
-                        false => format!("{obstacles}; {advice}"),
-                    },
-                ))
-            }
+            Err(why) => self.refuse(lines, line, (bytes, payload), *theirs, topic, why),
         }
     }
 
-    fn exhausted(&self, topic: &str, requested: u64, reason: String) -> Error {
-        exhausted(topic, requested, self.max_memory, reason)
+    /// What follows from it that there is no chunk.
+    #[cold]
+    fn refuse(
+        &mut self,
+        lines: &mut [Line],
+        line: u32,
+        (bytes, payload): (u64, u64),
+        theirs: u64,
+        topic: &str,
+        why: NoChunk,
+    ) -> Attempt<Chunk> {
+        if let NoChunk::System(error) = why {
+            return Attempt::Fail(Error::system(topic, "cannot take more payload memory")(error));
+        }
+        if self.waiting_may_help(bytes, theirs) {
+            if !self.reading_may_help(lines, bytes) {
+                self.warn_of_blocked_send(lines);
+            }
+            let at = Line::find(lines, line).map_or(NEVER, Line::next_progress);
+            return Attempt::Wait { at, poll: Some(LEASE_POLL) };
+        }
+        self.warn_of_blocked_send(lines);
+        let obstacles = self.describe_obstacles(lines, true);
+        let advice = "release messages (or discard loans), or raise max_memory";
+        let reason = if obstacles.is_empty() { advice.to_owned() } else { format!("{obstacles}; {advice}") };
+        Attempt::Fail(exhausted(topic, payload, self.max_memory, reason))
     }
 
     /// Takes a chunk. If there is none, `theirs` is what lossless subscribers could have given back before that was found: they
@@ -162,10 +166,11 @@ impl Store {
     }
 
     fn allocate_within_limits(&mut self, lines: &mut [Line], bytes: u64) -> Result<Chunk, NoChunk> {
-        self.limit_holds(lines, bytes, false);
+        let Some(most) = self.limits.held else { return self.allocate(lines, bytes) };
+        self.limit_holds(lines, most, bytes, false);
         let outcome = self.allocate(lines, bytes);
         if let Err(NoChunk::Full) = outcome {
-            self.limit_holds(lines, 0, true);
+            self.limit_holds(lines, most, 0, true);
         }
         outcome
     }
@@ -251,7 +256,7 @@ impl Store {
 
     /// Frees the chunks that nobody can want any more. Of those that were held before, it looks at `rechecks`, or at twice
     /// as many as it adds to them.
-    fn collect(&mut self, lines: &mut [Line], rechecks: usize) {
+    pub fn collect(&mut self, lines: &mut [Line], rechecks: usize) {
         lines.iter_mut().for_each(Line::look_at_cursors);
         let known = self.held.len();
         self.free_reclaimed(lines);
@@ -269,6 +274,14 @@ impl Store {
             while let Some(slot) = lines[index].next_reclaimed() {
                 self.pass(lines, slot);
             }
+        }
+    }
+
+    /// Frees all of a line that nobody reads any more.
+    pub fn release_all(&mut self, lines: &mut [Line], index: usize) {
+        lines[index].look_at_cursors();
+        while let Some(slot) = lines[index].next_reclaimed() {
+            self.pass(lines, slot);
         }
     }
 
@@ -296,9 +309,9 @@ impl Store {
             return;
         }
         fault!("reclaim.unheld");
-        let freed = self.pool.free(slot);
+        self.pool.free(slot);
         fault!("reclaim.freed");
-        freed.iter().filter_map(|sent| sent.tracked.as_ref()).for_each(|tracked| tracked.release());
+        self.pool.sent_mut(slot).release();
     }
 
     /// Whether a reader of a line on which it was sent holds a chunk.
@@ -398,7 +411,7 @@ impl Store {
     // ---- what waiting can bring ----
 
     /// Bytes that lossless subscribers have yet to take or to release.
-    fn theirs(&self, lines: &[Line]) -> u64 {
+    pub fn theirs(&self, lines: &[Line]) -> u64 {
         let is_held = |slot: u32| {
             let lines = self.pool.sent(slot).iter().filter_map(|sent| Line::find(lines, sent.line));
             lines.flat_map(Line::lossless).any(|peer| peer.lease().is_held(slot))
@@ -441,6 +454,24 @@ fn exhausted(topic: &str, requested: u64, max_memory: u64, reason: String) -> Er
     Error::PoolExhausted { topic: topic.to_owned(), requested, max_memory, reason }
 }
 
+/// 1 GiB, but no more than half of what this process's control group may use: beyond its limit the kernel kills.
+fn default_max_memory() -> u64 {
+    let share = cgroup::memory_limit().map_or(u64::MAX, |limit| limit / 2);
+    share.clamp(1 << 20, 1 << 30)
+}
+
+/// A `max_memory` setting, or its default.
+pub(crate) fn check_max_memory(given: Option<u64>) -> Result<u64> {
+    let max_memory = given.unwrap_or_else(default_max_memory);
+    if max_memory == 0 {
+        return Err(Error::InvalidArgument("max_memory must be at least 1 byte".into()));
+    }
+    if max_memory > 1 << 37 {
+        return Err(Error::InvalidArgument("max_memory can be at most 128 GiB".into()));
+    }
+    Ok(max_memory)
+}
+
 /// The error if a chunk of `bytes`, for a payload of `payload` bytes, could not be had from an empty store.
 pub(crate) fn check_size(topic: &str, bytes: u64, payload: u64, max_memory: u64) -> Result<()> {
     if bytes <= max_memory.next_multiple_of(8) {
@@ -480,214 +511,4 @@ pub(crate) fn once_each(lines: &[Line], slots: impl Iterator<Item = u32>) -> imp
     let mut known = HashSet::new();
     let is_unique = lines.len() == 1;
     slots.filter(move |slot| is_unique || known.insert(*slot))
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::link::handshake::{self, Hello};
-    use crate::link::service;
-    use crate::protocol::claim::Policy;
-    use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease};
-    use crate::sys::memory::PeerSegment;
-    use crate::sys::socket::{self, MAX_PACKET, Received};
-    use crate::writer::line::Plan;
-    use crate::writer::readers::{Introduction, Newcomer};
-    use crate::writer::waker::Waker;
-    use rustix::fd::OwnedFd;
-
-    /// Does no errands.
-    struct Nobody;
-
-    impl Errands for Nobody {
-        fn flush_outboxes(&self, _: u32) -> Option<Duration> {
-            None
-        }
-
-        fn lose(&self, _: u32, _: u64, _: bool) {}
-
-        fn hear(&self, _: u32, _: u64) {}
-
-        fn look_at_awaited(&self, _: u32) -> bool {
-            false
-        }
-
-        fn give_waker(&self, _: u32, _: Option<Arc<Waker>>) {}
-
-        fn shrink(&self) -> bool {
-            false
-        }
-
-        fn settle_retired(&self) -> bool {
-            false
-        }
-    }
-
-    /// A reader that does nothing by itself.
-    struct Reader {
-        lease: OwnedSegment,
-        socket: OwnedFd,
-    }
-
-    impl Reader {
-        fn lease(&self) -> Lease<'_> {
-            Lease::new(self.lease.map().words(), self.lease.map().counts(COUNTS))
-        }
-
-        /// The numbers of the segments that it was told are gone.
-        fn retired(&self) -> Vec<u32> {
-            let mut packet = [0; MAX_PACKET];
-            let mut numbers = Vec::new();
-            while let Ok(Received::Packet(len, _)) = socket::receive(&self.socket, &mut packet) {
-                if let Some(ToSubscriber::Retire { id }) = handshake::decode(&packet[..len]) {
-                    numbers.push(id);
-                }
-            }
-            numbers
-        }
-    }
-
-    /// A store, and two lines that each have a reader which may lose nothing.
-    struct Stage {
-        store: Store,
-        lines: Vec<Line>,
-        readers: Vec<Reader>,
-    }
-
-    impl Stage {
-        fn set(max_memory: u64) -> Self {
-            let (_, service) = service::connect("t").unwrap();
-            let errands = || Weak::<Nobody>::new() as Weak<dyn Errands>;
-            let limits = Limits::default();
-            let mut store = Store::new(max_memory, limits, &service, errands());
-            let (mut lines, mut readers) = (Vec::new(), Vec::new());
-            for (number, name) in [(3, "first"), (7, "second")] {
-                let plan = Plan { number, topic: "t", capacity: 16, history: 0, limits, generation: 0 };
-                let mut line = Line::new(plan, &service, errands()).unwrap();
-                let (socket, theirs) = socket::pair().unwrap();
-                let lease = OwnedSegment::new("test", LEASE_LEN).unwrap();
-                let shared = lease.shared().try_clone_to_owned().unwrap();
-                let newcomer = Newcomer {
-                    hello: Hello {
-                        topic: "t".into(),
-                        policy: Policy::Block,
-                        depth: None,
-                        history: 0,
-                        name: Some(name.into()),
-                        membarrier: false,
-                    },
-                    lease: PeerSegment::new(shared, Some(LEASE_LEN)).unwrap().into_map(),
-                    socket: Arc::new(theirs),
-                    pid: None,
-                    task: 0,
-                };
-                let introduction = Introduction { publisher: 1, topic: "t", name: None };
-                line.admit(&mut store, newcomer, &introduction).unwrap();
-                lines.push(line);
-                readers.push(Reader { lease, socket });
-            }
-            Stage { store, lines, readers }
-        }
-
-        /// A chunk that is sent on these lines; gives its slot.
-        fn send(&mut self, bytes: u64, on: &[usize]) -> u32 {
-            let chunk = self.store.try_allocate(&mut self.lines, bytes).unwrap();
-            let Chunk { segment, slot, offset, .. } = chunk;
-            let at = Descriptor { segment, slot, offset, len: bytes, attributes_len: 0, refers: false, tracked: false };
-            for index in on {
-                let line = &mut self.lines[*index];
-                assert!(line.must_wait().is_none());
-                self.store.append(line, at, 1, None, None);
-            }
-            slot
-        }
-
-        /// The reader of a line takes all, and holds nothing.
-        fn take_all(&self, line: usize) {
-            self.readers[line].lease().set_cursor(self.lines[line].log.tail());
-        }
-
-        fn used(&mut self) -> u64 {
-            self.store.collect(&mut self.lines, usize::MAX);
-            self.store.pool.used()
-        }
-    }
-
-    #[test]
-    fn a_chunk_on_two_lines_is_free_when_both_have_passed_it_and_nobody_holds_it() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        for [first, second] in [[0, 1], [1, 0]] {
-            let mut stage = Stage::set(1 << 20);
-            let slot = stage.send(1 << 16, &[0, 1]);
-            assert_eq!(stage.used(), 1 << 16, "both have yet to take it");
-            stage.take_all(first);
-            assert_eq!(stage.used(), 1 << 16, "one has yet to take it");
-            stage.readers[first].lease().hold_again(slot);
-            let outstanding = stage.store.outstanding(&stage.lines);
-            assert_eq!((outstanding.messages, outstanding.holders.len()), (1, 1));
-            stage.take_all(second);
-            assert_eq!(stage.used(), 1 << 16, "one holds it");
-            stage.readers[first].lease().release(slot);
-            assert_eq!(stage.used(), 0);
-            assert!(stage.store.held.is_empty());
-            let again = stage.send(1 << 16, &[first]);
-            assert_eq!(again, slot);
-            stage.readers[second].lease().hold_again(slot);
-            stage.take_all(first);
-            assert_eq!(stage.used(), 0, "who holds what was not sent to it holds nothing");
-        }
-    }
-
-    #[test]
-    fn what_is_unread_on_two_lines_takes_memory_once() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let mut stage = Stage::set(1 << 20);
-        stage.send(1 << 16, &[0, 1]);
-        stage.send(1 << 16, &[1]);
-        assert_eq!(stage.store.unread(&stage.lines), 2 << 16);
-        assert_eq!(stage.store.theirs(&stage.lines), 2 << 16);
-        stage.take_all(1);
-        stage.used();
-        assert_eq!(stage.store.unread(&stage.lines), 1 << 16);
-        let told = stage.store.describe_obstacles(&stage.lines, true);
-        assert!(told.contains("'first') has 1 message unread") && !told.contains("'second'"), "{told}");
-    }
-
-    #[test]
-    fn what_lossless_readers_of_any_line_take_makes_room() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let mut stage = Stage::set(1 << 17);
-        stage.send(1 << 16, &[0, 1]);
-        let attempt = |stage: &mut Stage| {
-            let bytes = (1 << 17, 1 << 17);
-            stage.store.attempt(&mut stage.lines, 3, bytes, &mut 0, "t")
-        };
-        assert!(matches!(attempt(&mut stage), Attempt::Wait { at: 1, .. }));
-        stage.take_all(0);
-        assert!(matches!(attempt(&mut stage), Attempt::Wait { at: NEVER, .. }), "the other line's reader is awaited");
-        stage.take_all(1);
-        assert!(matches!(attempt(&mut stage), Attempt::Done(_)));
-    }
-
-    #[test]
-    fn the_readers_of_all_lines_are_told_of_retired_memory() {
-        let _meeting = crate::fuzzing::meet_in_private();
-        let mut stage = Stage::set(1 << 20);
-        stage.send(1 << 16, &[0]);
-        stage.take_all(0);
-        assert_eq!(stage.used(), 0);
-        stage.lines[0].call_readers(); // Its generation is ahead now.
-        stage.store.retire(&mut stage.lines, Pool::retire_empty);
-        for line in 0..2 {
-            assert_eq!(stage.readers[line].retired(), [0]);
-            assert_eq!(stage.lines[line].generation, 2);
-        }
-        let generation = stage.lines[0].generation;
-        for line in 0..2 {
-            assert!(stage.store.pool.populated() > 0, "one has yet to unmap it");
-            stage.readers[line].lease().set_generation(generation + 1);
-            stage.store.settle_late(&mut stage.lines);
-        }
-        assert_eq!(stage.store.pool.populated(), 0);
-    }
 }

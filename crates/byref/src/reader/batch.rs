@@ -2,7 +2,7 @@
 
 use crate::attributes::{Attributes, Layout};
 use crate::protocol::ring::{Head, InlineData};
-use crate::pubsub::message::{Hold, Message, PublisherInfo};
+use crate::reader::message::{Hold, Message, PublisherInfo};
 use std::ops::Range;
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 
 use crate::attributes::{Attributes, MAX_ATTRIBUTES};
 use crate::copies::{self, Cause};
+use crate::direct::identity::Identity;
 use crate::error::{Error, Result};
 use crate::link::handshake;
 use crate::memory::glossary::{Entry, PeerGlossary};
@@ -366,6 +367,11 @@ impl Message {
     /// Who sent it.
     pub fn publisher(&self) -> &Arc<PublisherInfo> {
         &self.about().publisher
+    }
+
+    /// The mailbox that sent it, for a message that a [`Mailbox`](crate::Mailbox) received.
+    pub fn sender(&self) -> Identity {
+        Identity::of(self.publisher())
     }
 
     /// The topic of its publisher.

@@ -1,6 +1,7 @@
 //! What happens to a subscriber's publishers.
 
-use crate::pubsub::message::PublisherInfo;
+use crate::direct::identity::Identity;
+use crate::reader::message::PublisherInfo;
 use std::sync::Arc;
 
 /// Something that happened to one publisher. It comes in order with that publisher's messages.
@@ -10,6 +11,13 @@ pub struct Event {
     pub publisher: Arc<PublisherInfo>,
     /// What happened.
     pub kind: EventKind,
+}
+
+impl Event {
+    /// The mailbox whom it is about, in what a [`Mailbox`](crate::Mailbox) is told.
+    pub fn peer(&self) -> Identity {
+        Identity::of(&self.publisher)
+    }
 }
 
 /// What happened to a publisher.

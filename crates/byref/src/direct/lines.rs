@@ -1,0 +1,415 @@
+//! The lines of a mailbox: one to each mailbox that it has sent to. How they come, and how they end.
+
+use crate::direct::identity::Identity;
+use crate::direct::mailbox::Shared;
+use crate::direct::undelivered::{Pooled, Undelivered};
+use crate::link::announcement::Announcement;
+use crate::link::handshake::Hello;
+use crate::link::rendezvous;
+use crate::link::service::Token;
+use crate::protocol::claim::Policy;
+use crate::protocol::lease::LEASE_LEN;
+use crate::protocol::ring::{Descriptor, InlineData, Look};
+use crate::reader::event::EventKind;
+use crate::sys::memory::PeerSegment;
+use crate::sys::socket;
+use crate::writer::duties;
+use crate::writer::errands::Errands;
+use crate::writer::line::{Limits, Line, Plan};
+use crate::writer::readers::{Introduction, Newcomer};
+use crate::writer::store::Store;
+use rustix::fd::OwnedFd;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Weak};
+
+/// The most mailboxes that have ended whose messages are kept to be asked for; those of the first ones go.
+const MOST_LOST: usize = 1024;
+/// The fewest records of a ring.
+const LEAST_CAPACITY: u64 = 16;
+
+/// Everything of the sending half that closing gives back.
+pub(super) struct Open {
+    pub store: Store,
+    /// In the order of their numbers.
+    pub lines: Vec<Line>,
+    /// Whom they are to, in the same order.
+    pub destinations: Vec<Destination>,
+    last_line: u32,
+    /// The line to each address.
+    routes: HashMap<Box<str>, Route>,
+    /// Who was knocked at and may collect.
+    expected: Vec<(String, i32)>,
+    lost: VecDeque<Lost>,
+    pub announcement: Option<Arc<Announcement>>,
+    /// What lines that are gone have counted.
+    former: MailboxStats,
+}
+
+/// The reader of a line.
+pub(super) struct Destination {
+    pub peer: Identity,
+    /// In the rendezvous directory.
+    name: String,
+    /// Its number as a reader.
+    reader: u64,
+    /// It has ended, and its messages are undelivered. The line stays as long as it may hold others.
+    is_over: bool,
+}
+
+/// A line by its number, and where it was found last.
+struct Route {
+    line: u32,
+    index: usize,
+}
+
+/// A mailbox that has ended.
+struct Lost {
+    peer: Identity,
+    messages: Vec<Undelivered>,
+}
+
+/// Counters of a mailbox.
+#[derive(Clone, Debug, Default)]
+pub struct MailboxStats {
+    /// Messages sent: one for each destination.
+    pub sent: u64,
+    /// Their payload bytes.
+    pub sent_bytes: u64,
+    /// Payload bytes that were copied into shared memory.
+    pub copied_bytes: u64,
+    /// How often a send had to wait for room.
+    pub waits: u64,
+    /// Messages received.
+    pub received: u64,
+    /// Their payload bytes.
+    pub received_bytes: u64,
+    /// Mailboxes that it is connected to as a sender.
+    pub destinations: u64,
+    /// Messages that were never taken, and are kept to be asked for.
+    pub undelivered: u64,
+    /// Bytes of payload memory in use: queued, held, undelivered, or lent.
+    pub pool_used: u64,
+    /// Bytes of payload memory taken from the system.
+    pub pool_allocated: u64,
+}
+
+impl MailboxStats {
+    fn add(&mut self, line: &Line) {
+        self.sent += line.sent;
+        self.sent_bytes += line.sent_bytes;
+        self.copied_bytes += line.copied_bytes;
+        self.waits += line.waits;
+    }
+}
+
+impl Open {
+    pub fn new(store: Store) -> Self {
+        Open {
+            store,
+            lines: Vec::new(),
+            destinations: Vec::new(),
+            last_line: 0,
+            routes: HashMap::new(),
+            expected: Vec::new(),
+            lost: VecDeque::new(),
+            announcement: None,
+            former: MailboxStats::default(),
+        }
+    }
+
+    pub fn stats(&self) -> MailboxStats {
+        let mut stats = self.former.clone();
+        self.lines.iter().for_each(|line| stats.add(line));
+        stats.destinations = self.destinations.iter().filter(|destination| !destination.is_over).count() as u64;
+        stats.undelivered = self.lost.iter().map(|lost| lost.messages.len() as u64).sum();
+        (stats.pool_used, stats.pool_allocated) = (self.store.pool.used(), self.store.pool.populated());
+        stats
+    }
+
+    pub fn copied_bytes(&self) -> u64 {
+        self.former.copied_bytes + self.lines.iter().map(|line| line.copied_bytes).sum::<u64>()
+    }
+
+    /// Where the line to an address is, to that incarnation of it alone if one is given.
+    #[inline]
+    pub fn line_to(&mut self, address: &str, incarnation: Option<u128>) -> Option<usize> {
+        let route = self.routes.get_mut(address)?;
+        if self.lines.get(route.index).is_none_or(|line| line.number != route.line) {
+            route.index = self.lines.binary_search_by_key(&route.line, |line| line.number).ok()?;
+        }
+        let is_meant = |meant| self.destinations[route.index].peer.incarnation() == meant;
+        incarnation.is_none_or(is_meant).then_some(route.index)
+    }
+
+    /// Lets the mailbox with that address, in that process, collect.
+    pub fn expect(&mut self, address: &str, pid: i32) {
+        self.expected.push((address.to_owned(), pid));
+    }
+
+    pub fn expect_no_more(&mut self, address: &str, pid: i32) {
+        let is_this = |(known, process): &(String, i32)| known == address && *process == pid;
+        if let Some(index) = self.expected.iter().position(is_this) {
+            self.expected.swap_remove(index);
+        }
+    }
+
+    pub fn has_line_to_incarnation(&self, incarnation: u128) -> bool {
+        self.destinations.iter().any(|it| !it.is_over && it.peer.incarnation() == incarnation)
+    }
+
+    /// Makes the line at `index` over: takes what its reader never took out of it.
+    fn part(&mut self, index: usize, sender: u128) -> (Identity, EventKind) {
+        fault!("part.begun");
+        let (line, destination) = (&mut self.lines[index], &mut self.destinations[index]);
+        destination.is_over = true;
+        let peer = destination.peer.clone();
+        let kind = if line.reader_left() { EventKind::Left } else { EventKind::Lost };
+        let messages = untaken(&self.store, line, &peer, sender);
+        log::debug!(
+            "byref: mailbox '{}': {} ended: {kind:?}, {} messages untaken",
+            line.topic,
+            peer.address(),
+            messages.len()
+        );
+        line.let_go();
+        if self.routes.get(peer.address()).is_some_and(|route| route.line == line.number) {
+            self.routes.remove(peer.address());
+        }
+        if !messages.is_empty() {
+            if self.lost.len() == MOST_LOST
+                && let Some(Lost { peer, messages }) = self.lost.pop_front()
+            {
+                let (address, count) = (peer.address(), messages.len());
+                log::warn!("byref: nobody asked for {count} messages that '{address}' never took: they are dropped");
+            }
+            self.lost.push_back(Lost { peer: peer.clone(), messages });
+        }
+        fault!("part.noted");
+        (peer, kind)
+    }
+
+    /// Parts from readers that are known to have ended, and forgets lines that nobody has anything of any more.
+    fn part_from_departed(&mut self, sender: u128) -> Vec<(Identity, EventKind)> {
+        let mut told = Vec::new();
+        let mut index = 0;
+        while index < self.lines.len() {
+            if !self.destinations[index].is_over && self.lines[index].has_departed() {
+                told.push(self.part(index, sender));
+            }
+            if self.destinations[index].is_over && self.lines[index].peers.is_empty() {
+                self.store.release_all(&mut self.lines, index);
+                let line = self.lines.remove(index);
+                self.destinations.remove(index);
+                self.former.add(&line);
+                line.hang_up();
+            } else {
+                index += 1;
+            }
+        }
+        told
+    }
+
+    /// Those that read, as far as they are not known to have ended.
+    pub fn readers(&self) -> impl Iterator<Item = &Identity> {
+        self.destinations.iter().filter(|destination| !destination.is_over).map(|destination| &destination.peer)
+    }
+
+    /// What a mailbox never took, as far as nobody has asked for it.
+    pub fn undelivered_to(&self, peer: &Identity) -> Vec<Undelivered> {
+        let lost = self.lost.iter().filter(|lost| lost.peer.incarnation() == peer.incarnation());
+        lost.flat_map(|lost| &lost.messages).cloned().collect()
+    }
+
+    /// Gives what an address, or that incarnation of it alone, never took.
+    pub fn take_undelivered(&mut self, address: &str, incarnation: Option<u128>) -> Vec<Undelivered> {
+        let is_meant = |lost: &Lost| {
+            lost.peer.address() == address && incarnation.is_none_or(|meant| lost.peer.incarnation() == meant)
+        };
+        let mut taken = Vec::new();
+        self.lost.retain_mut(|lost| {
+            let is_meant = is_meant(lost);
+            if is_meant {
+                taken.append(&mut lost.messages);
+            }
+            !is_meant
+        });
+        taken
+    }
+}
+
+/// The messages of a line that its reader, who has ended, never took.
+fn untaken(store: &Store, line: &Line, peer: &Identity, sender: u128) -> Vec<Undelivered> {
+    let (from, first) = line.first_untaken();
+    let mut messages = Vec::new();
+    let data = InlineData::new();
+    for position in from..line.log.tail() {
+        match line.log.regions().at(line.ring.map().words(), position).look(position, &data) {
+            Look::Inline(head) => messages.push(Undelivered::inline(peer, sender, head, &data)),
+            Look::Pooled(head, at) => {
+                let Some(pin) = store.pool.pin(at.slot) else { continue };
+                let row_len = at.len / head.count().max(1);
+                for row in first.saturating_sub(head.sequence).min(head.count())..head.count() {
+                    let part = if head.count() == 1 { (0, at.len) } else { (row * row_len, row_len) };
+                    let at = Descriptor { tracked: false, ..at };
+                    let pooled = Pooled { pin: Arc::clone(&pin), at, part };
+                    messages.push(Undelivered::pooled(peer, sender, head.sequence + row, head.timestamp_ns, pooled));
+                }
+            }
+            _ => log::error!("byref: mailbox '{}': record {position} is not in its own ring", line.topic),
+        }
+    }
+    messages
+}
+
+impl Shared {
+    /// Makes a line for a mailbox that was knocked at, and comes to collect. `None`: it was not.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        socket: &Arc<OwnedFd>,
+        task: Token,
+        hello: Hello,
+        incarnation: u128,
+        lease: OwnedFd,
+    ) -> io::Result<Option<u64>> {
+        let (address, pid) = (hello.topic.clone(), socket::peer_pid(socket));
+        let process = pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+        let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
+        fault!("collect.lease_mapped");
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let mut guard = self.lock().map_err(|_| gone())?;
+        let open = self.opened(&mut guard).map_err(|_| gone())?;
+        let is_expected = open.expected.iter().any(|(known, pid)| *known == address && *pid == process);
+        if !is_expected || open.has_line_to_incarnation(incarnation) {
+            return Ok(None);
+        }
+        let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
+        let plan = Plan {
+            number: open.last_line + 1,
+            topic: self.address(),
+            capacity: self.depth.max(LEAST_CAPACITY).next_power_of_two(),
+            history: 0,
+            limits: Limits::default(),
+            generation: open.store.generation,
+            keeps_untaken: true,
+        };
+        let mut line = Line::new(plan, &self.service, errands)?;
+        let hello = Hello { policy: Policy::Block, depth: Some(self.depth), history: 0, ..hello };
+        let newcomer = Newcomer { hello, lease, socket: Arc::clone(socket), pid, task };
+        let introduction = Introduction { publisher: self.identity.incarnation(), topic: self.address(), name: None };
+        let reader = line.admit(&mut open.store, newcomer, &introduction)?;
+        fault!("collect.admitted");
+        open.last_line = line.number;
+        open.routes.insert(address.clone().into(), Route { line: line.number, index: open.lines.len() });
+        open.lines.push(line);
+        let peer = Identity::new(address, incarnation, process);
+        let name = rendezvous::mailbox_name(peer.address());
+        open.destinations.push(Destination { peer, name, reader, is_over: false });
+        drop(guard);
+        self.changed.notify();
+        Ok(Some(reader))
+    }
+
+    /// The connection with a reader has ended.
+    pub(super) fn lose_reader(&self, reader: u64) {
+        let line = {
+            let Ok(mut guard) = self.lock() else { return };
+            let Ok(open) = self.opened(&mut guard) else { return };
+            let index = open.destinations.iter().position(|destination| destination.reader == reader);
+            index.map(|index| open.lines[index].number)
+        };
+        if let Some(line) = line {
+            duties::lose(self, line, reader, true);
+        }
+    }
+
+    /// A name vanished: its mailbox may have been closed, and keep messages, which keep the connection.
+    pub(super) fn look_at_reader(&self, name: &str) {
+        self.look_for_ends(|destination| destination.name == name);
+    }
+
+    /// Looks whether some of the readers have left.
+    pub(super) fn look_for_ends(&self, which: impl Fn(&Destination) -> bool) {
+        {
+            let Ok(mut guard) = self.lock() else { return };
+            let Ok(open) = self.opened(&mut guard) else { return };
+            for (line, destination) in open.lines.iter_mut().zip(&open.destinations) {
+                if !destination.is_over && which(destination) {
+                    line.look_at_reader();
+                }
+            }
+        }
+        self.part_from_departed();
+    }
+
+    /// Parts from readers that are known to have ended, and tells.
+    pub(super) fn part_from_departed(&self) {
+        let told = {
+            let Ok(mut guard) = self.lock() else { return };
+            let Ok(open) = self.opened(&mut guard) else { return };
+            open.part_from_departed(self.identity.incarnation())
+        };
+        for (peer, kind) in told {
+            self.inbox.tell_end_of(&peer, kind);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::Mailbox;
+    use std::time::Duration;
+
+    /// Somebody looks for room, or for memory, before its end was noticed.
+    #[test]
+    fn what_one_that_has_just_left_never_took_is_kept() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let [own, other] = ["a", "b"].map(|address| Mailbox::builder(address).build().unwrap());
+        for number in 0..20u8 {
+            own.send("b", &vec![number; if number % 2 == 0 { 8 } else { 5000 }]).unwrap();
+        }
+        let taken = other.recv_timeout(Duration::from_secs(20)).unwrap(); // It keeps the connection.
+        {
+            let mut guard = own.shared.lock().unwrap();
+            let open = own.shared.opened(&mut guard).unwrap();
+            other.close();
+            open.store.shrink(&mut open.lines);
+            assert!(open.lines[0].must_wait().is_none(), "there is room");
+        }
+        let left: Vec<_> = own.undelivered("b").unwrap().iter().map(|it| (it.sequence(), it[0])).collect();
+        assert_eq!(left, (1..20).map(|number| (number as u64, number)).collect::<Vec<_>>());
+        drop(taken);
+    }
+
+    #[test]
+    fn only_who_was_knocked_at_may_collect_and_once() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let own = Mailbox::builder("a").build().unwrap();
+        let (socket, theirs) = socket::pair().unwrap();
+        let theirs = Arc::new(theirs);
+        let hello = || Hello {
+            topic: "b".into(),
+            policy: Policy::Block,
+            depth: None,
+            history: 0,
+            name: None,
+            membarrier: false,
+        };
+        let collect = |incarnation, len| {
+            let lease = crate::sys::memory::OwnedSegment::new("test", len).unwrap();
+            let lease = rustix::io::dup(lease.shared()).unwrap();
+            own.shared.admit(&theirs, 0, hello(), incarnation, lease)
+        };
+        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "nobody has knocked");
+        let pid = std::process::id() as i32;
+        let expect = |pid| own.shared.opened(&mut own.shared.lock().unwrap()).unwrap().expect("b", pid);
+        expect(pid + 1);
+        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "another process");
+        expect(pid);
+        assert!(collect(1, LEASE_LEN / 2).is_err(), "no lease");
+        assert!(collect(1, LEASE_LEN).unwrap().is_some());
+        assert!(collect(1, LEASE_LEN).unwrap().is_none(), "it has a line");
+        drop(socket);
+    }
+}

@@ -1,0 +1,16 @@
+//! What a selector's subscribers give, of whichever kind.
+
+use crate::reader::batch::Batch;
+use crate::reader::event::Event;
+use crate::reader::message::Message;
+
+/// What a subscriber in a selector gave.
+#[derive(Debug)]
+pub enum Item {
+    /// A message.
+    Message(Message),
+    /// Several at once, for one that was [added](crate::Selector::add_batched) like that.
+    Batch(Box<Batch>),
+    /// What happened to a publisher, from a subscriber with [events](crate::SubscriberBuilder::events).
+    Event(Box<Event>),
+}

@@ -1,0 +1,19 @@
+"""The `byref` command: `python -m byref` is the same."""
+
+import contextlib
+import signal
+import sys
+
+from ._byref import _command
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; gives its exit code."""
+    with contextlib.suppress(ValueError):  # On another thread than the main one there are no handlers to set.
+        # It is no Python code that Ctrl-C, or who has read enough of the output, is to end.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return _command(["byref", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
