@@ -38,8 +38,8 @@ pub fn run(input: &[u8]) {
         let report = read_segment(segment.map(), "fuzz".into(), 1);
         assert!(report.receivers.len() + report.timers.len() <= MAX_LISTED);
         for receiver in report.receivers.iter().chain(&report.timers) {
-            // A byte that is no text becomes a sign of three bytes.
-            assert!(receiver.topic.len() <= 3 * 256 && receiver.name.len() <= 3 * 192);
+            // A byte that is no text becomes a sign of three bytes, and one that is a control character an escape of up to six.
+            assert!(receiver.topic.len() <= 6 * 256 && receiver.name.len() <= 6 * 192);
         }
         written.into_iter().for_each(|index| words[index].store(0, Ordering::Relaxed));
     });

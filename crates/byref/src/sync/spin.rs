@@ -122,7 +122,11 @@ impl Spin {
         mut look: impl FnMut(bool) -> Result<Sight>,
     ) -> Result<Spun> {
         let begin = Instant::now();
-        let time = if self.skips_left > 0 || self.rests_at(begin) { Duration::ZERO } else { self.time };
+        let time = match self.time {
+            _ if self.skips_left > 0 => Duration::ZERO,
+            time if self.rests_at(begin) => time.min(LEAST),
+            time => time,
+        };
         let time = limit.map_or(time, |limit| limit.min(time));
         if is_stream {
             while begin.elapsed() < STREAM_PAUSE.min(time) {
