@@ -667,3 +667,65 @@ def test_what_was_sent_before_a_kill_is_received(spawn: Spawn, count: int) -> No
             child.tell()
             assert [int(bytes(box.recv(PATIENCE)).rstrip(b"\0")) for _ in range(count)] == list(range(count))
             assert child.wait() == -signal.SIGKILL
+
+
+# ---- what a review found ---------------------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """What a signal's handler raises."""
+
+
+def send_to_all_and_stop(line: Line) -> None:
+    """Is interrupted while one of two is full: the other one has the message, and its memory is given back once."""
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    signal.signal(signal.SIGALRM, stop)
+    size = 8 << 10
+    with byref.Mailbox("s", depth=1, max_memory=1 << 20) as box:
+        one, two = byref.Mailbox("r/1"), byref.Mailbox("r/2")
+        box.send("r/2", b"full")
+        for _ in range(3):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with contextlib.suppress(Stop):
+                box.send_to_all("r/*", np.full(size, 7, "u1"))
+            assert (one.recv(timeout=20).value == 7).all()
+        kept = []
+        for number in range(60):
+            box.send("r/1", np.full(size, number, "u1"), timeout=20)
+            kept.append(one.recv(timeout=20))
+        line.tell([int((msg.value == number).all()) for number, msg in enumerate(kept)])
+        del kept
+        two.close()
+        one.close()
+
+
+def test_a_send_to_all_that_is_interrupted_sent_once(spawn: Spawn) -> None:
+    child = spawn(send_to_all_and_stop)
+    assert child.hear() == [1] * 60
+    child.finish()
+
+
+def take_turns(line: Line) -> None:
+    """Two threads claim one address again and again, and let it go."""
+    counts = [0, 0]
+
+    def claim(me: int) -> None:
+        while counts[me] < 300:
+            with contextlib.suppress(byref.AddressInUse), byref.Mailbox("a"):
+                counts[me] += 1
+
+    threads = [threading.Thread(target=claim, args=(me,), daemon=True) for me in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    line.tell(counts)
+
+
+def test_threads_that_claim_one_address_take_turns(spawn: Spawn) -> None:
+    child = spawn(take_turns)
+    assert child.hear() == [300, 300]
+    child.finish()

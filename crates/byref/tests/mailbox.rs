@@ -476,3 +476,32 @@ fn a_mailbox_that_is_closed_says_so_and_what_it_sent_arrives() {
     assert_eq!([receive(&other).len(), receive(&other).len()], [5, 50_000]);
     assert_eq!(own.stats().unwrap().sent, 2);
 }
+
+/// A mailbox that leaves in good order while its sender looks for room: what was sent was taken, or is undelivered.
+#[test]
+fn the_accounts_of_one_that_leaves_meanwhile_are_exact() {
+    let sender = Mailbox::builder(address()).depth(2).build().unwrap();
+    for round in 0..300 {
+        let name = address();
+        let reader = Mailbox::builder(name.clone()).build().unwrap();
+        sender.send(name.as_str(), b"0").unwrap();
+        let (sent, undelivered) = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let mut sent = 1u64;
+                while let Ok(_sequence) = sender.send(name.as_str(), b"x") {
+                    sent += 1;
+                }
+                sent
+            });
+            for _ in 0..20 + round % 7 {
+                reader.recv_timeout(Duration::from_secs(20)).unwrap();
+            }
+            for _ in 0..round % 50 {
+                std::hint::spin_loop();
+            }
+            reader.close();
+            (sending.join().unwrap(), sender.undelivered(name.as_str()).unwrap().len() as u64)
+        });
+        assert_eq!(sent, reader.stats().unwrap().received + undelivered, "round {round}");
+    }
+}
