@@ -12,6 +12,7 @@ use crate::link::service::{Handle, Token};
 use crate::sync::locks::Mutex;
 use crate::sys::socket::{self, Connect};
 use rustix::fd::OwnedFd;
+use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Deref;
@@ -93,7 +94,8 @@ impl Pairs {
         };
         let pid = socket::peer_pid(&socket);
         let is_it = |pair: &&Weak<Pair>| pair.upgrade().is_some_and(|pair| pair.pid() == pid && pair.is_greeted());
-        let is_apart = pid.is_none() || known.apart.contains(&id);
+        // In this process there may be others at work who know nothing of byref's one listening socket.
+        let is_apart = pid.is_none() || pid == Some(getpid()) || known.apart.contains(&id);
         let found = if is_apart { None } else { known.all.iter().filter(is_it).find_map(usable) };
         let visit = match found {
             Some(visit) => visit,
