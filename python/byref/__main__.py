@@ -10,7 +10,7 @@ from ._byref import _command
 def main() -> int:
     """Run the command of `sys.argv`; gives its exit code."""
     with contextlib.suppress(ValueError):  # On another thread than the main one there are no handlers to set.
-        # It is no Python code that Ctrl-C, or who has read enough of the output, is to end.
+        # Ctrl-C ends it by the signal: no Python code runs that could handle it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return _command(["byref", *sys.argv[1:]])
 

@@ -240,7 +240,7 @@ impl View {
     fn press(&mut self, key: Key) -> bool {
         match key {
             Key::Ctrl('c') => return false,
-            Key::Esc if self.is_typing || !self.filter.is_empty() => {
+            Key::Esc if self.is_typing || (!self.is_page && !self.filter.is_empty()) => {
                 self.is_typing = false;
                 self.filter.clear();
             }

@@ -293,7 +293,8 @@ impl Shared {
         self.attention.store(false, Ordering::Release);
         let mut slots = lock(&self.slots);
         if !awaits {
-            let receiver = slots.open.iter().find(|slot| slots.awaited > 0 && slot.is_coroutine_function);
+            let receiver =
+                (slots.awaited > 0).then(|| slots.open.iter().find(|slot| slot.is_coroutine_function)).flatten();
             if let Some(who) = receiver.map(|slot| slot.who()).or_else(|| self.timers.who_is_awaited()) {
                 self.attention.store(true, Ordering::Release); // It will be so the next time, too.
                 drop(slots);

@@ -155,7 +155,10 @@ impl Timers {
     /// One that only an event loop can call.
     pub fn who_is_awaited(&self) -> Option<String> {
         let scheduled = lock(&self.scheduled);
-        let found = scheduled.by_due.values().find(|timer| scheduled.awaited > 0 && timer.is_coroutine_function);
+        if scheduled.awaited == 0 {
+            return None;
+        }
+        let found = scheduled.by_due.values().find(|timer| timer.is_coroutine_function);
         found.map(|timer| timer.source.describe(&timer.label))
     }
 

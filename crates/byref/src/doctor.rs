@@ -139,7 +139,7 @@ fn watches() -> Check {
         Ok(_) => good("watches", format!("inotify works, for {} processes of a user", most.trim())),
         Err(error) => {
             let advice =
-                "subscribers look for new publishers 50 times a second instead; raise fs.inotify.max_user_instances";
+                "subscribers look for new publishers five times a second instead; raise fs.inotify.max_user_instances";
             poor("watches", format!("inotify: {}", std::io::Error::from(error)), advice)
         }
     }

@@ -267,7 +267,12 @@ impl Route {
         }
         let count = rows.len() / row_len;
         let first = match count {
-            0 => return Ok(0..0),
+            // That the mailbox is closed shows all the same.
+            0 => {
+                let shared = &self.0.shared;
+                shared.opened(&mut shared.lock()?)?;
+                return Ok(0..0);
+            }
             1 => self.send_with(rows, attributes, timestamp_ns, wait)?,
             _ => {
                 let mut loan = self.loan_with(rows.len(), attributes.len(), wait)?;

@@ -44,9 +44,6 @@ pub(crate) fn look_at(
             let left = deadline.saturating_duration_since(Instant::now());
             let mut ready = Vec::new();
             epoll.wait(Some(left), &mut ready)?;
-            if ready.is_empty() && left.is_zero() {
-                break;
-            }
             for token in ready {
                 let Some(entry) = asked.get_mut(token as usize) else { continue };
                 let Some((place, socket)) = entry else { continue };
@@ -55,6 +52,9 @@ pub(crate) fn look_at(
                     *entry = None;
                     unanswered -= 1;
                 }
+            }
+            if left.is_zero() {
+                break; // That was one last look: who goes on talking is left out, too.
             }
         }
     }
