@@ -175,7 +175,10 @@ impl Acceptors {
         }
         fault!("close.publisher_unlinked");
         let mut present = self.present.lock();
-        self.hosts.0.lock().remove(&place.name);
+        // The name of a mailbox is always the same.
+        if successor.is_none_or(|other| other.name != place.name) {
+            self.hosts.0.lock().remove(&place.name);
+        }
         let is_last = {
             let mut names = acceptor.names.lock();
             names.remove(&place.name);

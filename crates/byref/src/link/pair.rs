@@ -270,10 +270,11 @@ impl Pair {
 
     /// Whether the other process lives and reads, as far as is known.
     pub fn is_usable(&self) -> bool {
+        let has_numbers = |channels: &Channels| channels.end.is_none() && channels.next < LAST;
         self.made_in.is_current()
             && !self.is_shut.load(Ordering::Relaxed)
             && !self.life.is_over.load(Ordering::Relaxed)
-            && self.channels.lock().end.is_none()
+            && has_numbers(&self.channels.lock())
     }
 
     /// Whether the other side has said that it speaks this protocol.
@@ -392,8 +393,9 @@ impl Pair {
         wire.stop();
         let listener = wire.listener.lock().take();
         drop(listener);
-        // The other side has closed it, perhaps; or it is gone. Then that is no news.
-        if !wire.is_hung_up() && matches!(self.send(CLOSE, wire.number, &[], None), Ok(false)) {
+        // The other side has closed it, perhaps; or it is gone, or the pair is over. Then that is no news.
+        let is_news = !wire.is_hung_up() && self.channels.lock().end.is_none();
+        if is_news && matches!(self.send(CLOSE, wire.number, &[], None), Ok(false)) {
             return self.owe(wire, CLOSE);
         }
         self.forget(wire);

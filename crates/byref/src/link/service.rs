@@ -303,8 +303,12 @@ impl Service {
                 log::error!("byref: cannot watch a peer: {error}");
             }
         }
+        // Who hastened it meanwhile has news that this run has not seen.
+        let now = Instant::now();
+        let is_hastened = tasks.by_token.get(&token).is_some_and(|task| task.deadline.is_some_and(|at| at <= now));
         match next {
-            Next::After(delay) | Next::Pause(delay) => tasks.set_deadline(token, Some(Instant::now() + delay)),
+            _ if is_hastened => {}
+            Next::After(delay) | Next::Pause(delay) => tasks.set_deadline(token, Some(now + delay)),
             Next::Watch(_) => tasks.set_deadline(token, None),
             Next::Keep | Next::Done => {}
         }
