@@ -367,6 +367,22 @@ mod tests {
         drop(taken);
     }
 
+    /// Somebody clears the directory. The name is the same again, and leads to the mailbox.
+    #[test]
+    fn one_that_is_announced_anew_is_reached() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let [own, other] = ["a", "b"].map(|address| Mailbox::builder(address).build().unwrap());
+        for entry in std::fs::read_dir(std::env::var_os("BYREF_DIR").unwrap()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let began = std::time::Instant::now();
+        while let Err(error) = own.send("b", b"x") {
+            assert!(began.elapsed() < Duration::from_secs(20), "{error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(&other.recv_timeout(Duration::from_secs(20)).unwrap()[..], b"x");
+    }
+
     #[test]
     fn only_who_was_knocked_at_may_collect_and_once() {
         let _meeting = crate::fuzzing::meet_in_private();
