@@ -31,6 +31,7 @@ pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel,
         }
     }
     if is_rung {
+        owner.changed(); // It may have joined.
         rings.room.strike();
         fence(Ordering::SeqCst); // Pairs with the one of who begins to wait for a release.
         if rings.awaits.load(Ordering::Relaxed) {
