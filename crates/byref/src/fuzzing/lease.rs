@@ -110,8 +110,18 @@ impl Stage {
         let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet) else { panic!("no welcome") };
         let info = PublisherInfo { id: welcome.publisher, pid: 0, name: None, topic: welcome.topic.clone() };
         let (channel, process) = (Arc::new(channel), Liveness::default());
-        let honest =
-            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, process, Candidate::new(""), false);
+        let honest = Connection::new(
+            1,
+            info,
+            &welcome,
+            ring,
+            lease.into_map(),
+            channel,
+            process,
+            Candidate::new(""),
+            false,
+            true,
+        );
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),
