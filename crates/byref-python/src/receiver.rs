@@ -19,6 +19,8 @@ pub struct Subscription {
     pub subscriber: Arc<Subscriber>,
     /// Of which it is the receiving half: it goes on without the receiver.
     pub mailbox: Option<byref::Mailbox>,
+    /// Of which it is the receiving half: it ends with the receiver.
+    pub server: Option<byref::Server>,
     pub wants: Wants,
 }
 
@@ -28,8 +30,10 @@ impl Source for Subscription {
     }
 
     fn end(slot: &Slot, queue: &Shared) {
-        if slot.source.mailbox.is_none() {
-            slot.source.subscriber.close();
+        match (&slot.source.mailbox, &slot.source.server) {
+            (Some(_), _) => {}
+            (None, Some(server)) => server.close(),
+            (None, None) => slot.source.subscriber.close(),
         }
         queue.monitor.close(&slot.account);
         lock(&queue.slots).remove(slot);
@@ -56,7 +60,8 @@ impl Receiver {
     #[doc = doc!("Receiver.topic")]
     #[getter]
     fn topic(&self) -> &str {
-        self.slot.source.subscriber.topic()
+        let Subscription { subscriber, server, .. } = &self.slot.source;
+        server.as_ref().map_or(subscriber.topic(), byref::Server::service)
     }
 
     #[doc = doc!("Receiver.name")]

@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::message::Message;
 use crate::receipt::note_receiver;
 use crate::receiver::Slot;
+use crate::server::Request;
 use crate::timer::Timers;
 use crate::waiting::let_interpreter_work;
 use byref::{Error, Item, Monitor, Selector, Turn, Waker};
@@ -412,6 +413,10 @@ impl Shared {
                     messages = batch.len() as u64;
                     Bound::new(py, Batch::new(*batch, slot.source.wants.manner))?.into_any()
                 }
+                Ok(Item::Request(request)) => match request.downcast() {
+                    Ok(request) => Request::wrap(py, *request, slot.source.wants.manner)?.into_any(),
+                    Err(_) => continue,
+                },
                 Ok(Item::Event(event)) => {
                     messages = 0;
                     Bound::new(py, Event::new(*event, slot.source.mailbox.as_ref()))?.into_any()
