@@ -83,7 +83,8 @@ def test_the_death_of_a_client_at_any_step_leaves_the_server_as_it_was(point: st
 def test_the_death_of_a_server_at_any_step_has_one_outcome_for_each_request(point: str, how: str, spawn: Spawn) -> None:
     with byref.Client("s") as client:
         victim = spawn(serve, f"{point}:1:{how}")
-        assert victim.hear() == "there"
+        if point != "collect.admitted":  # It may come to that before it says so.
+            assert victim.hear() == "there"
         other = byref.Server("s", prefetch=64)
         eventually(lambda: other.identity in client.servers, "they have met")
         # Those that are for the victim alone, if they can be sent to it at all.
@@ -93,8 +94,7 @@ def test_the_death_of_a_server_at_any_step_has_one_outcome_for_each_request(poin
             if server != other.identity:
                 for payload in payloads:
                     pending.append((payload, client.submit(payload, to=server, timeout=PATIENCE)))
-        if point != "collect.admitted":
-            eventually(lambda: pending, "it was asked")
+        assert pending or point == "collect.admitted"
         free = [client.submit(payload, timeout=PATIENCE, retry="idempotent") for payload in payloads]
         has_met(victim, how)
         outcomes = []
