@@ -226,7 +226,7 @@ class Publisher:
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until at least `n` subscribers are connected; `Timeout` after `timeout` seconds."""
+        """Wait until at least `n` subscribers are connected and know it; `Timeout` after `timeout` seconds."""
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all connected subscribers have read everything sent so far; `Timeout` after `timeout` seconds."""

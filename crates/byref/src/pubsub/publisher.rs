@@ -329,7 +329,7 @@ impl Publisher {
             .map_err(Error::system(&self.shared.topic, "cannot take memory for the glossary"))
     }
 
-    /// Waits until at least `n` subscribers are connected.
+    /// Waits until at least `n` subscribers are connected: each finds what is sent from now on, also by a look without a wait.
     pub fn wait_for_subscribers(&self, n: usize, timeout: Option<Duration>) -> Result<()> {
         self.wait_for_subscribers_with(n, &mut Wait::up_to(timeout))
     }
@@ -340,7 +340,7 @@ impl Publisher {
         let ended = shared.changed.until(wait, || {
             let mut guard = shared.lock()?;
             let open = shared.opened(&mut guard)?;
-            Ok(open.line.peers.iter().filter(|peer| peer.is_connected()).count() >= n)
+            Ok(open.line.peers.iter().filter(|peer| peer.has_joined()).count() >= n)
         });
         match ended? {
             Ended::Done => Ok(()),

@@ -180,6 +180,8 @@ impl Reader {
             SleepsAt::Words { .. } => self.disarm(),
         }
         self.happened(&connection.link.info, EventKind::Joined);
+        connection.link.lease().set_joined();
+        connection.link.channel.ring(); // Somebody may wait for it to join.
         self.connections.push(connection);
         if let SleepsAt::Sockets = self.at {
             self.bells.hand_out(&mut self.connections, &self.door);

@@ -73,6 +73,11 @@ impl Peer {
         self.alive && !self.evicted && self.lease().cursor() != CLOSED
     }
 
+    /// Whether it finds what it is sent. Before that it is connected, and misses nothing, but may not have taken the welcome in.
+    pub fn has_joined(&self) -> bool {
+        self.is_connected() && self.lease().has_joined()
+    }
+
     /// Whether what waits in its outbox is to be sent.
     pub fn is_told(&self) -> bool {
         self.is_connected() || (self.evicted && !self.outbox.is_empty())
