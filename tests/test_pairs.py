@@ -88,6 +88,30 @@ def test_many_topics_have_one_socket(spawn: Spawn) -> None:
     child.finish()
 
 
+def test_a_subscription_takes_few_descriptors(spawn: Spawn) -> None:
+    """One for the ring, one for the pool's segment, and four more once somebody polls."""
+    child = spawn(publish, topics_of("many"))
+    child.hear()
+    # The service thread's two, the directory, its watch, the connection, and the process at its other end.
+    common = len(descriptors()) + 7
+    subs = [byref.Subscriber(topic) for topic in topics_of("many")]
+    for sub in subs:
+        sub.wait_for_publishers(timeout=30)
+    assert settled(lambda: len(descriptors())) <= common + COUNT
+    child.tell(2)
+    for size in (64, 10_000):
+        assert all(sub.recv(timeout=30).nbytes == size for sub in subs)
+    assert len(descriptors()) <= common + 2 * COUNT
+    _, there, _ = child.hear()
+    assert there <= 2 * COUNT + 20
+    assert all(sub.fileno() > 0 for sub in subs)
+    assert settled(lambda: len(descriptors())) <= common + 1 + 6 * COUNT
+    for sub in subs:
+        sub.close()
+    child.tell(0)
+    child.finish()
+
+
 def exchange(line: Line, own: str, other: str) -> None:
     """Publishes on many topics, and receives as many messages from the other process."""
     with byref.Subscriber(f"{other}/*") as sub:

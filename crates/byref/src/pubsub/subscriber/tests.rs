@@ -56,7 +56,7 @@ fn who_polls_hears_later_of_a_message_that_was_missed() {
     while subscriber.publishers().unwrap().is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let wait = |time| readiness.0.epoll.wait(Some(time), &mut Vec::new()).unwrap();
+    let wait = |time| readiness.0.epoll().wait(Some(time), &mut Vec::new()).unwrap();
     while wait(Duration::ZERO) == Woken::Ready {
         assert!(subscriber.try_recv().unwrap().is_none());
     }
