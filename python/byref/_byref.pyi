@@ -14,6 +14,7 @@ from ._stats import QueueStats, ReceiverStats
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Headers: TypeAlias = Mapping[str, _HeaderValue | np.bool_ | np.integer[Any] | np.floating[Any]]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+_Ack: TypeAlias = Literal["auto", "manual"]
 
 _Value = TypeVar("_Value", covariant=True)
 
@@ -404,6 +405,7 @@ class Subscriber(Generic[_Told]):
         name: str | None = None,
         events: Literal[False] = False,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Never]: ...
     @overload
     def __new__(
@@ -418,6 +420,7 @@ class Subscriber(Generic[_Told]):
         *,
         events: bool,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Event]:
         """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
@@ -426,7 +429,9 @@ class Subscriber(Generic[_Told]):
         publisher may keep, 16384; half for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
         `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
-        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.
+        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts. `ack`:
+        "manual" counts a message as taken when `msg.ack()` is called, not when it is received; only with the policy
+        "block".
 
         Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
@@ -455,6 +460,10 @@ class Subscriber(Generic[_Told]):
 
     def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages were received and not acknowledged yet, with `ack="manual"`."""
 
     def stats(self) -> dict[str, int]:
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
@@ -765,6 +774,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -780,6 +790,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -795,6 +806,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -810,6 +822,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
@@ -1040,6 +1053,14 @@ class Message:
         for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
         """
 
+    def ack(self) -> None:
+        """Tell the publisher that the message is done with, whatever views of it are kept, or released.
+
+        For subscribers with `ack="manual"`; `ValueError` for others. Until then the message counts against the
+        subscriber's `depth`, and `flush` waits for it. In any order, and from any thread; room is made from the oldest
+        message on. Calling it again has no effect. `Closed` when the subscriber is closed.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
@@ -1089,6 +1110,9 @@ class Arrow:
 @final
 class Batch:
     """Messages in the order in which they were received: a sequence of them, and arrays over all."""
+
+    def ack(self) -> None:
+        """`Message.ack` for all of them."""
 
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return all payloads as one read-only array, with the first dimension along the messages.
