@@ -3,7 +3,6 @@
 use super::{Number, each};
 use crate::link::candidates::Candidate;
 use crate::link::channel::{Channel, joined};
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_call, decode_first, encode_call};
 use crate::link::inbox::Said;
 use crate::protocol::claim::Policy;
@@ -116,9 +115,8 @@ impl Stage {
             topic: welcome.topic.clone(),
             acked_at: AckedAt::default(),
         };
-        let (channel, process) = (Arc::new(channel), Liveness::default());
-        let honest =
-            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, process, Candidate::new(""), false);
+        let channel = Arc::new(channel);
+        let honest = Connection::new(1, info, &welcome, ring, lease.into_map(), channel, Candidate::new(""), false);
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),

@@ -3,7 +3,6 @@
 use super::{Number, each};
 use crate::link::candidates::Candidate;
 use crate::link::channel::{Channel, joined};
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{ToSubscriber, Welcome, encode};
 use crate::protocol::claim::retention_limit;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
@@ -188,18 +187,8 @@ impl<'a> Stage<'a> {
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
-        let connection = Connection::new(
-            1,
-            info,
-            &welcome,
-            ring,
-            lease,
-            theirs,
-            Liveness::default(),
-            Candidate::new(""),
-            beginning.tell_gaps,
-        )
-        .ok()?;
+        let connection =
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), beginning.tell_gaps).ok()?;
         let (words, regions) = (memory.words(), Regions::new(Shape::of(capacity)));
         regions.ring(words).set_wake_at(NEVER);
         let depth = match beginning.depth {
@@ -580,8 +569,7 @@ mod tests {
             let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
             let (ring, theirs) = (copy(ring.shared()), Arc::new(joined().0));
-            Connection::new(1, info, &welcome, ring, lease, theirs, Liveness::default(), Candidate::new(""), false)
-                .map(drop)
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), false).map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());
         let capacities = [0, 3, 15, 2048, 1 << 30, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));

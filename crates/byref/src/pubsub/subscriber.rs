@@ -37,6 +37,7 @@ use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -574,12 +575,6 @@ impl Shared {
         }
     }
 
-    /// A publisher's process died.
-    fn hear_of_death(&self, connection: u64) {
-        self.update(|open| open.reader.hear_of_death(connection));
-        self.changed.notify();
-    }
-
     /// Does something with what is open, unless it was closed.
     fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
         self.open.lock().as_mut().map(change)
@@ -595,8 +590,8 @@ impl Shared {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
                 Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
-                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
-                Reached::Busy => {
+                Reached::Pair(pair) if self.say_hello(&pair, &candidate, &service)? => Ok(true),
+                Reached::Pair(_) | Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
@@ -689,8 +684,9 @@ impl Shared {
         self.ask_candidates();
     }
 
-    /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+    /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
+    /// asked again.
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         fault!("connect.lease_made");
         let hello = Hello {
@@ -706,8 +702,11 @@ impl Shared {
             Some(incarnation) => Wish::Collect { hello, incarnation },
         };
         let call = Call { name: candidate.name.clone(), wish };
-        let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
-            return Err(io::Error::other("its socket is full"));
+        let channel = match Channel::open(pair, &call, Some(lease.shared())) {
+            Ok(Some(channel)) => channel,
+            Ok(None) => return Ok(false),
+            Err(error) if is_hang_up(&error) => return Ok(false),
+            Err(error) => return Err(error),
         };
         fault!("connect.hello_sent");
         let channel = Arc::new(channel);
@@ -718,7 +717,7 @@ impl Shared {
         });
         if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
-            return Ok(());
+            return Ok(true);
         }
         let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
         service.after(TIME_TO_ANSWER, move |_, _, _| {
@@ -742,7 +741,7 @@ impl Shared {
             Some(shared) => shared.hear_answer(&question),
             None => question.withdraw(),
         });
-        Ok(())
+        Ok(true)
     }
 
     /// A publisher has answered, or hung up.
@@ -793,8 +792,7 @@ impl Shared {
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = channel.peer_pid();
-        let number = number(pid);
+        let number = number(channel.peer_pid());
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
@@ -843,12 +841,6 @@ impl Shared {
         if self.options.manual_ack {
             info.acked_at = AckedAt::of(Arc::downgrade(self) as _, id);
         }
-        let dying = Arc::downgrade(self);
-        let liveness = open.reader.service.deaths.watch(&open.reader.service, pid, move || {
-            if let Some(shared) = dying.upgrade() {
-                shared.hear_of_death(id);
-            }
-        })?;
         let listening = Arc::downgrade(self);
         channel.listen(move || {
             if let Some(shared) = listening.upgrade() {
@@ -856,7 +848,7 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
         connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");

@@ -2,7 +2,6 @@
 
 use crate::link::candidates::Candidate;
 use crate::link::channel::Channel;
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
 use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
@@ -117,8 +116,6 @@ pub(crate) struct Connection {
     pub link: Arc<Link>,
     /// Whom to ask again, should the connection end without a reason.
     pub candidate: Candidate,
-    /// Somebody is told when the publisher's process dies.
-    _liveness: Liveness,
     ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
@@ -197,7 +194,6 @@ impl Connection {
         ring: OwnedFd,
         lease: Mapping,
         channel: Arc<Channel>,
-        liveness: Liveness,
         candidate: Candidate,
         tell_gaps: bool,
     ) -> io::Result<Self> {
@@ -216,12 +212,10 @@ impl Connection {
         fault!("connect.ring_mapped");
         let link = Arc::new(Link::new(info, lease, channel));
         link.lease().set_cursor(welcome.start);
-        let ended = liveness.is_dead;
         Ok(Connection {
             id,
             link,
             candidate,
-            _liveness: liveness,
             ring,
             cursor: welcome.start,
             expected: welcome.first,
@@ -241,7 +235,7 @@ impl Connection {
             waiter: Waiter::default(),
             skip_waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
-            ended,
+            ended: false,
             is_faulty: false,
             evicted: None,
             short_of: None,
@@ -771,6 +765,10 @@ impl Connection {
                 Ok(Said::Packet(packet, fd)) => self.hear(handshake::decode(&packet), fd),
                 Ok(Said::Ring) => {
                     self.took_wake = true;
+                    Ok(())
+                }
+                Ok(Said::Died) => {
+                    self.died();
                     Ok(())
                 }
                 Ok(Said::Nothing) => return true,

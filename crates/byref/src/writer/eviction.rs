@@ -26,7 +26,7 @@ impl Line {
         let peer = &mut self.peers[index];
         log::warn!("byref: topic '{topic}': evicted {}, which {why}", peer.who());
         peer.evicted = true;
-        peer.outbox.clear();
+        peer.outbox.retain(|(packet, _)| matches!(packet, ToSubscriber::Welcome(_))); // It understands nothing before that.
         peer.outbox.push_back((ToSubscriber::Evicted { why: why.to_owned() }, None));
         self.send_outboxes();
         self.call_readers();
