@@ -121,6 +121,7 @@ class Publisher:
         hold_warning: float | None = None,
         max_held: int | None = None,
         max_stall: float | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> Self:
         """Announce a publisher.
 
@@ -129,7 +130,10 @@ class Publisher:
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
         a log line says, once, of each message that a subscriber holds longer than so many seconds. `max_held`: a
         subscriber that holds more bytes of messages is evicted. `max_stall`: so is a lossless one for which sends have
-        waited so many seconds while it neither took nor released anything.
+        waited so many seconds while it neither took nor released anything. `on_idle`: called when the last subscriber
+        is gone (closed, dead or evicted), on a thread of byref's own, once at a time; not before there was one, not
+        when another one came meanwhile, and not when the publisher is closed. What it raises goes to
+        `sys.unraisablehook`.
 
         An evicted subscriber holds nobody up any more; its next call raises `Evicted`; what it holds stays valid.
 
