@@ -62,8 +62,6 @@ def echo(count: int) -> int:
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-# JAX warns of every fork, in whatever process has imported it, from where only the unraisable hook hears it.
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_workers_of_multiprocessing(method: str, endpoints: Endpoints) -> None:
     """Whatever way they start, workers have endpoints of their own, and the parent's go on."""
     context: BaseContext = multiprocessing.get_context(method)

@@ -16,6 +16,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyRange, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 #[doc = doc!("SubscriberInfo")]
@@ -66,7 +68,29 @@ pub const POLICIES: [(&str, Policy); 3] =
 
 #[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
-pub struct Publisher(pub byref::Publisher);
+pub struct Publisher(pub byref::Publisher, Option<Arc<OnIdle>>);
+
+/// What a publisher calls when its last subscriber is gone; `None` once it is not needed any more.
+struct OnIdle(Mutex<Option<Py<PyAny>>>);
+
+impl OnIdle {
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On a thread of the library's own.
+    fn call(&self) {
+        Python::try_attach(|py| {
+            ending::outlive();
+            let callable = self.lock().as_ref().map(|callable| callable.clone_ref(py));
+            if let Some(callable) = callable
+                && let Err(error) = callable.call0(py)
+            {
+                error.write_unraisable(py, Some(callable.bind(py)));
+            }
+        });
+    }
+}
 
 impl Publisher {
     /// See [`outlet::send`].
@@ -86,7 +110,7 @@ impl Publisher {
 impl Publisher {
     #[new]
     #[pyo3(signature = (
-        topic, max_memory=None, history=0, name=None, hold_warning=None, max_held=None, max_stall=None
+        topic, max_memory=None, history=0, name=None, hold_warning=None, max_held=None, max_stall=None, on_idle=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -98,6 +122,7 @@ impl Publisher {
         hold_warning: Option<f64>,
         max_held: Option<i128>,
         max_stall: Option<f64>,
+        on_idle: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         ending::outlive();
         let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
@@ -116,7 +141,32 @@ impl Publisher {
         if let Some(seconds) = max_stall {
             builder = builder.max_stall(positive("max_stall", seconds)?);
         }
-        builder.build().map(Publisher).map_err(|error| to_python(py, error))
+        let on_idle = on_idle.map(|callable| {
+            if !callable.is_callable() {
+                let text = format!("on_idle must be callable, not {}", class_name(callable));
+                return Err(PyTypeError::new_err(text));
+            }
+            Ok(Arc::new(OnIdle(Mutex::new(Some(callable.clone().unbind())))))
+        });
+        let on_idle = on_idle.transpose()?;
+        if let Some(on_idle) = on_idle.clone() {
+            builder = builder.on_idle(move || on_idle.call());
+        }
+        let core = builder.build().map_err(|error| to_python(py, error))?;
+        Ok(Publisher(core, on_idle))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Whoever has the lock is clearing it, or about to call it: it is alive.
+        let Some(on_idle) = &self.1 else { return Ok(()) };
+        on_idle.0.try_lock().map_or(Ok(()), |callable| visit.call(&*callable))
+    }
+
+    fn __clear__(&self) {
+        if let Some(on_idle) = &self.1 {
+            let callable = on_idle.lock().take();
+            drop(callable); // Without the lock: it may run anything.
+        }
     }
 
     #[doc = doc!("Publisher.send")]

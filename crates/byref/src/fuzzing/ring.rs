@@ -11,6 +11,7 @@ use crate::protocol::ring::{Descriptor, FIRST_POSITIONS, NEVER, Place, RECORD_WO
 use crate::reader::batch::Batch;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::AckedAt;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment, page_ceil};
 use crate::sys::socket;
@@ -183,7 +184,7 @@ impl<'a> Stage<'a> {
             .into_map();
         let (theirs, channel) = joined();
         let (socket, _) = socket::pair().expect("two sockets");
-        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
         let connection =
@@ -563,7 +564,7 @@ mod tests {
         let memory = Memory::new();
         let holes = OwnedSegment::new("test", Shape::of(16).words() * 8).unwrap();
         let connect = |ring: &OwnedSegment, capacity, start, first| {
-            let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+            let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
             let topic = info.topic.clone();
             let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();

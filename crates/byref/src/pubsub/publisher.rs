@@ -1,9 +1,11 @@
 //! The publishing side: one store and one line.
 
+mod idle;
 mod linger;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use self::idle::{Idle, OnIdle};
 use crate::attributes::Encoded;
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
@@ -63,6 +65,7 @@ pub struct PublisherBuilder {
     name: Option<String>,
     hold_warning: Option<Duration>,
     limits: Limits,
+    on_idle: Option<OnIdle>,
 }
 
 impl PublisherBuilder {
@@ -112,6 +115,13 @@ impl PublisherBuilder {
         self
     }
 
+    /// Has `call` called when the last subscriber is gone: closed, dead or evicted; not before there was one, not when the publisher is
+    /// closed, and not if another one came meanwhile. It is called on a thread of its own, once at a time.
+    pub fn on_idle(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_idle = Some(OnIdle(Arc::new(call)));
+        self
+    }
+
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
@@ -152,6 +162,7 @@ pub(crate) struct Shared {
     final_stats: Mutex<PublisherStats>,
     /// Subscribers came or went.
     changed: Changes,
+    idle: Option<Arc<Idle>>,
     /// What this process is short of, so that the last subscriber to come could not be taken in.
     short_of: Mutex<Option<String>>,
 }
@@ -194,6 +205,7 @@ impl Publisher {
             name: None,
             hold_warning: None,
             limits: Limits::default(),
+            on_idle: None,
         }
     }
 
@@ -209,6 +221,7 @@ impl Publisher {
             open: Biased::new(None),
             final_stats: Mutex::default(),
             changed: Changes::default(),
+            idle: options.on_idle.map(Idle::new),
             short_of: Mutex::default(),
         });
         let topic = &shared.topic;
@@ -557,6 +570,7 @@ impl Shared {
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let id = open.line.admit(&mut open.store, newcomer, &introduction)?;
+        self.tell_if_idle(open);
         *self.short_of.lock() = None;
         self.changed.notify();
         Ok(Some(id))
@@ -565,8 +579,24 @@ impl Shared {
     /// Disconnects the subscriber of that number; `false`: there is none.
     fn evict(&self, id: u64) -> Result<bool> {
         let found = self.opened(&mut self.lock()?)?.line.disconnect(id, "was to go");
-        self.changed.notify();
+        self.note_change();
         Ok(found)
+    }
+
+    /// Subscribers came or went.
+    fn note_change(&self) {
+        if self.idle.is_some()
+            && let Some(open) = &*self.open.lock()
+        {
+            self.tell_if_idle(open);
+        }
+        self.changed.notify();
+    }
+
+    fn tell_if_idle(&self, open: &Open) {
+        if let Some(idle) = &self.idle {
+            idle.look(open.line.is_read());
+        }
     }
 
     fn close(&self) {
@@ -628,7 +658,7 @@ impl Owner for Shared {
     }
 
     fn changed(&self) {
-        self.changed.notify();
+        self.note_change();
     }
 }
 

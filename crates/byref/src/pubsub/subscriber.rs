@@ -23,6 +23,7 @@ use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
 use crate::reader::take::{One, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
@@ -61,6 +62,7 @@ pub struct SubscriberBuilder {
     history: u64,
     spin: Duration,
     events: bool,
+    manual_ack: bool,
     name: Option<String>,
     /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
     mailbox: Option<u128>,
@@ -111,6 +113,15 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Whether messages count as taken only when they are [acknowledged](crate::Message::ack) (default: no, when they are received). One
+    /// that is never acknowledged stops its publisher for good, `depth` messages later. Only with [`Policy::Block`].
+    ///
+    /// They may be acknowledged in any order; room is made from the oldest on.
+    pub fn manual_ack(mut self, wanted: bool) -> Self {
+        self.manual_ack = wanted;
+        self
+    }
+
     /// A name for people, shown to publishers and in error texts.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -125,6 +136,11 @@ impl SubscriberBuilder {
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
+        }
+        if self.manual_ack && self.policy != Policy::Block {
+            let text =
+                "only a subscriber with the policy 'block' acknowledges by hand: the others lose messages anyway";
+            return Err(Error::InvalidArgument(text.into()));
         }
         if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
             return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
@@ -224,6 +240,7 @@ impl Subscriber {
             history: 0,
             spin: DEFAULT_MOST,
             events: false,
+            manual_ack: false,
             name: None,
             mailbox: None,
         }
@@ -394,6 +411,13 @@ impl Subscriber {
     pub fn backlog(&self) -> Result<Backlog> {
         let mut guard = self.shared.lock()?;
         Ok(guard.as_mut().map_or_else(Backlog::default, |open| open.reader.backlog()))
+    }
+
+    /// How many messages were received and not acknowledged yet, where that is done by hand.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let guard = self.shared.lock()?;
+        let connections = guard.as_ref().map_or(&[][..], |open| &open.reader.connections);
+        Ok(connections.iter().filter_map(|it| it.unacknowledged.as_ref()).map(|it| it.count() as u64).sum())
     }
 
     /// Counters; after `close`, the last ones.
@@ -802,7 +826,7 @@ impl Shared {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
+        let mut info = PublisherInfo { id: welcome.publisher, pid: number, name, topic, acked_at: AckedAt::default() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else {
             say_nothing_was_taken(&lease);
@@ -814,6 +838,9 @@ impl Shared {
             return Ok(());
         }
         let id = open.reader.next_id();
+        if self.options.manual_ack {
+            info.acked_at = AckedAt::of(Arc::downgrade(self) as _, id);
+        }
         let listening = Arc::downgrade(self);
         channel.listen(move || {
             if let Some(shared) = listening.upgrade() {
@@ -821,7 +848,8 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
+        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
+        connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -891,6 +919,12 @@ impl Errands for Shared {
 
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
+    }
+
+    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
+        let mut guard = self.lock()?;
+        self.opened(&mut guard)?.reader.acknowledge(connection, sequences);
+        Ok(())
     }
 }
 

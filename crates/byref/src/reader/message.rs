@@ -11,6 +11,7 @@ use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::protocol::wake;
+use crate::reader::receipts::{self, AckedAt, Receipt};
 use crate::sys::fork::ForkId;
 use crate::sys::futex;
 use crate::sys::memory::{Mapping, PeerSegment};
@@ -37,6 +38,7 @@ pub struct PublisherInfo {
     pub name: Option<String>,
     /// The topic.
     pub topic: String,
+    pub(crate) acked_at: AckedAt,
 }
 
 /// The connection to one publisher, kept until the last view onto its messages is gone.
@@ -396,6 +398,23 @@ impl Message {
         self.about().timestamp_ns
     }
 
+    /// Tells the publisher that the message is done with, whatever views of it are kept: it counts against the subscriber's depth until
+    /// then, and a flush waits for it. Only for a subscriber that [acknowledges by hand](crate::SubscriberBuilder::manual_ack). Doing so
+    /// twice is fine.
+    pub fn ack(&self) -> Result<()> {
+        receipts::acknowledge(self.publisher(), &mut std::iter::once(self.sequence()))
+    }
+
+    /// What is needed to acknowledge it without keeping it.
+    pub fn receipt(&self) -> Receipt {
+        Receipt::of(self.publisher(), self.sequence())
+    }
+
+    /// Whether its subscriber acknowledges by hand.
+    pub fn is_acked_by_hand(&self) -> bool {
+        self.publisher().acked_at.is_by_hand()
+    }
+
     /// Layout and headers, decoded anew on each call.
     pub fn attributes(&self) -> Attributes {
         match &self.0 {
@@ -579,7 +598,8 @@ mod tests {
 
     #[test]
     fn messages_that_follow_each_other_in_the_same_memory_have_nothing_in_common() {
-        let info = |id| Arc::new(PublisherInfo { id, pid: 0, name: None, topic: "t".into() });
+        let info =
+            |id| Arc::new(PublisherInfo { id, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() });
         let publishers = [info(0), info(1)];
         let mut kept = Vec::new();
         for round in 0..64 {
@@ -613,7 +633,7 @@ mod tests {
         owned.populate(0..2 * most).unwrap();
         let shared = owned.shared().try_clone_to_owned().unwrap();
         let memory = PeerSegment::new(shared, None).map_err(|(error, _)| error).unwrap();
-        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let lease = OwnedSegment::new("test", LEASE_LEN).unwrap().into_map();
         let link = Link::new(info, lease, Arc::new(joined().0));
         let segment = Segment::new(0, memory, Arc::new(link));

@@ -127,4 +127,8 @@ impl<T: Owner> Errands for T {
     fn settle_retired(&self) -> bool {
         (self as &dyn Owner).within(Store::settle_late).unwrap_or(false)
     }
+
+    fn readers_changed(&self) {
+        Owner::changed(self);
+    }
 }

@@ -25,4 +25,7 @@ pub(crate) trait Errands: Send + Sync {
 
     /// Gives retired memory back that nobody has mapped any more; `true`: some of it is still mapped.
     fn settle_retired(&self) -> bool;
+
+    /// Subscribers came or went; tells whoever waits for that.
+    fn readers_changed(&self);
 }

@@ -44,6 +44,8 @@ impl Errands for Nobody {
     fn settle_retired(&self) -> bool {
         false
     }
+
+    fn readers_changed(&self) {}
 }
 
 /// A reader that does nothing by itself.
