@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,3 +321,42 @@ def test_a_process_that_is_stopped_or_killed_while_it_is_asked(
             sub.wait_for_publishers(COUNT, timeout=30)
             child.tell(1)
             assert {sub.recv(timeout=30).topic for _ in range(COUNT)} == set(topics)
+
+
+def publish_and_fork(line: Line) -> None:
+    """A publisher, whose listening socket a forked child keeps."""
+    with byref.Publisher("t"):
+        keeper = os.fork()
+        if not keeper:
+            time.sleep(120)
+            os._exit(0)
+        line.tell(keeper)
+        line.hear(90)
+
+
+def connect_and_stop(line: Line) -> None:
+    """Is stopped once it has connected to somebody; meets another one then. Tells how many sockets it has."""
+    os.environ["BYREF_FAULT"] = "connect.connected:1:stop"
+    with byref.Subscriber("t") as sub:
+        sub.wait_for_publishers(timeout=30)
+        line.tell(settled(sockets))
+
+
+@needs_faults
+def test_a_process_that_dies_while_somebody_connects_leaves_nothing_to_wait_for(
+    spawn: Spawn, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    dying = spawn(publish_and_fork)
+    keeper = dying.hear()
+    try:
+        meeting = spawn(connect_and_stop)
+        eventually(lambda: state_of(meeting.pid) == "T", "it has connected")
+        dying.kill()
+        endpoints.publisher("t")
+        meeting.signal(signal.SIGCONT)
+        # Its line to this test, and the connection to this process.
+        assert meeting.hear(60) == 2
+        meeting.finish()
+    finally:
+        os.kill(keeper, signal.SIGKILL)
