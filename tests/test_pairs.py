@@ -34,6 +34,7 @@ from tests.strangers import (
     welcome,
 )  # fmt: skip
 from tests.test_steps import FAULTS, needs_faults
+from tests.torture.leaks import mappings
 
 Spawn = Callable[..., Child]
 
@@ -292,6 +293,16 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
         while channels[0].recv(4096):  # Until it is closed.
             pass
         assert [publisher.topic for publisher in sub.publishers] == ["topic1"]
+
+
+def test_a_question_without_an_answer_goes_with_its_subscriber(rendezvous: Path) -> None:
+    """As of a publisher that is stopped, or busy, when the last subscriber of a process is closed."""
+    with fake_publisher(rendezvous, "t", 1):
+        before = len(descriptors())
+        for _ in range(3):
+            with byref.Subscriber("t"):
+                eventually(mappings, "somebody was asked")
+        eventually(lambda: len(descriptors()) <= before and not mappings(), "all was given back")
 
 
 # ---- stopped, and killed ----

@@ -91,10 +91,7 @@ class Worker:
             self._report.violation(f"children {list(self._children)} hang")
         gc.collect()
         if not leaks.settles(lambda: leaks.descriptors() <= before and not leaks.mappings(), 5):
-            held, maps = (
-                [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]],
-                leaks.mappings(),
-            )
+            held, maps = leaks.held(), leaks.mappings()
             self._report.counts["leaked descriptors"] += max(0, len(held) - before)
             self._report.counts["leaked mappings"] += len(maps)
             self._report.violation(f"leaks: {before} descriptors before, now {held}; maps {maps}")

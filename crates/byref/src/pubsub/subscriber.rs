@@ -224,7 +224,7 @@ fn say_nothing_was_taken(lease: &Mapping) {
 struct Open {
     reader: Reader,
     candidates: Candidates,
-    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    /// Those that it has said hello to, and that have not answered yet. The channel of each keeps the question, and that the channel.
     greeted: Vec<Arc<Question>>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
@@ -715,7 +715,7 @@ impl Shared {
             open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
             is_slow: AtomicBool::new(false),
         });
-        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+        if self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
             return Ok(true);
         }
