@@ -94,7 +94,13 @@ def test_nobody_is_told_when_there_was_nobody_or_the_publisher_closes() -> None:
 
 def test_it_may_use_the_publisher_and_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[BaseException | None] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda what: raised.append(what.exc_value))
+    told = threading.Semaphore(0)
+
+    def hook(what: "sys.UnraisableHookArgs") -> None:
+        raised.append(what.exc_value)
+        told.release()
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
     seen: list[int] = []
 
     def stop() -> None:
@@ -106,8 +112,7 @@ def test_it_may_use_the_publisher_and_raise(monkeypatch: pytest.MonkeyPatch) -> 
         for _ in range(2):
             with byref.Subscriber("t"):
                 pub.wait_for_subscribers(timeout=PATIENCE)
-            count = len(raised)
-            eventually(lambda count=count: len(raised) > count, "it raised")
+            assert told.acquire(timeout=PATIENCE), "it did not raise"
     assert [str(error) for error in raised] == ["stopped", "stopped"]
     assert seen == [0, 0]
     with pytest.raises(TypeError, match="on_idle must be callable, not"):
