@@ -140,19 +140,44 @@ class Publisher:
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def send(
         self,
         data: _Sendable,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Send a copy of `data`; return its sequence number.
+        keep: Literal[False] = False,
+    ) -> int: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: Literal[True],
+    ) -> Message: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: bool,
+    ) -> int | Message:
+        """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
         of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
         str to str, bytes, int (64 bits), float or bool.
+
+        `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
+        as the message, or a view of it, lives.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
