@@ -268,8 +268,8 @@ def test_who_spins_notices_a_death(spawn: Spawn, endpoints: Endpoints) -> None:
 def spin_until_interrupted(line: Line) -> None:
     """Spins; tells how it ended."""
     with byref.Subscriber("t", spin=1000) as sub:
-        interrupt_soon()
         try:
+            interrupt_soon([])
             sub.recv(timeout=PATIENCE)
         except KeyboardInterrupt:
             line.tell("interrupted")

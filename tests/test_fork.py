@@ -306,8 +306,8 @@ def fork_in_a_thread(line: Line, wait: str) -> None:
         with byref.Publisher(topic) as own, byref.Subscriber(topic, depth=1) as reader:
             own.wait_for_subscribers(timeout=30)
             own.send(b"x")
-            line.tell(os.getpid())
             try:
+                line.tell(os.getpid())
                 if wait == "send":
                     own.send(b"y")
                 elif wait == "wait":
