@@ -17,6 +17,8 @@ from tests.processes import Child, Line, eventually
 Spawn = Callable[..., Child]
 
 MIB = 1 << 20
+# Others that a publisher waits for must not stand still for so long, on however busy a machine.
+STALL = 2.5
 
 
 def keep_some(line: Line, count: int, size: int, events: bool) -> None:
@@ -66,7 +68,7 @@ def test_a_frozen_subscriber_is_evicted(
     """It stalls the ring with small messages, and the pool with large ones."""
     other = endpoints.subscriber()
     frozen = spawn(keep_some, 5, size, events)
-    publisher = spawn(publish_while_one_sleeps, {"max_stall": 0.2, "max_memory": 8 * MIB}, count, size)
+    publisher = spawn(publish_while_one_sleeps, {"max_stall": STALL, "max_memory": 8 * MIB}, count, size)
     assert publisher.hear() == "there"
     publisher.tell([0, 5])
     assert publisher.hear() == "sent"
@@ -83,7 +85,7 @@ def test_a_frozen_subscriber_is_evicted(
         assert outcome == "evicted t"
     else:
         assert outcome.startswith("Evicted: topic 't'")
-        assert "max_stall=0.2" in outcome
+        assert f"max_stall={STALL}" in outcome
         assert str(publisher.process.pid) in outcome
     assert right == [True] * 5
     publisher.tell([count, count + 10])
@@ -156,7 +158,7 @@ def test_a_greedy_subscriber_is_evicted(policy: str, endpoints: Endpoints) -> No
 
 def test_who_reads_on_is_not_evicted(endpoints: Endpoints) -> None:
     """A slow subscriber that does something within the time stays, however long it takes all in all."""
-    pub = endpoints.publisher(max_stall=1, max_memory=8 * MIB)
+    pub = endpoints.publisher(max_stall=STALL, max_memory=8 * MIB)
     sub = endpoints.subscriber(depth=2)
     pub.wait_for_subscribers(timeout=30)
 
@@ -167,7 +169,7 @@ def test_who_reads_on_is_not_evicted(endpoints: Endpoints) -> None:
     sender = threading.Thread(target=publish)
     sender.start()
     for seed in range(40):
-        threading.Event().wait(0.05)
+        threading.Event().wait(2 * STALL / 40)
         assert is_payload(sub.recv(timeout=30), seed, 1000)
     sender.join()
     assert sub.lost == 0
