@@ -204,6 +204,11 @@ def descriptors(pid: int | str = "self") -> dict[int, str]:
     return found
 
 
+def count_of_descriptors(pid: int | str = "self") -> int:
+    """How many a process has, when its service thread has closed what it opened in passing, and what is over."""
+    return int(settled(lambda: len(descriptors(pid))))
+
+
 def threads(pid: int | str = "self") -> int:
     """How many threads a process has."""
     return len(os.listdir(f"/proc/{pid}/task"))

@@ -15,7 +15,7 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line, descriptors, eventually
+from tests.processes import Child, Line, descriptors, eventually, settled
 from tests.strangers import (
     CLOSE,
     FIRST,
@@ -328,7 +328,7 @@ def find_a_few(line: Line) -> None:
         line.tell(sorted(publisher.topic for publisher in sub.publishers))
         line.hear(60)
         line.tell([take(sub)[0] for _ in range(3)])
-        assert sockets() == before + 2
+        assert settled(sockets) == before + 2
 
 
 def test_three_among_a_thousand(spawn: Spawn, rendezvous: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, descriptors, eventually, maps
+from tests.processes import Child, Line, count_of_descriptors, descriptors, eventually, maps
 from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_process, accept_subscriber, fake_publisher, memfd
 
 Spawn = Callable[..., Child]
@@ -85,7 +85,7 @@ def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
     """Its publishers have a name each for one socket, in whatever order they come and go."""
     sub = spawn(subscribe, "b/*", 4)
     assert sub.hear() == "watching"
-    before = len(descriptors())
+    before = count_of_descriptors()
     first, second = byref.Publisher("a"), byref.Publisher("b/1")
     between = len(descriptors())
     third = byref.Publisher("b/2")
@@ -117,12 +117,12 @@ def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
 def test_what_further_publishers_cost(rendezvous: Path, endpoints: Endpoints) -> None:
     """A descriptor each for the ring and for its payload memory; none for listening, or for a wait that never comes."""
     endpoints.publisher("t/0")
-    before = len(descriptors())
+    before = count_of_descriptors()
     publishers = [endpoints.publisher(f"t/{number}") for number in range(1, 11)]
-    assert len(descriptors()) - before == 10
+    assert count_of_descriptors() - before == 10
     for pub in publishers:
         pub.send(bytes(100_000))
-    assert len(descriptors()) - before == 20
+    assert count_of_descriptors() - before == 20
 
 
 @pytest.mark.parametrize("gone", ["most", "all"])
