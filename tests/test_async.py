@@ -389,7 +389,7 @@ def test_a_stalled_send_evicts(run: Callable[[Main], Any], endpoints: Endpoints)
 
     run(main)
     with pytest.raises(byref.Evicted):
-        sub.recv(timeout=10)
+        sub.recv(timeout=30)
 
 
 def test_tickets(run: Callable[[Main], Any], endpoints: Endpoints) -> None:

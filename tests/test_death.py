@@ -79,9 +79,9 @@ def test_a_receiver_waits_on_when_its_publisher_dies(spawn: Spawn, endpoints: En
         sub.recv(timeout=0.5)
     killer.join()
     again = endpoints.publisher()
-    again.wait_for_subscribers(timeout=10)
+    again.wait_for_subscribers(timeout=30)
     again.send(b"again")
-    assert bytes(sub.recv(timeout=10)) == b"again"
+    assert bytes(sub.recv(timeout=30)) == b"again"
 
 
 def hold_still(line: Line) -> None:

@@ -199,7 +199,7 @@ def read_one_of_two(line: Line) -> None:
         line.hear()
         try:
             while True:
-                full.recv(timeout=5)
+                full.recv(timeout=30)
         except byref.Evicted as evicted:
             line.tell(str(evicted))
 
@@ -225,7 +225,7 @@ def test_a_subscriber_that_breaks_the_rules_in_one_topic(what: str, rendezvous: 
         eventually(lambda: sorted(count() for count in subscribers.values()) == [0, 1], "one turns it away")
         end.send(head(RING, 2))
         for pub in (first, second):
-            pub.send(b"hello", timeout=5)
+            pub.send(b"hello", timeout=30)
         assert sorted(count() for count in subscribers.values()) == [0, 1], "the other one does not"
     eventually(lambda: all(count() == 0 for count in subscribers.values()), "it hung up")
 

@@ -156,11 +156,11 @@ def test_other_characters_have_no_meaning(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber("*/*")
     single = [endpoints.subscriber(topic) for topic in topics]
     pubs = [endpoints.publisher(topic) for topic in topics]
-    sub.wait_for_publishers(4, timeout=10)
+    sub.wait_for_publishers(4, timeout=30)
     for pub, one in zip(pubs, single, strict=True):
-        one.wait_for_publishers(timeout=10)
+        one.wait_for_publishers(timeout=30)
         pub.send(b"x")
-        assert sub.recv(timeout=10).topic == one.recv(timeout=10).topic == pub.topic
+        assert sub.recv(timeout=30).topic == one.recv(timeout=30).topic == pub.topic
 
 
 def test_errors_name_the_pattern(endpoints: Endpoints) -> None:

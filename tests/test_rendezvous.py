@@ -305,7 +305,7 @@ def test_a_missing_directory_is_made(rendezvous: Path, monkeypatch: pytest.Monke
     os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o700
     pub.send(b"hello")
-    assert bytes(sub.recv(timeout=10)) == b"hello"
+    assert bytes(sub.recv(timeout=30)) == b"hello"
 
 
 def test_a_directory_deeper_than_a_socket_path(rendezvous: Path, monkeypatch: pytest.MonkeyPatch, spawn: Spawn) -> None:
@@ -323,10 +323,10 @@ def test_long_and_odd_topics(endpoints: Endpoints) -> None:
     topics = ["x" * 1024, "/".join("ab" * 100), "ü" * 512, "a b", ".", "..", "../../etc", "🎥/front"]
     pairs = [(endpoints.publisher(topic), endpoints.subscriber(topic)) for topic in topics]
     for number, (pub, _) in enumerate(pairs):
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         pub.send(bytes([number]))
     for number, (_, sub) in enumerate(pairs):
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert (bytes(msg), msg.topic) == (bytes([number]), topics[number])
         assert sub.try_recv() is None
 
@@ -346,7 +346,7 @@ def test_endpoints_in_two_directories_do_not_meet(
     pub = endpoints.publisher()
     monkeypatch.setenv("BYREF_DIR", str(rendezvous / "other"))
     sub, other = endpoints.subscriber(), endpoints.publisher()
-    other.wait_for_subscribers(timeout=10)
+    other.wait_for_subscribers(timeout=30)
     with pytest.raises(byref.Timeout):
         pub.wait_for_subscribers(timeout=0.1)
     assert len(sub.publishers) == 1
@@ -369,7 +369,7 @@ def test_other_files_in_the_directory_are_left_alone(rendezvous: Path, endpoints
     (rendezvous / "link").symlink_to("/nowhere")
     pub, sub = endpoints.pair()
     pub.send(b"hello")
-    assert bytes(sub.recv(timeout=10)) == b"hello"
+    assert bytes(sub.recv(timeout=30)) == b"hello"
     endpoints.close()
     assert strangers - {name} <= set(os.listdir(rendezvous))
 
@@ -395,10 +395,10 @@ def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.
     pub = endpoints.publisher()
     silent = [knock() for _ in range(20)]
     sub = endpoints.subscriber()
-    pub.wait_for_subscribers(timeout=10)
-    pub.send(b"hello", timeout=10)
-    assert bytes(sub.recv(timeout=10)) == b"hello"
-    pub.flush(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
+    pub.send(b"hello", timeout=30)
+    assert bytes(sub.recv(timeout=30)) == b"hello"
+    pub.flush(timeout=30)
     for end in silent:
         assert end.recv(1) == b"", "it is sent away after ten seconds"
         end.close()
@@ -436,10 +436,10 @@ def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: End
         if fd is not None:
             os.close(fd)
     sub = endpoints.subscriber()
-    pub.wait_for_subscribers(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
     eventually(lambda: len(pub.subscribers) == 1, "only the real one is taken in")
-    pub.send(bytes(10_000), timeout=10)
-    assert sub.recv(timeout=10).nbytes == 10_000
+    pub.send(bytes(10_000), timeout=30)
+    assert sub.recv(timeout=30).nbytes == 10_000
 
 
 @pytest.mark.parametrize(
@@ -453,9 +453,9 @@ def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endp
         with accept_subscriber(listener) as end:
             end.send(answer)
             pub = endpoints.publisher()
-            pub.wait_for_subscribers(timeout=10)
+            pub.wait_for_subscribers(timeout=30)
             pub.send(b"hello")
-            assert bytes(sub.recv(timeout=10)) == b"hello"
+            assert bytes(sub.recv(timeout=30)) == b"hello"
             assert len(sub.publishers) == 1
 
 
@@ -467,9 +467,9 @@ def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) 
             with pytest.raises(byref.VersionMismatch, match="99"):
                 sub.recv(timeout=20)
         pub = endpoints.publisher()
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         pub.send(b"hello")
-        assert bytes(sub.recv(timeout=10)) == b"hello"
+        assert bytes(sub.recv(timeout=30)) == b"hello"
 
 
 def test_a_subscriber_of_another_version_is_told_version_and_topic(

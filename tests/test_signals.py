@@ -52,8 +52,8 @@ def wait_to_be_interrupted(line: Line, wait: str) -> None:
     held.clear()
     while sub.try_recv() is not None:  # Nothing is spoilt: it still works.
         pass
-    pub.send(b"after", timeout=10)
-    line.tell(bytes(sub.recv(timeout=10)).decode())
+    pub.send(b"after", timeout=30)
+    line.tell(bytes(sub.recv(timeout=30)).decode())
     endpoints.close()
 
 
@@ -143,7 +143,7 @@ def test_a_handler_may_receive_from_the_same_subscriber(endpoints: Endpoints) ->
     def handler(*_: object) -> None:
         sender = threading.Timer(0.3, send)
         sender.start()
-        received.append(bytes(sub.recv(timeout=10)))
+        received.append(bytes(sub.recv(timeout=30)))
         sender.join()
 
     before = signal.signal(signal.SIGUSR1, handler)
