@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # How much longer everything takes than usual, under a sanitizer for example.
 SLOWNESS = float(os.environ.get("BYREF_TEST_PATIENCE", "1"))
 # Nothing in these tests takes so long, on however busy a machine: whoever waits longer waits in vain.
-PATIENCE = 40.0 * SLOWNESS
+PATIENCE = 60.0 * SLOWNESS
 
 Role = Callable[..., None]
 

@@ -102,7 +102,7 @@ def test_these_tests_run_where_sigint_is_ignored(rendezvous: Path) -> None:
     some = "ctrl_c and (closing or 100_ms and flush)"
     pytest_ = f"{sys.executable} -m pytest -v -p no:cacheprovider -k '{some}' tests/test_queue.py tests/test_signals.py"
     command = f"trap '' INT HUP; exec {pytest_}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=3 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
