@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # How much longer everything takes than usual, under a sanitizer for example.
 SLOWNESS = float(os.environ.get("BYREF_TEST_PATIENCE", "1"))
 # Nothing in these tests takes so long, on however busy a machine: whoever waits longer waits in vain.
-PATIENCE = 40.0 * SLOWNESS
+PATIENCE = 60.0 * SLOWNESS
 
 Role = Callable[..., None]
 
@@ -202,6 +202,11 @@ def descriptors(pid: int | str = "self") -> dict[int, str]:
         except FileNotFoundError:  # The one that lists the directory.
             continue
     return found
+
+
+def count_of_descriptors(pid: int | str = "self") -> int:
+    """How many a process has, when its service thread has closed what it opened in passing, and what is over."""
+    return int(settled(lambda: len(descriptors(pid))))
 
 
 def threads(pid: int | str = "self") -> int:

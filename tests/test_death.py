@@ -64,7 +64,7 @@ def test_what_was_sent_before_a_kill_is_received(with_child: bool, spawn: Spawn,
             eventually(lambda sub=sub: not sub.publishers, "the death is noticed")
             assert sub.lost == 0
         if grandchild:
-            assert state_of(grandchild) == "S", "the forked child lived all the time"
+            eventually(lambda: state_of(grandchild) == "S", "the forked child lived all the time")  # noqa: B023
             os.kill(grandchild, signal.SIGKILL)
         endpoints.close()
 
@@ -79,9 +79,9 @@ def test_a_receiver_waits_on_when_its_publisher_dies(spawn: Spawn, endpoints: En
         sub.recv(timeout=0.5)
     killer.join()
     again = endpoints.publisher()
-    again.wait_for_subscribers(timeout=10)
+    again.wait_for_subscribers(timeout=30)
     again.send(b"again")
-    assert bytes(sub.recv(timeout=10)) == b"again"
+    assert bytes(sub.recv(timeout=30)) == b"again"
 
 
 def hold_still(line: Line) -> None:
@@ -474,7 +474,6 @@ def test_random_kills_cost_no_survivor_anything(spawn: Spawn, rendezvous: Path, 
     eventually(
         lambda: [entry.name for entry in rendezvous.iterdir()] == socket_of_writer,
         "stale sockets go when the next process meets them",
-        timeout=5,
     )
     newcomer.tell()
     newcomer.finish()

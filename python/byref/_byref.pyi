@@ -632,6 +632,7 @@ class Mailbox(Generic[_Told]):
 
         There is one copy in memory, and a record for each. While those that are full are waited for, the others have it
         already. One that has no room within `timeout` seconds, or ends meanwhile, is not among those that are returned.
+        Nor is one that does not say within that time, or 5 s, which address it has. It is asked once.
         """
 
     def loan(
