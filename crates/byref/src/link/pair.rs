@@ -179,7 +179,7 @@ pub(crate) enum Side {
 #[derive(Default)]
 pub(crate) struct Life {
     is_over: Arc<AtomicBool>,
-    _liveness: Liveness,
+    liveness: Liveness,
 }
 
 impl Life {
@@ -189,7 +189,7 @@ impl Life {
         let noted = Arc::clone(&is_over);
         let liveness = service.deaths.watch(service, pid, move || noted.store(true, Ordering::Relaxed))?;
         is_over.fetch_or(liveness.is_dead, Ordering::Relaxed);
-        Ok(Life { is_over, _liveness: liveness })
+        Ok(Life { is_over, liveness })
     }
 }
 
@@ -275,6 +275,11 @@ impl Pair {
             && !self.is_shut.load(Ordering::Relaxed)
             && !self.life.is_over.load(Ordering::Relaxed)
             && has_numbers(&self.channels.lock())
+    }
+
+    /// Whether the other process is dead, also when that was not noticed yet: a system call.
+    pub fn has_died(&self) -> bool {
+        self.life.liveness.has_died()
     }
 
     /// Whether the other side has said that it speaks this protocol.
