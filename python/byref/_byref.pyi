@@ -14,6 +14,7 @@ from ._stats import QueueStats, ReceiverStats
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Headers: TypeAlias = Mapping[str, _HeaderValue | np.bool_ | np.integer[Any] | np.floating[Any]]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+_Ack: TypeAlias = Literal["auto", "manual"]
 
 _Value = TypeVar("_Value", covariant=True)
 
@@ -120,6 +121,7 @@ class Publisher:
         hold_warning: float | None = None,
         max_held: int | None = None,
         max_stall: float | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> Self:
         """Announce a publisher.
 
@@ -128,26 +130,54 @@ class Publisher:
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
         a log line says, once, of each message that a subscriber holds longer than so many seconds. `max_held`: a
         subscriber that holds more bytes of messages is evicted. `max_stall`: so is a lossless one for which sends have
-        waited so many seconds while it neither took nor released anything.
+        waited so many seconds while it neither took nor released anything. `on_idle`: called when the last subscriber
+        is gone (closed, dead or evicted), on a thread of byref's own, once at a time; not before there was one, not
+        when another one came meanwhile, and not when the publisher is closed. What it raises goes to
+        `sys.unraisablehook`.
 
         An evicted subscriber holds nobody up any more; its next call raises `Evicted`; what it holds stays valid.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def send(
         self,
         data: _Sendable,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Send a copy of `data`; return its sequence number.
+        keep: Literal[False] = False,
+    ) -> int: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: Literal[True],
+    ) -> Message: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: bool,
+    ) -> int | Message:
+        """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
         of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
         str to str, bytes, int (64 bits), float or bool.
+
+        `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
+        as the message, or a view of it, lives.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -404,6 +434,7 @@ class Subscriber(Generic[_Told]):
         name: str | None = None,
         events: Literal[False] = False,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Never]: ...
     @overload
     def __new__(
@@ -418,6 +449,7 @@ class Subscriber(Generic[_Told]):
         *,
         events: bool,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Event]:
         """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
@@ -426,7 +458,9 @@ class Subscriber(Generic[_Told]):
         publisher may keep, 16384; half for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
         `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
-        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.
+        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts. `ack`:
+        "manual" counts a message as taken when `msg.ack()` is called, not when it is received; only with the policy
+        "block".
 
         Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
@@ -455,6 +489,10 @@ class Subscriber(Generic[_Told]):
 
     def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages were received and not acknowledged yet, with `ack="manual"`."""
 
     def stats(self) -> dict[str, int]:
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
@@ -766,6 +804,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -781,6 +820,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -796,6 +836,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -811,6 +852,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
@@ -1041,6 +1083,14 @@ class Message:
         for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
         """
 
+    def ack(self) -> None:
+        """Tell the publisher that the message is done with, whatever views of it are kept, or released.
+
+        For subscribers with `ack="manual"`; `ValueError` for others. Until then the message counts against the
+        subscriber's `depth`, and `flush` waits for it. In any order, and from any thread; room is made from the oldest
+        message on. Calling it again has no effect. `Closed` when the subscriber is closed.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
@@ -1090,6 +1140,9 @@ class Arrow:
 @final
 class Batch:
     """Messages in the order in which they were received: a sequence of them, and arrays over all."""
+
+    def ack(self) -> None:
+        """`Message.ack` for all of them."""
 
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return all payloads as one read-only array, with the first dimension along the messages.

@@ -206,7 +206,7 @@ impl EventQueue {
     #[doc = doc!("EventQueue.subscribe")]
     #[pyo3(signature = (
         topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, allow_pickle=false,
-        name=None, events=false
+        name=None, events=false, ack="auto"
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn subscribe(
@@ -221,6 +221,7 @@ impl EventQueue {
         allow_pickle: bool,
         name: Option<String>,
         events: bool,
+        ack: &str,
     ) -> PyResult<Receiver> {
         ending::outlive(); // The callable is looked at, and that may be the caller's code.
         let (py, shared) = (receiver.py(), &self.shared);
@@ -229,8 +230,9 @@ impl EventQueue {
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
         let batch = batch.map_or(Ok(None), batch_size)?;
         let (mailbox, subscriber, manner) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
-            if policy != "block" || depth.is_some() || history != 0 || writable || allow_pickle || events {
-                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle and events are for topics";
+            let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
+            if !is_as_made || writable || allow_pickle || events {
+                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle, events and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (mailbox, subscriber, manner) = mailbox.get().parts();
@@ -240,7 +242,7 @@ impl EventQueue {
                 let text = format!("topic must be a str or a byref.Mailbox, not {}", class_name(topic));
                 return Err(PyTypeError::new_err(text));
             };
-            let options = subscriber::options(topic.to_str()?, policy, depth, history, name)?.events(events);
+            let options = subscriber::options(topic.to_str()?, policy, depth, history, name, ack)?.events(events);
             let subscriber = options.build().map_err(|problem| to_python(py, problem))?;
             (None, subscriber, Manner { writable, allow_pickle, is_direct: false })
         };

@@ -78,6 +78,7 @@ pub use reader::batch::Batch;
 pub use reader::event::{Event, EventKind, Incoming};
 pub use reader::item::Item;
 pub use reader::message::{Message, PublisherInfo, Writable};
+pub use reader::receipts::Receipt;
 pub use reader::take::{One, Take, Told, UpTo};
 pub use reader::turns::{Backlog, SubscriberStats};
 pub use sync::wait::Wait;

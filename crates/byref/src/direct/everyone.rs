@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
@@ -185,8 +186,8 @@ impl All {
 }
 
 impl Lender for All {
-    fn topic(&self) -> &str {
-        self.shared.address()
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
     }
 
     fn check_fork(&self) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::wait::Wait;
 use crate::writer::append::{self, Filled};
@@ -319,8 +320,8 @@ impl Route {
 }
 
 impl Lender for Way {
-    fn topic(&self) -> &str {
-        self.shared.address()
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
     }
 
     fn check_fork(&self) -> Result<()> {

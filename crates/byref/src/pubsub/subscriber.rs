@@ -23,6 +23,7 @@ use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
 use crate::reader::take::{One, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
@@ -36,6 +37,7 @@ use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -60,6 +62,7 @@ pub struct SubscriberBuilder {
     history: u64,
     spin: Duration,
     events: bool,
+    manual_ack: bool,
     name: Option<String>,
     /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
     mailbox: Option<u128>,
@@ -110,6 +113,15 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Whether messages count as taken only when they are [acknowledged](crate::Message::ack) (default: no, when they are received). One
+    /// that is never acknowledged stops its publisher for good, `depth` messages later. Only with [`Policy::Block`].
+    ///
+    /// They may be acknowledged in any order; room is made from the oldest on.
+    pub fn manual_ack(mut self, wanted: bool) -> Self {
+        self.manual_ack = wanted;
+        self
+    }
+
     /// A name for people, shown to publishers and in error texts.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -124,6 +136,11 @@ impl SubscriberBuilder {
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
+        }
+        if self.manual_ack && self.policy != Policy::Block {
+            let text =
+                "only a subscriber with the policy 'block' acknowledges by hand: the others lose messages anyway";
+            return Err(Error::InvalidArgument(text.into()));
         }
         if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
             return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
@@ -223,6 +240,7 @@ impl Subscriber {
             history: 0,
             spin: DEFAULT_MOST,
             events: false,
+            manual_ack: false,
             name: None,
             mailbox: None,
         }
@@ -395,6 +413,13 @@ impl Subscriber {
         Ok(guard.as_mut().map_or_else(Backlog::default, |open| open.reader.backlog()))
     }
 
+    /// How many messages were received and not acknowledged yet, where that is done by hand.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let guard = self.shared.lock()?;
+        let connections = guard.as_ref().map_or(&[][..], |open| &open.reader.connections);
+        Ok(connections.iter().filter_map(|it| it.unacknowledged.as_ref()).map(|it| it.count() as u64).sum())
+    }
+
     /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<SubscriberStats> {
         let guard = self.shared.lock()?;
@@ -550,12 +575,6 @@ impl Shared {
         }
     }
 
-    /// A publisher's process died.
-    fn hear_of_death(&self, connection: u64) {
-        self.update(|open| open.reader.hear_of_death(connection));
-        self.changed.notify();
-    }
-
     /// Does something with what is open, unless it was closed.
     fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
         self.open.lock().as_mut().map(change)
@@ -571,8 +590,8 @@ impl Shared {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
                 Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
-                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
-                Reached::Busy => {
+                Reached::Pair(pair) if self.say_hello(&pair, &candidate, &service)? => Ok(true),
+                Reached::Pair(_) | Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
@@ -665,8 +684,9 @@ impl Shared {
         self.ask_candidates();
     }
 
-    /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+    /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
+    /// asked again.
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
         let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
         fault!("connect.lease_made");
         let hello = Hello {
@@ -682,8 +702,11 @@ impl Shared {
             Some(incarnation) => Wish::Collect { hello, incarnation },
         };
         let call = Call { name: candidate.name.clone(), wish };
-        let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
-            return Err(io::Error::other("its socket is full"));
+        let channel = match Channel::open(pair, &call, Some(lease.shared())) {
+            Ok(Some(channel)) => channel,
+            Ok(None) => return Ok(false),
+            Err(error) if is_hang_up(&error) => return Ok(false),
+            Err(error) => return Err(error),
         };
         fault!("connect.hello_sent");
         let channel = Arc::new(channel);
@@ -694,7 +717,7 @@ impl Shared {
         });
         if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
-            return Ok(());
+            return Ok(true);
         }
         let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
         service.after(TIME_TO_ANSWER, move |_, _, _| {
@@ -718,7 +741,7 @@ impl Shared {
             Some(shared) => shared.hear_answer(&question),
             None => question.withdraw(),
         });
-        Ok(())
+        Ok(true)
     }
 
     /// A publisher has answered, or hung up.
@@ -769,8 +792,7 @@ impl Shared {
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = channel.peer_pid();
-        let number = number(pid);
+        let number = number(channel.peer_pid());
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
@@ -804,7 +826,7 @@ impl Shared {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
+        let mut info = PublisherInfo { id: welcome.publisher, pid: number, name, topic, acked_at: AckedAt::default() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else {
             say_nothing_was_taken(&lease);
@@ -816,12 +838,9 @@ impl Shared {
             return Ok(());
         }
         let id = open.reader.next_id();
-        let dying = Arc::downgrade(self);
-        let liveness = open.reader.service.deaths.watch(&open.reader.service, pid, move || {
-            if let Some(shared) = dying.upgrade() {
-                shared.hear_of_death(id);
-            }
-        })?;
+        if self.options.manual_ack {
+            info.acked_at = AckedAt::of(Arc::downgrade(self) as _, id);
+        }
         let listening = Arc::downgrade(self);
         channel.listen(move || {
             if let Some(shared) = listening.upgrade() {
@@ -829,7 +848,8 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
+        connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -899,6 +919,12 @@ impl Errands for Shared {
 
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
+    }
+
+    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
+        let mut guard = self.lock()?;
+        self.opened(&mut guard)?.reader.acknowledge(connection, sequences);
+        Ok(())
     }
 }
 

@@ -115,12 +115,12 @@ impl Reader {
         for &token in ready {
             match token {
                 Door::BELL => self.door.bell.silence(),
-                number => self.bells.silence(number, &self.door),
+                number => self.bells.silence(number, &mut self.connections, &self.door),
             }
         }
     }
 
-    /// A publisher has said something, or hung up; `true`: it is gone.
+    /// A publisher has said something, died, or hung up; `true`: it is gone.
     pub fn hear(&mut self, connection: u64) -> bool {
         let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) else { return false };
         connection.read_news();
@@ -136,15 +136,6 @@ impl Reader {
         }
         self.door.ring();
         is_over
-    }
-
-    /// A publisher's process died.
-    pub fn hear_of_death(&mut self, connection: u64) {
-        if let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) {
-            connection.died();
-            self.remind();
-            self.door.ring();
-        }
     }
 
     fn remind(&self) {

@@ -9,6 +9,7 @@ pub(crate) mod errands;
 pub(crate) mod event;
 pub(crate) mod item;
 pub(crate) mod message;
+pub(crate) mod receipts;
 pub(crate) mod sleep;
 pub(crate) mod take;
 pub(crate) mod turns;

@@ -194,6 +194,13 @@ impl Reader {
         self.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info))
     }
 
+    /// Messages of a connection are done with; of one that is gone nobody waits for that.
+    pub fn acknowledge(&mut self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) {
+        if let Some(connection) = self.connections.iter_mut().find(|it| it.id == connection) {
+            connection.acknowledge(sequences);
+        }
+    }
+
     /// What waits to be received.
     pub fn backlog(&mut self) -> Backlog {
         let mut backlog = Backlog::default();
