@@ -183,7 +183,8 @@ LATE_CODE = {
     "@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\n"
     "def destroy(_): kept.append([bytes(48) for _ in range(100)]); late()\n"
     "assert libc.pthread_key_create(ctypes.byref(key), destroy) == 0\n"
-    "pub = byref.Publisher('t')\n"
+    "pub, sub = byref.Publisher('t'), byref.Subscriber('t')\n"
+    "pub.wait_for_subscribers(timeout=20)\n"  # A slow end of the program is one of the thread and the publisher, too.
     "def work():\n"
     "    libc.pthread_setspecific(key, ctypes.c_void_p(1)); pub.send({'a': 1})\n"
     "threading.Thread(target=work, daemon=True).start()",

@@ -461,7 +461,7 @@ impl Line {
     /// Looks whether its reader has left.
     pub fn look_at_reader(&mut self) {
         if let [peer] = &self.peers[..]
-            && (!peer.is_connected() || peer.channel.is_hung_up())
+            && (!peer.is_connected() || peer.channel.is_hung_up() || peer.channel.has_died())
         {
             self.note_departure(0);
         }
