@@ -33,7 +33,7 @@ use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
@@ -178,7 +178,7 @@ pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.epoll.as_fd()
+        self.0.epoll().as_fd()
     }
 }
 
@@ -259,12 +259,11 @@ impl Subscriber {
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let (topic, spin) = (options.topic.clone(), options.spin);
         let (lookout, service) = service::connect(&topic)?;
-        let door = Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?;
         let listener = lookout.new_listener();
         let keep = Keep { policy: options.policy, depth: options.depth };
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let errands = Weak::clone(shared) as _;
-            let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
+            let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
             let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
@@ -449,6 +448,7 @@ impl Subscriber {
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        reader.door.open().map_err(Error::system(&self.shared.options.topic, "cannot make an epoll descriptor"))?;
         reader.polled = true;
         reader.sleep_at_sockets();
         Ok(Readiness(Arc::clone(&reader.door)))
@@ -917,7 +917,7 @@ impl Shared {
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.reader.stats.copied_bytes);
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.reader.stats.clone();
-        open.reader.sleep_at_sockets();
+        open.reader.disarm();
         open.lookout.unregister(self.listener);
         open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
