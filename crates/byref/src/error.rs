@@ -189,7 +189,11 @@ fn undelivered_text(count: usize) -> String {
 
 /// The end of a text that names an endpoint.
 fn on(topic: &str, what: &str) -> String {
-    if what.starts_with(MAILBOX) { format!("mailbox '{topic}'") } else { format!("topic '{topic}'") }
+    match what {
+        _ if what.starts_with(MAILBOX) => format!("mailbox '{topic}'"),
+        PUSHER | PULLER | JOB | "push" | "pull" | "join" => format!("queue '{topic}'"),
+        _ => format!("topic '{topic}'"),
+    }
 }
 
 fn operation(what: &str) -> &str {
@@ -202,6 +206,11 @@ fn endpoint(what: &str, topic: &str) -> String {
 
 /// How `what` begins in errors of mailboxes; their topic is an address.
 pub(crate) const MAILBOX: &str = "mailbox";
+
+/// What is on a queue, which is their topic.
+pub(crate) const PUSHER: &str = "pusher";
+pub(crate) const PULLER: &str = "puller";
+pub(crate) const JOB: &str = "job";
 
 /// How somebody else comes to have an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

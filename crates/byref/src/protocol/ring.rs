@@ -11,6 +11,7 @@
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
+//! | 37 | `answer_at`: a puller whose number of [answers](crate::protocol::answers) reaches it rings the pusher ([`NEVER`]: nobody waits) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
@@ -19,7 +20,8 @@
 //! holds the length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
 //! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
 //! of its release (see [`release`](crate::writer::release)). Bit 62 of `meta`: it is no record, but says that this one
-//! lies in the next region. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
+//! lies in the next region. Bit 61: it has a [`Tag`], whose second number is in bits 32..61, and whose first one is in the word
+//! behind the other data. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
 //! Positions count records, sequences count messages.
 //!
 //! # Invariants
@@ -62,6 +64,7 @@ const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
+const ANSWER_AT: usize = 37;
 /// The table of the regions' first positions, in a line of its own: there is none of the first region.
 pub(crate) const FIRST_POSITIONS: usize = 39;
 /// The most regions of a ring.
@@ -70,6 +73,12 @@ pub(crate) const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
 /// The record of this position lies in the next region.
 const GROWN: u64 = 1 << 62;
+const TAGGED: u64 = 1 << 61;
+/// Where the second number of a tag lies in `meta`, and the largest one.
+const COUNT_AT: u32 = 32;
+const MOST_COUNT: u64 = (1 << 29) - 1;
+/// The word of a tag's first number, where the payload lies in the pool.
+const POOLED_TAG: usize = 4;
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -102,6 +111,19 @@ pub(crate) struct Descriptor {
     pub refers: bool,
     /// Whoever drops its last hold rings the publisher.
     pub tracked: bool,
+}
+
+/// Two small numbers beside a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub number: u64,
+    pub count: u32,
+}
+
+impl Tag {
+    fn bits(self) -> u64 {
+        TAGGED | u64::from(self.count).min(MOST_COUNT) << COUNT_AT
+    }
 }
 
 /// Where a record is to be appended, and when it is sent.
@@ -138,8 +160,19 @@ impl Head {
     }
 
     /// Words of data that an inline record uses.
+    #[inline]
     pub fn data_words(self) -> usize {
-        self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8)
+        self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8) + usize::from(self.meta & TAGGED != 0)
+    }
+
+    /// The tag of a record whose [`look`](Ring::look) filled `data`, if it has one.
+    pub fn tag(self, data: &InlineData) -> Option<Tag> {
+        if self.meta & TAGGED == 0 {
+            return None;
+        }
+        let at = if self.meta & POOLED == 0 { self.data_words() - 1 } else { POOLED_TAG };
+        let number = data.0.get(at)?.load(std::sync::atomic::Ordering::Relaxed);
+        Some(Tag { number, count: (self.meta >> COUNT_AT & MOST_COUNT) as u32 })
     }
 }
 
@@ -193,6 +226,21 @@ impl<'a> Ring<'a> {
     /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload and attributes that fit.
     #[inline]
     pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8]) {
+        let meta = self.write_inline(place, payload, attributes);
+        self.complete(place, meta);
+    }
+
+    /// [`append_inline`](Self::append_inline) with a tag, which takes one word more.
+    pub fn append_inline_tagged(self, place: Place, payload: &[u8], attributes: &[u8], tag: Tag) {
+        let meta = self.write_inline(place, payload, attributes) | tag.bits();
+        let head = Head { timestamp_ns: 0, sequence: 0, meta };
+        self.record(place.position)[DATA + head.data_words() - 1].store(tag.number, Ordering::Relaxed);
+        self.complete(place, meta);
+    }
+
+    /// Writes the data of an inline record; gives its `meta`.
+    #[inline]
+    fn write_inline(self, place: Place, payload: &[u8], attributes: &[u8]) -> u64 {
         let data = &self.record(place.position)[DATA..];
         // The first cache line last, and at one go: a reader may be waiting for it, and takes it from under the pen.
         let (first, rest) = payload.split_at(payload.len().min((LINE_WORDS - DATA) * 8));
@@ -201,13 +249,25 @@ impl<'a> Ring<'a> {
         write_bytes(&data[used..], attributes);
         write_bytes(data, first);
         fault!("publish.inline_words");
-        let meta = payload.len() as u64 | (attributes.len() as u64) << 16;
-        self.complete(place, meta);
+        payload.len() as u64 | (attributes.len() as u64) << 16
     }
 
     /// Appends a record of `count` messages whose payloads lie in the pool. Needs invariant 1.
     #[inline]
     pub fn append_pooled(self, place: Place, at: Descriptor, count: u32) {
+        self.write_pooled(place, at);
+        self.complete(place, POOLED | count as u64);
+    }
+
+    /// Appends a record of one message whose payload lies in the pool, with a tag.
+    pub fn append_pooled_tagged(self, place: Place, at: Descriptor, tag: Tag) {
+        self.write_pooled(place, at);
+        self.record(place.position)[DATA + POOLED_TAG].store(tag.number, Ordering::Relaxed);
+        self.complete(place, POOLED | tag.bits() | 1);
+    }
+
+    #[inline]
+    fn write_pooled(self, place: Place, at: Descriptor) {
         let data = &self.record(place.position)[DATA..];
         data[0].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
         data[1].store(at.offset, Ordering::Relaxed);
@@ -216,7 +276,6 @@ impl<'a> Ring<'a> {
         let flags = flag(at.tracked, TRACKED) | flag(at.refers, REFERS);
         data[3].store(at.attributes_len as u64 | flags, Ordering::Relaxed);
         fault!("publish.pooled_words");
-        self.complete(place, POOLED | count as u64);
     }
 
     #[inline]
@@ -279,6 +338,10 @@ impl<'a> Ring<'a> {
         self.words[SKIP_AT].store(position, Ordering::Relaxed);
     }
 
+    pub fn set_answer_at(self, count: u64) {
+        self.words[ANSWER_AT].store(count, Ordering::Relaxed);
+    }
+
     pub fn set_generation(self, generation: u64) {
         self.words[GENERATION].store(generation, Ordering::Release);
     }
@@ -334,6 +397,10 @@ impl<'a> Ring<'a> {
         let head = head(record);
         let from = &record[DATA..];
         if head.meta & POOLED != 0 {
+            if head.meta & TAGGED != 0 {
+                let number = from[POOLED_TAG].load(Ordering::Relaxed);
+                data.0[POOLED_TAG].store(number, std::sync::atomic::Ordering::Relaxed);
+            }
             let [ids, last] = [0, 3].map(|word| from[word].load(Ordering::Relaxed));
             let at = Descriptor {
                 segment: ids as u32,
@@ -422,6 +489,11 @@ impl<'a> Ring<'a> {
     pub fn generation(self) -> u64 {
         self.words[GENERATION].load(Ordering::Acquire)
     }
+}
+
+/// The word `answer_at` among those of a ring.
+pub(crate) fn answer_at(words: &[AtomicU64]) -> u64 {
+    words[ANSWER_AT].load(Ordering::Relaxed)
 }
 
 #[inline]

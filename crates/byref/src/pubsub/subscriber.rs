@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, MAILBOX, Result, printable};
+use crate::error::{Error, MAILBOX, PULLER, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -16,16 +16,19 @@ use crate::link::pair::Pair;
 use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory};
 use crate::link::service::{self, Handle, Next};
+use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
+use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::sleep::{self, Owner, Rest};
-use crate::reader::take::{One, Source, Take};
+use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
+use crate::sync::Pairing;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
@@ -35,7 +38,7 @@ use crate::sys::epoll::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
-use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -63,9 +66,33 @@ pub struct SubscriberBuilder {
     name: Option<String>,
     /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
     mailbox: Option<u128>,
+    /// It is a puller of the queue `topic`.
+    puller: Option<Pull>,
 }
 
+/// What a puller is.
+#[derive(Clone)]
+pub(crate) struct Pull {
+    pub prefetch: u64,
+    pub floor: Arc<Floor>,
+}
+
+impl std::fmt::Debug for Pull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pull({})", self.prefetch)
+    }
+}
+
+/// How much of a ring a puller needs to know when it is to ring.
+const RING_HEAD: u64 = 4096;
+
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a puller, whose queue is its topic.
+    pub(crate) fn of_puller(mut self, pull: Pull) -> Self {
+        self.puller = Some(pull);
+        self
+    }
+
     /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
     /// told of.
     pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
@@ -75,7 +102,11 @@ impl SubscriberBuilder {
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+        match (self.mailbox, &self.puller) {
+            (Some(_), _) => MAILBOX,
+            (_, Some(_)) => PULLER,
+            _ => "subscriber",
+        }
     }
 
     /// What happens when it falls behind (default: [`Policy::Block`]).
@@ -118,9 +149,9 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match self.mailbox {
-            None => topic::validate_pattern(&self.topic)?,
-            Some(_) => topic::validate(&self.topic)?,
+        match (self.mailbox, &self.puller) {
+            (None, None) => topic::validate_pattern(&self.topic)?,
+            _ => topic::validate(&self.topic)?,
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
@@ -225,6 +256,7 @@ impl Subscriber {
             events: false,
             name: None,
             mailbox: None,
+            puller: None,
         }
     }
 
@@ -436,6 +468,9 @@ impl Subscriber {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
         let found = match most {
+            _ if self.is_puller() => {
+                reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
+            }
             None => reader.take_incoming(|reader| Ok(reader.take_one()?.map(Item::Message))),
             Some(most) => {
                 reader.take_incoming(|reader| Ok(reader.take_batch(most)?.map(|batch| Item::Batch(Box::new(batch)))))
@@ -446,6 +481,21 @@ impl Subscriber {
             Some(Incoming::Event(event)) => Ok(Some(Item::Event(Box::new(event)))),
             None => reader.trouble.take().map_or(Ok(None), Err),
         }
+    }
+
+    /// Whether it gives jobs.
+    pub(crate) fn is_puller(&self) -> bool {
+        self.shared.options.puller.is_some()
+    }
+
+    /// The next job, of a puller.
+    pub(crate) fn pull(&self, wait: &mut Wait<'_>) -> Result<Job> {
+        self.receive(OneJob, wait)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_pull(&self) -> Result<Option<Job>> {
+        self.try_receive(OneJob)
     }
 
     /// Whether it tells what happens.
@@ -486,6 +536,9 @@ impl Listener for Shared {
             return Some(topic::hash("")); // No publisher's.
         }
         let topic = &self.options.topic;
+        if self.options.puller.is_some() {
+            return Some(topic::hash(&rendezvous::topic_of_pushers(topic)));
+        }
         (!topic::is_pattern(topic)).then(|| topic::hash(topic))
     }
 
@@ -667,7 +720,8 @@ impl Shared {
 
     /// Sends the lease to a publisher, and takes the answer when it comes.
     fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
-        let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        let len = if self.options.puller.is_some() { PULLER_LEASE_LEN } else { LEASE_LEN };
+        let lease = OwnedSegment::new("byref-lease", len)?;
         fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -677,9 +731,10 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match self.options.mailbox {
-            None => Wish::Subscribe(hello),
-            Some(incarnation) => Wish::Collect { hello, incarnation },
+        let wish = match (self.options.mailbox, &self.options.puller) {
+            (Some(incarnation), _) => Wish::Collect { hello, incarnation },
+            (None, Some(pull)) => Wish::Pull { hello, prefetch: pull.prefetch },
+            (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
         let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
@@ -829,7 +884,17 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        let head = match &self.options.puller {
+            Some(_) => {
+                Some(PeerSegment::new(ring.try_clone()?, Some(RING_HEAD)).map_err(|(error, _)| error)?.into_map())
+            }
+            None => None,
+        };
+        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        if let (Some(head), Some(pull)) = (head, &self.options.puller) {
+            let pairing = Pairing::with(welcome.membarrier);
+            connection.desk = Some(Desk::new(&connection.link, head, pairing, &pull.floor));
+        }
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -878,6 +943,16 @@ impl Owner for Shared {
         if self.options.mailbox.is_some() {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
+        if let Some(pull) = &self.options.puller {
+            let (topic, open) = (self.options.topic.clone(), pull.floor.open());
+            let is_alone = self.update(|open| open.reader.connections.is_empty()) == Some(true);
+            let hint = match open {
+                _ if is_alone => "; no pusher is connected".to_owned(),
+                0 => String::new(),
+                open => format!("; {open} of its jobs are not answered (prefetch={}): call job.done()", pull.prefetch),
+            };
+            return Error::Timeout { what: "pull", topic, waited: wait.given(), hint };
         }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;

@@ -2,12 +2,13 @@
 
 use crate::attributes::Encoded;
 use crate::memory::pool::Chunk;
-use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
+use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER, Tag};
 use crate::writer::attempt::{Attempt, LEASE_POLL};
 use crate::writer::line::Line;
 use crate::writer::release::Tracked;
 use crate::writer::store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A chunk with one or more messages in it.
 pub(crate) struct Filled<'a> {
@@ -79,11 +80,33 @@ fn describe(
     tracked: Option<&Arc<Tracked>>,
     timestamp_ns: Option<u64>,
 ) -> Attempt<u64> {
-    if let Some((at, poll)) = line.must_wait() {
+    if let Some((at, poll)) = must_wait_for_pooled(line) {
         return Attempt::Wait { at, poll };
     }
-    if !line.announced_to_lossless() {
-        return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
-    }
     Attempt::Done(store.append(line, at, count, timestamp_ns, tracked))
+}
+
+/// What a record that names a chunk has to wait for.
+fn must_wait_for_pooled(line: &mut Line) -> Option<(u64, Option<Duration>)> {
+    line.must_wait().or_else(|| (!line.announced_to_lossless()).then_some((NEVER, Some(LEASE_POLL))))
+}
+
+/// Appends a record with a tag, and with payload and attributes that fit into it beside that; `false`: there is no room now.
+pub(crate) fn inline_tagged(line: &mut Line, payload: &[u8], attributes: &[u8], timestamp_ns: u64, tag: Tag) -> bool {
+    let has_room = line.must_wait().is_none();
+    if has_room {
+        line.append(Some(timestamp_ns), payload.len(), 1, |ring, place| {
+            ring.append_inline_tagged(place, payload, attributes, tag);
+        });
+    }
+    has_room
+}
+
+/// The same for one that names a chunk, which is kept from being freed.
+pub(crate) fn pooled_tagged(store: &mut Store, line: &mut Line, at: Descriptor, timestamp_ns: u64, tag: Tag) -> bool {
+    let has_room = must_wait_for_pooled(line).is_none();
+    if has_room {
+        store.append_tagged(line, at, timestamp_ns, tag);
+    }
+    has_room
 }

@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     pub channel: Arc<Channel>,
     /// What wakes it if it sleeps at sockets, and has passed one.
     pub bell: Option<Arc<OwnedFd>>,
-    pub lease: Mapping,
+    pub lease: Arc<Mapping>,
     pub policy: Policy,
     pub depth: u64,
     pub start: u64,

@@ -170,7 +170,7 @@ impl Line {
             name: hello.name.map(|name| printable(&name)),
             channel,
             bell: None,
-            lease,
+            lease: Arc::new(lease),
             policy: hello.policy,
             depth,
             start,
