@@ -72,6 +72,7 @@ __all__ = [
     "INLINE_LIMIT",
     "Arrow",
     "Batch",
+    "Client",
     "Event",
     "EventQueue",
     "Holder",
@@ -81,12 +82,15 @@ __all__ = [
     "Mailbox",
     "Message",
     "Outstanding",
+    "PendingReply",
     "Publisher",
     "PublisherInfo",
     "Puller",
     "Pusher",
     "Receiver",
     "Rejected",
+    "Request",
+    "Server",
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
@@ -1036,6 +1040,273 @@ class Undelivered:
     def __bytes__(self) -> bytes: ...
 
 @final
+class Client:
+    """Asks the servers of a service, in whatever process of the host, and gets their replies.
+
+    A request goes to the server with the fewest of this client's under way. It may be shared by threads.
+    """
+
+    def __new__(
+        cls, service: str, max_memory: int | None = None, writable: bool = False, allow_pickle: bool = False
+    ) -> Self:
+        """Make a client, which looks for servers from now on.
+
+        `max_memory`: the most bytes of payload memory for all requests (default: as for a `Publisher`). `writable`,
+        `allow_pickle`: how it wants replies, as for a `Subscriber`.
+
+        Raises `InvalidTopic` (services are named like topics, without wildcards), `ValueError`, and `Error` when
+        `$BYREF_DIR` cannot be used.
+        """
+
+    def request(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> Message:
+        """Send a request, and return the reply; its `sender` is the server. Of a streamed one, the last part.
+
+        `data`: what `Publisher.send` takes; or a loan of this client's, which is sent without a copy. `timeout`: the
+        deadline in seconds, also for the server. `to`: one server (`reply.sender`, one of `servers`), or a group of
+        them. `wait`: for how many seconds to let a server come if nobody serves (default: none).
+        `retry="idempotent"`: when a server ends that has taken the request, another one gets it. `pickle`: any object,
+        as with `Publisher.send_pickle`; the server's `allow_pickle` has to allow it.
+
+        Raises `NoServer`; `DeadlineExceeded`; `RemoteError` when the service failed; `NoReply` when the server dropped
+        it; `PeerLost` when the server ended: `taken` says whether it had taken the request. Further
+        `TypeError`, `PoolExhausted`, `Closed`, `Forked`. When Ctrl-C ends the call, the request is cancelled.
+        """
+
+    def submit(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> PendingReply:
+        """Send a request, and return at once what its reply will be; as `request` otherwise.
+
+        It waits at the client while all servers have as many as they may.
+        """
+
+    def survey(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timeout: float = 1,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+    ) -> list[Message]:
+        """Ask every server that is there (of a group, with `to`); return the replies that came in `timeout` seconds.
+
+        Those that fail, drop the request or end are not among them. `NoServer` when nobody serves.
+        """
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `request(loan)` or `submit(loan)`."""
+
+    def wait_for_server(self, group: str | None = None, timeout: float | None = None) -> None:
+        """Wait until there is a server (of that group); `Timeout` after `timeout` seconds."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a reply comes after `PendingReply.done()` was False."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        sent, copied_bytes, received, late (replies that nobody wanted any more), unasked, resent, under_way, waiting,
+        servers, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the client; servers see that nobody wants replies any more. Calling it again has no effect."""
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def identity(self) -> Identity:
+        """What servers see as `request.sender`."""
+
+    @property
+    def servers(self) -> list[Identity]:
+        """The servers that it is connected to."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class PendingReply:
+    """The reply to a request that was submitted. `await` gives it, on asyncio, trio and anyio.
+
+    Iteration gives the parts of a streamed reply as they come (`async for`, too). Dropping it cancels the request.
+    """
+
+    def result(self, timeout: float | None = None) -> Message:
+        """Wait for the reply, and return it; raise as `Client.request` does, and `Timeout` after `timeout` seconds.
+
+        Of a streamed reply, the last part.
+        """
+
+    def done(self) -> bool:
+        """Whether there is something: the reply, a part of it, or the reason why there is none."""
+
+    def cancel(self) -> bool:
+        """Want no reply any more: the server sees it while it works. False when there was nothing to cancel."""
+
+    def _client(self) -> Client: ...
+    def _seconds_left(self) -> float | None: ...
+    def _next_now(self) -> Message | None: ...
+    def __await__(self) -> Generator[Any, None, Message]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
+    def __aiter__(self) -> AsyncIterator[Message]: ...
+
+@final
+class Server:
+    """Serves a service: takes requests, and replies to them. Any number of servers may serve the same service.
+
+    It may be shared by threads: each request goes to one.
+    """
+
+    def __new__(
+        cls,
+        service: str,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Make a server. Clients find it from now on.
+
+        `group`: a name by which clients may choose among the servers. `prefetch`: how many requests of each client it
+        may have and not have answered, at most 1,024: what its death or slowness can delay. Others go to
+        other servers, or wait at the client. `max_memory`: the most bytes of payload memory for all replies (default:
+        as for a `Publisher`). `writable`, `allow_pickle`: how it wants requests, as for a `Subscriber`.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Request:
+        """Return the next request; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Request]:
+        """Return the next request, and let other tasks run until it comes; on asyncio, trio and anyio."""
+
+    def _recv_at_last(self, waited: float) -> Request: ...
+    def try_recv(self) -> Request | None:
+        """Return the next request, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a request comes after `try_recv` gave None."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        received, received_bytes, skipped (nobody wanted a reply when they were taken), replied, late (replies that
+        nobody wanted any more), dropped, copied_bytes, clients, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the server; iterations end. Calling it again has no effect.
+
+        Requests that it has not taken go to other servers; those that it has taken can be answered no more.
+        """
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def group(self) -> str:
+        """The group; empty: none."""
+
+    @property
+    def identity(self) -> Identity:
+        """What clients see as `reply.sender`."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Request: ...
+    def __aiter__(self) -> AsyncIterator[Request]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Request:
+    """A request that a server has taken; to be answered once, from whichever thread.
+
+    It has all that its `message` has: `sender`, `headers`, `shape`, `dtype`, a buffer. Dropping it unanswered is
+    `NoReply` for its client.
+    """
+
+    def reply(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        more: bool = False,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        pickle: bool = False,
+    ) -> bool:
+        """Send the reply; return False when nobody wants it any more, so that it was dropped.
+
+        `data`: what `Publisher.send` takes, or a loan of this request's. `more`: further parts follow; a part waits, up
+        to `timeout` seconds, while its client has many to take. The last reply never waits for the client. `pickle`:
+        any object; the client's `allow_pickle` has to allow it.
+
+        Raises `ValueError` when it was answered before, `Closed` when the server was closed.
+        """
+
+    def finish(self) -> bool:
+        """End a reply whose parts were all sent with `more`; as `reply` otherwise."""
+
+    def fail(self, code: int | str, text: str = "", traceback: str = "") -> bool:
+        """Say that the service failed: the client gets a `RemoteError`; as `reply` otherwise."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `reply(loan)`."""
+
+    @property
+    def message(self) -> Message:
+        """The request as a message."""
+
+    @property
+    def value(self) -> Any:
+        """What was sent; `message.value`."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the reply has to be there, on the clock of `time.monotonic()`; None: at any time."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants a reply any more: cancelled, too late, or its client has ended. Receives nothing."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    def __getattr__(self, name: str) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class EventQueue:
     """Calls receivers as messages come: any callables, on many topics, one after the other on one thread at a time."""
 
@@ -1056,6 +1327,26 @@ class EventQueue:
         seconds.
 
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def serve(
+        self,
+        service: str,
+        function: Callable[[Request], object],
+        *,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+    ) -> Receiver:
+        """Serve a service with any callable, which is called with each `Request`; closing the receiver ends that.
+
+        What it returns is the reply (None: an empty one), unless it has answered by itself; what a generator yields are
+        the parts of a streamed reply; what it raises is a `RemoteError` for the client, with the class's name, the text
+        and the traceback, and the queue goes on. Coroutine functions and asynchronous generators serve in
+        `run_async`. The other arguments: as for a `Server`.
         """
 
     @overload

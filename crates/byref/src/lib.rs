@@ -86,7 +86,7 @@ pub use reader::take::{One, Take, Told, UpTo};
 pub use reader::turns::{Backlog, SubscriberStats};
 pub use rpc::client::{Ask, Client, ClientBuilder, ClientStats};
 pub use rpc::failure::{Code, Failure};
-pub use rpc::pending::PendingReply;
+pub use rpc::pending::{Canceller, PendingReply};
 pub use rpc::request::Request;
 pub use rpc::server::{Server, ServerBuilder, ServerStats};
 pub use sync::wait::Wait;

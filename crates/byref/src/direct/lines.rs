@@ -316,7 +316,8 @@ impl Shared {
         let name = self.role.partner().name(&address);
         let is_of_service = name.is_some()
             && Party::of(&address).map(|it| it.service) == Party::of(self.address()).map(|it| it.service);
-        if self.role == Role::Client && !self.inbox.reads_from(incarnation, process) {
+        let peer = Identity::new(address.clone(), incarnation, process);
+        if self.role == Role::Client && !(Party::has_id(&address, incarnation) && self.inbox.reads_from(&peer)) {
             return Err(io::Error::other("it is no server that this client reads from")); // It asks again.
         }
         let mut guard = self.lock().map_err(|_| gone())?;
@@ -350,7 +351,6 @@ impl Shared {
         open.last_line = line_number;
         open.routes.insert(address.clone().into(), Route { line: line.number, index: open.lines.len() });
         open.lines.push(line);
-        let peer = Identity::new(address, incarnation, process);
         let name = name.unwrap_or_default();
         open.destinations.push(Destination { peer: peer.clone(), name: name.clone(), is_over: false });
         open.by_incarnation.insert(incarnation, line_number);

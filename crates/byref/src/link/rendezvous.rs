@@ -315,6 +315,12 @@ impl Directory {
         Ok(self.entries()?.into_iter().filter(|name| is_queue(name)).collect())
     }
 
+    /// How many names of servers of a service there are.
+    pub fn servers(&self, service: &str) -> io::Result<usize> {
+        let key = Some(Key::Service(topic::hash(service)));
+        Ok(self.entries()?.iter().filter(|name| key_in(name) == key).count())
+    }
+
     /// The names of all mailboxes' sockets.
     pub fn mailboxes(&self) -> io::Result<Vec<String>> {
         Ok(self.entries()?.into_iter().filter(|name| is_mailbox(name)).collect())

@@ -36,6 +36,11 @@ impl<'a> Party<'a> {
         let group = group.strip_prefix('@')?;
         rendezvous::is_hex(id, 32).then_some(Party { service, group, id })
     }
+
+    /// Whether it is the address of the one with that id.
+    pub fn has_id(address: &'a str, id: u128) -> bool {
+        Self::of(address).is_some_and(|party| u128::from_str_radix(party.id, 16) == Ok(id))
+    }
 }
 
 impl Role {

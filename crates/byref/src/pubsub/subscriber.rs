@@ -23,7 +23,7 @@ use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
-use crate::reader::item::Item;
+use crate::reader::item::{Item, Taker};
 use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::receipts::{AckedAt, Unacknowledged};
@@ -201,6 +201,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     /// Dropping it closes it.
     closes: bool,
+    /// Makes something else of messages, in a selector.
+    taker: Option<Arc<dyn Taker>>,
 }
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
@@ -267,6 +269,8 @@ struct Open {
     candidates: Candidates,
     /// Of a mailbox: those that it has said hello to, and that have not answered yet.
     greeted: Vec<Arc<Question>>,
+    /// The same, from just before that on: names, and processes.
+    expected: Vec<(String, i32)>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -298,7 +302,14 @@ impl Subscriber {
             let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
-            let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
+            let open = Open {
+                reader,
+                candidates,
+                greeted: Vec::new(),
+                expected: Vec::new(),
+                directory,
+                lookout: Arc::clone(&lookout),
+            };
             Shared {
                 options,
                 made_in: ForkId::current(),
@@ -319,7 +330,7 @@ impl Subscriber {
         }
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
-        Ok(Subscriber { shared, closes: true })
+        Ok(Subscriber { shared, closes: true, taker: None })
     }
 
     /// The next message; waits without limit.
@@ -334,7 +345,7 @@ impl Subscriber {
 
     /// A second handle to the same subscriber. Dropping it closes nothing.
     pub fn handle(&self) -> Subscriber {
-        Subscriber { shared: Arc::clone(&self.shared), closes: false }
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: None }
     }
 
     /// The next message; `None` when none is there: see [`try_receive`](Self::try_receive).
@@ -432,11 +443,6 @@ impl Subscriber {
         lookout.register(shared.listener, shared, &door).map_err(failed)
     }
 
-    /// For the receiving half of a client: how many names of servers there are.
-    pub(crate) fn known_partners(&self) -> usize {
-        self.shared.update(|open| open.candidates.known.len()).unwrap_or(0)
-    }
-
     /// Has the thread that sleeps look again.
     pub(crate) fn stir(&self) {
         self.shared.update(|open| open.reader.door.ring());
@@ -447,10 +453,14 @@ impl Subscriber {
         self.shared.rest.nudge();
     }
 
-    /// Whether it is connected to that one, in that process, as a sender.
-    pub(crate) fn reads_from(&self, id: u128, pid: i32) -> bool {
+    /// Whether it is connected to that one, in that process, as a sender, or has said hello to it and not heard its answer yet.
+    pub(crate) fn reads_from(&self, peer: &Identity) -> bool {
+        let (id, pid) = (peer.incarnation(), peer.process());
         let is_it = |info: &PublisherInfo| info.id == id && info.pid == pid;
-        self.shared.update(|open| open.reader.find_live(is_it).is_some()).unwrap_or(false)
+        let name = self.shared.options.direct.and_then(|direct| direct.role.partner().name(peer.address()));
+        let is_expected = |(expected, process): &(String, i32)| *process == pid && name.as_ref() == Some(expected);
+        let knows = |open: &mut Open| open.reader.find_live(is_it).is_some() || open.expected.iter().any(is_expected);
+        self.shared.update(knows).unwrap_or(false)
     }
 
     /// Closes it, and lets its users know who has taken the address over.
@@ -539,6 +549,10 @@ impl Subscriber {
     pub(crate) fn poll_incoming(&self, most: Option<usize>) -> Result<Option<Item>> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        if let Some(taker) = &self.taker {
+            let taken = taker.take(&mut Source(reader))?;
+            return if taken.is_some() { Ok(taken) } else { reader.trouble.take().map_or(Ok(None), Err) };
+        }
         let found = match most {
             _ if self.is_puller() => {
                 reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
@@ -570,9 +584,14 @@ impl Subscriber {
         self.try_receive(OneJob)
     }
 
-    /// Whether it tells what happens.
-    pub(crate) fn has_events(&self) -> bool {
-        self.shared.options.events
+    /// Whether it gives more than messages.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.shared.options.events && self.taker.is_none() && !self.is_puller()
+    }
+
+    /// A second handle, which gives what `taker` makes of messages to the selector that it is added to.
+    pub(crate) fn with_taker(&self, taker: Arc<dyn Taker>) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: Some(taker) }
     }
 
     /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
@@ -806,7 +825,14 @@ impl Shared {
             (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
-        let channel = match Channel::open(pair, &call, Some(lease.shared())) {
+        if self.options.direct.is_some() {
+            self.update(|open| open.expected.push((candidate.name.clone(), number(pair.pid()))));
+        }
+        let opened = Channel::open(pair, &call, Some(lease.shared()));
+        if !matches!(opened, Ok(Some(_))) {
+            self.expect_no_more(&candidate.name);
+        }
+        let channel = match opened {
             Ok(Some(channel)) => channel,
             Ok(None) => return Ok(false),
             Err(error) if is_hang_up(&error) => return Ok(false),
@@ -881,9 +907,19 @@ impl Shared {
             }
         }
         self.update(|open| open.greeted.retain(|it| !std::ptr::eq(&**it, question)));
+        self.expect_no_more(&candidate.name);
         if !question.is_slow.load(Ordering::Relaxed) {
             self.ask_next();
         }
+    }
+
+    /// It has answered, or was not asked after all.
+    fn expect_no_more(&self, name: &str) {
+        self.update(|open| {
+            if let Some(index) = open.expected.iter().position(|(expected, _)| expected == name) {
+                open.expected.swap_remove(index);
+            }
+        });
     }
 
     /// Takes a publisher in.

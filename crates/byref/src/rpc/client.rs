@@ -23,12 +23,15 @@ use crate::sync::biased::Biased;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
+use crate::sys::door::Door;
+use crate::sys::epoll::Interest;
 use crate::writer::append::{self, Filled, fits_inline_tagged};
 use crate::writer::attempt::Attempt;
 use crate::writer::owner::Owner;
 use crate::writer::store;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -36,8 +39,10 @@ use std::time::{Duration, Instant};
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Servers that are there have this time to answer a new client before it says that there are none.
 const TIME_TO_MEET: Duration = Duration::from_secs(1);
-/// Time between two looks at a server that has ended, of which not all is known yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Time between two looks of the service thread, while requests wait for room, or not all is known about a server that has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// The same, while nothing changes.
+const LOOK_AT_LAST: Duration = Duration::from_millis(32);
 
 /// Settings of a [`Client`]; see [`Client::builder`].
 #[derive(Clone, Debug)]
@@ -157,6 +162,13 @@ pub(super) enum Payload<'a> {
     Stored(Stored),
 }
 
+/// What those sleep at who poll for replies: the inbox, and a bell for what others have taken from that.
+struct News {
+    door: Arc<Door>,
+    _inbox: Readiness,
+    is_rung: AtomicBool,
+}
+
 /// What a client shares with its pending replies and loans.
 pub(super) struct Inner {
     pub service: Box<str>,
@@ -168,6 +180,8 @@ pub(super) struct Inner {
     looks: AtomicBool,
     /// A task of the service thread receives for futures.
     reacts: AtomicBool,
+    /// For who polls.
+    news: OnceLock<News>,
 }
 
 /// Asks the servers of a service, and gets their replies.
@@ -210,6 +224,7 @@ impl Client {
             waiting: AtomicUsize::new(0),
             looks: AtomicBool::new(false),
             reacts: AtomicBool::new(false),
+            news: OnceLock::new(),
         });
         let observer: Weak<dyn Observer> = Arc::downgrade(&inner) as _;
         inner.shared.observe(observer);
@@ -330,6 +345,22 @@ impl Client {
         }
     }
 
+    /// Waits until there is a server that `ask` is meant for; an error if there is none.
+    pub fn wait_for_some(&self, ask: &Ask, wait: &mut Wait<'_>) -> Result<()> {
+        self.inner.wait_for_some(ask, wait)
+    }
+
+    /// Those that `ask` is meant for.
+    pub fn servers_for(&self, ask: &Ask) -> Result<Vec<Identity>> {
+        let mut servers = self.servers()?;
+        servers.retain(|server| match &ask.target {
+            Target::Any => true,
+            Target::Group(group) => super::group_of(server.address()) == Some(group),
+            Target::Server(peer) => peer == server,
+        });
+        Ok(servers)
+    }
+
     /// Asks every server that is there the same; each gets a copy of its own.
     pub fn survey_with(
         &self,
@@ -338,15 +369,9 @@ impl Client {
         ask: &Ask,
         wait: &mut Wait<'_>,
     ) -> Result<Vec<PendingReply>> {
-        self.inner.wait_for_some(ask, wait)?;
-        let meant = |server: &&Identity| match &ask.target {
-            Target::Any => true,
-            Target::Group(group) => super::group_of(server.address()) == Some(group),
-            Target::Server(peer) => peer == *server,
-        };
-        let servers: Vec<_> = self.inner.table.lock().present().filter(meant).cloned().collect();
+        self.wait_for_some(ask, wait)?;
         let mut pending = Vec::new();
-        for server in servers {
+        for server in self.servers_for(ask)? {
             match self.submit_with(payload, attributes, &ask.clone().to(&server), wait) {
                 Ok(reply) => pending.push(reply),
                 Err(Error::NoServer { .. }) => {} // It has gone meanwhile.
@@ -363,9 +388,23 @@ impl Client {
 
     // ---- waiting for many, closing ----
 
-    /// A descriptor that becomes readable when replies come, or servers end, after a call of [`receive`](Self::receive).
+    /// A descriptor that becomes readable when there may be something for a reply whose [`is_ready`](PendingReply::is_ready) was
+    /// `false`.
     pub fn readiness(&self) -> Result<Readiness> {
-        self.inner.shared.inbox.readiness().map_err(|error| self.inner.explained(error))
+        let inner = &self.inner;
+        if inner.news.get().is_none() {
+            let inbox = inner.shared.inbox.readiness().map_err(|error| inner.explained(error))?;
+            let make = || {
+                let door = Door::opened()?;
+                door.epoll().add(&inbox, 0, Interest::IN)?;
+                io::Result::Ok(door)
+            };
+            let door = make().map_err(Error::system(self.service(), "cannot make an epoll descriptor"))?;
+            let news = News { door: Arc::new(door), _inbox: inbox, is_rung: AtomicBool::new(false) };
+            let _ = inner.news.set(news);
+            inner.tell_pollers(); // What came before.
+        }
+        Ok(Readiness(Arc::clone(&inner.news.get().expect("set above").door)))
     }
 
     /// Receives what is there for all pending replies, without waiting.
@@ -397,13 +436,16 @@ impl Client {
 
     /// Whether it was closed.
     pub fn is_closed(&self) -> Result<bool> {
-        self.inner.shared.check_fork().map_err(|error| self.inner.explained(error))?;
+        self.inner.check_fork()?;
         Ok(self.inner.check().is_err())
     }
 
     /// Closes the client. Calls that wait for replies end with [`Error::Closed`]; servers see that nobody wants these any more.
     /// Calling it again has no effect.
     pub fn close(&self) {
+        if self.inner.check_fork().is_err() {
+            return;
+        }
         self.inner.shared.close(None);
         self.inner.wake_all();
         let woken = self.inner.with_table(|table| {
@@ -483,6 +525,11 @@ impl Inner {
         check().map_err(|error| self.explained(error))
     }
 
+    /// An error in a forked child, where no lock is to be taken.
+    pub fn check_fork(&self) -> Result<()> {
+        self.shared.check_fork().map_err(|error| self.explained(error))
+    }
+
     fn place(&self) -> String {
         self.shared.lookout.directory().path().display().to_string()
     }
@@ -525,6 +572,8 @@ impl Inner {
                     };
                     table.let_wait(id, stored);
                     self.pump(&mut table);
+                    drop(table);
+                    self.look_later();
                 }
                 Err(error) => {
                     drop(table); // Dropping what is pending takes it.
@@ -656,13 +705,23 @@ impl Inner {
             found = table.choose(target) != Choice::Nobody;
             let connected = table.present().count();
             drop(table);
-            let is_on_its_way = || began.elapsed() < TIME_TO_MEET && self.shared.inbox.known_partners() > connected;
+            // In the directory: the watch may be late.
+            let servers = || self.shared.lookout.directory().servers(&self.service).unwrap_or(0);
+            let is_on_its_way = || began.elapsed() < TIME_TO_MEET && servers() > connected;
             Ok(found || (began.elapsed() >= come && !is_on_its_way()))
         })?;
         match ended {
             Ended::Interrupted => Err(Error::Interrupted { topic: self.service.to_string() }),
             Ended::Done | Ended::TimedOut => Ok(found),
         }
+    }
+
+    /// A job was ended by its caller: lets the server know, and who waits for it.
+    pub fn after_end(&self, unwanted: Option<(u32, usize)>) {
+        self.tell(unwanted);
+        self.wake_all();
+        let woken = self.with_table(|table| std::mem::take(&mut table.to_wake));
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// Lets servers know whose replies nobody wants.
@@ -699,8 +758,11 @@ impl Inner {
         }
         let (has_chores, is_other) = (!table.to_wake.is_empty(), matches!(reply, Reply::For(id) if Some(id) != own));
         drop(table);
-        if is_other && self.waiting.load(Ordering::Relaxed) > usize::from(own.is_some()) {
-            self.shared.inbox.nudge();
+        if is_other {
+            self.tell_pollers();
+            if self.waiting.load(Ordering::Relaxed) > usize::from(own.is_some()) {
+                self.shared.inbox.nudge();
+            }
         }
         if reply == Reply::Unasked {
             log::warn!("byref: service '{}': a reply that was not asked for", self.service);
@@ -717,6 +779,7 @@ impl Inner {
         table.fall_silent(server);
         self.pump(&mut table);
         drop(table);
+        self.tell_pollers();
         true
     }
 
@@ -735,8 +798,28 @@ impl Inner {
         to_wake.into_iter().for_each(Waker::wake);
     }
 
+    /// Who polls for a reply looks again: another one has taken it in, or ended it.
+    fn tell_pollers(&self) {
+        if let Some(news) = self.news.get()
+            && !news.is_rung.swap(true, Ordering::AcqRel)
+        {
+            news.door.bell().ring();
+        }
+    }
+
+    /// Who polls looks now: it is told of what happens from here on.
+    pub fn poll_begins(&self) {
+        if let Some(news) = self.news.get()
+            && news.is_rung.load(Ordering::Acquire)
+        {
+            news.door.bell().silence();
+            news.is_rung.store(false, Ordering::Release);
+        }
+    }
+
     /// Has all threads that wait look again.
     pub fn wake_all(&self) {
+        self.tell_pollers();
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.shared.inbox.nudge();
             self.shared.inbox.stir();
@@ -745,15 +828,26 @@ impl Inner {
 
     /// Receives what is there, without waiting.
     pub fn progress(&self) {
-        let what = Progress { inner: self, job: None };
-        while let Ok(Some(_)) = self.shared.inbox.try_receive(what) {
+        self.progress_for(None);
+    }
+
+    /// The same, for who waits for one job; up to something for it.
+    pub fn progress_for(&self, job: Option<JobId>) {
+        let what = Progress { inner: self, job };
+        while let Ok(Some(step)) = self.shared.inbox.try_receive(what) {
             self.do_chores();
+            if matches!(step, Step::Ready) {
+                break;
+            }
         }
         let (late, chores) = {
             let mut table = self.table.lock();
             (table.end_late(), !table.to_wake.is_empty() || !table.to_look_at.is_empty())
         };
-        self.tell(late);
+        if late.is_some() {
+            self.wake_all();
+        }
+        self.tell(late.into_iter().flatten());
         if chores {
             self.do_chores();
         }
@@ -784,21 +878,28 @@ impl Inner {
         act(&mut self.table.lock())
     }
 
-    /// Has the service thread look at servers that have ended, until all is known about them.
+    /// Has the service thread receive as long as requests wait, or not all is known about servers that have ended: no other thread may
+    /// do so.
     fn look_later(self: &Arc<Self>) {
         if self.looks.swap(true, Ordering::Relaxed) {
             return;
         }
         let inner = Arc::downgrade(self);
+        let (mut pause, mut sent) = (LOOK_AGAIN, 0);
         self.shared.service.after(LOOK_AGAIN, move |_, _, _| {
             let Some(inner) = inner.upgrade() else { return Next::Done };
             inner.progress();
-            let is_over = inner.table.lock().is_settled();
+            let (is_over, choices) = {
+                let table = inner.table.lock();
+                (table.is_settled() && !table.has_waiting(), table.choices())
+            };
             if is_over || inner.check().is_err() {
                 inner.looks.store(false, Ordering::Relaxed);
                 return Next::Done;
             }
-            Next::After(LOOK_AGAIN)
+            pause = if choices != sent { LOOK_AGAIN } else { (2 * pause).min(LOOK_AT_LAST) };
+            sent = choices;
+            Next::After(pause)
         });
     }
 
@@ -829,7 +930,7 @@ impl Inner {
                 }
                 _ => Next::Done,
             };
-            self.shared.service.watch(fd, crate::sys::epoll::Interest::IN, None, task).map_err(failed())?;
+            self.shared.service.watch(fd, Interest::IN, None, task).map_err(failed())?;
             self.progress(); // From here on it is told of what comes.
             Ok(())
         };
@@ -863,7 +964,7 @@ impl Observer for Inner {
         table.join(peer, line, depth as usize);
         self.pump(&mut table);
         drop(table);
-        if !self.shared.inbox.reads_from(peer.incarnation(), peer.process()) {
+        if !self.shared.inbox.reads_from(peer) {
             self.hear_of_end(peer.incarnation(), EventKind::Lost);
             self.do_chores();
         }
@@ -873,10 +974,10 @@ impl Observer for Inner {
         let mut table = self.table.lock();
         table.part(peer.incarnation(), untaken.into_iter().map(|it| (it.sequence(), Stored::Again(it))));
         self.pump(&mut table);
-        let is_settled = table.is_settled();
+        let is_over = table.is_settled() && !table.has_waiting();
         drop(table);
         self.do_chores();
-        if !is_settled {
+        if !is_over {
             self.look_later();
         }
     }
@@ -892,7 +993,7 @@ impl Lender for Inner {
     }
 
     fn check_fork(&self) -> Result<()> {
-        self.shared.check_fork().map_err(|error| self.explained(error))
+        Inner::check_fork(self)
     }
 
     fn owner(self: Arc<Self>) -> Arc<dyn Owner> {

@@ -25,6 +25,30 @@ pub struct PendingReply {
     is_watched: bool,
 }
 
+/// Cancels a request, from whichever thread: what [`PendingReply::canceller`] gives.
+#[derive(Clone)]
+pub struct Canceller {
+    inner: Arc<Inner>,
+    id: JobId,
+    serial: u64,
+}
+
+impl Canceller {
+    /// See [`PendingReply::cancel`].
+    pub fn cancel(&self) -> bool {
+        if self.inner.shared.check_fork().is_err() {
+            return false;
+        }
+        let unwanted = self.inner.with_table(|table| {
+            let is_open = table.is_open(self.id, self.serial);
+            is_open.then(|| table.end(self.id, End::Cancelled))
+        });
+        let Some(unwanted) = unwanted else { return false };
+        self.inner.after_end(unwanted);
+        true
+    }
+}
+
 impl PendingReply {
     pub(super) fn new(inner: &Arc<Inner>, id: JobId, timeout: Option<Duration>) -> Self {
         PendingReply { inner: Arc::clone(inner), id, timeout, last: None, is_over: false, is_watched: false }
@@ -45,12 +69,14 @@ impl PendingReply {
 
     /// The next part of a streamed reply; `None`: there are no more. A reply in one piece has one part.
     pub fn next_with(&mut self, wait: &mut Wait<'_>) -> Result<Option<Message>> {
+        self.inner.check_fork()?;
         loop {
             if let Some(outcome) = self.look() {
                 return outcome;
             }
             if !wait.is_allowed() {
-                self.inner.progress();
+                self.inner.poll_begins();
+                self.inner.progress_for(Some(self.id));
                 return self.look().unwrap_or(Err(Error::WouldBlock { topic: self.inner.service.to_string() }));
             }
             let deadline = self.inner.with_table(|table| table.job(self.id).deadline);
@@ -98,8 +124,7 @@ impl PendingReply {
 
     fn end(&mut self, why: End) {
         let unwanted = self.inner.with_table(|table| table.end(self.id, why));
-        self.inner.tell(unwanted);
-        self.inner.wake_all();
+        self.inner.after_end(unwanted);
     }
 
     fn no_more(&self) -> Error {
@@ -109,24 +134,38 @@ impl PendingReply {
         ))
     }
 
+    /// What cancels it, for another thread than the one that waits for it.
+    pub fn canceller(&self) -> Canceller {
+        let serial = self.inner.with_table(|table| table.serial_of(self.id));
+        Canceller { inner: Arc::clone(&self.inner), id: self.id, serial }
+    }
+
+    /// The time that is left until the deadline; `None`: there is no limit.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.inner.with_table(|table| table.job(self.id).deadline).map(|deadline| deadline.left())
+    }
+
     /// Whether there is something: a reply, a part of it, or the reason why there is none.
     pub fn is_ready(&mut self) -> bool {
-        self.inner.progress();
+        if self.inner.check_fork().is_err() {
+            return true; // That is what it tells.
+        }
+        self.inner.poll_begins();
+        self.inner.progress_for(Some(self.id));
         self.is_over || self.inner.with_table(|table| table.is_ready(self.id))
     }
 
     /// Wants no reply any more; the server sees it while it works on the request. `false`: there was nothing to cancel any more.
     pub fn cancel(&mut self) -> bool {
-        let is_ended = self.is_over || self.inner.with_table(|table| table.job(self.id).end.is_some());
-        if !is_ended {
-            self.end(End::Cancelled);
-        }
-        !is_ended
+        !self.is_over && self.canceller().cancel()
     }
 }
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
+        if self.inner.check_fork().is_err() {
+            return; // It is the parent's.
+        }
         let unwanted = self.inner.with_table(|table| table.remove(self.id));
         self.inner.tell(unwanted);
     }
@@ -137,6 +176,7 @@ impl Future for PendingReply {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        this.inner.check_fork()?;
         loop {
             match this.look() {
                 Some(Ok(Some(part))) => this.last = Some(part),
@@ -157,7 +197,7 @@ impl Future for PendingReply {
                         this.is_watched = is_watched;
                         return Poll::Ready(Err(error));
                     }
-                    this.inner.progress();
+                    this.inner.progress_for(Some(this.id));
                     if !this.inner.with_table(|table| table.is_ready(this.id)) {
                         return Poll::Pending;
                     }

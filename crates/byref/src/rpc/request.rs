@@ -73,6 +73,16 @@ impl Request {
         self.message.sender()
     }
 
+    /// The service.
+    pub fn service(&self) -> &str {
+        &self.answering.server.service
+    }
+
+    /// When a reply has to be there, in microseconds of `CLOCK_MONOTONIC`; `None`: there is no limit.
+    pub fn deadline_us(&self) -> Option<u64> {
+        self.answering.asked.deadline.map(|deadline| deadline.micros())
+    }
+
     /// The time that is left for a reply; `None`: there is no limit.
     pub fn time_left(&self) -> Option<Duration> {
         self.answering.asked.deadline.map(|deadline| deadline.left())

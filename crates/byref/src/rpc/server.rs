@@ -6,7 +6,8 @@ use crate::direct::undelivered::Undelivered;
 use crate::error::{Error, Result};
 use crate::link::role::Role;
 use crate::link::service;
-use crate::pubsub::subscriber::Readiness;
+use crate::pubsub::subscriber::{Readiness, Subscriber};
+use crate::reader::item::{Item, Taker};
 use crate::reader::take::{Source, Take};
 use crate::rpc::request::Request;
 use crate::rpc::tag::Asked;
@@ -197,6 +198,11 @@ impl Server {
         self.inner.shared.inbox.readiness().map_err(|error| self.inner.explained(error))
     }
 
+    /// The receiving half, for a [`Selector`](crate::Selector): it gives [`Item::Request`](crate::Item::Request).
+    pub fn inbox(&self) -> Subscriber {
+        self.inner.shared.inbox.with_taker(Arc::new(Requests(Arc::clone(&self.inner))))
+    }
+
     /// Counters.
     pub fn stats(&self) -> Result<ServerStats> {
         let received = self.inner.shared.inbox.stats().map_err(|error| self.inner.explained(error))?;
@@ -264,6 +270,15 @@ impl Take for Next<'_> {
                 Some(Some(request)) => return Ok(Some(request)),
             }
         }
+    }
+}
+
+/// What a selector takes from a server.
+struct Requests(Arc<Inner>);
+
+impl Taker for Requests {
+    fn take(&self, from: &mut Source<'_>) -> Result<Option<Item>> {
+        Ok(Next(&self.0).take_up_to_event(from)?.map(|request| Item::Request(Box::new(request))))
     }
 }
 

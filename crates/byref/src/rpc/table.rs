@@ -40,6 +40,8 @@ pub(crate) enum End {
 
 /// A request as its caller sees it. `M` is a reply, `B` what it takes to send the request once more.
 pub(crate) struct Job<M, B> {
+    /// Of all jobs that there have been.
+    serial: u64,
     pub target: Target,
     pub deadline: Option<Moment>,
     place: Place,
@@ -128,6 +130,9 @@ pub(crate) struct Table<M, B> {
     free: Vec<JobId>,
     waiting: VecDeque<JobId>,
     choices: u64,
+    serial: u64,
+    /// No deadline passes before this one.
+    next_deadline: Option<Moment>,
     /// To be woken once no lock is held.
     pub to_wake: Vec<Waker>,
     /// Servers whose replies were all received, and of which it is to be found out what they have taken.
@@ -147,6 +152,8 @@ impl<M, B> Default for Table<M, B> {
             free: Vec::new(),
             waiting: VecDeque::new(),
             choices: 0,
+            serial: 0,
+            next_deadline: None,
             to_wake: Vec::new(),
             to_look_at: Vec::new(),
             late: 0,
@@ -223,8 +230,11 @@ impl<M, B: Clone> Table<M, B> {
 
     #[inline]
     pub fn add(&mut self, target: Target, deadline: Option<Moment>, is_repeatable: bool) -> JobId {
+        self.next_deadline = self.next_deadline.into_iter().chain(deadline).min();
         let (replies, place) = (VecDeque::new(), Place::Nowhere);
-        let job = Job { target, deadline, place, body: None, is_repeatable, replies, end: None, waker: None };
+        self.serial += 1;
+        let serial = self.serial;
+        let job = Job { serial, target, deadline, place, body: None, is_repeatable, replies, end: None, waker: None };
         match self.free.pop() {
             Some(id) => {
                 self.jobs[id] = Some(job);
@@ -240,6 +250,22 @@ impl<M, B: Clone> Table<M, B> {
     #[inline]
     pub fn job(&mut self, id: JobId) -> &mut Job<M, B> {
         self.jobs[id].as_mut().expect("its owner has not removed it")
+    }
+
+    /// What tells the job of that number from those that have it later.
+    pub fn serial_of(&mut self, id: JobId) -> u64 {
+        self.job(id).serial
+    }
+
+    /// Whether it is still that job, and has not ended.
+    pub fn is_open(&self, id: JobId, serial: u64) -> bool {
+        let job = self.jobs.get(id).and_then(Option::as_ref);
+        job.is_some_and(|job| job.serial == serial && job.end.is_none())
+    }
+
+    /// How many requests were sent.
+    pub fn choices(&self) -> u64 {
+        self.choices
     }
 
     /// Whether there is something for its caller.
@@ -363,12 +389,18 @@ impl<M, B: Clone> Table<M, B> {
         told
     }
 
-    /// Ends those whose time is over; gives how to tell the servers.
-    pub fn end_late(&mut self) -> Vec<(u32, usize)> {
+    /// Ends those whose time is over; gives how to tell the servers, if there are any.
+    pub fn end_late(&mut self) -> Option<Vec<(u32, usize)>> {
         let now = Moment::now();
+        if self.next_deadline.is_none_or(|next| next > now) {
+            return None;
+        }
         let is_late = |job: &Job<M, B>| job.end.is_none() && job.deadline.is_some_and(|deadline| deadline <= now);
         let late: Vec<_> = (0..self.jobs.len()).filter(|id| self.jobs[*id].as_ref().is_some_and(is_late)).collect();
-        late.into_iter().filter_map(|id| self.end(id, End::Late)).collect()
+        let told = late.iter().filter_map(|id| self.end(*id, End::Late)).collect();
+        let open = self.jobs.iter().flatten().filter(|job| job.end.is_none());
+        self.next_deadline = open.filter_map(|job| job.deadline).min();
+        (!late.is_empty()).then_some(told)
     }
 
     // ---- replies ----

@@ -54,6 +54,10 @@ impl Moment {
         Self::now().0.checked_add(micros).filter(|micros| *micros <= DEADLINE).map(Moment)
     }
 
+    pub fn micros(self) -> u64 {
+        self.0
+    }
+
     pub fn is_over(self) -> bool {
         Self::now() >= self
     }

@@ -4,6 +4,9 @@ use crate::error::Error;
 use crate::rpc::client::{Ask, Client};
 use crate::rpc::failure::Code;
 use crate::rpc::server::{Server, ServerBuilder};
+use crate::rpc::tag::{Answered, Asked, Kind};
+use crate::writer::append;
+use crate::writer::attempt::Attempt;
 use crate::{Encoded, Wait};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -68,8 +71,10 @@ fn nobody_serves() {
     let error = client.request(b"x").unwrap_err();
     assert!(matches!(&error, Error::NoServer { .. }), "{error}");
     assert!(error.to_string().contains("service 's': nobody serves it"), "{error}");
+    let (answered, is_answered) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let client = &client;
+        scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             let (server, thread) = serve(Server::builder("s").group("g"), echo);
             let ask = Ask::default().come_within(LONG);
@@ -78,11 +83,13 @@ fn nobody_serves() {
             let ask = |ask: Ask| client.request_with(b"x", &Encoded::default(), &ask, &mut at_most(LONG));
             assert!(ask(to("g")).is_ok());
             assert!(matches!(ask(to("h")), Err(Error::NoServer { .. })));
+            let _ = is_answered.recv(); // Whatever has become of it.
             drop(server);
             thread.join().unwrap();
         });
         let ask = Ask::default().come_within(LONG);
         assert_eq!(&client.request_with(b"x", &Encoded::default(), &ask, &mut at_most(LONG)).unwrap()[..], b"x");
+        drop(answered);
     });
 }
 
@@ -369,4 +376,85 @@ fn names_that_cannot_be() {
     let mailbox = crate::Mailbox::builder("t").build().unwrap();
     assert!(mailbox.send("s", b"x").is_err() && mailbox.send(server.identity(), b"x").is_err());
     assert!(matches!(Client::builder("t").build().unwrap().request(b"x"), Err(Error::NoServer { .. })));
+}
+
+/// A server says something of itself.
+fn say(server: &Server, client: &Client, tag: u64) {
+    let mut guard = server.inner.shared.lock().unwrap();
+    let open = server.inner.shared.opened(&mut guard).unwrap();
+    let index = open.line_of(client.identity().incarnation()).unwrap();
+    assert!(matches!(append::inline_tagged(&mut open.lines[index], b"?", &[], tag, None), Attempt::Done(_)));
+}
+
+#[test]
+fn replies_that_nobody_asked_for_are_counted_and_dropped() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let [honest, hostile] = [(); 2].map(|()| Server::builder("s").build().unwrap());
+    let client = Client::builder("s").build().unwrap();
+    while client.servers().unwrap().len() < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let to = |server: &Server| Ask::default().to(server.identity());
+    let pending = client.submit_with(b"x", &Encoded::default(), &to(&honest), &mut at_most(LONG)).unwrap();
+    let own = client.submit_with(b"y", &Encoded::default(), &to(&hostile), &mut at_most(LONG)).unwrap();
+    let request = honest.recv_timeout(LONG).unwrap();
+    // To a request of the honest one's that has the same number, to none, and what is no reply at all.
+    let answer = |number| Answered { kind: Kind::Last, number }.encode();
+    hostile.recv_timeout(LONG).unwrap().reply(b"its own").unwrap();
+    for tag in [answer(0), answer(1), answer((1 << 60) - 1), Asked { flag: 3, deadline: None }.encode(), 15 << 60] {
+        say(&hostile, &client, tag);
+    }
+    assert_eq!(&own.wait().unwrap()[..], b"its own");
+    client.receive().unwrap();
+    assert_eq!(client.stats().unwrap().unasked, 5);
+    assert!(request.reply(b"honest").unwrap());
+    assert_eq!(&pending.wait().unwrap()[..], b"honest");
+}
+
+#[test]
+fn a_client_that_takes_no_replies_and_asks_for_more_is_disconnected() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let server = Server::builder("s").build().unwrap();
+    let [honest, hostile] = [(); 2].map(|()| Client::builder("s").build().unwrap());
+    for client in [&honest, &hostile] {
+        client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    }
+    let ask = || {
+        let mut guard = hostile.inner.shared.lock().unwrap();
+        let open = hostile.inner.shared.opened(&mut guard).unwrap();
+        let tag = Asked { flag: 0, deadline: None }.encode();
+        append::inline_tagged(&mut open.lines[0], b"?", &[], tag, None)
+    };
+    let mut answered = 0;
+    loop {
+        assert!(matches!(ask(), Attempt::Done(_)));
+        if !server.recv_timeout(LONG).unwrap().reply(b"x").unwrap() {
+            break;
+        }
+        answered += 1;
+        assert!(answered < 1000);
+    }
+    assert!(answered > super::STREAMED, "what is reserved for it it gets");
+    let pending = honest.submit(b"x").unwrap();
+    assert!(server.recv_timeout(LONG).unwrap().reply(b"y").unwrap());
+    assert_eq!(&pending.wait().unwrap()[..], b"y");
+}
+
+/// What is no request, from a client that is none, is nothing to a server.
+#[test]
+fn messages_that_are_no_requests_are_passed_over() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let server = Server::builder("s").prefetch(8).build().unwrap();
+    let client = Client::builder("s").build().unwrap();
+    client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    for tag in [0, Answered { kind: Kind::Last, number: 0 }.encode(), u64::MAX] {
+        let mut guard = client.inner.shared.lock().unwrap();
+        let open = client.inner.shared.opened(&mut guard).unwrap();
+        assert!(matches!(append::inline_tagged(&mut open.lines[0], b"?", &[], tag, None), Attempt::Done(_)));
+    }
+    let pending = client.submit(b"x").unwrap();
+    let request = server.recv_timeout(LONG).unwrap();
+    assert_eq!(&request[..], b"x");
+    request.reply(b"y").unwrap();
+    assert_eq!(&pending.wait().unwrap()[..], b"y");
 }
