@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,30 @@ def test_many_topics_have_one_socket(spawn: Spawn) -> None:
         assert nothing.publishers == []
     del kept
     eventually(lambda: sockets() <= before, "with the last channel the connection ends")
+    child.tell(0)
+    child.finish()
+
+
+def test_a_subscription_takes_few_descriptors(spawn: Spawn) -> None:
+    """One for the ring, one for the pool's segment, and four more once somebody polls."""
+    child = spawn(publish, topics_of("many"))
+    child.hear()
+    # The service thread's two, the directory, its watch, the connection, and the process at its other end.
+    common = len(descriptors()) + 7
+    subs = [byref.Subscriber(topic) for topic in topics_of("many")]
+    for sub in subs:
+        sub.wait_for_publishers(timeout=30)
+    assert settled(lambda: len(descriptors())) <= common + COUNT
+    child.tell(2)
+    for size in (64, 10_000):
+        assert all(sub.recv(timeout=30).nbytes == size for sub in subs)
+    assert len(descriptors()) <= common + 2 * COUNT
+    _, there, _ = child.hear()
+    assert there <= 2 * COUNT + 20
+    assert all(sub.fileno() > 0 for sub in subs)
+    assert settled(lambda: len(descriptors())) <= common + 1 + 6 * COUNT
+    for sub in subs:
+        sub.close()
     child.tell(0)
     child.finish()
 
@@ -298,3 +323,42 @@ def test_a_process_that_is_stopped_or_killed_while_it_is_asked(
             sub.wait_for_publishers(COUNT, timeout=30)
             child.tell(1)
             assert {sub.recv(timeout=30).topic for _ in range(COUNT)} == set(topics)
+
+
+def publish_and_fork(line: Line) -> None:
+    """A publisher, whose listening socket a forked child keeps."""
+    with byref.Publisher("t"):
+        keeper = os.fork()
+        if not keeper:
+            time.sleep(120)
+            os._exit(0)
+        line.tell(keeper)
+        line.hear(90)
+
+
+def connect_and_stop(line: Line) -> None:
+    """Is stopped once it has connected to somebody; meets another one then. Tells how many sockets it has."""
+    os.environ["BYREF_FAULT"] = "connect.connected:1:stop"
+    with byref.Subscriber("t") as sub:
+        sub.wait_for_publishers(timeout=30)
+        line.tell(settled(sockets))
+
+
+@needs_faults
+def test_a_process_that_dies_while_somebody_connects_leaves_nothing_to_wait_for(
+    spawn: Spawn, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    dying = spawn(publish_and_fork)
+    keeper = dying.hear()
+    try:
+        meeting = spawn(connect_and_stop)
+        eventually(lambda: state_of(meeting.pid) == "T", "it has connected")
+        dying.kill()
+        endpoints.publisher("t")
+        meeting.signal(signal.SIGCONT)
+        # Its line to this test, and the connection to this process.
+        assert meeting.hear(60) == 2
+        meeting.finish()
+    finally:
+        os.kill(keeper, signal.SIGKILL)

@@ -25,6 +25,7 @@ from . import leaks
 from .board import Board, Report
 from .bursting import Bursting
 from .context import Context
+from .exchanging import Exchanging
 from .hardship import Hardship
 from .hoarding import Hoarding
 from .keep import Keep
@@ -40,7 +41,7 @@ from .signals import Signals
 from .subscribing import Subscribing
 
 _Life = Publishing | Subscribing | Queueing | Relaying | Scene
-_SCENES = (Bursting, Bursting, Hoarding, Polling, Leaving, Probing)
+_SCENES = (Bursting, Bursting, Exchanging, Exchanging, Hoarding, Polling, Leaving, Probing)
 # So many of the lives of a player are scenes.
 _SCENE_SHARE = 0.6
 # Endpoints that one worker makes, one after another, its children's among them.

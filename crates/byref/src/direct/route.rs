@@ -493,7 +493,7 @@ impl Shared {
     }
 
     /// Takes a chunk of `bytes`, for a payload of `payload` bytes; for a destination, if there is one.
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &self,
         to: Option<(&To, Duration)>,
         bytes: u64,
@@ -523,11 +523,11 @@ impl Shared {
     }
 
     /// Gives back a chunk that was never sent.
-    pub(super) fn discard(&self, slot: u32) {
+    pub(crate) fn discard(&self, slot: u32) {
         let _ = (self as &dyn Owner).within(|store, lines| store.free_unless_held(lines, slot));
     }
 
-    pub(super) fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {
+    pub(crate) fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {
         let explained = (self as &dyn Owner).within(|store, lines| store.explain(lines, bytes))?;
         explained.map_err(Error::system(self.address(), "cannot take memory for the glossary"))
     }

@@ -51,10 +51,11 @@ pub fn run(input: &[u8]) {
 impl Stage {
     fn play(&mut self, step: Step<'_>) {
         match step {
+            // What is said on the first channel is honest.
+            Step::Packet { content } if content.get(1..5) == Some(&[0; 4]) => {}
             Step::Packet { content } => self.send(content, false),
             Step::Frame { kind, number, body, passes } => {
                 let number = number.of(self.next as u64) as u32;
-                // What is said on the first channel is honest.
                 if number != 0 {
                     self.send(&[&[kind % 8], &number.to_le_bytes()[..], body].concat(), passes);
                 }

@@ -54,7 +54,7 @@ impl Answers for Hosts {
     fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: io::Result<Option<OwnedFd>>) {
         let channel = Channel::of(pair, wire);
         let Some(Call { name, wish }) = handshake::decode_call(wanted) else {
-            log::warn!("byref: refused a subscriber: it wants what makes no sense");
+            log::log!(pair.level_of_refusal(), "byref: refused a subscriber: it wants what makes no sense");
             return;
         };
         let Some(host) = self.get(&name) else {
@@ -66,7 +66,7 @@ impl Answers for Hosts {
         match passed.and_then(|passed| Arc::clone(&host).take_call(channel, wish, passed)) {
             Err(why) if limits::is_shortage(&why) => host.is_short_of(&why),
             Err(why) if !is_hang_up(&why) => {
-                log::warn!("byref: topic '{}': refused a subscriber: {why}", host.topic());
+                log::log!(pair.level_of_refusal(), "byref: topic '{}': refused a subscriber: {why}", host.topic());
             }
             Ok(()) | Err(_) => {}
         }

@@ -51,7 +51,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -258,6 +258,8 @@ pub(crate) struct Pair {
     stage: Progress,
     reading: Mutex<Reading>,
     channels: Mutex<Channels>,
+    /// It was logged that a call of the other side's was refused.
+    was_refused: AtomicBool,
     /// Bells of the other side, which several of its channels may have.
     bells: Mutex<HashMap<u64, Weak<OwnedFd>>>,
     answers: Arc<dyn Answers>,
@@ -288,6 +290,7 @@ impl Pair {
             stage: Progress(AtomicU8::new(Stage::Open as u8)),
             reading: Mutex::new(Reading { is_greeted: side == Side::Accepted, rounds: 0 }),
             channels: Mutex::new(channels),
+            was_refused: AtomicBool::new(false),
             bells: Mutex::default(),
             answers,
             service: Arc::clone(service),
@@ -413,6 +416,11 @@ impl Pair {
         channels.next += 2;
         channels.add(&wire);
         Ok(Some(wire))
+    }
+
+    /// How loudly to log that a call was refused: a peer can make any number of them.
+    pub fn level_of_refusal(&self) -> log::Level {
+        if self.was_refused.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Warn }
     }
 
     /// Ends the connection, as a cut would.

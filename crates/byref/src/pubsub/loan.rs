@@ -19,6 +19,10 @@ use std::sync::Arc;
 pub(crate) trait Lender: Send + Sync {
     /// Whom its messages come from.
     fn info(&self) -> &Arc<PublisherInfo>;
+    /// What errors are about.
+    fn topic(&self) -> &str {
+        &self.info().topic
+    }
     fn check_fork(&self) -> Result<()>;
     /// The endpoint that it belongs to.
     fn owner(self: Arc<Self>) -> Arc<dyn Owner>;
@@ -34,6 +38,10 @@ pub(crate) trait Lender: Send + Sync {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64>;
+    /// Whether `payload` bytes travel inside the record.
+    fn fits_inline(&self, payload: usize, attributes: &Encoded) -> bool {
+        fits_inline(payload, attributes)
+    }
     /// Sends a filled chunk. An error says that nobody received it; one inside of it, that somebody did: then the chunk is sent.
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>>;
 }
@@ -81,15 +89,10 @@ impl Loan {
         Ok(Loan::new(lender, chunk, len))
     }
 
-    /// What errors are about.
-    fn topic(&self) -> &str {
-        &self.lender.info().topic
-    }
-
     /// The chunk; in a forked child, where the memory is not mapped, an error.
     fn chunk(&self) -> Result<&Chunk> {
         self.lender.check_fork()?;
-        let over = || Error::Closed { what: "loan", topic: self.topic().to_owned() };
+        let over = || Error::Closed { what: "loan", topic: self.lender.topic().to_owned() };
         self.chunk.as_ref().ok_or_else(over)
     }
 
@@ -134,7 +137,8 @@ impl Loan {
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         self.chunk()?;
         if len > self.len {
-            let text = format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.topic(), self.len);
+            let text =
+                format!("topic '{}': cannot truncate a loan of {} bytes to {len}", self.lender.topic(), self.len);
             return Err(Error::InvalidArgument(text));
         }
         self.len = len;
@@ -205,8 +209,11 @@ impl Loan {
         match count {
             1 => self.send_encoded(attributes, timestamp_ns, self.copied, wait),
             _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
-                let text =
-                    format!("topic '{}': {} bytes are not {count} messages of equal length", self.topic(), self.len);
+                let text = format!(
+                    "topic '{}': {} bytes are not {count} messages of equal length",
+                    self.lender.topic(),
+                    self.len
+                );
                 Err(Error::InvalidArgument(text))
             }
             _ => self.send_rows(count, attributes, timestamp_ns, self.copied, wait),
@@ -222,7 +229,7 @@ impl Loan {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         self.chunk()?;
-        if fits_inline(self.len, attributes) {
+        if self.lender.fits_inline(self.len, attributes) {
             let sent = self.lender.commit_inline(self, attributes, timestamp_ns, wait);
             if sent.is_ok() {
                 self.discard();
@@ -279,6 +286,44 @@ impl Loan {
         Ok(Some(larger))
     }
 
+    /// Writes the attributes behind the payload, if the chunk has room for them.
+    fn write_attributes(&mut self, attributes: &Encoded) -> Result<()> {
+        let at = self.len.next_multiple_of(8);
+        let chunk = self.chunk()?;
+        assert!((at + attributes.len()) as u64 <= chunk.bytes);
+        // SAFETY: `at + attributes.len()` is within the chunk.
+        let behind = unsafe { chunk.pin.as_ptr().add(at) };
+        // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
+        unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
+        Ok(())
+    }
+
+    /// Makes it ready to be sent by somebody else than its lender: with these attributes behind the payload, in a larger chunk if
+    /// they need one.
+    pub(crate) fn prepare(&mut self, attributes: &Encoded, wait: &mut Wait<'_>) -> Result<()> {
+        if let Some(mut larger) = self.larger_for(attributes, wait)? {
+            larger.copied = self.copied + self.len;
+            *self = larger;
+        }
+        self.write_attributes(attributes)
+    }
+
+    /// What is to be sent, once it was prepared for these attributes.
+    pub(crate) fn filled<'a>(&'a self, attributes: &'a Encoded, tag: u64) -> Result<Filled<'a>> {
+        let (chunk, copied) = (self.chunk()?, self.copied.min(self.len));
+        Ok(Filled { chunk, count: 1, len: self.len, copied, attributes, tracked: None, tag })
+    }
+
+    /// The chunk was sent.
+    pub(crate) fn was_sent(&mut self) {
+        self.chunk = None;
+    }
+
+    /// Who lent it.
+    pub(crate) fn is_lent_by(&self, owner: &Arc<dyn Owner>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&Arc::clone(&self.lender).owner()), Arc::as_ptr(owner))
+    }
+
     /// Publishes the chunk, which has room for the attributes.
     fn publish(
         &mut self,
@@ -288,19 +333,13 @@ impl Loan {
         copied: usize,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
+        self.write_attributes(attributes)?;
         let chunk = self.chunk()?;
-        if !attributes.is_empty() {
-            let at = self.len.next_multiple_of(8);
-            // SAFETY: the caller made sure that `at + attributes.len()` is within the chunk.
-            let behind = unsafe { chunk.pin.as_ptr().add(at) };
-            // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
-            unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
-        }
         let count = u32::try_from(count).map_err(|_| {
-            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.topic()))
+            Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.lender.topic()))
         })?;
         fault!("loan.filled");
-        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
+        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref(), tag: 0 };
         let sequence = self.lender.commit(&filled, timestamp_ns, wait)?;
         fault!("loan.sent");
         self.chunk = None;

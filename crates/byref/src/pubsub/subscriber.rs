@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, MAILBOX, Result, printable};
+use crate::error::{Error, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -14,7 +14,8 @@ use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::pair::Pair;
 use crate::link::pairs::Reached;
-use crate::link::rendezvous::{self, Directory};
+use crate::link::rendezvous::{self, Directory, Key};
+use crate::link::role::Role;
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
@@ -32,7 +33,7 @@ use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
@@ -64,21 +65,28 @@ pub struct SubscriberBuilder {
     events: bool,
     manual_ack: bool,
     name: Option<String>,
-    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
-    mailbox: Option<u128>,
+    /// It is the receiving half of a mailbox, a client or a server with the address `topic`.
+    direct: Option<Direct>,
+}
+
+/// Whose receiving half it is.
+#[derive(Clone, Copy, Debug)]
+struct Direct {
+    role: Role,
+    incarnation: u128,
 }
 
 impl SubscriberBuilder {
-    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
-    /// told of.
-    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
-        self.mailbox = Some(incarnation);
+    /// Makes it the receiving half of an endpoint whose address is its topic: it collects from those that it is told of, and of a
+    /// client from all servers.
+    pub(crate) fn of_direct(mut self, role: Role, incarnation: u128) -> Self {
+        self.direct = Some(Direct { role, incarnation });
         self
     }
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+        self.direct.map_or("subscriber", |direct| direct.role.what())
     }
 
     /// What happens when it falls behind (default: [`Policy::Block`]).
@@ -130,7 +138,7 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match self.mailbox {
+        match self.direct {
             None => topic::validate_pattern(&self.topic)?,
             Some(_) => topic::validate(&self.topic)?,
         }
@@ -170,7 +178,7 @@ pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.epoll.as_fd()
+        self.0.epoll().as_fd()
     }
 }
 
@@ -185,6 +193,8 @@ struct Shared {
     rest: Rest,
     lookout: Weak<Lookout>,
     listener: ListenerId,
+    /// Of a client: servers may be looked for.
+    looks: AtomicBool,
     /// Who has taken a mailbox's address over.
     successor: OnceLock<Successor>,
 }
@@ -242,19 +252,18 @@ impl Subscriber {
             events: false,
             manual_ack: false,
             name: None,
-            mailbox: None,
+            direct: None,
         }
     }
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let (topic, spin) = (options.topic.clone(), options.spin);
         let (lookout, service) = service::connect(&topic)?;
-        let door = Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?;
         let listener = lookout.new_listener();
         let keep = Keep { policy: options.policy, depth: options.depth };
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let errands = Weak::clone(shared) as _;
-            let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
+            let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
             let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
@@ -267,6 +276,7 @@ impl Subscriber {
                 rest: Rest::default(),
                 lookout: Arc::downgrade(&lookout),
                 listener,
+                looks: AtomicBool::new(false),
                 successor: OnceLock::new(),
             }
         });
@@ -375,6 +385,42 @@ impl Subscriber {
         self.shared.ask_candidates();
     }
 
+    /// For the receiving half of a client: looks for servers from now on, which may call it.
+    pub(crate) fn look_for_partners(&self) -> Result<()> {
+        let shared = &self.shared;
+        let looks = shared.options.direct.is_some_and(|direct| direct.role == Role::Client);
+        if !looks || shared.looks.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let looked = shared.update(|open| (Arc::clone(&open.lookout), Arc::clone(&open.reader.door)));
+        let Some((lookout, door)) = looked else { return Ok(()) };
+        lookout.unregister(shared.listener);
+        let topic = &shared.options.topic;
+        let failed = |(what, error)| Error::meeting(topic, lookout.directory().path(), what)(error);
+        lookout.register(shared.listener, shared, &door).map_err(failed)
+    }
+
+    /// For the receiving half of a client: how many names of servers there are.
+    pub(crate) fn known_partners(&self) -> usize {
+        self.shared.update(|open| open.candidates.known.len()).unwrap_or(0)
+    }
+
+    /// Has the thread that sleeps look again.
+    pub(crate) fn stir(&self) {
+        self.shared.update(|open| open.reader.door.ring());
+    }
+
+    /// Has the threads that wait for their turn to sleep look again.
+    pub(crate) fn nudge(&self) {
+        self.shared.rest.nudge();
+    }
+
+    /// Whether it is connected to that one, in that process, as a sender.
+    pub(crate) fn reads_from(&self, id: u128, pid: i32) -> bool {
+        let is_it = |info: &PublisherInfo| info.id == id && info.pid == pid;
+        self.shared.update(|open| open.reader.find_live(is_it).is_some()).unwrap_or(false)
+    }
+
     /// Closes it, and lets its users know who has taken the address over.
     pub(crate) fn give_way_to(&self, successor: Successor) {
         let _ = self.shared.successor.set(successor);
@@ -402,6 +448,7 @@ impl Subscriber {
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        reader.door.open().map_err(Error::system(&self.shared.options.topic, "cannot make an epoll descriptor"))?;
         reader.polled = true;
         reader.sleep_at_sockets();
         Ok(Readiness(Arc::clone(&reader.door)))
@@ -506,12 +553,14 @@ impl Drop for Subscriber {
 }
 
 impl Listener for Shared {
-    fn topic_hash(&self) -> Option<u64> {
-        if self.options.mailbox.is_some() {
-            return Some(topic::hash("")); // No publisher's.
-        }
+    fn key(&self) -> Option<Key> {
         let topic = &self.options.topic;
-        (!topic::is_pattern(topic)).then(|| topic::hash(topic))
+        if let Some(direct) = self.options.direct {
+            let nobody = Key::Topic(topic::hash("")); // No publisher's.
+            let partners = direct.role.looks_for(topic).filter(|_| self.looks.load(Ordering::Relaxed));
+            return Some(partners.unwrap_or(nobody));
+        }
+        (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
 
     fn appeared(self: Arc<Self>, name: &str) {
@@ -697,9 +746,9 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match self.options.mailbox {
+        let wish = match self.options.direct {
             None => Wish::Subscribe(hello),
-            Some(incarnation) => Wish::Collect { hello, incarnation },
+            Some(Direct { incarnation, .. }) => Wish::Collect { hello, incarnation },
         };
         let call = Call { name: candidate.name.clone(), wish };
         let channel = match Channel::open(pair, &call, Some(lease.shared())) {
@@ -715,7 +764,7 @@ impl Shared {
             open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
             is_slow: AtomicBool::new(false),
         });
-        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+        if self.options.direct.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
             return Ok(true);
         }
@@ -818,9 +867,10 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        let is_wanted = match self.options.mailbox {
+        let is_wanted = match self.options.direct {
             None => topic::matches(pattern, &topic),
-            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+            // It has the claim on that name, or the name is its own alone.
+            Some(Direct { role, .. }) => role.partner().name(&topic).is_some_and(|name| name == candidate.name),
         };
         if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
@@ -848,7 +898,9 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
+        let has_flags = self.options.direct.is_some_and(|direct| direct.role == Role::Server);
+        let mut connection =
+            Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
         connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
@@ -865,7 +917,7 @@ impl Shared {
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.reader.stats.copied_bytes);
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.reader.stats.clone();
-        open.reader.sleep_at_sockets();
+        open.reader.disarm();
         open.lookout.unregister(self.listener);
         open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
@@ -895,7 +947,7 @@ impl Owner for Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        if self.options.mailbox.is_some() {
+        if self.options.direct.is_some() {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
         }

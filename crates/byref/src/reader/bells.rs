@@ -5,7 +5,8 @@ use crate::link::channel::Channel;
 use crate::link::handshake::{self, ToPublisher};
 use crate::link::pair::Pair;
 use crate::reader::connection::Connection;
-use crate::sys::epoll::{Door, Interest};
+use crate::sys::door::Door;
+use crate::sys::epoll::Interest;
 use crate::sys::socket;
 use rustix::fd::{AsFd, OwnedFd};
 use std::io;
@@ -36,6 +37,9 @@ impl Bells {
 
     /// Tells publishers that were not told yet by what to wake this subscriber.
     pub fn hand_out(&mut self, connections: &mut [Connection], door: &Door) {
+        if door.sockets().is_none() {
+            return; // They could not be made. The service thread wakes this subscriber.
+        }
         for connection in connections.iter_mut().filter(|it| !it.has_bell && it.is_live()) {
             let told = self.tell(&connection.link.channel, door);
             connection.has_bell = told.unwrap_or(false); // If not, it is tried again.
@@ -90,14 +94,14 @@ impl Bell {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let ends = socket::bell()?;
         self.number = LAST.fetch_add(1, Ordering::Relaxed);
-        door.epoll.add(&ends.0, self.number, Interest::IN)?;
+        door.epoll().add(&ends.0, self.number, Interest::IN)?;
         self.ends = Some(ends);
         Ok(())
     }
 
     fn take_down(&mut self, door: &Door) {
         if let Some((own, _)) = self.ends.take() {
-            door.epoll.remove(&own);
+            door.epoll().remove(&own);
         }
     }
 

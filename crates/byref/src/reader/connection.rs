@@ -7,7 +7,7 @@ use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
-use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
+use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
 use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
@@ -196,6 +196,7 @@ impl Connection {
         channel: Arc<Channel>,
         candidate: Candidate,
         tell_gaps: bool,
+        has_flags: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
         let refuse = |why| io::Error::new(io::ErrorKind::InvalidData, why);
@@ -210,7 +211,8 @@ impl Connection {
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
-        let link = Arc::new(Link::new(info, lease, channel));
+        let flags = has_flags.then(|| ring.memory.map_start(FLAGS as u64 / 8)).transpose()?;
+        let link = Arc::new(Link::new(info, lease, channel, flags));
         link.lease().set_cursor(welcome.start);
         Ok(Connection {
             id,
@@ -857,6 +859,7 @@ impl Connection {
 
     fn end(&mut self) {
         self.ended = true;
+        self.link.end();
         self.ring.end();
     }
 

@@ -21,7 +21,7 @@ use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Below this size a private copy is cheaper than a mapping (measured: see `docs/copies.md`).
 const MAP_FROM: usize = 256 << 10;
@@ -48,12 +48,27 @@ pub(crate) struct Link {
     lease: Mapping,
     pub channel: Arc<Channel>,
     pub glossary: PeerGlossary,
+    /// The flags of the publisher's ring, for who looks at them without receiving.
+    pub flags: Option<Mapping>,
+    /// The publisher's process died, or hung up.
+    ended: AtomicBool,
     made_in: ForkId,
 }
 
 impl Link {
-    pub fn new(info: PublisherInfo, lease: Mapping, channel: Arc<Channel>) -> Self {
-        Link { info: Arc::new(info), lease, channel, glossary: PeerGlossary::default(), made_in: ForkId::current() }
+    pub fn new(info: PublisherInfo, lease: Mapping, channel: Arc<Channel>, flags: Option<Mapping>) -> Self {
+        let (glossary, made_in) = (PeerGlossary::default(), ForkId::current());
+        Link { info: Arc::new(info), lease, channel, glossary, flags, ended: AtomicBool::new(false), made_in }
+    }
+
+    /// Whether the publisher has set that flag, or nobody is left who could.
+    pub fn is_flagged(&self, flag: usize) -> bool {
+        let is_set = |flags: &Mapping| flags.words()[flag / 64].load(Ordering::Acquire) >> (flag % 64) & 1 == 1;
+        self.ended.load(Ordering::Relaxed) || self.flags.as_ref().is_some_and(is_set)
+    }
+
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     #[inline]
@@ -679,11 +694,12 @@ mod tests {
         let memory = PeerSegment::new(shared, None).map_err(|(error, _)| error).unwrap();
         let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let lease = OwnedSegment::new("test", LEASE_LEN).unwrap().into_map();
-        let link = Link::new(info, lease, Arc::new(joined().0));
+        let link = Link::new(info, lease, Arc::new(joined().0), None);
         let segment = Segment::new(0, memory, Arc::new(link));
         let end = segment.len();
         let check = |offset, len, attributes_len| {
-            let at = Descriptor { segment: 0, slot: 0, offset, len, attributes_len, refers: false, tracked: false };
+            let at =
+                Descriptor { segment: 0, slot: 0, offset, len, attributes_len, refers: false, tracked: false, tag: 0 };
             segment.check(&at)
         };
         assert_eq!(check(64, page, 0), Ok(()));

@@ -345,6 +345,12 @@ impl PeerSegment {
         Some(unsafe { std::slice::from_raw_parts(from, (range.end - range.start) as usize) }.to_vec())
     }
 
+    /// A mapping of its own of the first `len` bytes.
+    pub fn map_start(&self, len: u64) -> io::Result<Mapping> {
+        let fd = self.fd.as_ref().ok_or(Errno::BADF)?;
+        Mapping::shared(fd, len.min(self.map.len() as u64) as usize, ProtFlags::READ)
+    }
+
     /// A private copy-on-write mapping of the pages around `range`, and where in it the range starts.
     pub fn map_private(&self, range: Range<u64>) -> io::Result<(Mapping, usize)> {
         assert!(range.start < range.end && range.end <= self.map.len() as u64);

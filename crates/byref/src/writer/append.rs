@@ -21,6 +21,8 @@ pub(crate) struct Filled<'a> {
     pub attributes: &'a Encoded,
     /// Somebody wants to know of its release.
     pub tracked: Option<&'a Arc<Tracked>>,
+    /// The endpoint's own word; 0: none.
+    pub tag: u64,
 }
 
 /// Whether payload and attributes go into the record itself.
@@ -30,15 +32,34 @@ pub(crate) fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
         && !attributes.is_pooled()
 }
 
+/// The same, with a tag.
+#[inline]
+pub(crate) fn fits_inline_tagged(payload: usize, attributes: &Encoded) -> bool {
+    fits_inline(payload, attributes)
+        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT - 8
+}
+
 /// Appends a record with payload and attributes that fit into it; gives its number.
 #[inline]
 pub(crate) fn inline(line: &mut Line, payload: &[u8], attributes: &[u8], timestamp_ns: Option<u64>) -> Attempt<u64> {
+    inline_tagged(line, payload, attributes, 0, timestamp_ns)
+}
+
+/// The same, with a tag, for which there has to be room, too.
+#[inline]
+pub(crate) fn inline_tagged(
+    line: &mut Line,
+    payload: &[u8],
+    attributes: &[u8],
+    tag: u64,
+    timestamp_ns: Option<u64>,
+) -> Attempt<u64> {
     if let Some((at, poll)) = line.must_wait() {
         return Attempt::Wait { at, poll };
     }
     line.copied_bytes += payload.len() as u64;
     Attempt::Done(line.append(timestamp_ns, payload.len(), 1, |ring, place| {
-        ring.append_inline(place, payload, attributes);
+        ring.append_inline(place, payload, attributes, tag);
     }))
 }
 
@@ -49,8 +70,17 @@ pub(crate) fn pooled(
     filled: &Filled<'_>,
     timestamp_ns: Option<u64>,
 ) -> Attempt<u64> {
-    let &Filled { chunk, count, len, attributes, copied, tracked } = filled;
-    let at = Descriptor {
+    let appended = describe(store, line, descriptor(filled), filled.count, filled.tracked, timestamp_ns);
+    if let Attempt::Done(_) = appended {
+        line.copied_bytes += filled.copied as u64;
+    }
+    appended
+}
+
+/// Where a filled chunk lies.
+pub(crate) fn descriptor(filled: &Filled<'_>) -> Descriptor {
+    let &Filled { chunk, len, attributes, tracked, tag, .. } = filled;
+    Descriptor {
         segment: chunk.segment,
         slot: chunk.slot,
         offset: chunk.offset,
@@ -58,12 +88,8 @@ pub(crate) fn pooled(
         attributes_len: attributes.len() as u32,
         refers: attributes.refers(),
         tracked: tracked.is_some(),
-    };
-    let appended = describe(store, line, at, count, tracked, timestamp_ns);
-    if let Attempt::Done(_) = appended {
-        line.copied_bytes += copied as u64;
+        tag,
     }
-    appended
 }
 
 /// Appends a record that names a chunk, or a part of one, which was sent before and is kept from being freed.

@@ -382,7 +382,7 @@ fn a_bell_that_was_broken_is_replaced_some_times() {
     let wakes = || {
         eventually(&|| subscriber.try_recv().unwrap().is_none());
         publisher.send(b"x").unwrap();
-        readiness.0.epoll.wait(SOON, &mut Vec::new()).unwrap();
+        readiness.0.epoll().wait(SOON, &mut Vec::new()).unwrap();
         eventually(&|| subscriber.try_recv().unwrap().is_some());
     };
     for _ in 0..MOST_BROKEN {
