@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +19,7 @@ from ._byref import _Releases
 from ._errors import Closed
 
 if TYPE_CHECKING:
-    from ._byref import Event, Message, Publisher, Subscriber, Ticket, _HeaderValue
+    from ._byref import Event, Job, Message, Publisher, Puller, Subscriber, Ticket, _HeaderValue, _Jobs
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -137,10 +137,10 @@ class _Waiters:
 
 _Loops = dict[asyncio.AbstractEventLoop, _Waiters]
 # What is here of a subscriber stays the same object, which other threads may just have looked up.
-_waiters: WeakKeyDictionary[Subscriber[Event], _Loops] = WeakKeyDictionary()
+_waiters: WeakKeyDictionary[Subscriber[Event] | Puller, _Loops] = WeakKeyDictionary()
 
 
-async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | None = None) -> None:
+async def _message(subscriber: Subscriber[Event] | Puller, fileno: int, seconds: float | None = None) -> None:
     """Wait until a subscriber that had nothing may have something, or so long."""
     trio = _trio()
     if trio is not None:
@@ -176,6 +176,45 @@ class Messages:
         return message
 
 
+class Jobs:
+    """The jobs of a puller as they come; each is done when the body of the loop has ended without an exception."""
+
+    def __init__(self, puller: Puller) -> None:
+        self._puller = puller
+        self._work: _Jobs = iter(puller)
+        self._in_a_row = 0
+
+    def __aiter__(self) -> Jobs:
+        return self
+
+    async def __anext__(self) -> Job:
+        self._work._go_on_with()
+        self._in_a_row += 1
+        if self._in_a_row > _IN_A_ROW:
+            self._in_a_row = 0
+            await sleep(0)
+        try:
+            fileno = self._puller.fileno()
+            while (job := self._puller.try_recv()) is None:
+                self._in_a_row = 0
+                await _message(self._puller, fileno)
+        except Closed:
+            raise StopAsyncIteration from None
+        self._work._go_on_with(job)
+        return job
+
+
+async def settled(job: Job, work: Coroutine[Any, Any, object]) -> object:
+    """Await what works on a job: it is done when that ends, or has failed when it raises."""
+    is_done = False
+    try:
+        result = await work
+        is_done = True
+    finally:
+        job._settle(is_done)
+    return result
+
+
 async def _now_and_then() -> None:
     """Let the other tasks run, one in so many times."""
     global _in_a_row
@@ -185,7 +224,7 @@ async def _now_and_then() -> None:
         await sleep(0)
 
 
-async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message | Event:
+async def recv(subscriber: Subscriber[Event] | Puller, timeout: float | None) -> Message | Event | Job:
     """Receive a message; `Subscriber.recv_async`. Nothing is awaited once it is taken, so no cancellation loses it."""
     await _now_and_then()
     fileno = subscriber.fileno()
@@ -231,7 +270,7 @@ async def send(
         sending.discard()
 
 
-def closed(subscriber: Subscriber[Event]) -> None:
+def closed(subscriber: Subscriber[Event] | Puller) -> None:
     """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
     for waiters in list(_waiters.get(subscriber, {}).values()):
         with contextlib.suppress(RuntimeError):  # The loop is closed.

@@ -76,19 +76,24 @@ __all__ = [
     "EventQueue",
     "Holder",
     "Identity",
+    "Job",
     "Loan",
     "Mailbox",
     "Message",
     "Outstanding",
     "Publisher",
     "PublisherInfo",
+    "Puller",
+    "Pusher",
     "Receiver",
+    "Rejected",
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
     "Timer",
     "Undelivered",
     "_Iterator",
+    "_Jobs",
     "_Owner",
     "_Releases",
     "_Sending",
@@ -707,6 +712,287 @@ class Mailbox(Generic[_Told]):
     ) -> None: ...
 
 @final
+class Pusher:
+    """Gives jobs to the pullers of a queue: each to exactly one that has room, the longest idle first.
+
+    A job is kept, in this pusher's memory, until a puller says that it is done. Jobs live as long as their pusher.
+    Several pushers may serve one queue, and a pusher may be shared by threads.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        max_pending: int = 1000,
+        redeliver: bool = True,
+        max_attempts: int | None = None,
+        max_time: float | None = None,
+        max_memory: int | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Announce a pusher of a queue.
+
+        `max_pending`: how many jobs may be unfinished; a send beyond that waits. `redeliver`: whether a job whose
+        puller ended, or gave it up, after it had taken it is given to another one: it may be done twice then (at least
+        once); otherwise it is rejected (at most once). What was never taken is given to another one anyway.
+        `max_attempts`: a job that has failed so often is rejected. `max_time`: a puller that has jobs and answers none
+        of them for so many seconds loses them. `max_memory`: as for a `Publisher`. `name`: for people, shown to
+        pullers.
+
+        Raises `InvalidTopic` (queues look like topics, without wildcards), `ValueError`, and `Error` when `$BYREF_DIR`
+        cannot be used.
+        """
+
+    def send(
+        self,
+        data: _Sendable | Rejected,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push a copy of `data` as a job; return its number.
+
+        `data`: what `Publisher.send` takes, or a `Rejected` job, which goes with its headers and timestamp, as a new
+        one. `timeout`: the most seconds to wait while `max_pending` jobs are unfinished, or have all memory.
+
+        A call that raises pushed nothing: `Timeout`, `PoolExhausted`, `TypeError`, `Closed`, `Forked`.
+        """
+
+    def send_pickle(
+        self,
+        obj: object,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place and pushed as a job, as `Publisher.loan` does; raises as `send` does."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until no job is pending; `Timeout` after `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def take_rejected(self) -> list[Rejected]:
+        """Return what `rejected` has, and forget it."""
+
+    def wait_for_pullers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pullers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        pushed, pushed_bytes, copied_bytes, done, rejected, failed (attempts), returned (jobs that came back untaken),
+        late (answers that came after the job had been given to somebody else), pending, waiting (without a puller),
+        pullers, pool_used, pool_allocated.
+        """
+
+    def close(self) -> None:
+        """Close the pusher. Pending jobs are not given any more, and nobody hears what becomes of those that were
+        taken.
+
+        A log line tells how many these are; `join` waits for them. Calling it again has no effect.
+        """
+
+    @property
+    def pending(self) -> int:
+        """How many jobs are neither done nor rejected."""
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """The jobs that will not be given again; the last 1024 are kept until they are taken by `take_rejected`."""
+
+    @property
+    def pullers(self) -> list[tuple[int, str | None]]:
+        """The pullers that take jobs: process (0 when that is out of sight), and name."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Rejected:
+    """A job that will not be given again; `Pusher.send` pushes it as a new one. `bytes(job)` is its payload."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+
+    @property
+    def reason(self) -> str:
+        """Why it will not be given again: what the puller said, or what happened."""
+
+    @property
+    def may_have_run(self) -> bool:
+        """Nobody knows what became of it: its puller had taken it when it ended, and the pusher does not redeliver."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
+class Puller:
+    """Takes jobs from the pushers of a queue, present and future. It may be shared by threads: each job goes to one.
+
+    In `for job in puller:` a job is done when the body has ended without an exception, unless it was answered there; if
+    an exception ends the body, the job has failed, and is given again. After `recv` the caller answers.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        prefetch: int = 1,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        spin: float | None = None,
+    ) -> Self:
+        """Look for the pushers of a queue.
+
+        `prefetch`: how many jobs it has at a time, the one that it works on among them; more hide the time that an
+        answer and the next job take, but what waits here does not go to others that are idle. `writable`,
+        `allow_pickle`, `spin`: as for a `Subscriber`. `name`: for people, shown to pushers.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Job:
+        """Return the next job; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C.
+
+        None comes while `prefetch` jobs of this puller are not answered.
+        """
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Job]:
+        """Return the next job, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no job is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Job: ...
+    def try_recv(self) -> Job | None:
+        """Return the next job, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a job comes after `try_recv` gave None."""
+
+    def wait_for_pushers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pushers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters: received, bytes, copied_bytes, lost (jobs that were taken back before they were taken), sleeps."""
+
+    def close(self) -> None:
+        """Close the puller: what it has not taken goes to others; what it has taken may still be answered.
+
+        Iterations end. Calling it again has no effect.
+        """
+
+    @property
+    def pushers(self) -> list[PublisherInfo]:
+        """The pushers that are connected and alive."""
+
+    @property
+    def unanswered(self) -> int:
+        """How many jobs were taken and not answered."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __iter__(self) -> _Jobs: ...
+    def __aiter__(self) -> AsyncIterator[Job]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Job:
+    """A job that a puller took, to be answered once: `done`, `retry` or `reject`, from any thread, in any order.
+
+    One that is dropped without an answer has failed. It has the attributes and protocols of its `message`, such as
+    `writable()`, `shape`, the buffer protocol and Arrow's; views of it stay valid when it was answered.
+    """
+
+    def done(self) -> None:
+        """Say that it is done: it will not be given again. `ValueError` when it was answered before."""
+
+    def retry(self, delay: float = 0) -> None:
+        """Say that it has failed, and is to be given again after `delay` seconds, to whichever puller has room then.
+
+        `ValueError` when it was answered before.
+        """
+
+    def reject(self, reason: str = "") -> None:
+        """Say that it is never to be given again: it goes to `Pusher.rejected`.
+
+        Of a reason beyond 256 bytes the first ones arrive. `ValueError` when it was answered before.
+        """
+
+    def _settle(self, is_done: bool) -> None: ...
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1; more when the job has failed before."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher, from 0; the same in each attempt."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    @property
+    def message(self) -> Message:
+        """The payload and what is beside it."""
+
+    @property
+    def value(self) -> Any:
+        """The natural object, as `Message.value` gives it."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    @property
+    def pusher(self) -> PublisherInfo:
+        """Who pushed it."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Identity:
     """A mailbox: its address, this claim on the address, and its process. Immutable, and valid after its end."""
 
@@ -793,6 +1079,14 @@ class EventQueue:
     @overload
     def subscribe(
         self,
+        topic: Puller,
+        receiver: Callable[[Job], object],
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
         topic: str,
         receiver: Callable[[Message], object],
         batch: Literal[False] | None = None,
@@ -856,8 +1150,9 @@ class EventQueue:
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
-        `topic` may also be a `Mailbox`, which nobody else should receive from meanwhile. It receives as it was made to,
-        and goes on when the receiver is closed.
+        `topic` may also be a `Mailbox` or a `Puller`, which nobody else should receive from meanwhile. It receives as
+        it was made to, and goes on when the receiver is closed. A job is done when the callback returns, or has failed
+        when that raises, unless it was answered there.
 
         `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
         with each `Event`, too, in order with the messages.
@@ -1289,6 +1584,14 @@ class SubscriberInfo:
     @property
     def stalled(self) -> float:
         """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
+
+@final
+class _Jobs:
+    """The jobs of a puller. One is done when the loop's body has ended, or has failed if an exception ended that."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Job: ...
+    def _go_on_with(self, job: Job | None = None) -> None: ...
 
 @final
 class _Iterator(Generic[_Told]):

@@ -6,6 +6,7 @@ use crate::errors::{timed_out, to_python};
 use crate::mailbox::Mailbox;
 use crate::message::Manner;
 use crate::publisher::non_negative;
+use crate::puller::Puller;
 use crate::receiver::{Receiver, Slot, Subscription, Wants};
 use crate::refusals::class_name;
 use crate::report::queue_dict;
@@ -229,26 +230,41 @@ impl EventQueue {
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
         let batch = batch.map_or(Ok(None), batch_size)?;
-        let (mailbox, subscriber, manner) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
+        let (mailbox, subscriber, manner, is_own) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
             let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
             if !is_as_made || writable || allow_pickle || events {
                 let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle, events and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (mailbox, subscriber, manner) = mailbox.get().parts();
-            (Some(mailbox), subscriber, manner)
+            (Some(mailbox), subscriber, manner, false)
+        } else if let Ok(puller) = topic.cast::<Puller>() {
+            if policy != "block"
+                || depth.is_some()
+                || history != 0
+                || writable
+                || allow_pickle
+                || events
+                || batch.is_some()
+            {
+                let text = "a puller receives as it was made to, one job at a time: batch, policy, depth, history, writable, allow_pickle and \
+                            events are for topics";
+                return Err(PyValueError::new_err(text));
+            }
+            let (subscriber, manner) = puller.get().parts();
+            (None, subscriber, manner, false)
         } else {
             let Ok(topic) = topic.cast::<PyString>() else {
-                let text = format!("topic must be a str or a byref.Mailbox, not {}", class_name(topic));
+                let text = format!("topic must be a str, a byref.Mailbox or a byref.Puller, not {}", class_name(topic));
                 return Err(PyTypeError::new_err(text));
             };
             let options = subscriber::options(topic.to_str()?, policy, depth, history, name, ack)?.events(events);
             let subscriber = options.build().map_err(|problem| to_python(py, problem))?;
-            (None, subscriber, Manner { writable, allow_pickle, is_direct: false })
+            (None, subscriber, Manner { writable, allow_pickle, is_direct: false }, true)
         };
         let (subscriber, wants) = (Arc::new(subscriber), Wants { manner, batch });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
-        let slot = Arc::new(Slot::new(Subscription { subscriber, mailbox, wants }, account, label, callable));
+        let slot = Arc::new(Slot::new(Subscription { subscriber, mailbox, is_own, wants }, account, label, callable));
         lock(&shared.slots).add(&slot);
         if shared.closed.load(Ordering::Acquire) {
             shared.detach(&*slot); // Closed meanwhile by another thread, which may not have seen it.

@@ -19,6 +19,8 @@ pub struct Subscription {
     pub subscriber: Arc<Subscriber>,
     /// Of which it is the receiving half: it goes on without the receiver.
     pub mailbox: Option<byref::Mailbox>,
+    /// It ends with the receiver.
+    pub is_own: bool,
     pub wants: Wants,
 }
 
@@ -28,7 +30,7 @@ impl Source for Subscription {
     }
 
     fn end(slot: &Slot, queue: &Shared) {
-        if slot.source.mailbox.is_none() {
+        if slot.source.is_own {
             slot.source.subscriber.close();
         }
         queue.monitor.close(&slot.account);

@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, PULLER, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -17,17 +17,20 @@ use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory, Key};
 use crate::link::role::Role;
 use crate::link::service::{self, Handle, Next};
+use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::Item;
+use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
-use crate::reader::take::{One, Source, Take};
+use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
+use crate::sync::Pairing;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
@@ -37,7 +40,7 @@ use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
-use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -67,6 +70,8 @@ pub struct SubscriberBuilder {
     name: Option<String>,
     /// It is the receiving half of a mailbox, a client or a server with the address `topic`.
     direct: Option<Direct>,
+    /// It is a puller of the queue `topic`.
+    puller: Option<Pull>,
 }
 
 /// Whose receiving half it is.
@@ -76,7 +81,29 @@ struct Direct {
     incarnation: u128,
 }
 
+/// What a puller is.
+#[derive(Clone)]
+pub(crate) struct Pull {
+    pub prefetch: u64,
+    pub floor: Arc<Floor>,
+}
+
+impl std::fmt::Debug for Pull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pull({})", self.prefetch)
+    }
+}
+
+/// How much of a ring a puller needs to know when it is to ring.
+const RING_HEAD: u64 = 4096;
+
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a puller, whose queue is its topic.
+    pub(crate) fn of_puller(mut self, pull: Pull) -> Self {
+        self.puller = Some(pull);
+        self
+    }
+
     /// Makes it the receiving half of an endpoint whose address is its topic: it collects from those that it is told of, and of a
     /// client from all servers.
     pub(crate) fn of_direct(mut self, role: Role, incarnation: u128) -> Self {
@@ -86,7 +113,11 @@ impl SubscriberBuilder {
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        self.direct.map_or("subscriber", |direct| direct.role.what())
+        match (self.direct, &self.puller) {
+            (Some(direct), _) => direct.role.what(),
+            (_, Some(_)) => PULLER,
+            _ => "subscriber",
+        }
     }
 
     /// What happens when it falls behind (default: [`Policy::Block`]).
@@ -138,9 +169,9 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match self.direct {
-            None => topic::validate_pattern(&self.topic)?,
-            Some(_) => topic::validate(&self.topic)?,
+        match (self.direct, &self.puller) {
+            (None, None) => topic::validate_pattern(&self.topic)?,
+            _ => topic::validate(&self.topic)?,
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
@@ -253,6 +284,7 @@ impl Subscriber {
             manual_ack: false,
             name: None,
             direct: None,
+            puller: None,
         }
     }
 
@@ -508,6 +540,9 @@ impl Subscriber {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
         let found = match most {
+            _ if self.is_puller() => {
+                reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
+            }
             None => reader.take_incoming(|reader| Ok(reader.take_one()?.map(Item::Message))),
             Some(most) => {
                 reader.take_incoming(|reader| Ok(reader.take_batch(most)?.map(|batch| Item::Batch(Box::new(batch)))))
@@ -518,6 +553,21 @@ impl Subscriber {
             Some(Incoming::Event(event)) => Ok(Some(Item::Event(Box::new(event)))),
             None => reader.trouble.take().map_or(Ok(None), Err),
         }
+    }
+
+    /// Whether it gives jobs.
+    pub(crate) fn is_puller(&self) -> bool {
+        self.shared.options.puller.is_some()
+    }
+
+    /// The next job, of a puller.
+    pub(crate) fn pull(&self, wait: &mut Wait<'_>) -> Result<Job> {
+        self.receive(OneJob, wait)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_pull(&self) -> Result<Option<Job>> {
+        self.try_receive(OneJob)
     }
 
     /// Whether it tells what happens.
@@ -559,6 +609,9 @@ impl Listener for Shared {
             let nobody = Key::Topic(topic::hash("")); // No publisher's.
             let partners = direct.role.looks_for(topic).filter(|_| self.looks.load(Ordering::Relaxed));
             return Some(partners.unwrap_or(nobody));
+        }
+        if self.options.puller.is_some() {
+            return Some(Key::Topic(topic::hash(&rendezvous::topic_of_pushers(topic))));
         }
         (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
@@ -736,7 +789,8 @@ impl Shared {
     /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
     /// asked again.
     fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
-        let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        let len = if self.options.puller.is_some() { PULLER_LEASE_LEN } else { LEASE_LEN };
+        let lease = OwnedSegment::new("byref-lease", len)?;
         fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -746,9 +800,10 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match self.options.direct {
-            None => Wish::Subscribe(hello),
-            Some(Direct { incarnation, .. }) => Wish::Collect { hello, incarnation },
+        let wish = match (self.options.direct, &self.options.puller) {
+            (Some(Direct { incarnation, .. }), _) => Wish::Collect { hello, incarnation },
+            (None, Some(pull)) => Wish::Pull { hello, prefetch: pull.prefetch },
+            (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
         let channel = match Channel::open(pair, &call, Some(lease.shared())) {
@@ -899,9 +954,19 @@ impl Shared {
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
         let has_flags = self.options.direct.is_some_and(|direct| direct.role == Role::Server);
+        let head = match &self.options.puller {
+            Some(_) => {
+                Some(PeerSegment::new(ring.try_clone()?, Some(RING_HEAD)).map_err(|(error, _)| error)?.into_map())
+            }
+            None => None,
+        };
         let mut connection =
             Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
         connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
+        if let (Some(head), Some(pull)) = (head, &self.options.puller) {
+            let pairing = Pairing::with(welcome.membarrier);
+            connection.desk = Some(Desk::new(&connection.link, head, pairing, &pull.floor));
+        }
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -950,6 +1015,16 @@ impl Owner for Shared {
         if self.options.direct.is_some() {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
+        if let Some(pull) = &self.options.puller {
+            let (topic, open) = (self.options.topic.clone(), pull.floor.open());
+            let is_alone = self.update(|open| open.reader.connections.is_empty()) == Some(true);
+            let hint = match open {
+                _ if is_alone => "; no pusher is connected".to_owned(),
+                0 => String::new(),
+                open => format!("; {open} of its jobs are not answered (prefetch={}): call job.done()", pull.prefetch),
+            };
+            return Error::Timeout { what: "pull", topic, waited: wait.given(), hint };
         }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;

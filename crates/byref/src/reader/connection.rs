@@ -10,6 +10,7 @@ use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
 use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
+use crate::reader::job::Desk;
 use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::reader::receipts::Unacknowledged;
 use crate::sync::{AtomicU32, Pairing};
@@ -160,6 +161,8 @@ pub(crate) struct Connection {
     pub took_wake: bool,
     /// The publisher was told by which bell to wake this subscriber.
     pub has_bell: bool,
+    /// Where the jobs of a pusher are answered; what it sent ends with it.
+    pub desk: Option<Arc<Desk>>,
 }
 
 /// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
@@ -243,6 +246,7 @@ impl Connection {
             short_of: None,
             took_wake: false,
             has_bell: false,
+            desk: None,
         })
     }
 
@@ -394,6 +398,9 @@ impl Connection {
                 return Ok(Found::Block);
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
+            if self.desk.is_some() && (ended || self.ring.get().is_closed()) {
+                return Err(Stop::Over); // Nobody would hear the answer.
+            }
             let position = self.cursor;
             let look = loop {
                 match self.ring.get().look(position, &self.scratch) {

@@ -13,6 +13,7 @@ use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::protocol::wake;
 use crate::reader::receipts::{self, AckedAt, Receipt};
+use crate::sync::AtomicU64;
 use crate::sys::fork::ForkId;
 use crate::sys::futex;
 use crate::sys::memory::{Mapping, PeerSegment, View};
@@ -74,6 +75,17 @@ impl Link {
     #[inline]
     pub fn lease(&self) -> Lease<'_> {
         Lease::new(self.lease.words(), self.lease.counts(COUNTS))
+    }
+
+    /// All words of the lease; not mapped in a forked child.
+    pub fn lease_words(&self) -> &[AtomicU64] {
+        self.lease.words()
+    }
+
+    /// Whether this process made it, rather than one that forked it.
+    #[inline]
+    pub fn is_here(&self) -> bool {
+        self.made_in.is_current()
     }
 
     /// Wakes a publisher that waits for room.

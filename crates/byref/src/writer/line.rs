@@ -346,6 +346,11 @@ impl Line {
         }
     }
 
+    /// Moves the mark past all records: who has not taken them will not find them any more.
+    pub fn give_up_all(&mut self) {
+        self.log.move_mark(self.ring.map().words(), self.log.tail());
+    }
+
     /// How far the mark may move for the lossless subscribers' sake.
     pub fn lossless_mark(&self) -> u64 {
         self.horizon(false).reclaim
