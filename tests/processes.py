@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,20 @@ class Child:
 
     def __repr__(self) -> str:
         return f"<child {self.role}, process {self.pid}>"
+
+
+def forked(look: Callable[[], Any]) -> bool:
+    """Whether a forked child of this process finds that true. If it raises, no: it must not go on with other tests."""
+    child = os.fork()
+    if child == 0:
+        found = False
+        try:
+            found = bool(look())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0 if found else 1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:

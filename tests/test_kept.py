@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.payloads import is_payload, payload
-from tests.processes import PATIENCE, eventually, maps
+from tests.processes import PATIENCE, eventually, forked, maps
 
 PAYLOADS: dict[str, Any] = {
     "nothing": b"",
@@ -72,13 +72,15 @@ def test_its_memory_is_its_own_and_cannot_be_written(pub: byref.Publisher) -> No
 
 def test_it_outlives_its_publisher_and_shows_in_a_forked_child(pub: byref.Publisher) -> None:
     message = pub.send(payload(3, 1 << 20), keep=True)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if is_payload(np.frombuffer(message, np.uint8), 3, 1 << 20) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def is_right(message: byref.Message = message) -> bool:
+        return is_payload(np.frombuffer(message, np.uint8), 3, 1 << 20)
+
+    assert forked(is_right)
     pub.close()
     gc.collect()
-    assert is_payload(np.frombuffer(message, np.uint8), 3, 1 << 20)
+    assert is_right()
+    del is_right
     start = message.value.__array_interface__["data"][0]
     del message
     gc.collect()
