@@ -1,7 +1,6 @@
 """Messages that their subscriber acknowledges by hand."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterator
 
@@ -9,7 +8,7 @@ import byref
 import numpy as np
 import pytest
 
-from tests.processes import PATIENCE, Child, Line, eventually
+from tests.processes import PATIENCE, Child, Line, eventually, forked
 
 Spawn = Callable[..., Child]
 
@@ -233,14 +232,13 @@ def test_another_process_and_its_end(end: str, spawn: Spawn, pub: byref.Publishe
 def test_a_forked_child_does_not_acknowledge(pub: byref.Publisher, sub: byref.Subscriber) -> None:
     pub.send(b"x", timeout=PATIENCE)
     message = sub.recv(timeout=PATIENCE)
-    child = os.fork()
-    if child == 0:
-        try:
+
+    def is_refused() -> bool:
+        with pytest.raises(byref.Forked):
             message.ack()
-        except byref.Forked:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+        return True
+
+    assert forked(is_refused)
     assert sub.unacknowledged == 1
     message.ack()
     pub.flush(timeout=PATIENCE)

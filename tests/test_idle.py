@@ -1,128 +1,103 @@
-"""`Publisher(on_idle=...)`: told when the last subscriber is gone."""
+"""Who has nothing to do uses no processor time."""
 
-import gc
-import os
-import signal
-import sys
-import threading
-import weakref
+import asyncio
+import resource
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 import byref
-import pytest
 
-from tests.processes import PATIENCE, Child, Line, eventually, state_of
+from tests.processes import Child, Line, cpu_ticks, settled
 
 Spawn = Callable[..., Child]
 
-
-class Idle:
-    """Counts calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.called = threading.Event()
-
-    def __call__(self) -> None:
-        self.calls += 1
-        self.called.set()
-
-    def wait(self) -> None:
-        assert self.called.wait(PATIENCE), "it was not called"
-        self.called.clear()
+SECONDS = 6.0
 
 
-def subscribe(line: Line) -> None:
+def publish(line: Line) -> None:
+    """Sends something first, so that everybody has been awake."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(3, timeout=60)
+        for size in (10, 100_000) * 50:
+            pub.send(bytes(size))
+        line.tell("idle")
+        line.hear(90)
+        pub.send(b"end")
+        pub.flush(timeout=30)
+
+
+def receive(line: Line) -> None:
+    """Waits in `recv`."""
     with byref.Subscriber("t") as sub:
-        line.tell("there")
-        line.hear()
-        sub.close()
-        line.tell("closed")
-        line.hear()
-
-
-@pytest.mark.parametrize("end", ["close", "kill", "evict", "evict while frozen"])
-def test_the_last_subscriber_goes(end: str, spawn: Spawn) -> None:
-    idle = Idle()
-    with byref.Publisher("t", on_idle=idle) as pub:
-        child = spawn(subscribe)
-        child.hear()
-        pub.wait_for_subscribers(timeout=PATIENCE)
-        with byref.Subscriber("t"):
-            pub.wait_for_subscribers(2, timeout=PATIENCE)
-        eventually(lambda: len(pub.subscribers) == 1, "one is gone")
-        assert idle.calls == 0
-        if end == "close":
-            child.tell()
-        elif end == "kill":
-            child.kill()
-        else:
-            if end == "evict while frozen":
-                child.signal(signal.SIGSTOP)
-                eventually(lambda: state_of(child.pid) == "T", "it is frozen")
-            pub.evict(pub.subscribers[0])
-        idle.wait()
-        assert pub.subscribers == []
-        for calls in (2, 3):  # It comes again, and goes again.
-            with byref.Subscriber("t"):
-                pub.wait_for_subscribers(timeout=PATIENCE)
-            idle.wait()
-            assert idle.calls == calls
-        child.kill()
-
-
-def test_one_that_stalls_is_the_last() -> None:
-    idle = Idle()
-    with byref.Publisher("t", max_stall=0.05, on_idle=idle) as pub, byref.Subscriber("t", depth=1):
-        pub.wait_for_subscribers(timeout=PATIENCE)
-        for _ in range(2):
-            pub.send(b"x", timeout=PATIENCE)
-        idle.wait()
-
-
-def test_nobody_is_told_when_there_was_nobody_or_the_publisher_closes() -> None:
-    idle = Idle()
-    with byref.Publisher("t", on_idle=idle):
-        pass
-    with byref.Subscriber("t") as sub:
-        with byref.Publisher("t", on_idle=idle) as pub:
-            pub.wait_for_subscribers(timeout=PATIENCE)
-        eventually(lambda: sub.try_recv() is None and not sub.publishers, "the publisher is gone")
-    assert idle.calls == 0
-
-
-def test_it_may_use_the_publisher_and_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    raised: list[BaseException | None] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda what: raised.append(what.exc_value))
-    seen: list[int] = []
-
-    def stop() -> None:
-        seen.append(len(pub.subscribers))
-        pub.send(b"nobody hears it")
-        raise ValueError("stopped")
-
-    with byref.Publisher("t", on_idle=stop) as pub:
-        for _ in range(2):
-            with byref.Subscriber("t"):
-                pub.wait_for_subscribers(timeout=PATIENCE)
-            count = len(raised)
-            eventually(lambda count=count: len(raised) > count, "it raised")
-    assert [str(error) for error in raised] == ["stopped", "stopped"]
-    assert seen == [0, 0]
-    with pytest.raises(TypeError, match="on_idle must be callable, not"):
-        byref.Publisher("t", on_idle=1)  # type: ignore[arg-type]
-
-
-def test_a_publisher_that_is_its_own_callbacks_is_collected(rendezvous: Path) -> None:
-    class Camera:
-        def __init__(self) -> None:
-            self.pub = byref.Publisher("t", on_idle=self.stop)
-
-        def stop(self) -> None:
+        while bytes(sub.recv()) != b"end":
             pass
 
-    camera = weakref.ref(Camera())
-    gc.collect()
-    assert camera() is None
-    eventually(lambda: os.listdir(rendezvous) == [], "it is closed")
+
+def receive_async(line: Line) -> None:
+    """Waits in an event loop."""
+
+    async def main() -> None:
+        async for msg in sub:
+            if bytes(msg) == b"end":
+                return
+
+    with byref.Subscriber("t") as sub:
+        asyncio.run(main())
+
+
+def ignore(line: Line) -> None:
+    """Is subscribed and does something else."""
+    with byref.Subscriber("t", policy="latest") as sub:
+        sub.wait_for_publishers(timeout=60)
+        line.hear(90)
+
+
+def ticks_at_rest(children: list[Child]) -> list[int]:
+    """Processor time that they have used, when they have done what they had to do."""
+    return list(settled(lambda: [cpu_ticks(child.pid) for child in children], 1.0))
+
+
+def test_idle_endpoints_use_no_processor_time(spawn: Spawn) -> None:
+    readers = [spawn(receive), spawn(receive_async), spawn(ignore)]
+    publisher = spawn(publish)
+    assert publisher.hear() == "idle"
+    children = [publisher, *readers]
+    before = ticks_at_rest(children)
+    time.sleep(SECONDS)
+    used = [cpu_ticks(child.pid) - ticks for child, ticks in zip(children, before, strict=True)]
+    assert max(used) <= 1, used
+    publisher.tell()
+    readers[2].tell()
+    for child in children:
+        child.finish()
+
+
+def many_that_are_idle(line: Line, is_publisher: bool) -> None:
+    """A thousand subscribers that nobody receives from, or their publisher."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    count = min(1000, hard // 8)
+    if is_publisher:
+        with byref.Publisher("t") as pub:
+            pub.wait_for_subscribers(count, timeout=60)
+            pub.send(b"to all")
+            line.tell("idle")
+            line.hear(90)
+            return
+    subs = [byref.Subscriber("t") for _ in range(count)]
+    for sub in subs:
+        assert bytes(sub.recv(timeout=60)) == b"to all"
+    line.tell("idle")
+    line.hear(90)
+
+
+def test_a_thousand_idle_subscribers_use_no_processor_time(spawn: Spawn) -> None:
+    children = [spawn(many_that_are_idle, is_publisher) for is_publisher in (False, True)]
+    assert [child.hear(90) for child in children] == ["idle"] * 2
+    before = ticks_at_rest(children)
+    time.sleep(SECONDS)
+    used = [cpu_ticks(child.pid) - ticks for child, ticks in zip(children, before, strict=True)]
+    assert max(used) <= 1, used
+    for child in children:
+        child.tell()
+        child.finish()

@@ -538,6 +538,27 @@ def test_one_copy_for_all(spawn: Spawn) -> None:
         other.end()
 
 
+def test_one_that_is_slow_to_answer_is_sent_to(spawn: Spawn) -> None:
+    """Who sends to all for the first time has to ask who is there; on a busy machine an answer takes its time."""
+    others = [Other(spawn, f"worker/{n}") for n in range(2)]
+    slow = others[1].child
+    with byref.Mailbox("a") as box:
+        slow.signal(signal.SIGSTOP)
+        assert [peer.address for peer in box.send_to_all("worker/*", b"0", timeout=0.3)] == ["worker/0"]
+        going_on = threading.Timer(0.5, slow.signal, [signal.SIGCONT])
+        going_on.start()
+        assert [peer.address for peer in box.send_to_all("worker/*", b"1")] == ["worker/0", "worker/1"]
+        going_on.join()
+        assert others[0]("take", 2) == [["0", 0], ["1", 1]]
+        assert others[1]("take", 1) == [["1", 0]]
+        # What is known is not asked for again.
+        slow.signal(signal.SIGSTOP)
+        assert [peer.address for peer in box.send_to_all("worker/*", b"2")] == ["worker/0", "worker/1"]
+        slow.signal(signal.SIGCONT)
+    for other in others:
+        other.end()
+
+
 def test_hundreds_of_mailboxes_in_one_process() -> None:
     before = len(descriptors())
     boxes = [byref.Mailbox(f"many/{n}") for n in range(200)]
@@ -697,11 +718,17 @@ def send_to_all_and_stop(line: Line) -> None:
     with byref.Mailbox("s", depth=1, max_memory=1 << 20) as box:
         one, two = byref.Mailbox("r/1"), byref.Mailbox("r/2")
         box.send("r/2", b"full")
+
+        def take_and_interrupt() -> None:
+            assert (one.recv(timeout=PATIENCE).value == 7).all()
+            os.kill(os.getpid(), signal.SIGALRM)
+
         for _ in range(3):
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with contextlib.suppress(Stop):
+            taking = threading.Thread(target=take_and_interrupt)
+            taking.start()
+            with pytest.raises(Stop):
                 box.send_to_all("r/*", np.full(size, 7, "u1"))
-            assert (one.recv(timeout=20).value == 7).all()
+            taking.join()
         kept = []
         for number in range(60):
             box.send("r/1", np.full(size, number, "u1"), timeout=20)

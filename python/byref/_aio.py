@@ -11,15 +11,30 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ._byref import _Releases
-from ._errors import Closed
+from ._errors import Closed, WouldBlock
 
 if TYPE_CHECKING:
-    from ._byref import Event, Message, Publisher, Subscriber, Ticket, _HeaderValue
+    from ._byref import (
+        Client,
+        Event,
+        Job,
+        Message,
+        PendingReply,
+        Publisher,
+        Puller,
+        Server,
+        Subscriber,
+        Ticket,
+        _HeaderValue,
+        _Jobs,
+    )
+
+    _Source = Subscriber[Event] | Puller | Server | Client
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -27,6 +42,9 @@ _IN_A_ROW = 64
 _TURNS = 4
 # and looks again after pauses from the one to the other, in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005
+
+# Who waits for a reply looks so often, in seconds.
+_LOOK_AGAIN = 1.0
 
 _in_a_row = 0
 
@@ -137,10 +155,10 @@ class _Waiters:
 
 _Loops = dict[asyncio.AbstractEventLoop, _Waiters]
 # What is here of a subscriber stays the same object, which other threads may just have looked up.
-_waiters: WeakKeyDictionary[Subscriber[Event], _Loops] = WeakKeyDictionary()
+_waiters: WeakKeyDictionary[_Source, _Loops] = WeakKeyDictionary()
 
 
-async def _message(subscriber: Subscriber[Event], fileno: int, seconds: float | None = None) -> None:
+async def _message(subscriber: _Source, fileno: int, seconds: float | None = None) -> None:
     """Wait until a subscriber that had nothing may have something, or so long."""
     trio = _trio()
     if trio is not None:
@@ -176,6 +194,45 @@ class Messages:
         return message
 
 
+class Jobs:
+    """The jobs of a puller as they come; each is done when the body of the loop has ended without an exception."""
+
+    def __init__(self, puller: Puller) -> None:
+        self._puller = puller
+        self._work: _Jobs = iter(puller)
+        self._in_a_row = 0
+
+    def __aiter__(self) -> Jobs:
+        return self
+
+    async def __anext__(self) -> Job:
+        self._work._go_on_with()
+        self._in_a_row += 1
+        if self._in_a_row > _IN_A_ROW:
+            self._in_a_row = 0
+            await sleep(0)
+        try:
+            fileno = self._puller.fileno()
+            while (job := self._puller.try_recv()) is None:
+                self._in_a_row = 0
+                await _message(self._puller, fileno)
+        except Closed:
+            raise StopAsyncIteration from None
+        self._work._go_on_with(job)
+        return job
+
+
+async def settled(job: Job, work: Coroutine[Any, Any, object]) -> object:
+    """Await what works on a job: it is done when that ends, or has failed when it raises."""
+    is_done = False
+    try:
+        result = await work
+        is_done = True
+    finally:
+        job._settle(is_done)
+    return result
+
+
 async def _now_and_then() -> None:
     """Let the other tasks run, one in so many times."""
     global _in_a_row
@@ -185,7 +242,7 @@ async def _now_and_then() -> None:
         await sleep(0)
 
 
-async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message | Event:
+async def recv(subscriber: Subscriber[Event] | Puller, timeout: float | None) -> Message | Event | Job:
     """Receive a message; `Subscriber.recv_async`. Nothing is awaited once it is taken, so no cancellation loses it."""
     await _now_and_then()
     fileno = subscriber.fileno()
@@ -196,6 +253,45 @@ async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message 
             return subscriber._recv_at_last(timeout)
         await _message(subscriber, fileno, left)
     return message
+
+
+def _at_most(left: float | None) -> float:
+    """How long to wait for a reply before another look: a task of another loop may have silenced the descriptor."""
+    return _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+
+
+async def reply(pending: PendingReply) -> Message:
+    """Wait for a reply; `await pending` is this. A cancelled wait leaves the request as it is."""
+    await _now_and_then()
+    client = pending._client()
+    fileno = client.fileno()
+    while not pending.done():
+        await _message(client, fileno, _at_most(pending._seconds_left()))
+    return pending.result(0)
+
+
+class Parts:
+    """The parts of a streamed reply as they come."""
+
+    def __init__(self, pending: PendingReply) -> None:
+        self._pending = pending
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Message:
+        await _now_and_then()
+        client = self._pending._client()
+        fileno = client.fileno()
+        while True:
+            try:
+                part = self._pending._next_now()
+            except WouldBlock:
+                await _message(client, fileno, _at_most(self._pending._seconds_left()))
+                continue
+            if part is None:
+                raise StopAsyncIteration
+            return part
 
 
 async def send(
@@ -231,7 +327,7 @@ async def send(
         sending.discard()
 
 
-def closed(subscriber: Subscriber[Event]) -> None:
+def closed(subscriber: _Source) -> None:
     """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
     for waiters in list(_waiters.get(subscriber, {}).values()):
         with contextlib.suppress(RuntimeError):  # The loop is closed.

@@ -72,23 +72,32 @@ __all__ = [
     "INLINE_LIMIT",
     "Arrow",
     "Batch",
+    "Client",
     "Event",
     "EventQueue",
     "Holder",
     "Identity",
+    "Job",
     "Loan",
     "Mailbox",
     "Message",
     "Outstanding",
+    "PendingReply",
     "Publisher",
     "PublisherInfo",
+    "Puller",
+    "Pusher",
     "Receiver",
+    "Rejected",
+    "Request",
+    "Server",
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
     "Timer",
     "Undelivered",
     "_Iterator",
+    "_Jobs",
     "_Owner",
     "_Releases",
     "_Sending",
@@ -140,19 +149,44 @@ class Publisher:
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def send(
         self,
         data: _Sendable,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Send a copy of `data`; return its sequence number.
+        keep: Literal[False] = False,
+    ) -> int: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: Literal[True],
+    ) -> Message: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: bool,
+    ) -> int | Message:
+        """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
         of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
         str to str, bytes, int (64 bits), float or bool.
+
+        `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
+        as the message, or a view of it, lives.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -607,6 +641,7 @@ class Mailbox(Generic[_Told]):
 
         There is one copy in memory, and a record for each. While those that are full are waited for, the others have it
         already. One that has no room within `timeout` seconds, or ends meanwhile, is not among those that are returned.
+        Nor is one that does not say within that time, or 5 s, which address it has. It is asked once.
         """
 
     def loan(
@@ -681,6 +716,287 @@ class Mailbox(Generic[_Told]):
     ) -> None: ...
 
 @final
+class Pusher:
+    """Gives jobs to the pullers of a queue: each to exactly one that has room, the longest idle first.
+
+    A job is kept, in this pusher's memory, until a puller says that it is done. Jobs live as long as their pusher.
+    Several pushers may serve one queue, and a pusher may be shared by threads.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        max_pending: int = 1000,
+        redeliver: bool = True,
+        max_attempts: int | None = None,
+        max_time: float | None = None,
+        max_memory: int | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Announce a pusher of a queue.
+
+        `max_pending`: how many jobs may be unfinished; a send beyond that waits. `redeliver`: whether a job whose
+        puller ended, or gave it up, after it had taken it is given to another one: it may be done twice then (at least
+        once); otherwise it is rejected (at most once). What was never taken is given to another one anyway.
+        `max_attempts`: a job that has failed so often is rejected. `max_time`: a puller that has jobs and answers none
+        of them for so many seconds loses them. `max_memory`: as for a `Publisher`. `name`: for people, shown to
+        pullers.
+
+        Raises `InvalidTopic` (queues look like topics, without wildcards), `ValueError`, and `Error` when `$BYREF_DIR`
+        cannot be used.
+        """
+
+    def send(
+        self,
+        data: _Sendable | Rejected,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push a copy of `data` as a job; return its number.
+
+        `data`: what `Publisher.send` takes, or a `Rejected` job, which goes with its headers and timestamp, as a new
+        one. `timeout`: the most seconds to wait while `max_pending` jobs are unfinished, or have all memory.
+
+        A call that raises pushed nothing: `Timeout`, `PoolExhausted`, `TypeError`, `Closed`, `Forked`.
+        """
+
+    def send_pickle(
+        self,
+        obj: object,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place and pushed as a job, as `Publisher.loan` does; raises as `send` does."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until no job is pending; `Timeout` after `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def take_rejected(self) -> list[Rejected]:
+        """Return what `rejected` has, and forget it."""
+
+    def wait_for_pullers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pullers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        pushed, pushed_bytes, copied_bytes, done, rejected, failed (attempts), returned (jobs that came back untaken),
+        late (answers that came after the job had been given to somebody else), pending, waiting (without a puller),
+        pullers, pool_used, pool_allocated.
+        """
+
+    def close(self) -> None:
+        """Close the pusher. Pending jobs are not given any more, and nobody hears what becomes of those that were
+        taken.
+
+        A log line tells how many these are; `join` waits for them. Calling it again has no effect.
+        """
+
+    @property
+    def pending(self) -> int:
+        """How many jobs are neither done nor rejected."""
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """The jobs that will not be given again; the last 1024 are kept until they are taken by `take_rejected`."""
+
+    @property
+    def pullers(self) -> list[tuple[int, str | None]]:
+        """The pullers that take jobs: process (0 when that is out of sight), and name."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Rejected:
+    """A job that will not be given again; `Pusher.send` pushes it as a new one. `bytes(job)` is its payload."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+
+    @property
+    def reason(self) -> str:
+        """Why it will not be given again: what the puller said, or what happened."""
+
+    @property
+    def may_have_run(self) -> bool:
+        """Nobody knows what became of it: its puller had taken it when it ended, and the pusher does not redeliver."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
+class Puller:
+    """Takes jobs from the pushers of a queue, present and future. It may be shared by threads: each job goes to one.
+
+    In `for job in puller:` a job is done when the body has ended without an exception, unless it was answered there; if
+    an exception ends the body, the job has failed, and is given again. After `recv` the caller answers.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        prefetch: int = 1,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        spin: float | None = None,
+    ) -> Self:
+        """Look for the pushers of a queue.
+
+        `prefetch`: how many jobs it has at a time, the one that it works on among them; more hide the time that an
+        answer and the next job take, but what waits here does not go to others that are idle. `writable`,
+        `allow_pickle`, `spin`: as for a `Subscriber`. `name`: for people, shown to pushers.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Job:
+        """Return the next job; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C.
+
+        None comes while `prefetch` jobs of this puller are not answered.
+        """
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Job]:
+        """Return the next job, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no job is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Job: ...
+    def try_recv(self) -> Job | None:
+        """Return the next job, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a job comes after `try_recv` gave None."""
+
+    def wait_for_pushers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pushers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters: received, bytes, copied_bytes, lost (jobs that were taken back before they were taken), sleeps."""
+
+    def close(self) -> None:
+        """Close the puller: what it has not taken goes to others; what it has taken may still be answered.
+
+        Iterations end. Calling it again has no effect.
+        """
+
+    @property
+    def pushers(self) -> list[PublisherInfo]:
+        """The pushers that are connected and alive."""
+
+    @property
+    def unanswered(self) -> int:
+        """How many jobs were taken and not answered."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __iter__(self) -> _Jobs: ...
+    def __aiter__(self) -> AsyncIterator[Job]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Job:
+    """A job that a puller took, to be answered once: `done`, `retry` or `reject`, from any thread, in any order.
+
+    One that is dropped without an answer has failed. It has the attributes and protocols of its `message`, such as
+    `writable()`, `shape`, the buffer protocol and Arrow's; views of it stay valid when it was answered.
+    """
+
+    def done(self) -> None:
+        """Say that it is done: it will not be given again. `ValueError` when it was answered before."""
+
+    def retry(self, delay: float = 0) -> None:
+        """Say that it has failed, and is to be given again after `delay` seconds, to whichever puller has room then.
+
+        `ValueError` when it was answered before.
+        """
+
+    def reject(self, reason: str = "") -> None:
+        """Say that it is never to be given again: it goes to `Pusher.rejected`.
+
+        Of a reason beyond 256 bytes the first ones arrive. `ValueError` when it was answered before.
+        """
+
+    def _settle(self, is_done: bool) -> None: ...
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1; more when the job has failed before."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher, from 0; the same in each attempt."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    @property
+    def message(self) -> Message:
+        """The payload and what is beside it."""
+
+    @property
+    def value(self) -> Any:
+        """The natural object, as `Message.value` gives it."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    @property
+    def pusher(self) -> PublisherInfo:
+        """Who pushed it."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class Identity:
     """A mailbox: its address, this claim on the address, and its process. Immutable, and valid after its end."""
 
@@ -724,6 +1040,273 @@ class Undelivered:
     def __bytes__(self) -> bytes: ...
 
 @final
+class Client:
+    """Asks the servers of a service, in whatever process of the host, and gets their replies.
+
+    A request goes to the server with the fewest of this client's under way. It may be shared by threads.
+    """
+
+    def __new__(
+        cls, service: str, max_memory: int | None = None, writable: bool = False, allow_pickle: bool = False
+    ) -> Self:
+        """Make a client, which looks for servers from now on.
+
+        `max_memory`: the most bytes of payload memory for all requests (default: as for a `Publisher`). `writable`,
+        `allow_pickle`: how it wants replies, as for a `Subscriber`.
+
+        Raises `InvalidTopic` (services are named like topics, without wildcards), `ValueError`, and `Error` when
+        `$BYREF_DIR` cannot be used.
+        """
+
+    def request(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> Message:
+        """Send a request, and return the reply; its `sender` is the server. Of a streamed one, the last part.
+
+        `data`: what `Publisher.send` takes; or a loan of this client's, which is sent without a copy. `timeout`: the
+        deadline in seconds, also for the server. `to`: one server (`reply.sender`, one of `servers`), or a group of
+        them. `wait`: for how many seconds to let a server come if nobody serves (default: none).
+        `retry="idempotent"`: when a server ends that has taken the request, another one gets it. `pickle`: any object,
+        as with `Publisher.send_pickle`; the server's `allow_pickle` has to allow it.
+
+        Raises `NoServer`; `DeadlineExceeded`; `RemoteError` when the service failed; `NoReply` when the server dropped
+        it; `PeerLost` when the server ended: `taken` says whether it had taken the request. Further
+        `TypeError`, `PoolExhausted`, `Closed`, `Forked`. When Ctrl-C ends the call, the request is cancelled.
+        """
+
+    def submit(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> PendingReply:
+        """Send a request, and return at once what its reply will be; as `request` otherwise.
+
+        It waits at the client while all servers have as many as they may.
+        """
+
+    def survey(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timeout: float = 1,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+    ) -> list[Message]:
+        """Ask every server that is there (of a group, with `to`); return the replies that came in `timeout` seconds.
+
+        Those that fail, drop the request or end are not among them. `NoServer` when nobody serves.
+        """
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `request(loan)` or `submit(loan)`."""
+
+    def wait_for_server(self, group: str | None = None, timeout: float | None = None) -> None:
+        """Wait until there is a server (of that group); `Timeout` after `timeout` seconds."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a reply comes after `PendingReply.done()` was False."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        sent, copied_bytes, received, late (replies that nobody wanted any more), unasked, resent, under_way, waiting,
+        servers, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the client; servers see that nobody wants replies any more. Calling it again has no effect."""
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def identity(self) -> Identity:
+        """What servers see as `request.sender`."""
+
+    @property
+    def servers(self) -> list[Identity]:
+        """The servers that it is connected to."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class PendingReply:
+    """The reply to a request that was submitted. `await` gives it, on asyncio, trio and anyio.
+
+    Iteration gives the parts of a streamed reply as they come (`async for`, too). Dropping it cancels the request.
+    """
+
+    def result(self, timeout: float | None = None) -> Message:
+        """Wait for the reply, and return it; raise as `Client.request` does, and `Timeout` after `timeout` seconds.
+
+        Of a streamed reply, the last part.
+        """
+
+    def done(self) -> bool:
+        """Whether there is something: the reply, a part of it, or the reason why there is none."""
+
+    def cancel(self) -> bool:
+        """Want no reply any more: the server sees it while it works. False when there was nothing to cancel."""
+
+    def _client(self) -> Client: ...
+    def _seconds_left(self) -> float | None: ...
+    def _next_now(self) -> Message | None: ...
+    def __await__(self) -> Generator[Any, None, Message]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
+    def __aiter__(self) -> AsyncIterator[Message]: ...
+
+@final
+class Server:
+    """Serves a service: takes requests, and replies to them. Any number of servers may serve the same service.
+
+    It may be shared by threads: each request goes to one.
+    """
+
+    def __new__(
+        cls,
+        service: str,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Make a server. Clients find it from now on.
+
+        `group`: a name by which clients may choose among the servers. `prefetch`: how many requests of each client it
+        may have and not have answered, at most 1,024: what its death or slowness can delay. Others go to
+        other servers, or wait at the client. `max_memory`: the most bytes of payload memory for all replies (default:
+        as for a `Publisher`). `writable`, `allow_pickle`: how it wants requests, as for a `Subscriber`.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Request:
+        """Return the next request; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Request]:
+        """Return the next request, and let other tasks run until it comes; on asyncio, trio and anyio."""
+
+    def _recv_at_last(self, waited: float) -> Request: ...
+    def try_recv(self) -> Request | None:
+        """Return the next request, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a request comes after `try_recv` gave None."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        received, received_bytes, skipped (nobody wanted a reply when they were taken), replied, late (replies that
+        nobody wanted any more), dropped, copied_bytes, clients, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the server; iterations end. Calling it again has no effect.
+
+        Requests that it has not taken go to other servers; those that it has taken can be answered no more.
+        """
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def group(self) -> str:
+        """The group; empty: none."""
+
+    @property
+    def identity(self) -> Identity:
+        """What clients see as `reply.sender`."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Request: ...
+    def __aiter__(self) -> AsyncIterator[Request]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Request:
+    """A request that a server has taken; to be answered once, from whichever thread.
+
+    It has all that its `message` has: `sender`, `headers`, `shape`, `dtype`, a buffer. Dropping it unanswered is
+    `NoReply` for its client.
+    """
+
+    def reply(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        more: bool = False,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        pickle: bool = False,
+    ) -> bool:
+        """Send the reply; return False when nobody wants it any more, so that it was dropped.
+
+        `data`: what `Publisher.send` takes, or a loan of this request's. `more`: further parts follow; a part waits, up
+        to `timeout` seconds, while its client has many to take. The last reply never waits for the client. `pickle`:
+        any object; the client's `allow_pickle` has to allow it.
+
+        Raises `ValueError` when it was answered before, `Closed` when the server was closed.
+        """
+
+    def finish(self) -> bool:
+        """End a reply whose parts were all sent with `more`; as `reply` otherwise."""
+
+    def fail(self, code: int | str, text: str = "", traceback: str = "") -> bool:
+        """Say that the service failed: the client gets a `RemoteError`; as `reply` otherwise."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `reply(loan)`."""
+
+    @property
+    def message(self) -> Message:
+        """The request as a message."""
+
+    @property
+    def value(self) -> Any:
+        """What was sent; `message.value`."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the reply has to be there, on the clock of `time.monotonic()`; None: at any time."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants a reply any more: cancelled, too late, or its client has ended. Receives nothing."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    def __getattr__(self, name: str) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class EventQueue:
     """Calls receivers as messages come: any callables, on many topics, one after the other on one thread at a time."""
 
@@ -746,6 +1329,26 @@ class EventQueue:
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    def serve(
+        self,
+        service: str,
+        function: Callable[[Request], object],
+        *,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+    ) -> Receiver:
+        """Serve a service with any callable, which is called with each `Request`; closing the receiver ends that.
+
+        What it returns is the reply (None: an empty one), unless it has answered by itself; what a generator yields are
+        the parts of a streamed reply; what it raises is a `RemoteError` for the client, with the class's name, the text
+        and the traceback, and the queue goes on. Coroutine functions and asynchronous generators serve in
+        `run_async`. The other arguments: as for a `Server`.
+        """
+
     @overload
     def subscribe(
         self,
@@ -761,6 +1364,14 @@ class EventQueue:
         topic: Mailbox[_Told],
         receiver: Callable[[Batch | _Told], object],
         batch: int,
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
+        topic: Puller,
+        receiver: Callable[[Job], object],
         *,
         name: str | None = None,
     ) -> Receiver: ...
@@ -830,8 +1441,9 @@ class EventQueue:
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
-        `topic` may also be a `Mailbox`, which nobody else should receive from meanwhile. It receives as it was made to,
-        and goes on when the receiver is closed.
+        `topic` may also be a `Mailbox` or a `Puller`, which nobody else should receive from meanwhile. It receives as
+        it was made to, and goes on when the receiver is closed. A job is done when the callback returns, or has failed
+        when that raises, unless it was answered there.
 
         `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
         with each `Event`, too, in order with the messages.
@@ -1263,6 +1875,14 @@ class SubscriberInfo:
     @property
     def stalled(self) -> float:
         """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
+
+@final
+class _Jobs:
+    """The jobs of a puller. One is done when the loop's body has ended, or has failed if an exception ended that."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Job: ...
+    def _go_on_with(self, job: Job | None = None) -> None: ...
 
 @final
 class _Iterator(Generic[_Told]):

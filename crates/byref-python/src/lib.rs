@@ -9,6 +9,7 @@ mod arrow;
 mod batch;
 mod called;
 mod capsule;
+mod client;
 mod columns;
 mod dlpack;
 mod draft;
@@ -31,6 +32,8 @@ mod owner;
 mod packed;
 mod payload;
 mod publisher;
+mod puller;
+mod pusher;
 mod queue;
 mod receipt;
 mod receiver;
@@ -38,6 +41,7 @@ mod refusals;
 mod report;
 mod rows;
 mod sending;
+mod server;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -72,6 +76,8 @@ mod _byref {
     #[pymodule_export]
     use crate::batch::Batch;
     #[pymodule_export]
+    use crate::client::{Client, PendingReply};
+    #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
     use crate::identity::Identity;
@@ -90,6 +96,10 @@ mod _byref {
     #[pymodule_export]
     use crate::publisher::{Publisher, SubscriberInfo};
     #[pymodule_export]
+    use crate::puller::{Job, Jobs, Puller};
+    #[pymodule_export]
+    use crate::pusher::{Pusher, Rejected};
+    #[pymodule_export]
     use crate::queue::EventQueue;
     #[pymodule_export]
     use crate::receipt::record_receives;
@@ -99,6 +109,8 @@ mod _byref {
     use crate::report::monitors;
     #[pymodule_export]
     use crate::sending::Sending;
+    #[pymodule_export]
+    use crate::server::{Request, Server};
     #[pymodule_export]
     use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]

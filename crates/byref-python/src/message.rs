@@ -386,7 +386,7 @@ impl Message {
 
     #[doc = doc!("Message.value")]
     #[getter]
-    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         if this.manner.writable {
             return Self::writable(slf);

@@ -5,7 +5,8 @@ use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
-use crate::outlet;
+use crate::message::{Manner, Message};
+use crate::outlet::{self, Outlet};
 use crate::outstanding::Outstanding;
 use crate::refusals::{class_name, located};
 use crate::sending;
@@ -104,6 +105,42 @@ impl Publisher {
     ) -> PyResult<T> {
         outlet::send(&self.0, data, headers, timeout, send, send_loan)
     }
+
+    #[cold]
+    fn send_kept<'py>(
+        &self,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Timeout,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_kept_with(bytes, attributes, timestamp_ns, wait)
+        };
+        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+            loan.send_kept_with(attributes, timestamp_ns, wait)
+        };
+        let message = outlet::send(&Plain(&self.0), data, headers, timeout, send, send_loan)?;
+        Ok(Bound::new(data.py(), Message::new(message, Manner::default()))?.into_any())
+    }
+}
+
+/// A publisher whose messages tell all about themselves: it does not listen to what it explained once for all subscribers.
+struct Plain<'a>(&'a byref::Publisher);
+
+impl Outlet for Plain<'_> {
+    fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> byref::Result<byref::Loan> {
+        self.0.loan_with(len, attributes_len, wait)
+    }
+
+    fn explain(&self, _: &[u8]) -> byref::Result<Option<byref::Entry>> {
+        Ok(None)
+    }
 }
 
 #[pymethods]
@@ -170,21 +207,26 @@ impl Publisher {
     }
 
     #[doc = doc!("Publisher.send")]
-    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
-    fn send(
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, keep=false))]
+    fn send<'py>(
         &self,
-        data: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
-    ) -> PyResult<u64> {
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if keep {
+            return self.send_kept(data, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?);
+        }
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
             self.0.send_with(bytes, attributes, timestamp_ns, wait)
         };
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+        let sent = self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)?;
+        Ok(sent.into_pyobject(data.py())?.into_any())
     }
 
     #[doc = doc!("Publisher.send_async")]

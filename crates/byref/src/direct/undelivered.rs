@@ -29,7 +29,7 @@ struct Untaken {
 }
 
 #[derive(Clone)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// Payload and encoded attributes, copied out of the ring.
     Inline(Arc<[u8]>, Arc<[u8]>),
     Pooled(Pooled),
@@ -37,7 +37,7 @@ pub(super) enum Body {
 
 /// A message in a chunk of its own, or a row of a chunk.
 #[derive(Clone)]
-pub(super) struct Pooled {
+pub(crate) struct Pooled {
     pub pin: Arc<Pin>,
     /// All of the chunk; `tracked` no more.
     pub at: Descriptor,
@@ -56,18 +56,38 @@ impl Undelivered {
     pub(super) fn inline(peer: &Identity, sender: u128, head: Head, data: &InlineData) -> Self {
         let bytes: Vec<u8> = data.words().take(head.data_words()).flat_map(u64::to_ne_bytes).collect();
         let behind = head.payload_len().next_multiple_of(8);
-        let body =
-            Body::Inline(bytes[..head.payload_len()].into(), bytes[behind..behind + head.attributes_len()].into());
-        Self::new(peer, sender, head.sequence, head.timestamp_ns, body)
+        let (payload, attributes) = (&bytes[..head.payload_len()], &bytes[behind..behind + head.attributes_len()]);
+        Self::copied(peer, sender, head.sequence, head.timestamp_ns, payload, attributes)
     }
 
-    pub(super) fn pooled(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, pooled: Pooled) -> Self {
+    pub(crate) fn copied(
+        peer: &Identity,
+        sender: u128,
+        sequence: u64,
+        timestamp_ns: u64,
+        payload: &[u8],
+        attributes: &[u8],
+    ) -> Self {
+        Self::new(peer, sender, sequence, timestamp_ns, Body::Inline(payload.into(), attributes.into()))
+    }
+
+    pub(crate) fn pooled(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, pooled: Pooled) -> Self {
         Self::new(peer, sender, sequence, timestamp_ns, Body::Pooled(pooled))
     }
 
     fn new(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, body: Body) -> Self {
         let (peer, made_in) = (peer.clone(), ForkId::current());
         Undelivered(Arc::new(Untaken { peer, sequence, timestamp_ns, body, sender, made_in }))
+    }
+
+    /// What was sent inside of a record, for who may send it again.
+    pub(crate) fn of_inline(peer: &Identity, sender: u128, payload: &[u8], attributes: &[u8]) -> Self {
+        Self::new(peer, sender, 0, 0, Body::Inline(payload.into(), attributes.into()))
+    }
+
+    /// The same for what was sent in a chunk.
+    pub(crate) fn of_pooled(peer: &Identity, sender: u128, pin: Arc<Pin>, at: Descriptor) -> Self {
+        Self::pooled(peer, sender, 0, 0, Pooled { pin, at, part: (0, at.len) })
     }
 
     /// The mailbox that it was sent to.
@@ -90,7 +110,7 @@ impl Undelivered {
         Attributes::decode(self.encoded_attributes())
     }
 
-    pub(super) fn body(&self) -> &Body {
+    pub(crate) fn body(&self) -> &Body {
         &self.0.body
     }
 

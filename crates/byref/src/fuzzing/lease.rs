@@ -116,7 +116,8 @@ impl Stage {
             acked_at: AckedAt::default(),
         };
         let channel = Arc::new(channel);
-        let honest = Connection::new(1, info, &welcome, ring, lease.into_map(), channel, Candidate::new(""), false);
+        let honest =
+            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, Candidate::new(""), false, true);
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),

@@ -90,6 +90,7 @@ impl Chunk {
             attributes_len: attributes as u32,
             refers: attributes >> 62 & 1 == 1,
             tracked: attributes >> 63 & 1 == 1,
+            tag: attributes >> 40,
         }
     }
 }
@@ -188,7 +189,8 @@ impl<'a> Stage<'a> {
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
         let connection =
-            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), beginning.tell_gaps).ok()?;
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), beginning.tell_gaps, true)
+                .ok()?;
         let (words, regions) = (memory.words(), Regions::new(Shape::of(capacity)));
         regions.ring(words).set_wake_at(NEVER);
         let depth = match beginning.depth {
@@ -221,7 +223,10 @@ impl<'a> Stage<'a> {
         match step {
             Step::Send { content, attributes } => {
                 let content = &content[..content.len().min(150)];
-                self.append(1, |ring, place| ring.append_inline(place, content, &[0; 40][..attributes as usize % 40]));
+                self.append(1, |ring, place| {
+                    let tag = u64::from(attributes) / 40;
+                    ring.append_inline(place, content, &[0; 40][..attributes as usize % 40], tag);
+                });
             }
             Step::SendPooled { at, count } => {
                 let at = at.descriptor();
@@ -569,7 +574,7 @@ mod tests {
             let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
             let (ring, theirs) = (copy(ring.shared()), Arc::new(joined().0));
-            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), false).map(drop)
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), false, true).map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());
         let capacities = [0, 3, 15, 2048, 1 << 30, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));

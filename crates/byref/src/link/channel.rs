@@ -76,6 +76,11 @@ impl Channel {
         self.wire.is_hung_up()
     }
 
+    /// Whether the other side's process is dead, also when that was not noticed yet: a system call.
+    pub fn has_died(&self) -> bool {
+        self.pair.has_died()
+    }
+
     /// Closes it, though messages or others may keep it.
     pub fn hang_up(&self) {
         self.pair.close(&self.wire);

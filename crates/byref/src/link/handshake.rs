@@ -10,7 +10,7 @@ use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The first packet of whoever connects to a process.
@@ -51,6 +51,8 @@ pub(crate) enum Wish {
     Collect { hello: Hello, incarnation: u128 },
     /// Somebody claims the address: its holder is to give it up. The answer is [`ToSubscriber::Here`] from one that has.
     TakeOver { address: String },
+    /// A puller wants jobs of the queue `hello.topic`: so many at a time.
+    Pull { hello: Hello, prefetch: u64 },
 }
 
 /// What a subscriber says of itself.

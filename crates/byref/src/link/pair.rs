@@ -357,6 +357,11 @@ impl Pair {
         self.stage.get() == Stage::Dead
     }
 
+    /// Whether the other process is dead, also when that was not noticed yet: a system call.
+    pub fn has_died(&self) -> bool {
+        self.is_dead() || self.liveness.get().is_some_and(Liveness::has_died)
+    }
+
     /// Whether the other side has said that it speaks this protocol.
     pub fn is_greeted(&self) -> bool {
         self.reading.lock().is_greeted

@@ -4,6 +4,7 @@
 //!
 //! | word | content |
 //! | --- | --- |
+//! | 0 to 15 | one bit for each of 1,024 *flags* of the endpoint's own (see [`rpc`](crate::rpc)) |
 //! | 16 | `tail`: the position after the newest record |
 //! | 17 | `next_sequence`: the number of the message after the newest one |
 //! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
@@ -11,6 +12,7 @@
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
+//! | 37 | `answer_at`: a puller whose number of [answers](crate::protocol::answers) reaches it rings the pusher ([`NEVER`]: nobody waits) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
@@ -19,7 +21,8 @@
 //! holds the length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
 //! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
 //! of its release (see [`release`](crate::writer::release)). Bit 62 of `meta`: it is no record, but says that this one
-//! lies in the next region. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
+//! lies in the next region. Bit 61: the record has a *tag*, a word of the endpoint's own: behind the attributes of an inline record,
+//! behind the descriptor of another. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
 //! Positions count records, sequences count messages.
 //!
 //! # Invariants
@@ -62,6 +65,7 @@ const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
+const ANSWER_AT: usize = 37;
 /// The table of the regions' first positions, in a line of its own: there is none of the first region.
 pub(crate) const FIRST_POSITIONS: usize = 39;
 /// The most regions of a ring.
@@ -70,6 +74,12 @@ pub(crate) const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
 /// The record of this position lies in the next region.
 const GROWN: u64 = 1 << 62;
+/// It has a tag.
+const TAGGED: u64 = 1 << 61;
+/// Where the tag of a pooled record lies among its data.
+const POOLED_TAG: usize = 4;
+/// Flags of a ring.
+pub(crate) const FLAGS: usize = 1024;
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -102,6 +112,8 @@ pub(crate) struct Descriptor {
     pub refers: bool,
     /// Whoever drops its last hold rings the publisher.
     pub tracked: bool,
+    /// The endpoint's own word; 0: none.
+    pub tag: u64,
 }
 
 /// Where a record is to be appended, and when it is sent.
@@ -138,8 +150,22 @@ impl Head {
     }
 
     /// Words of data that an inline record uses.
+    #[inline]
     pub fn data_words(self) -> usize {
+        self.content_words() + (self.meta & TAGGED != 0) as usize
+    }
+
+    /// Those of its payload and attributes.
+    #[inline]
+    fn content_words(self) -> usize {
         self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8)
+    }
+
+    /// The tag of the record that was copied into `data`; 0: it has none.
+    #[inline]
+    pub fn tag(self, data: &InlineData) -> u64 {
+        let at = if self.meta & POOLED == 0 { self.content_words() } else { 0 };
+        if self.meta & TAGGED == 0 { 0 } else { data.0[at].load(std::sync::atomic::Ordering::Relaxed) }
     }
 }
 
@@ -190,18 +216,23 @@ impl<'a> Ring<'a> {
 
     // ---- the publisher's side ----
 
-    /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload and attributes that fit.
+    /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload, attributes and a tag (0: none) that
+    /// fit.
     #[inline]
-    pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8]) {
+    pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8], tag: u64) {
         let data = &self.record(place.position)[DATA..];
         // The first cache line last, and at one go: a reader may be waiting for it, and takes it from under the pen.
         let (first, rest) = payload.split_at(payload.len().min((LINE_WORDS - DATA) * 8));
         let used = first.len().div_ceil(8);
         let used = used + write_bytes(&data[used..], rest);
-        write_bytes(&data[used..], attributes);
+        let used = used + write_bytes(&data[used..], attributes);
+        let mut meta = payload.len() as u64 | (attributes.len() as u64) << 16;
+        if tag != 0 {
+            data[used].store(tag, Ordering::Relaxed);
+            meta |= TAGGED;
+        }
         write_bytes(data, first);
         fault!("publish.inline_words");
-        let meta = payload.len() as u64 | (attributes.len() as u64) << 16;
         self.complete(place, meta);
     }
 
@@ -215,8 +246,11 @@ impl<'a> Ring<'a> {
         let flag = |set, flag| if set { flag } else { 0 };
         let flags = flag(at.tracked, TRACKED) | flag(at.refers, REFERS);
         data[3].store(at.attributes_len as u64 | flags, Ordering::Relaxed);
+        if at.tag != 0 {
+            data[POOLED_TAG].store(at.tag, Ordering::Relaxed);
+        }
         fault!("publish.pooled_words");
-        self.complete(place, POOLED | count as u64);
+        self.complete(place, POOLED | flag(at.tag != 0, TAGGED) | count as u64);
     }
 
     #[inline]
@@ -279,8 +313,22 @@ impl<'a> Ring<'a> {
         self.words[SKIP_AT].store(position, Ordering::Relaxed);
     }
 
+    pub fn set_answer_at(self, count: u64) {
+        self.words[ANSWER_AT].store(count, Ordering::Relaxed);
+    }
+
     pub fn set_generation(self, generation: u64) {
         self.words[GENERATION].store(generation, Ordering::Release);
+    }
+
+    /// Sets or clears a flag. Only the endpoint that owns the ring does, under its lock.
+    pub fn set_flag(self, flag: usize, is_set: bool) {
+        let (word, bit) = (&self.words[flag / 64], 1 << (flag % 64));
+        let before = word.load(Ordering::Relaxed);
+        let after = if is_set { before | bit } else { before & !bit };
+        if after != before {
+            word.store(after, Ordering::Release);
+        }
     }
 
     pub fn set_closed(self) {
@@ -343,7 +391,9 @@ impl<'a> Ring<'a> {
                 attributes_len: last as u32,
                 refers: last & REFERS != 0,
                 tracked: last & TRACKED != 0,
+                tag: if head.meta & TAGGED != 0 { from[POOLED_TAG].load(Ordering::Relaxed) } else { 0 },
             };
+            data.0[0].store(at.tag, std::sync::atomic::Ordering::Relaxed); // For `Head::tag`.
             return Look::Pooled(head, at);
         }
         match self.look_inline(position, data) {
@@ -422,6 +472,11 @@ impl<'a> Ring<'a> {
     pub fn generation(self) -> u64 {
         self.words[GENERATION].load(Ordering::Acquire)
     }
+}
+
+/// The word `answer_at` among those of a ring.
+pub(crate) fn answer_at(words: &[AtomicU64]) -> u64 {
+    words[ANSWER_AT].load(Ordering::Relaxed)
 }
 
 #[inline]

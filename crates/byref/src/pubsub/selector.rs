@@ -201,7 +201,7 @@ impl<T> Selector<T> {
         let place = self.free.last().copied().unwrap_or(self.entries.len());
         let added = self.door.epoll().add(&readiness, place as u64, Interest::IN);
         added.map_err(Error::system(subscriber.topic(), "cannot wait for one more subscriber"))?;
-        let plain = most.is_none() && !subscriber.has_events();
+        let plain = most.is_none() && subscriber.is_plain();
         let entry = Some(Entry { value, subscriber, most, plain, readiness, awake: true, in_vain: 0, resting: None });
         match self.free.pop() {
             Some(free) => self.entries[free] = entry,

@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, MAILBOX, Result, printable};
+use crate::error::{Error, PULLER, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -14,19 +14,23 @@ use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::pair::Pair;
 use crate::link::pairs::Reached;
-use crate::link::rendezvous::{self, Directory};
+use crate::link::rendezvous::{self, Directory, Key};
+use crate::link::role::Role;
 use crate::link::service::{self, Handle, Next};
+use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
-use crate::reader::item::Item;
+use crate::reader::item::{Item, Taker};
+use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
-use crate::reader::take::{One, Source, Take};
+use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
+use crate::sync::Pairing;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
@@ -36,7 +40,7 @@ use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
-use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,21 +68,56 @@ pub struct SubscriberBuilder {
     events: bool,
     manual_ack: bool,
     name: Option<String>,
-    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
-    mailbox: Option<u128>,
+    /// It is the receiving half of a mailbox, a client or a server with the address `topic`.
+    direct: Option<Direct>,
+    /// It is a puller of the queue `topic`.
+    puller: Option<Pull>,
 }
 
+/// Whose receiving half it is.
+#[derive(Clone, Copy, Debug)]
+struct Direct {
+    role: Role,
+    incarnation: u128,
+}
+
+/// What a puller is.
+#[derive(Clone)]
+pub(crate) struct Pull {
+    pub prefetch: u64,
+    pub floor: Arc<Floor>,
+}
+
+impl std::fmt::Debug for Pull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pull({})", self.prefetch)
+    }
+}
+
+/// How much of a ring a puller needs to know when it is to ring.
+const RING_HEAD: u64 = 4096;
+
 impl SubscriberBuilder {
-    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
-    /// told of.
-    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
-        self.mailbox = Some(incarnation);
+    /// Makes it the receiving half of a puller, whose queue is its topic.
+    pub(crate) fn of_puller(mut self, pull: Pull) -> Self {
+        self.puller = Some(pull);
+        self
+    }
+
+    /// Makes it the receiving half of an endpoint whose address is its topic: it collects from those that it is told of, and of a
+    /// client from all servers.
+    pub(crate) fn of_direct(mut self, role: Role, incarnation: u128) -> Self {
+        self.direct = Some(Direct { role, incarnation });
         self
     }
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        if self.mailbox.is_some() { MAILBOX } else { "subscriber" }
+        match (self.direct, &self.puller) {
+            (Some(direct), _) => direct.role.what(),
+            (_, Some(_)) => PULLER,
+            _ => "subscriber",
+        }
     }
 
     /// What happens when it falls behind (default: [`Policy::Block`]).
@@ -130,9 +169,9 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match self.mailbox {
-            None => topic::validate_pattern(&self.topic)?,
-            Some(_) => topic::validate(&self.topic)?,
+        match (self.direct, &self.puller) {
+            (None, None) => topic::validate_pattern(&self.topic)?,
+            _ => topic::validate(&self.topic)?,
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
@@ -162,6 +201,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     /// Dropping it closes it.
     closes: bool,
+    /// Makes something else of messages, in a selector.
+    taker: Option<Arc<dyn Taker>>,
 }
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
@@ -185,6 +226,8 @@ struct Shared {
     rest: Rest,
     lookout: Weak<Lookout>,
     listener: ListenerId,
+    /// Of a client: servers may be looked for.
+    looks: AtomicBool,
     /// Who has taken a mailbox's address over.
     successor: OnceLock<Successor>,
 }
@@ -226,6 +269,8 @@ struct Open {
     candidates: Candidates,
     /// Those that it has said hello to, and that have not answered yet. The channel of each keeps the question, and that the channel.
     greeted: Vec<Arc<Question>>,
+    /// The same, from just before that on: names, and processes.
+    expected: Vec<(String, i32)>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -242,7 +287,8 @@ impl Subscriber {
             events: false,
             manual_ack: false,
             name: None,
-            mailbox: None,
+            direct: None,
+            puller: None,
         }
     }
 
@@ -256,7 +302,14 @@ impl Subscriber {
             let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
-            let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
+            let open = Open {
+                reader,
+                candidates,
+                greeted: Vec::new(),
+                expected: Vec::new(),
+                directory,
+                lookout: Arc::clone(&lookout),
+            };
             Shared {
                 options,
                 made_in: ForkId::current(),
@@ -266,6 +319,7 @@ impl Subscriber {
                 rest: Rest::default(),
                 lookout: Arc::downgrade(&lookout),
                 listener,
+                looks: AtomicBool::new(false),
                 successor: OnceLock::new(),
             }
         });
@@ -276,7 +330,7 @@ impl Subscriber {
         }
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
-        Ok(Subscriber { shared, closes: true })
+        Ok(Subscriber { shared, closes: true, taker: None })
     }
 
     /// The next message; waits without limit.
@@ -291,7 +345,7 @@ impl Subscriber {
 
     /// A second handle to the same subscriber. Dropping it closes nothing.
     pub fn handle(&self) -> Subscriber {
-        Subscriber { shared: Arc::clone(&self.shared), closes: false }
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: None }
     }
 
     /// The next message; `None` when none is there: see [`try_receive`](Self::try_receive).
@@ -372,6 +426,41 @@ impl Subscriber {
     pub(crate) fn collect_at(&self, name: &str) {
         self.shared.update(|open| open.candidates.call_at(name));
         self.shared.ask_candidates();
+    }
+
+    /// For the receiving half of a client: looks for servers from now on, which may call it.
+    pub(crate) fn look_for_partners(&self) -> Result<()> {
+        let shared = &self.shared;
+        let looks = shared.options.direct.is_some_and(|direct| direct.role == Role::Client);
+        if !looks || shared.looks.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let looked = shared.update(|open| (Arc::clone(&open.lookout), Arc::clone(&open.reader.door)));
+        let Some((lookout, door)) = looked else { return Ok(()) };
+        lookout.unregister(shared.listener);
+        let topic = &shared.options.topic;
+        let failed = |(what, error)| Error::meeting(topic, lookout.directory().path(), what)(error);
+        lookout.register(shared.listener, shared, &door).map_err(failed)
+    }
+
+    /// Has the thread that sleeps look again.
+    pub(crate) fn stir(&self) {
+        self.shared.update(|open| open.reader.door.ring());
+    }
+
+    /// Has the threads that wait for their turn to sleep look again.
+    pub(crate) fn nudge(&self) {
+        self.shared.rest.nudge();
+    }
+
+    /// Whether it is connected to that one, in that process, as a sender, or has said hello to it and not heard its answer yet.
+    pub(crate) fn reads_from(&self, peer: &Identity) -> bool {
+        let (id, pid) = (peer.incarnation(), peer.process());
+        let is_it = |info: &PublisherInfo| info.id == id && info.pid == pid;
+        let name = self.shared.options.direct.and_then(|direct| direct.role.partner().name(peer.address()));
+        let is_expected = |(expected, process): &(String, i32)| *process == pid && name.as_ref() == Some(expected);
+        let knows = |open: &mut Open| open.reader.find_live(is_it).is_some() || open.expected.iter().any(is_expected);
+        self.shared.update(knows).unwrap_or(false)
     }
 
     /// Closes it, and lets its users know who has taken the address over.
@@ -460,7 +549,14 @@ impl Subscriber {
     pub(crate) fn poll_incoming(&self, most: Option<usize>) -> Result<Option<Item>> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        if let Some(taker) = &self.taker {
+            let taken = taker.take(&mut Source(reader))?;
+            return if taken.is_some() { Ok(taken) } else { reader.trouble.take().map_or(Ok(None), Err) };
+        }
         let found = match most {
+            _ if self.is_puller() => {
+                reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
+            }
             None => reader.take_incoming(|reader| Ok(reader.take_one()?.map(Item::Message))),
             Some(most) => {
                 reader.take_incoming(|reader| Ok(reader.take_batch(most)?.map(|batch| Item::Batch(Box::new(batch)))))
@@ -473,9 +569,29 @@ impl Subscriber {
         }
     }
 
-    /// Whether it tells what happens.
-    pub(crate) fn has_events(&self) -> bool {
-        self.shared.options.events
+    /// Whether it gives jobs.
+    pub(crate) fn is_puller(&self) -> bool {
+        self.shared.options.puller.is_some()
+    }
+
+    /// The next job, of a puller.
+    pub(crate) fn pull(&self, wait: &mut Wait<'_>) -> Result<Job> {
+        self.receive(OneJob, wait)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_pull(&self) -> Result<Option<Job>> {
+        self.try_receive(OneJob)
+    }
+
+    /// Whether it gives more than messages.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.shared.options.events && self.taker.is_none() && !self.is_puller()
+    }
+
+    /// A second handle, which gives what `taker` makes of messages to the selector that it is added to.
+    pub(crate) fn with_taker(&self, taker: Arc<dyn Taker>) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: Some(taker) }
     }
 
     /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
@@ -506,12 +622,17 @@ impl Drop for Subscriber {
 }
 
 impl Listener for Shared {
-    fn topic_hash(&self) -> Option<u64> {
-        if self.options.mailbox.is_some() {
-            return Some(topic::hash("")); // No publisher's.
-        }
+    fn key(&self) -> Option<Key> {
         let topic = &self.options.topic;
-        (!topic::is_pattern(topic)).then(|| topic::hash(topic))
+        if let Some(direct) = self.options.direct {
+            let nobody = Key::Topic(topic::hash("")); // No publisher's.
+            let partners = direct.role.looks_for(topic).filter(|_| self.looks.load(Ordering::Relaxed));
+            return Some(partners.unwrap_or(nobody));
+        }
+        if self.options.puller.is_some() {
+            return Some(Key::Topic(topic::hash(&rendezvous::topic_of_pushers(topic))));
+        }
+        (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
 
     fn appeared(self: Arc<Self>, name: &str) {
@@ -687,7 +808,8 @@ impl Shared {
     /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
     /// asked again.
     fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
-        let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+        let len = if self.options.puller.is_some() { PULLER_LEASE_LEN } else { LEASE_LEN };
+        let lease = OwnedSegment::new("byref-lease", len)?;
         fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -697,12 +819,20 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match self.options.mailbox {
-            None => Wish::Subscribe(hello),
-            Some(incarnation) => Wish::Collect { hello, incarnation },
+        let wish = match (self.options.direct, &self.options.puller) {
+            (Some(Direct { incarnation, .. }), _) => Wish::Collect { hello, incarnation },
+            (None, Some(pull)) => Wish::Pull { hello, prefetch: pull.prefetch },
+            (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
-        let channel = match Channel::open(pair, &call, Some(lease.shared())) {
+        if self.options.direct.is_some() {
+            self.update(|open| open.expected.push((candidate.name.clone(), number(pair.pid()))));
+        }
+        let opened = Channel::open(pair, &call, Some(lease.shared()));
+        if !matches!(opened, Ok(Some(_))) {
+            self.expect_no_more(&candidate.name);
+        }
+        let channel = match opened {
             Ok(Some(channel)) => channel,
             Ok(None) => return Ok(false),
             Err(error) if is_hang_up(&error) => return Ok(false),
@@ -777,9 +907,19 @@ impl Shared {
             }
         }
         self.update(|open| open.greeted.retain(|it| !std::ptr::eq(&**it, question)));
+        self.expect_no_more(&candidate.name);
         if !question.is_slow.load(Ordering::Relaxed) {
             self.ask_next();
         }
+    }
+
+    /// It has answered, or was not asked after all.
+    fn expect_no_more(&self, name: &str) {
+        self.update(|open| {
+            if let Some(index) = open.expected.iter().position(|(expected, _)| expected == name) {
+                open.expected.swap_remove(index);
+            }
+        });
     }
 
     /// Takes a publisher in.
@@ -818,9 +958,10 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        let is_wanted = match self.options.mailbox {
+        let is_wanted = match self.options.direct {
             None => topic::matches(pattern, &topic),
-            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+            // It has the claim on that name, or the name is its own alone.
+            Some(Direct { role, .. }) => role.partner().name(&topic).is_some_and(|name| name == candidate.name),
         };
         if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
@@ -848,8 +989,20 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
-        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps)?;
+        let has_flags = self.options.direct.is_some_and(|direct| direct.role == Role::Server);
+        let head = match &self.options.puller {
+            Some(_) => {
+                Some(PeerSegment::new(ring.try_clone()?, Some(RING_HEAD)).map_err(|(error, _)| error)?.into_map())
+            }
+            None => None,
+        };
+        let mut connection =
+            Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
         connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
+        if let (Some(head), Some(pull)) = (head, &self.options.puller) {
+            let pairing = Pairing::with(welcome.membarrier);
+            connection.desk = Some(Desk::new(&connection.link, head, pairing, &pull.floor));
+        }
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -895,9 +1048,19 @@ impl Owner for Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        if self.options.mailbox.is_some() {
+        if self.options.direct.is_some() {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
+        }
+        if let Some(pull) = &self.options.puller {
+            let (topic, open) = (self.options.topic.clone(), pull.floor.open());
+            let is_alone = self.update(|open| open.reader.connections.is_empty()) == Some(true);
+            let hint = match open {
+                _ if is_alone => "; no pusher is connected".to_owned(),
+                0 => String::new(),
+                open => format!("; {open} of its jobs are not answered (prefetch={}): call job.done()", pull.prefetch),
+            };
+            return Error::Timeout { what: "pull", topic, waited: wait.given(), hint };
         }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;

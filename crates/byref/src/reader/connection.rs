@@ -7,9 +7,10 @@ use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
-use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
+use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
+use crate::reader::job::Desk;
 use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
 use crate::reader::receipts::Unacknowledged;
 use crate::sync::{AtomicU32, Pairing};
@@ -160,6 +161,8 @@ pub(crate) struct Connection {
     pub took_wake: bool,
     /// The publisher was told by which bell to wake this subscriber.
     pub has_bell: bool,
+    /// Where the jobs of a pusher are answered; what it sent ends with it.
+    pub desk: Option<Arc<Desk>>,
 }
 
 /// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
@@ -196,6 +199,7 @@ impl Connection {
         channel: Arc<Channel>,
         candidate: Candidate,
         tell_gaps: bool,
+        has_flags: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
         let refuse = |why| io::Error::new(io::ErrorKind::InvalidData, why);
@@ -210,7 +214,8 @@ impl Connection {
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
-        let link = Arc::new(Link::new(info, lease, channel));
+        let flags = has_flags.then(|| ring.memory.map_start(FLAGS as u64 / 8)).transpose()?;
+        let link = Arc::new(Link::new(info, lease, channel, flags));
         link.lease().set_cursor(welcome.start);
         Ok(Connection {
             id,
@@ -241,6 +246,7 @@ impl Connection {
             short_of: None,
             took_wake: false,
             has_bell: false,
+            desk: None,
         })
     }
 
@@ -392,6 +398,9 @@ impl Connection {
                 return Ok(Found::Block);
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
+            if self.desk.is_some() && (ended || self.ring.get().is_closed()) {
+                return Err(Stop::Over); // Nobody would hear the answer.
+            }
             let position = self.cursor;
             let look = loop {
                 match self.ring.get().look(position, &self.scratch) {
@@ -857,6 +866,7 @@ impl Connection {
 
     fn end(&mut self) {
         self.ended = true;
+        self.link.end();
         self.ring.end();
     }
 

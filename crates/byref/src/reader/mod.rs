@@ -8,6 +8,7 @@ pub(crate) mod ends;
 pub(crate) mod errands;
 pub(crate) mod event;
 pub(crate) mod item;
+pub(crate) mod job;
 pub(crate) mod message;
 pub(crate) mod receipts;
 pub(crate) mod sleep;

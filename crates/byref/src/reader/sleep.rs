@@ -49,6 +49,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// Has those who wait for their turn look again.
+    pub fn nudge(&self) {
+        self.sleeping.nudge();
+    }
+
     pub fn is_attended(&self) -> bool {
         self.attended.load(Ordering::Relaxed)
     }
@@ -112,6 +117,8 @@ fn sleep_until(
     let interrupted = || Error::Interrupted { topic: owner.topic().to_owned() };
     let (door, spin, is_stream) =
         owner.enter(|reader| (Arc::clone(&reader.door), reader.spin, reader.apart_ns < STREAMING_NS))?;
+    let rest = owner.rest();
+    let mut nudges = rest.sleeping.nudges();
     let limit = wait.remaining().ok_or_else(|| owner.timed_out(wait, "recv"))?;
     let spun = spin.look(limit, is_stream, |is_long| {
         if is_long && wait.is_interrupted() {
@@ -131,7 +138,6 @@ fn sleep_until(
     if spun == Spun::Found {
         return Ok(());
     }
-    let rest = owner.rest();
     let mut leader = None;
     let mut look_for_signals = true;
     let mut still_armed = false;
@@ -155,9 +161,14 @@ fn sleep_until(
         if leader.is_none() {
             // Whoever sleeps takes one message and lets the next one sleep.
             let most = slice.unwrap_or(FOLLOWER_SLICE).min(FOLLOWER_SLICE);
-            leader = rest.sleeping.take_within(most);
+            leader = rest.sleeping.take_unless_nudged(most, nudges);
             look_for_signals = leader.is_none();
             if leader.is_none() {
+                nudges = rest.sleeping.nudges(); // Before the look.
+                // The one whose turn it is may have got what this one waits for.
+                if owner.enter(|reader| take(reader))?? {
+                    return Ok(());
+                }
                 continue;
             }
         }

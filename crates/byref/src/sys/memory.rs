@@ -131,6 +131,33 @@ fn shortage_of_a_fault(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::EFAULT) { Errno::NOMEM.into() } else { error }
 }
 
+/// Part of a segment, mapped for reading.
+pub(crate) struct View {
+    map: Mapping,
+    start: usize,
+    len: usize,
+}
+
+impl View {
+    /// The pages around `range` of a segment that has at least so many bytes.
+    fn new(fd: impl AsFd, range: Range<u64>) -> io::Result<Self> {
+        let page = rustix::param::page_size() as u64;
+        let first = range.start / page * page;
+        let len = usize::try_from((range.end - first).max(1)).map_err(|_| io::Error::from(Errno::NOMEM))?;
+        let map = Mapping::new(fd, first, len, ProtFlags::READ, MapFlags::SHARED)?;
+        map.advise(0..len, Advice::LinuxDontDump)?;
+        Ok(View { map, start: (range.start - first) as usize, len: (range.end - range.start) as usize })
+    }
+
+    /// # Safety
+    /// Nobody may write the bytes as long as the slice lives.
+    pub unsafe fn bytes(&self) -> &[u8] {
+        let start = self.map.as_ptr().wrapping_add(self.start);
+        // SAFETY: `start` and `len` lie inside the mapping (see `new`), which lives as long as `self`; the caller answers for the rest.
+        unsafe { std::slice::from_raw_parts(start, self.len) }
+    }
+}
+
 /// A segment that this process writes and others read.
 pub(crate) struct OwnedSegment {
     map: Mapping,
@@ -165,6 +192,12 @@ impl OwnedSegment {
         limits::leave_room(&shared);
         let writable = (!can_populate()).then_some(writable);
         Ok(OwnedSegment { map, shared, writable, populated: Count::new(0) })
+    }
+
+    /// Maps part of it for reading, also by children that are forked later.
+    pub fn view(&self, range: Range<u64>) -> io::Result<View> {
+        assert!(range.start <= range.end && range.end <= self.map.len() as u64);
+        View::new(&self.shared, range)
     }
 
     /// Gives the range memory, and its pages to this process: running out is an error here, not a signal at first touch.
@@ -310,6 +343,12 @@ impl PeerSegment {
         // SAFETY: the range lies inside the mapping (checked above), which is memory that cannot go away; what an owner that
         // breaks its promise changes meanwhile changes values only.
         Some(unsafe { std::slice::from_raw_parts(from, (range.end - range.start) as usize) }.to_vec())
+    }
+
+    /// A mapping of its own of the first `len` bytes.
+    pub fn map_start(&self, len: u64) -> io::Result<Mapping> {
+        let fd = self.fd.as_ref().ok_or(Errno::BADF)?;
+        Mapping::shared(fd, len.min(self.map.len() as u64) as usize, ProtFlags::READ)
     }
 
     /// A private copy-on-write mapping of the pages around `range`, and where in it the range starts.

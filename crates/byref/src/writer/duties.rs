@@ -51,6 +51,7 @@ pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel,
         if rings.awaits.load(Ordering::Relaxed) {
             owner.at_line(line, |_, line| line.look_for_releases());
         }
+        owner.rung(line);
     }
 }
 

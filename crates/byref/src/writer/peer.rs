@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     /// What wakes it if it sleeps at sockets, and has passed one; and how many it has passed.
     pub bell: Option<Arc<OwnedFd>>,
     pub bells: usize,
-    pub lease: Mapping,
+    pub lease: Arc<Mapping>,
     pub policy: Policy,
     pub depth: u64,
     pub start: u64,

@@ -162,7 +162,7 @@ impl Line {
             channel,
             bell: None,
             bells: 0,
-            lease,
+            lease: Arc::new(lease),
             policy: hello.policy,
             depth,
             start,

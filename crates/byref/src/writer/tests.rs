@@ -117,7 +117,8 @@ impl Stage {
     fn send(&mut self, bytes: u64, on: &[usize]) -> u32 {
         let chunk = self.store.try_allocate(&mut self.lines, bytes).unwrap();
         let Chunk { segment, slot, offset, .. } = chunk;
-        let at = Descriptor { segment, slot, offset, len: bytes, attributes_len: 0, refers: false, tracked: false };
+        let at =
+            Descriptor { segment, slot, offset, len: bytes, attributes_len: 0, refers: false, tracked: false, tag: 0 };
         for index in on {
             let line = &mut self.lines[*index];
             assert!(line.must_wait().is_none());

@@ -16,8 +16,8 @@ struct Ear {
 }
 
 impl Listener for Ear {
-    fn topic_hash(&self) -> Option<u64> {
-        self.hash
+    fn key(&self) -> Option<Key> {
+        self.hash.map(Key::Topic)
     }
 
     fn appeared(self: Arc<Self>, name: &str) {
@@ -73,7 +73,7 @@ fn each_is_told_what_concerns_it_and_newcomers_get_it_without_a_listing() {
     others[0].close();
     heard([1, 1, 2]);
     let _last = publish("a");
-    lookout.state.lock().names.as_mut().unwrap().insert(topic::hash("a"), "not in the directory".into());
+    lookout.state.lock().names.as_mut().unwrap().insert(Key::Topic(topic::hash("a")), "not in the directory".into());
     let (_, newcomer, _door) = listen(&lookout, Some("a"));
     assert_eq!(*newcomer.at_first.lock(), 3, "the last one, too, whether the service thread has heard of it or not");
     assert!(newcomer.names.lock().contains("not in the directory"));
@@ -84,7 +84,7 @@ fn each_is_told_what_concerns_it_and_newcomers_get_it_without_a_listing() {
         lookout.unregister(*id);
     }
     let listeners = lookout.listeners.lock();
-    assert_eq!((listeners.known.len(), listeners.by_hash.len(), listeners.of_all.len()), (1, 1, 0));
+    assert_eq!((listeners.known.len(), listeners.by_key.len(), listeners.of_all.len()), (1, 1, 0));
 }
 
 #[test]
