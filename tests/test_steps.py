@@ -32,7 +32,7 @@ def run_steps(*options: str) -> None:
     command = [sys.executable, "-m", "tests.torture.steps", *options]
     environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
     run = subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=95
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180
     )
     assert run.returncode == 0, run.stdout
     assert "kill: publisher" in run.stdout

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
     from ._byref import (
         Client,
         Event,
+        Job,
         Message,
         PendingReply,
         Publisher,
+        Puller,
         Server,
         Subscriber,
         Ticket,
         _HeaderValue,
+        _Jobs,
     )
 
-    _Source = Subscriber[Event] | Server | Client
+    _Source = Subscriber[Event] | Puller | Server | Client
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -191,6 +194,45 @@ class Messages:
         return message
 
 
+class Jobs:
+    """The jobs of a puller as they come; each is done when the body of the loop has ended without an exception."""
+
+    def __init__(self, puller: Puller) -> None:
+        self._puller = puller
+        self._work: _Jobs = iter(puller)
+        self._in_a_row = 0
+
+    def __aiter__(self) -> Jobs:
+        return self
+
+    async def __anext__(self) -> Job:
+        self._work._go_on_with()
+        self._in_a_row += 1
+        if self._in_a_row > _IN_A_ROW:
+            self._in_a_row = 0
+            await sleep(0)
+        try:
+            fileno = self._puller.fileno()
+            while (job := self._puller.try_recv()) is None:
+                self._in_a_row = 0
+                await _message(self._puller, fileno)
+        except Closed:
+            raise StopAsyncIteration from None
+        self._work._go_on_with(job)
+        return job
+
+
+async def settled(job: Job, work: Coroutine[Any, Any, object]) -> object:
+    """Await what works on a job: it is done when that ends, or has failed when it raises."""
+    is_done = False
+    try:
+        result = await work
+        is_done = True
+    finally:
+        job._settle(is_done)
+    return result
+
+
 async def _now_and_then() -> None:
     """Let the other tasks run, one in so many times."""
     global _in_a_row
@@ -200,7 +242,7 @@ async def _now_and_then() -> None:
         await sleep(0)
 
 
-async def recv(subscriber: Subscriber[Event], timeout: float | None) -> Message | Event:
+async def recv(subscriber: Subscriber[Event] | Puller, timeout: float | None) -> Message | Event | Job:
     """Receive a message; `Subscriber.recv_async`. Nothing is awaited once it is taken, so no cancellation loses it."""
     await _now_and_then()
     fileno = subscriber.fileno()

@@ -14,6 +14,7 @@ from ._stats import QueueStats, ReceiverStats
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Headers: TypeAlias = Mapping[str, _HeaderValue | np.bool_ | np.integer[Any] | np.floating[Any]]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+_Ack: TypeAlias = Literal["auto", "manual"]
 
 _Value = TypeVar("_Value", covariant=True)
 
@@ -76,6 +77,7 @@ __all__ = [
     "EventQueue",
     "Holder",
     "Identity",
+    "Job",
     "Loan",
     "Mailbox",
     "Message",
@@ -83,7 +85,10 @@ __all__ = [
     "PendingReply",
     "Publisher",
     "PublisherInfo",
+    "Puller",
+    "Pusher",
     "Receiver",
+    "Rejected",
     "Request",
     "Server",
     "Subscriber",
@@ -92,6 +97,7 @@ __all__ = [
     "Timer",
     "Undelivered",
     "_Iterator",
+    "_Jobs",
     "_Owner",
     "_Releases",
     "_Sending",
@@ -124,6 +130,7 @@ class Publisher:
         hold_warning: float | None = None,
         max_held: int | None = None,
         max_stall: float | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> Self:
         """Announce a publisher.
 
@@ -132,26 +139,54 @@ class Publisher:
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
         a log line says, once, of each message that a subscriber holds longer than so many seconds. `max_held`: a
         subscriber that holds more bytes of messages is evicted. `max_stall`: so is a lossless one for which sends have
-        waited so many seconds while it neither took nor released anything.
+        waited so many seconds while it neither took nor released anything. `on_idle`: called when the last subscriber
+        is gone (closed, dead or evicted), on a thread of byref's own, once at a time; not before there was one, not
+        when another one came meanwhile, and not when the publisher is closed. What it raises goes to
+        `sys.unraisablehook`.
 
         An evicted subscriber holds nobody up any more; its next call raises `Evicted`; what it holds stays valid.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def send(
         self,
         data: _Sendable,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Send a copy of `data`; return its sequence number.
+        keep: Literal[False] = False,
+    ) -> int: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: Literal[True],
+    ) -> Message: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: bool,
+    ) -> int | Message:
+        """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
         of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
         str to str, bytes, int (64 bits), float or bool.
+
+        `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
+        as the message, or a view of it, lives.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -408,6 +443,7 @@ class Subscriber(Generic[_Told]):
         name: str | None = None,
         events: Literal[False] = False,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Never]: ...
     @overload
     def __new__(
@@ -422,6 +458,7 @@ class Subscriber(Generic[_Told]):
         *,
         events: bool,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Event]:
         """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
@@ -430,7 +467,9 @@ class Subscriber(Generic[_Told]):
         publisher may keep, 16384; half for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
         `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
-        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.
+        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts. `ack`:
+        "manual" counts a message as taken when `msg.ack()` is called, not when it is received; only with the policy
+        "block".
 
         Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
@@ -459,6 +498,10 @@ class Subscriber(Generic[_Told]):
 
     def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages were received and not acknowledged yet, with `ack="manual"`."""
 
     def stats(self) -> dict[str, int]:
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
@@ -598,6 +641,7 @@ class Mailbox(Generic[_Told]):
 
         There is one copy in memory, and a record for each. While those that are full are waited for, the others have it
         already. One that has no room within `timeout` seconds, or ends meanwhile, is not among those that are returned.
+        Nor is one that does not say within that time, or 5 s, which address it has. It is asked once.
         """
 
     def loan(
@@ -670,6 +714,287 @@ class Mailbox(Generic[_Told]):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Pusher:
+    """Gives jobs to the pullers of a queue: each to exactly one that has room, the longest idle first.
+
+    A job is kept, in this pusher's memory, until a puller says that it is done. Jobs live as long as their pusher.
+    Several pushers may serve one queue, and a pusher may be shared by threads.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        max_pending: int = 1000,
+        redeliver: bool = True,
+        max_attempts: int | None = None,
+        max_time: float | None = None,
+        max_memory: int | None = None,
+        name: str | None = None,
+    ) -> Self:
+        """Announce a pusher of a queue.
+
+        `max_pending`: how many jobs may be unfinished; a send beyond that waits. `redeliver`: whether a job whose
+        puller ended, or gave it up, after it had taken it is given to another one: it may be done twice then (at least
+        once); otherwise it is rejected (at most once). What was never taken is given to another one anyway.
+        `max_attempts`: a job that has failed so often is rejected. `max_time`: a puller that has jobs and answers none
+        of them for so many seconds loses them. `max_memory`: as for a `Publisher`. `name`: for people, shown to
+        pullers.
+
+        Raises `InvalidTopic` (queues look like topics, without wildcards), `ValueError`, and `Error` when `$BYREF_DIR`
+        cannot be used.
+        """
+
+    def send(
+        self,
+        data: _Sendable | Rejected,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push a copy of `data` as a job; return its number.
+
+        `data`: what `Publisher.send` takes, or a `Rejected` job, which goes with its headers and timestamp, as a new
+        one. `timeout`: the most seconds to wait while `max_pending` jobs are unfinished, or have all memory.
+
+        A call that raises pushed nothing: `Timeout`, `PoolExhausted`, `TypeError`, `Closed`, `Forked`.
+        """
+
+    def send_pickle(
+        self,
+        obj: object,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Push any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place and pushed as a job, as `Publisher.loan` does; raises as `send` does."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until no job is pending; `Timeout` after `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def take_rejected(self) -> list[Rejected]:
+        """Return what `rejected` has, and forget it."""
+
+    def wait_for_pullers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pullers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        pushed, pushed_bytes, copied_bytes, done, rejected, failed (attempts), returned (jobs that came back untaken),
+        late (answers that came after the job had been given to somebody else), pending, waiting (without a puller),
+        pullers, pool_used, pool_allocated.
+        """
+
+    def close(self) -> None:
+        """Close the pusher. Pending jobs are not given any more, and nobody hears what becomes of those that were
+        taken.
+
+        A log line tells how many these are; `join` waits for them. Calling it again has no effect.
+        """
+
+    @property
+    def pending(self) -> int:
+        """How many jobs are neither done nor rejected."""
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """The jobs that will not be given again; the last 1024 are kept until they are taken by `take_rejected`."""
+
+    @property
+    def pullers(self) -> list[tuple[int, str | None]]:
+        """The pullers that take jobs: process (0 when that is out of sight), and name."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Rejected:
+    """A job that will not be given again; `Pusher.send` pushes it as a new one. `bytes(job)` is its payload."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+
+    @property
+    def reason(self) -> str:
+        """Why it will not be given again: what the puller said, or what happened."""
+
+    @property
+    def may_have_run(self) -> bool:
+        """Nobody knows what became of it: its puller had taken it when it ended, and the pusher does not redeliver."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
+class Puller:
+    """Takes jobs from the pushers of a queue, present and future. It may be shared by threads: each job goes to one.
+
+    In `for job in puller:` a job is done when the body has ended without an exception, unless it was answered there; if
+    an exception ends the body, the job has failed, and is given again. After `recv` the caller answers.
+    """
+
+    def __new__(
+        cls,
+        queue: str,
+        prefetch: int = 1,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+        spin: float | None = None,
+    ) -> Self:
+        """Look for the pushers of a queue.
+
+        `prefetch`: how many jobs it has at a time, the one that it works on among them; more hide the time that an
+        answer and the next job take, but what waits here does not go to others that are idle. `writable`,
+        `allow_pickle`, `spin`: as for a `Subscriber`. `name`: for people, shown to pushers.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Job:
+        """Return the next job; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C.
+
+        None comes while `prefetch` jobs of this puller are not answered.
+        """
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Job]:
+        """Return the next job, and let other tasks run until it comes; on asyncio, trio and anyio.
+
+        `Timeout` when none came in `timeout` seconds. When it is cancelled, no job is lost.
+        """
+
+    def _recv_at_last(self, waited: float) -> Job: ...
+    def try_recv(self) -> Job | None:
+        """Return the next job, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a job comes after `try_recv` gave None."""
+
+    def wait_for_pushers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until at least `n` pushers are connected; `Timeout` after `timeout` seconds."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters: received, bytes, copied_bytes, lost (jobs that were taken back before they were taken), sleeps."""
+
+    def close(self) -> None:
+        """Close the puller: what it has not taken goes to others; what it has taken may still be answered.
+
+        Iterations end. Calling it again has no effect.
+        """
+
+    @property
+    def pushers(self) -> list[PublisherInfo]:
+        """The pushers that are connected and alive."""
+
+    @property
+    def unanswered(self) -> int:
+        """How many jobs were taken and not answered."""
+
+    @property
+    def queue(self) -> str:
+        """Its queue."""
+
+    def __iter__(self) -> _Jobs: ...
+    def __aiter__(self) -> AsyncIterator[Job]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Job:
+    """A job that a puller took, to be answered once: `done`, `retry` or `reject`, from any thread, in any order.
+
+    One that is dropped without an answer has failed. It has the attributes and protocols of its `message`, such as
+    `writable()`, `shape`, the buffer protocol and Arrow's; views of it stay valid when it was answered.
+    """
+
+    def done(self) -> None:
+        """Say that it is done: it will not be given again. `ValueError` when it was answered before."""
+
+    def retry(self, delay: float = 0) -> None:
+        """Say that it has failed, and is to be given again after `delay` seconds, to whichever puller has room then.
+
+        `ValueError` when it was answered before.
+        """
+
+    def reject(self, reason: str = "") -> None:
+        """Say that it is never to be given again: it goes to `Pusher.rejected`.
+
+        Of a reason beyond 256 bytes the first ones arrive. `ValueError` when it was answered before.
+        """
+
+    def _settle(self, is_done: bool) -> None: ...
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1; more when the job has failed before."""
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its pusher, from 0; the same in each attempt."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    @property
+    def message(self) -> Message:
+        """The payload and what is beside it."""
+
+    @property
+    def value(self) -> Any:
+        """The natural object, as `Message.value` gives it."""
+
+    @property
+    def headers(self) -> dict[str, _HeaderValue]:
+        """The headers."""
+
+    @property
+    def timestamp_ns(self) -> int:
+        """When it was pushed: nanoseconds of `CLOCK_REALTIME`, or what the pusher gave."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its payload in bytes."""
+
+    @property
+    def pusher(self) -> PublisherInfo:
+        """Who pushed it."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Identity:
@@ -1045,6 +1370,14 @@ class EventQueue:
     @overload
     def subscribe(
         self,
+        topic: Puller,
+        receiver: Callable[[Job], object],
+        *,
+        name: str | None = None,
+    ) -> Receiver: ...
+    @overload
+    def subscribe(
+        self,
         topic: str,
         receiver: Callable[[Message], object],
         batch: Literal[False] | None = None,
@@ -1056,6 +1389,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1071,6 +1405,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1086,6 +1421,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1101,11 +1437,13 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
-        `topic` may also be a `Mailbox`, which nobody else should receive from meanwhile. It receives as it was made to,
-        and goes on when the receiver is closed.
+        `topic` may also be a `Mailbox` or a `Puller`, which nobody else should receive from meanwhile. It receives as
+        it was made to, and goes on when the receiver is closed. A job is done when the callback returns, or has failed
+        when that raises, unless it was answered there.
 
         `batch`: call it with a `Batch` of up to 1000 messages that are there, or of up to so many. `events`: call it
         with each `Event`, too, in order with the messages.
@@ -1331,6 +1669,14 @@ class Message:
         for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
         """
 
+    def ack(self) -> None:
+        """Tell the publisher that the message is done with, whatever views of it are kept, or released.
+
+        For subscribers with `ack="manual"`; `ValueError` for others. Until then the message counts against the
+        subscriber's `depth`, and `flush` waits for it. In any order, and from any thread; room is made from the oldest
+        message on. Calling it again has no effect. `Closed` when the subscriber is closed.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
@@ -1380,6 +1726,9 @@ class Arrow:
 @final
 class Batch:
     """Messages in the order in which they were received: a sequence of them, and arrays over all."""
+
+    def ack(self) -> None:
+        """`Message.ack` for all of them."""
 
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return all payloads as one read-only array, with the first dimension along the messages.
@@ -1526,6 +1875,14 @@ class SubscriberInfo:
     @property
     def stalled(self) -> float:
         """For how many seconds sends have waited for it since it did something; counted with `max_stall`."""
+
+@final
+class _Jobs:
+    """The jobs of a puller. One is done when the loop's body has ended, or has failed if an exception ended that."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Job: ...
+    def _go_on_with(self, job: Job | None = None) -> None: ...
 
 @final
 class _Iterator(Generic[_Told]):

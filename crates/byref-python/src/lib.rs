@@ -32,6 +32,8 @@ mod owner;
 mod packed;
 mod payload;
 mod publisher;
+mod puller;
+mod pusher;
 mod queue;
 mod receipt;
 mod receiver;
@@ -93,6 +95,10 @@ mod _byref {
     use crate::owner::Owner;
     #[pymodule_export]
     use crate::publisher::{Publisher, SubscriberInfo};
+    #[pymodule_export]
+    use crate::puller::{Job, Jobs, Puller};
+    #[pymodule_export]
+    use crate::pusher::{Pusher, Rejected};
     #[pymodule_export]
     use crate::queue::EventQueue;
     #[pymodule_export]

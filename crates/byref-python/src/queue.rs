@@ -6,6 +6,7 @@ use crate::errors::{timed_out, to_python};
 use crate::mailbox::Mailbox;
 use crate::message::Manner;
 use crate::publisher::non_negative;
+use crate::puller::Puller;
 use crate::receiver::{Receiver, Slot, Subscription, Wants};
 use crate::refusals::class_name;
 use crate::report::queue_dict;
@@ -221,7 +222,7 @@ impl EventQueue {
     #[doc = doc!("EventQueue.subscribe")]
     #[pyo3(signature = (
         topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, allow_pickle=false,
-        name=None, events=false
+        name=None, events=false, ack="auto"
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn subscribe(
@@ -236,6 +237,7 @@ impl EventQueue {
         allow_pickle: bool,
         name: Option<String>,
         events: bool,
+        ack: &str,
     ) -> PyResult<Receiver> {
         ending::outlive(); // The callable is looked at, and that may be the caller's code.
         let (py, shared) = (receiver.py(), &self.shared);
@@ -243,25 +245,41 @@ impl EventQueue {
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
         let batch = batch.map_or(Ok(None), batch_size)?;
-        let (mailbox, subscriber, manner) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
-            if policy != "block" || depth.is_some() || history != 0 || writable || allow_pickle || events {
-                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle and events are for topics";
+        let (mailbox, subscriber, manner, is_own) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
+            let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
+            if !is_as_made || writable || allow_pickle || events {
+                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle, events and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (mailbox, subscriber, manner) = mailbox.get().parts();
-            (Some(mailbox), subscriber, manner)
+            (Some(mailbox), subscriber, manner, false)
+        } else if let Ok(puller) = topic.cast::<Puller>() {
+            if policy != "block"
+                || depth.is_some()
+                || history != 0
+                || writable
+                || allow_pickle
+                || events
+                || batch.is_some()
+            {
+                let text = "a puller receives as it was made to, one job at a time: batch, policy, depth, history, writable, allow_pickle and \
+                            events are for topics";
+                return Err(PyValueError::new_err(text));
+            }
+            let (subscriber, manner) = puller.get().parts();
+            (None, subscriber, manner, false)
         } else {
             let Ok(topic) = topic.cast::<PyString>() else {
-                let text = format!("topic must be a str or a byref.Mailbox, not {}", class_name(topic));
+                let text = format!("topic must be a str, a byref.Mailbox or a byref.Puller, not {}", class_name(topic));
                 return Err(PyTypeError::new_err(text));
             };
-            let options = subscriber::options(topic.to_str()?, policy, depth, history, name)?.events(events);
+            let options = subscriber::options(topic.to_str()?, policy, depth, history, name, ack)?.events(events);
             let subscriber = options.build().map_err(|problem| to_python(py, problem))?;
-            (None, subscriber, Manner { writable, allow_pickle, is_direct: false })
+            (None, subscriber, Manner { writable, allow_pickle, is_direct: false }, true)
         };
         let (subscriber, wants) = (Arc::new(subscriber), Wants { manner, batch });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
-        let subscription = Subscription { subscriber, mailbox, server: None, wants };
+        let subscription = Subscription { subscriber, mailbox, is_own, server: None, wants };
         self.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
     }
 
@@ -293,7 +311,7 @@ impl EventQueue {
         let core = Server::make(py, service, group, prefetch, max_memory, manner)?.into_core();
         let (subscriber, wants) = (Arc::new(core.inbox()), Wants { manner, batch: None });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
-        let subscription = Subscription { subscriber, mailbox: None, server: Some(core), wants };
+        let subscription = Subscription { subscriber, mailbox: None, is_own: false, server: Some(core), wants };
         self.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
     }
 

@@ -19,6 +19,8 @@ pub struct Subscription {
     pub subscriber: Arc<Subscriber>,
     /// Of which it is the receiving half: it goes on without the receiver.
     pub mailbox: Option<byref::Mailbox>,
+    /// It ends with the receiver.
+    pub is_own: bool,
     /// Of which it is the receiving half: it ends with the receiver.
     pub server: Option<byref::Server>,
     pub wants: Wants,
@@ -30,10 +32,10 @@ impl Source for Subscription {
     }
 
     fn end(slot: &Slot, queue: &Shared) {
-        match (&slot.source.mailbox, &slot.source.server) {
-            (Some(_), _) => {}
-            (None, Some(server)) => server.close(),
-            (None, None) => slot.source.subscriber.close(),
+        match &slot.source.server {
+            Some(server) => server.close(),
+            None if slot.source.is_own => slot.source.subscriber.close(),
+            None => {}
         }
         queue.monitor.close(&slot.account);
         lock(&queue.slots).remove(slot);

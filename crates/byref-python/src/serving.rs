@@ -13,6 +13,7 @@ use crate::ending;
 use crate::errors::{closed, error, forked, to_python};
 use crate::event::Event;
 use crate::message::Message;
+use crate::puller::Job;
 use crate::receipt::note_receiver;
 use crate::receiver::Slot;
 use crate::server::Request;
@@ -402,7 +403,7 @@ impl Shared {
         let py = callable.py();
         self.monitor.begin(&slot.account, Monitor::now());
         while let Some(received) = turn.next() {
-            let mut messages = 1;
+            let (mut messages, mut work) = (1, None);
             let argument = match received {
                 Ok(Item::Message(message)) => {
                     note_receiver(&message, &slot.place);
@@ -412,6 +413,12 @@ impl Shared {
                     note_receiver(&*batch, &slot.place);
                     messages = batch.len() as u64;
                     Bound::new(py, Batch::new(*batch, slot.source.wants.manner))?.into_any()
+                }
+                Ok(Item::Job(job)) => {
+                    note_receiver(job.message(), &slot.place);
+                    let job = Bound::new(py, Job::new(*job, slot.source.wants.manner))?;
+                    work = Some(job.clone());
+                    job.into_any()
                 }
                 Ok(Item::Request(request)) => match request.downcast() {
                     Ok(request) => Request::wrap(py, *request, slot.source.wants.manner)?.into_any(),
@@ -435,7 +442,13 @@ impl Shared {
                 && let Ok(result) = &result
                 && is_coroutine(slot.is_coroutine_function, result)
             {
-                return Ok(Some(Pause::Await(result.clone().unbind())));
+                return Ok(Some(Pause::Await(match work {
+                    None => result.clone().unbind(),
+                    Some(job) => settled_after(&job, result)?,
+                })));
+            }
+            if let Some(job) = work {
+                job.get().settle(result.is_ok());
             }
             let now = Monitor::now();
             self.monitor.done(&slot.account, now);
@@ -526,6 +539,13 @@ fn log_exception(py: Python<'_>, text: &str, raised: &PyErr) -> PyResult<()> {
     let options = PyDict::new(py);
     options.set_item("exc_info", raised)?;
     logger.call_method("error", ("%s", text), Some(&options)).map(drop)
+}
+
+/// What is to be awaited of a callback that works on a job: the job is done when it ends, or has failed when it raises.
+#[cold]
+fn settled_after(job: &Bound<'_, Job>, coroutine: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    let settled = coroutine.py().import(intern!(coroutine.py(), "byref._aio"))?;
+    Ok(settled.call_method1(intern!(coroutine.py(), "settled"), (job, coroutine))?.unbind())
 }
 
 /// Whether a callback's result has to be awaited.

@@ -14,16 +14,14 @@ fn main() -> Result<(), byref::Error> {
         return answer();
     }
     let mut other = Command::new(std::env::current_exe().expect("it runs")).arg("answer").spawn().expect("a process");
-    let measured = measure();
+    let measured = ask();
     let _ = other.kill();
     let _ = other.wait();
-    let (plain, asked) = measured?;
-    println!("there and back {plain:?}, request and reply {asked:?}: {:.2}", asked.as_secs_f64() / plain.as_secs_f64());
-    Ok(())
+    measured
 }
 
-/// How long a message takes there and back, and a request and its reply.
-fn measure() -> Result<(Duration, Duration), byref::Error> {
+/// Asks the other process.
+fn ask() -> Result<(), byref::Error> {
     let (there, back) = (Publisher::builder("there").build()?, Subscriber::builder("back").build()?);
     there.wait_for_subscribers(1, None)?;
     back.wait_for_publishers(1, None)?;
@@ -35,7 +33,8 @@ fn measure() -> Result<(Duration, Duration), byref::Error> {
     let client = Client::builder("echo").build()?;
     client.wait_for_server_with(None, &mut byref::Wait::up_to(None))?;
     let asked = median(|| client.request(&PAYLOAD).map(|reply| assert_eq!(reply.len(), PAYLOAD.len())))?;
-    Ok((plain, asked))
+    println!("there and back {plain:?}, request and reply {asked:?}: {:.2}", asked.as_secs_f64() / plain.as_secs_f64());
+    Ok(())
 }
 
 /// The median of many rounds.

@@ -250,12 +250,11 @@ fn undelivered_text(count: usize) -> String {
 
 /// The end of a text that names an endpoint.
 fn on(topic: &str, what: &str) -> String {
-    if what.starts_with(MAILBOX) {
-        format!("mailbox '{topic}'")
-    } else if OF_SERVICES.contains(&what) {
-        format!("service '{topic}'")
-    } else {
-        format!("topic '{topic}'")
+    match what {
+        _ if what.starts_with(MAILBOX) => format!("mailbox '{topic}'"),
+        _ if OF_SERVICES.contains(&what) => format!("service '{topic}'"),
+        PUSHER | PULLER | JOB | "push" | "pull" | "join" => format!("queue '{topic}'"),
+        _ => format!("topic '{topic}'"),
     }
 }
 
@@ -275,6 +274,11 @@ fn endpoint(what: &str, topic: &str) -> String {
 pub(crate) const MAILBOX: &str = "mailbox";
 /// What errors about services call what they are about.
 const OF_SERVICES: [&str; 4] = ["client", "server", "request", "serving"];
+
+/// What is on a queue, which is their topic.
+pub(crate) const PUSHER: &str = "pusher";
+pub(crate) const PULLER: &str = "puller";
+pub(crate) const JOB: &str = "job";
 
 /// How somebody else comes to have an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -507,7 +507,7 @@ impl Host for Shared {
                 fault!("takeover.given_way");
                 true
             }
-            Wish::TakeOver { .. } | Wish::Collect { .. } | Wish::Subscribe(_) | Wish::Look => false,
+            _ => false,
         };
         let here = || ToSubscriber::Here(Whereabouts { address: own.to_owned(), incarnation: own_incarnation });
         let answer = if is_here { here() } else { ToSubscriber::NotThisTopic };

@@ -56,12 +56,22 @@ impl Undelivered {
     pub(super) fn inline(peer: &Identity, sender: u128, head: Head, data: &InlineData) -> Self {
         let bytes: Vec<u8> = data.words().take(head.data_words()).flat_map(u64::to_ne_bytes).collect();
         let behind = head.payload_len().next_multiple_of(8);
-        let body =
-            Body::Inline(bytes[..head.payload_len()].into(), bytes[behind..behind + head.attributes_len()].into());
-        Self::new(peer, sender, head.sequence, head.timestamp_ns, body)
+        let (payload, attributes) = (&bytes[..head.payload_len()], &bytes[behind..behind + head.attributes_len()]);
+        Self::copied(peer, sender, head.sequence, head.timestamp_ns, payload, attributes)
     }
 
-    pub(super) fn pooled(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, pooled: Pooled) -> Self {
+    pub(crate) fn copied(
+        peer: &Identity,
+        sender: u128,
+        sequence: u64,
+        timestamp_ns: u64,
+        payload: &[u8],
+        attributes: &[u8],
+    ) -> Self {
+        Self::new(peer, sender, sequence, timestamp_ns, Body::Inline(payload.into(), attributes.into()))
+    }
+
+    pub(crate) fn pooled(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, pooled: Pooled) -> Self {
         Self::new(peer, sender, sequence, timestamp_ns, Body::Pooled(pooled))
     }
 

@@ -51,6 +51,8 @@ pub(crate) enum Wish {
     Collect { hello: Hello, incarnation: u128 },
     /// Somebody claims the address: its holder is to give it up. The answer is [`ToSubscriber::Here`] from one that has.
     TakeOver { address: String },
+    /// A puller wants jobs of the queue `hello.topic`: so many at a time.
+    Pull { hello: Hello, prefetch: u64 },
 }
 
 /// What a subscriber says of itself.

@@ -24,7 +24,8 @@ use crate::link::location::Location;
 use crate::link::rendezvous::{self, CANNOT_LIST, Directory, Key, News, Stamp, Told, Watch};
 use crate::link::service::{Handle, Next, Token};
 use crate::sync::locks::Mutex;
-use crate::sys::epoll::{Door, Epoll, Interest, READY_AT_ONCE};
+use crate::sys::door::{Door, Doors};
+use crate::sys::epoll::Interest;
 use crate::topic;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -177,8 +178,8 @@ pub(crate) struct Lookout {
     location: Location,
     directory: Mutex<Arc<Directory>>,
     listeners: Mutex<Listeners>,
-    /// Contains the doors of all listeners, as long as there are any: it tells which of them have something to say.
-    doors: Mutex<Option<Arc<Epoll>>>,
+    /// Those of all listeners, as long as there are any.
+    doors: Arc<Doors>,
     /// Those to be looked after, also if their doors say nothing.
     reminded: Mutex<HashSet<ListenerId>>,
     /// Those whose doors said something at the last look.
@@ -239,7 +240,7 @@ impl Lookout {
             location,
             directory: Mutex::new(directory),
             listeners: Mutex::default(),
-            doors: Mutex::default(),
+            doors: Arc::default(),
             reminded: Mutex::default(),
             unattended: Mutex::default(),
             announcements: Mutex::default(),
@@ -328,7 +329,7 @@ impl Lookout {
         door: &Arc<Door>,
     ) -> Result<(), (&'static str, io::Error)> {
         let mut state = self.state.lock();
-        self.watch_door(id, door).map_err(|error| ("cannot watch its descriptors", error))?;
+        door.enlist(&self.doors, id).map_err(|error| ("cannot watch its descriptors", error))?;
         state.is_wanted = true;
         if state.watch.is_none() && !state.is_polling {
             self.watch(&mut state).map_err(|error| (CANNOT_WATCH, error))?;
@@ -354,19 +355,9 @@ impl Lookout {
     pub fn unregister(&self, id: ListenerId) {
         let known = self.listeners.lock().remove(id);
         self.reminded.lock().remove(&id);
-        let doors = self.doors.lock().clone();
-        if let (Some(doors), Some(door)) = (doors, known.and_then(|known| known.door.upgrade())) {
-            doors.remove(&door.epoll);
+        if let Some(door) = known.and_then(|known| known.door.upgrade()) {
+            self.doors.remove(&door, id);
         }
-    }
-
-    fn watch_door(&self, id: ListenerId, door: &Door) -> io::Result<()> {
-        let mut doors = self.doors.lock();
-        let doors = match &mut *doors {
-            Some(doors) => doors,
-            none => none.insert(Arc::new(Epoll::new()?)),
-        };
-        doors.add(&door.epoll, id, Interest::IN)
     }
 
     /// Has a listener looked after soon, also if its descriptors say nothing.
@@ -377,20 +368,11 @@ impl Lookout {
     /// Looks after the listeners that need it: those that asked for it, and those whose doors say something for the second time in a
     /// row. A thread that receives, or polls, has most likely heard of the rest by itself, and would have to wait for this one.
     fn tidy(&self) {
-        let mut ready = Vec::new();
-        let mut saying = HashSet::new();
-        let doors = self.doors.lock().clone();
-        if let Some(doors) = doors {
-            let most = self.listeners.lock().known.len();
-            for _ in 0..=most / READY_AT_ONCE {
-                ready.clear();
-                let told = doors.wait(Some(Duration::ZERO), &mut ready);
-                saying.extend(&ready);
-                if told.is_err() || ready.len() < READY_AT_ONCE {
-                    break;
-                }
-            }
-        }
+        let saying = {
+            let listeners = self.listeners.lock();
+            let door = |id| listeners.known.get(&id).and_then(|known| known.door.upgrade());
+            self.doors.that_ring(listeners.known.len(), |id| door(id).is_some_and(|door| door.is_rung()))
+        };
         let mut due = std::mem::take(&mut *self.reminded.lock());
         due.extend(self.unattended.lock().of_those(saying));
         for id in due {
@@ -513,7 +495,7 @@ impl Lookout {
         if state.is_wanted && !self.has_listeners() {
             (state.is_wanted, state.is_polling) = (false, false);
             self.unwatch(state);
-            *self.doors.lock() = None;
+            self.doors.clear();
         } else if state.is_wanted && state.watch.is_none() {
             match self.watch(state) {
                 Ok(()) if state.watch.is_some() => self.start_over(state), // First watch, then list.

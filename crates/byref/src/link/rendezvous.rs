@@ -485,6 +485,11 @@ impl Announced {
     }
 }
 
+/// What pushers of a queue are announced as: publishers of a topic that no publisher can have.
+pub(crate) fn topic_of_pushers(queue: &str) -> String {
+    format!("**/pushers/{queue}")
+}
+
 /// The name of whichever mailbox has this address.
 pub(crate) fn mailbox_name(address: &str) -> String {
     format!("{MAILBOX}{:032x}", topic::wide_hash(address))

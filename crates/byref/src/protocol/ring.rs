@@ -12,6 +12,7 @@
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
+//! | 37 | `answer_at`: a puller whose number of [answers](crate::protocol::answers) reaches it rings the pusher ([`NEVER`]: nobody waits) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
@@ -64,6 +65,7 @@ const WAKE_AT: usize = 33;
 const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
+const ANSWER_AT: usize = 37;
 /// The table of the regions' first positions, in a line of its own: there is none of the first region.
 pub(crate) const FIRST_POSITIONS: usize = 39;
 /// The most regions of a ring.
@@ -311,6 +313,10 @@ impl<'a> Ring<'a> {
         self.words[SKIP_AT].store(position, Ordering::Relaxed);
     }
 
+    pub fn set_answer_at(self, count: u64) {
+        self.words[ANSWER_AT].store(count, Ordering::Relaxed);
+    }
+
     pub fn set_generation(self, generation: u64) {
         self.words[GENERATION].store(generation, Ordering::Release);
     }
@@ -466,6 +472,11 @@ impl<'a> Ring<'a> {
     pub fn generation(self) -> u64 {
         self.words[GENERATION].load(Ordering::Acquire)
     }
+}
+
+/// The word `answer_at` among those of a ring.
+pub(crate) fn answer_at(words: &[AtomicU64]) -> u64 {
+    words[ANSWER_AT].load(Ordering::Relaxed)
 }
 
 #[inline]

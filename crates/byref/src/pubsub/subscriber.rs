@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, PULLER, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -17,26 +17,31 @@ use crate::link::pairs::Reached;
 use crate::link::rendezvous::{self, Directory, Key};
 use crate::link::role::Role;
 use crate::link::service::{self, Handle, Next};
+use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::item::{Item, Taker};
+use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
-use crate::reader::take::{One, Source, Take};
+use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
+use crate::sync::Pairing;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
-use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -61,9 +66,12 @@ pub struct SubscriberBuilder {
     history: u64,
     spin: Duration,
     events: bool,
+    manual_ack: bool,
     name: Option<String>,
     /// It is the receiving half of a mailbox, a client or a server with the address `topic`.
     direct: Option<Direct>,
+    /// It is a puller of the queue `topic`.
+    puller: Option<Pull>,
 }
 
 /// Whose receiving half it is.
@@ -73,7 +81,29 @@ struct Direct {
     incarnation: u128,
 }
 
+/// What a puller is.
+#[derive(Clone)]
+pub(crate) struct Pull {
+    pub prefetch: u64,
+    pub floor: Arc<Floor>,
+}
+
+impl std::fmt::Debug for Pull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pull({})", self.prefetch)
+    }
+}
+
+/// How much of a ring a puller needs to know when it is to ring.
+const RING_HEAD: u64 = 4096;
+
 impl SubscriberBuilder {
+    /// Makes it the receiving half of a puller, whose queue is its topic.
+    pub(crate) fn of_puller(mut self, pull: Pull) -> Self {
+        self.puller = Some(pull);
+        self
+    }
+
     /// Makes it the receiving half of an endpoint whose address is its topic: it collects from those that it is told of, and of a
     /// client from all servers.
     pub(crate) fn of_direct(mut self, role: Role, incarnation: u128) -> Self {
@@ -83,7 +113,11 @@ impl SubscriberBuilder {
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        self.direct.map_or("subscriber", |direct| direct.role.what())
+        match (self.direct, &self.puller) {
+            (Some(direct), _) => direct.role.what(),
+            (_, Some(_)) => PULLER,
+            _ => "subscriber",
+        }
     }
 
     /// What happens when it falls behind (default: [`Policy::Block`]).
@@ -118,6 +152,15 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Whether messages count as taken only when they are [acknowledged](crate::Message::ack) (default: no, when they are received). One
+    /// that is never acknowledged stops its publisher for good, `depth` messages later. Only with [`Policy::Block`].
+    ///
+    /// They may be acknowledged in any order; room is made from the oldest on.
+    pub fn manual_ack(mut self, wanted: bool) -> Self {
+        self.manual_ack = wanted;
+        self
+    }
+
     /// A name for people, shown to publishers and in error texts.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -126,12 +169,17 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match self.direct {
-            None => topic::validate_pattern(&self.topic)?,
-            Some(_) => topic::validate(&self.topic)?,
+        match (self.direct, &self.puller) {
+            (None, None) => topic::validate_pattern(&self.topic)?,
+            _ => topic::validate(&self.topic)?,
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
+        }
+        if self.manual_ack && self.policy != Policy::Block {
+            let text =
+                "only a subscriber with the policy 'block' acknowledges by hand: the others lose messages anyway";
+            return Err(Error::InvalidArgument(text.into()));
         }
         if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
             return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
@@ -163,7 +211,7 @@ pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.epoll.as_fd()
+        self.0.epoll().as_fd()
     }
 }
 
@@ -219,7 +267,7 @@ fn say_nothing_was_taken(lease: &Mapping) {
 struct Open {
     reader: Reader,
     candidates: Candidates,
-    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    /// Those that it has said hello to, and that have not answered yet. The channel of each keeps the question, and that the channel.
     greeted: Vec<Arc<Question>>,
     /// The same, from just before that on: names, and processes.
     expected: Vec<(String, i32)>,
@@ -237,20 +285,21 @@ impl Subscriber {
             history: 0,
             spin: DEFAULT_MOST,
             events: false,
+            manual_ack: false,
             name: None,
             direct: None,
+            puller: None,
         }
     }
 
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let (topic, spin) = (options.topic.clone(), options.spin);
         let (lookout, service) = service::connect(&topic)?;
-        let door = Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?;
         let listener = lookout.new_listener();
         let keep = Keep { policy: options.policy, depth: options.depth };
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let errands = Weak::clone(shared) as _;
-            let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
+            let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
             let open = Open {
@@ -441,6 +490,7 @@ impl Subscriber {
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        reader.door.open().map_err(Error::system(&self.shared.options.topic, "cannot make an epoll descriptor"))?;
         reader.polled = true;
         reader.sleep_at_sockets();
         Ok(Readiness(Arc::clone(&reader.door)))
@@ -450,6 +500,13 @@ impl Subscriber {
     pub fn backlog(&self) -> Result<Backlog> {
         let mut guard = self.shared.lock()?;
         Ok(guard.as_mut().map_or_else(Backlog::default, |open| open.reader.backlog()))
+    }
+
+    /// How many messages were received and not acknowledged yet, where that is done by hand.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let guard = self.shared.lock()?;
+        let connections = guard.as_ref().map_or(&[][..], |open| &open.reader.connections);
+        Ok(connections.iter().filter_map(|it| it.unacknowledged.as_ref()).map(|it| it.count() as u64).sum())
     }
 
     /// Counters; after `close`, the last ones.
@@ -497,6 +554,9 @@ impl Subscriber {
             return if taken.is_some() { Ok(taken) } else { reader.trouble.take().map_or(Ok(None), Err) };
         }
         let found = match most {
+            _ if self.is_puller() => {
+                reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
+            }
             None => reader.take_incoming(|reader| Ok(reader.take_one()?.map(Item::Message))),
             Some(most) => {
                 reader.take_incoming(|reader| Ok(reader.take_batch(most)?.map(|batch| Item::Batch(Box::new(batch)))))
@@ -509,9 +569,24 @@ impl Subscriber {
         }
     }
 
+    /// Whether it gives jobs.
+    pub(crate) fn is_puller(&self) -> bool {
+        self.shared.options.puller.is_some()
+    }
+
+    /// The next job, of a puller.
+    pub(crate) fn pull(&self, wait: &mut Wait<'_>) -> Result<Job> {
+        self.receive(OneJob, wait)
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_pull(&self) -> Result<Option<Job>> {
+        self.try_receive(OneJob)
+    }
+
     /// Whether it gives more than messages.
     pub(crate) fn is_plain(&self) -> bool {
-        !self.shared.options.events && self.taker.is_none()
+        !self.shared.options.events && self.taker.is_none() && !self.is_puller()
     }
 
     /// A second handle, which gives what `taker` makes of messages to the selector that it is added to.
@@ -553,6 +628,9 @@ impl Listener for Shared {
             let nobody = Key::Topic(topic::hash("")); // No publisher's.
             let partners = direct.role.looks_for(topic).filter(|_| self.looks.load(Ordering::Relaxed));
             return Some(partners.unwrap_or(nobody));
+        }
+        if self.options.puller.is_some() {
+            return Some(Key::Topic(topic::hash(&rendezvous::topic_of_pushers(topic))));
         }
         (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
@@ -618,12 +696,6 @@ impl Shared {
         }
     }
 
-    /// A publisher's process died.
-    fn hear_of_death(&self, connection: u64) {
-        self.update(|open| open.reader.hear_of_death(connection));
-        self.changed.notify();
-    }
-
     /// Does something with what is open, unless it was closed.
     fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
         self.open.lock().as_mut().map(change)
@@ -639,8 +711,8 @@ impl Shared {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
                 Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
-                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
-                Reached::Busy => {
+                Reached::Pair(pair) if self.say_hello(&pair, &candidate, &service)? => Ok(true),
+                Reached::Pair(_) | Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
@@ -733,9 +805,11 @@ impl Shared {
         self.ask_candidates();
     }
 
-    /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
-        let lease = OwnedSegment::new("byref-lease", LEASE_LEN)?;
+    /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
+    /// asked again.
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
+        let len = if self.options.puller.is_some() { PULLER_LEASE_LEN } else { LEASE_LEN };
+        let lease = OwnedSegment::new("byref-lease", len)?;
         fault!("connect.lease_made");
         let hello = Hello {
             topic: self.options.topic.clone(),
@@ -745,9 +819,10 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match self.options.direct {
-            None => Wish::Subscribe(hello),
-            Some(Direct { incarnation, .. }) => Wish::Collect { hello, incarnation },
+        let wish = match (self.options.direct, &self.options.puller) {
+            (Some(Direct { incarnation, .. }), _) => Wish::Collect { hello, incarnation },
+            (None, Some(pull)) => Wish::Pull { hello, prefetch: pull.prefetch },
+            (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
         if self.options.direct.is_some() {
@@ -757,7 +832,12 @@ impl Shared {
         if !matches!(opened, Ok(Some(_))) {
             self.expect_no_more(&candidate.name);
         }
-        let Some(channel) = opened? else { return Err(io::Error::other("its socket is full")) };
+        let channel = match opened {
+            Ok(Some(channel)) => channel,
+            Ok(None) => return Ok(false),
+            Err(error) if is_hang_up(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         fault!("connect.hello_sent");
         let channel = Arc::new(channel);
         let question = Arc::new(Question {
@@ -765,9 +845,9 @@ impl Shared {
             open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
             is_slow: AtomicBool::new(false),
         });
-        if self.options.direct.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+        if self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
-            return Ok(());
+            return Ok(true);
         }
         let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
         service.after(TIME_TO_ANSWER, move |_, _, _| {
@@ -791,7 +871,7 @@ impl Shared {
             Some(shared) => shared.hear_answer(&question),
             None => question.withdraw(),
         });
-        Ok(())
+        Ok(true)
     }
 
     /// A publisher has answered, or hung up.
@@ -852,8 +932,7 @@ impl Shared {
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = channel.peer_pid();
-        let number = number(pid);
+        let number = number(channel.peer_pid());
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
@@ -888,7 +967,7 @@ impl Shared {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
+        let mut info = PublisherInfo { id: welcome.publisher, pid: number, name, topic, acked_at: AckedAt::default() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else {
             say_nothing_was_taken(&lease);
@@ -900,12 +979,9 @@ impl Shared {
             return Ok(());
         }
         let id = open.reader.next_id();
-        let dying = Arc::downgrade(self);
-        let liveness = open.reader.service.deaths.watch(&open.reader.service, pid, move || {
-            if let Some(shared) = dying.upgrade() {
-                shared.hear_of_death(id);
-            }
-        })?;
+        if self.options.manual_ack {
+            info.acked_at = AckedAt::of(Arc::downgrade(self) as _, id);
+        }
         let listening = Arc::downgrade(self);
         channel.listen(move || {
             if let Some(shared) = listening.upgrade() {
@@ -914,8 +990,19 @@ impl Shared {
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
         let has_flags = self.options.direct.is_some_and(|direct| direct.role == Role::Server);
-        let connection =
-            Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps, has_flags)?;
+        let head = match &self.options.puller {
+            Some(_) => {
+                Some(PeerSegment::new(ring.try_clone()?, Some(RING_HEAD)).map_err(|(error, _)| error)?.into_map())
+            }
+            None => None,
+        };
+        let mut connection =
+            Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
+        connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
+        if let (Some(head), Some(pull)) = (head, &self.options.puller) {
+            let pairing = Pairing::with(welcome.membarrier);
+            connection.desk = Some(Desk::new(&connection.link, head, pairing, &pull.floor));
+        }
         open.reader.add(connection);
         log::debug!("byref: topic '{pattern}': connected to the publisher in process {number}");
         fault!("connect.joined");
@@ -931,7 +1018,7 @@ impl Shared {
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.reader.stats.copied_bytes);
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.reader.stats.clone();
-        open.reader.sleep_at_sockets();
+        open.reader.disarm();
         open.lookout.unregister(self.listener);
         open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
@@ -965,6 +1052,16 @@ impl Owner for Shared {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
         }
+        if let Some(pull) = &self.options.puller {
+            let (topic, open) = (self.options.topic.clone(), pull.floor.open());
+            let is_alone = self.update(|open| open.reader.connections.is_empty()) == Some(true);
+            let hint = match open {
+                _ if is_alone => "; no pusher is connected".to_owned(),
+                0 => String::new(),
+                open => format!("; {open} of its jobs are not answered (prefetch={}): call job.done()", pull.prefetch),
+            };
+            return Error::Timeout { what: "pull", topic, waited: wait.given(), hint };
+        }
         let alone = self.update(|open| open.reader.connections.is_empty().then(|| Arc::clone(&open.lookout))).flatten();
         let has_time = wait.given() >= LONG_WAIT;
         let hint = alone.map_or_else(String::new, |it| it.tell_publishers_place(&self.options.topic, has_time));
@@ -985,6 +1082,12 @@ impl Errands for Shared {
 
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
+    }
+
+    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
+        let mut guard = self.lock()?;
+        self.opened(&mut guard)?.reader.acknowledge(connection, sequences);
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::link::candidates::Candidate;
 use crate::link::channel::Channel;
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
 use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
@@ -11,7 +10,9 @@ use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
 use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
+use crate::reader::job::Desk;
 use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
+use crate::reader::receipts::Unacknowledged;
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
@@ -116,8 +117,6 @@ pub(crate) struct Connection {
     pub link: Arc<Link>,
     /// Whom to ask again, should the connection end without a reason.
     pub candidate: Candidate,
-    /// Somebody is told when the publisher's process dies.
-    _liveness: Liveness,
     ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
@@ -129,6 +128,8 @@ pub(crate) struct Connection {
     may_lose: bool,
     /// The record at the cursor, if it is a block that a lossless subscriber has begun.
     block: Option<Block>,
+    /// Of a subscriber that acknowledges by hand: what it has not acknowledged yet.
+    pub unacknowledged: Option<Unacknowledged>,
     /// Whether to stop at gaps, and the last one: its first message, and how many.
     tell_gaps: bool,
     pub gap: Option<(u64, u64)>,
@@ -160,6 +161,8 @@ pub(crate) struct Connection {
     pub took_wake: bool,
     /// The publisher was told by which bell to wake this subscriber.
     pub has_bell: bool,
+    /// Where the jobs of a pusher are answered; what it sent ends with it.
+    pub desk: Option<Arc<Desk>>,
 }
 
 /// Once in so many messages without a pause, first at the second, a reader looks how far the publisher is ahead; and how many
@@ -194,7 +197,6 @@ impl Connection {
         ring: OwnedFd,
         lease: Mapping,
         channel: Arc<Channel>,
-        liveness: Liveness,
         candidate: Candidate,
         tell_gaps: bool,
         has_flags: bool,
@@ -215,18 +217,17 @@ impl Connection {
         let flags = has_flags.then(|| ring.memory.map_start(FLAGS as u64 / 8)).transpose()?;
         let link = Arc::new(Link::new(info, lease, channel, flags));
         link.lease().set_cursor(welcome.start);
-        let ended = liveness.is_dead;
         Ok(Connection {
             id,
             link,
             candidate,
-            _liveness: liveness,
             ring,
             cursor: welcome.start,
             expected: welcome.first,
             skipped: false,
             may_lose: false,
             block: None,
+            unacknowledged: None,
             tell_gaps,
             gap: None,
             segments: Vec::new(),
@@ -239,12 +240,13 @@ impl Connection {
             waiter: Waiter::default(),
             skip_waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
-            ended,
+            ended: false,
             is_faulty: false,
             evicted: None,
             short_of: None,
             took_wake: false,
             has_bell: false,
+            desk: None,
         })
     }
 
@@ -302,14 +304,15 @@ impl Connection {
         let head = self.find_inline()?;
         fault!("receive.inline_copied");
         self.done();
-        self.advance(self.cursor);
+        self.show(self.cursor);
         Some(head)
     }
 
     #[inline(always)]
     fn find_inline(&mut self) -> Option<Head> {
         let ring = self.ring.get();
-        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty || self.evicted.is_some() {
+        let is_unusual = self.block.is_some() || self.is_faulty || self.evicted.is_some();
+        if ring.generation() != self.generation || is_unusual || self.unacknowledged.is_some() {
             return None;
         }
         ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
@@ -323,6 +326,7 @@ impl Connection {
             Found::Block => return Ok(self.take_row(depth)),
         };
         fault!("receive.found");
+        self.note_taken(1);
         self.done();
         self.advance(self.cursor);
         Ok(Taken { sequence: head.sequence, head, hold })
@@ -363,6 +367,7 @@ impl Connection {
                     break;
                 }
             }
+            self.note_taken(1);
             self.done();
             fault!("receive.batch_grown");
         }
@@ -393,6 +398,9 @@ impl Connection {
                 return Ok(Found::Block);
             }
             let ended = self.ended; // Noted before the look: nothing comes after it.
+            if self.desk.is_some() && (ended || self.ring.get().is_closed()) {
+                return Err(Stop::Over); // Nobody would hear the answer.
+            }
             let position = self.cursor;
             let look = loop {
                 match self.ring.get().look(position, &self.scratch) {
@@ -553,6 +561,7 @@ impl Connection {
     }
 
     fn took_rows(&mut self, depth: u64, rows: usize) {
+        self.note_taken(rows);
         self.expected += rows as u64;
         self.link.lease().set_row(self.expected);
         if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
@@ -580,10 +589,32 @@ impl Connection {
         (waiting, is_known.then(timestamp).flatten())
     }
 
-    /// Stores the cursor, and wakes a publisher that waits for it.
+    /// The next messages are taken from the record at the cursor.
+    #[inline]
+    fn note_taken(&mut self, count: usize) {
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.taken(self.expected..self.expected + count as u64, self.cursor);
+        }
+    }
+
+    /// Messages are done with.
+    pub fn acknowledge(&mut self, sequences: &mut dyn Iterator<Item = u64>) {
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.acknowledge(sequences);
+            self.advance(self.cursor);
+        }
+    }
+
+    /// Goes on at `cursor`, and shows how far it is.
     #[inline]
     fn advance(&mut self, cursor: u64) {
         self.cursor = cursor;
+        self.show(self.unacknowledged.as_ref().map_or(cursor, |it| it.floor(cursor)));
+    }
+
+    /// Stores the cursor, and wakes a publisher that waits for it.
+    #[inline]
+    fn show(&mut self, cursor: u64) {
         fault!("receive.before_cursor");
         self.link.lease().set_cursor(cursor);
         fault!("receive.after_cursor");
@@ -743,6 +774,10 @@ impl Connection {
                 Ok(Said::Packet(packet, fd)) => self.hear(handshake::decode(&packet), fd),
                 Ok(Said::Ring) => {
                     self.took_wake = true;
+                    Ok(())
+                }
+                Ok(Said::Died) => {
+                    self.died();
                     Ok(())
                 }
                 Ok(Said::Nothing) => return true,

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::reader::batch::Batch;
 use crate::reader::event::Incoming;
+use crate::reader::job::Job;
 use crate::reader::message::Message;
 use crate::reader::turns::Reader;
 
@@ -48,6 +49,24 @@ impl Take for One {
     #[inline(always)]
     fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Message>> {
         from.0.take_one()
+    }
+}
+
+/// One job, of a puller.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OneJob;
+
+impl Take for OneJob {
+    type Taken = Job;
+
+    #[inline]
+    fn check(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Job>> {
+        from.0.take_job()
     }
 }
 

@@ -10,10 +10,11 @@ use crate::reader::bells::Bells;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
+use crate::reader::job::Job;
 use crate::reader::message::{Link, Message, PublisherInfo, Taken};
 use crate::sync::heavy_fence;
 use crate::sync::spin::Spin;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::futex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -50,7 +51,7 @@ pub(crate) enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
     /// The wake words of its publishers, and the gong.
-    Words { heard: Heard },
+    Words,
 }
 
 /// Connections, whose turn it is, and whether it sleeps.
@@ -78,6 +79,8 @@ pub(crate) struct Reader {
     /// Somebody polls the descriptor.
     pub polled: bool,
     pub at: SleepsAt,
+    /// What it heard of the gong.
+    pub heard: Heard,
     pub spin: Spin,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
@@ -126,7 +129,6 @@ impl Reader {
         keep: Keep,
         tells_events: bool,
         spin: Duration,
-        door: Door,
         service: &Arc<Handle>,
         errands: Weak<dyn Errands>,
     ) -> Self {
@@ -144,7 +146,8 @@ impl Reader {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { heard: Heard::default() } } else { SleepsAt::Sockets },
+            at: if futex::available() { SleepsAt::Words } else { SleepsAt::Sockets },
+            heard: Heard::default(),
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -152,7 +155,7 @@ impl Reader {
             trouble: None,
             events: VecDeque::new(),
             ended: VecDeque::new(),
-            door: Arc::new(door),
+            door: Arc::default(),
             bells: Bells::default(),
             service: Arc::clone(service),
             errands,
@@ -177,7 +180,7 @@ impl Reader {
                 }
             }
             // The newcomer's word is not among those that were noted: who sleeps is woken below, and announces a new sleep.
-            SleepsAt::Words { .. } => self.disarm(),
+            SleepsAt::Words => self.disarm(),
         }
         self.happened(&connection.link.info, EventKind::Joined);
         connection.link.lease().set_joined();
@@ -192,6 +195,13 @@ impl Reader {
     /// The connection to the publisher that `is_same` knows, if that is alive.
     pub fn find_live(&mut self, is_same: impl Fn(&PublisherInfo) -> bool) -> Option<&mut Connection> {
         self.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info))
+    }
+
+    /// Messages of a connection are done with; of one that is gone nobody waits for that.
+    pub fn acknowledge(&mut self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) {
+        if let Some(connection) = self.connections.iter_mut().find(|it| it.id == connection) {
+            connection.acknowledge(sequences);
+        }
     }
 
     /// What waits to be received.
@@ -243,6 +253,15 @@ impl Reader {
         let connection = &self.connections[self.taken_from];
         let tag = taken.head.tag(&connection.scratch);
         Ok(Some((Message::new(&connection.link.info, taken, &connection.scratch), tag)))
+    }
+
+    /// Takes the next job, of a puller.
+    pub fn take_job(&mut self) -> Result<Option<Job>> {
+        let Some(taken) = self.take_record()? else { return Ok(None) };
+        let connection = &self.connections[self.taken_from];
+        let (place, tag) = (taken.sequence, taken.head.tag(&connection.scratch));
+        let message = Message::new(&connection.link.info, taken, &connection.scratch);
+        Ok(connection.desk.as_ref().map(|desk| Job::new(message, place, tag, desk)))
     }
 
     #[cold]

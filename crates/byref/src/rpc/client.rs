@@ -13,7 +13,7 @@ use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
 use crate::pubsub::subscriber::Readiness;
 use crate::reader::event::{EventKind, Incoming};
-use crate::reader::message::Message;
+use crate::reader::message::{Message, PublisherInfo};
 use crate::reader::take::{Source, Take};
 use crate::rpc::failure::Failure;
 use crate::rpc::pending::PendingReply;
@@ -23,7 +23,8 @@ use crate::sync::biased::Biased;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Door, Interest};
+use crate::sys::door::Door;
+use crate::sys::epoll::Interest;
 use crate::writer::append::{self, Filled, fits_inline_tagged};
 use crate::writer::attempt::Attempt;
 use crate::writer::owner::Owner;
@@ -394,8 +395,8 @@ impl Client {
         if inner.news.get().is_none() {
             let inbox = inner.shared.inbox.readiness().map_err(|error| inner.explained(error))?;
             let make = || {
-                let door = Door::new()?;
-                door.epoll.add(&inbox, 0, Interest::IN)?;
+                let door = Door::opened()?;
+                door.epoll().add(&inbox, 0, Interest::IN)?;
                 io::Result::Ok(door)
             };
             let door = make().map_err(Error::system(self.service(), "cannot make an epoll descriptor"))?;
@@ -802,7 +803,7 @@ impl Inner {
         if let Some(news) = self.news.get()
             && !news.is_rung.swap(true, Ordering::AcqRel)
         {
-            news.door.bell.ring();
+            news.door.bell().ring();
         }
     }
 
@@ -811,7 +812,7 @@ impl Inner {
         if let Some(news) = self.news.get()
             && news.is_rung.load(Ordering::Acquire)
         {
-            news.door.bell.silence();
+            news.door.bell().silence();
             news.is_rung.store(false, Ordering::Release);
         }
     }
@@ -983,6 +984,10 @@ impl Observer for Inner {
 }
 
 impl Lender for Inner {
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
+    }
+
     fn topic(&self) -> &str {
         &self.service
     }

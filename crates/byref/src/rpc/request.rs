@@ -7,7 +7,7 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::NEVER;
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::{Link, Message};
+use crate::reader::message::{Link, Message, PublisherInfo};
 use crate::rpc::STREAMED;
 use crate::rpc::failure::{Code, Failure};
 use crate::rpc::server::Inner;
@@ -380,6 +380,10 @@ impl Drop for Answering {
 }
 
 impl Lender for Inner {
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
+    }
+
     fn topic(&self) -> &str {
         &self.service
     }

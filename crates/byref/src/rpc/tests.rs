@@ -71,8 +71,10 @@ fn nobody_serves() {
     let error = client.request(b"x").unwrap_err();
     assert!(matches!(&error, Error::NoServer { .. }), "{error}");
     assert!(error.to_string().contains("service 's': nobody serves it"), "{error}");
+    let (answered, is_answered) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let client = &client;
+        scope.spawn(move || {
             std::thread::sleep(Duration::from_millis(30));
             let (server, thread) = serve(Server::builder("s").group("g"), echo);
             let ask = Ask::default().come_within(LONG);
@@ -81,11 +83,13 @@ fn nobody_serves() {
             let ask = |ask: Ask| client.request_with(b"x", &Encoded::default(), &ask, &mut at_most(LONG));
             assert!(ask(to("g")).is_ok());
             assert!(matches!(ask(to("h")), Err(Error::NoServer { .. })));
+            let _ = is_answered.recv(); // Whatever has become of it.
             drop(server);
             thread.join().unwrap();
         });
         let ask = Ask::default().come_within(LONG);
         assert_eq!(&client.request_with(b"x", &Encoded::default(), &ask, &mut at_most(LONG)).unwrap()[..], b"x");
+        drop(answered);
     });
 }
 
@@ -220,9 +224,10 @@ fn a_streamed_reply_comes_in_order_and_waits_for_its_client() {
     let counter = Arc::clone(&sent);
     let (server, thread) = serve(Server::builder("s"), move |request| {
         for part in 0..200u64 {
-            // At last, the server may be closed meanwhile.
-            if !request.stream(&part.to_ne_bytes()).unwrap_or(false) {
-                return;
+            match request.stream(&part.to_ne_bytes()) {
+                Ok(true) => {}
+                Ok(false) | Err(Error::Closed { .. }) => return, // It was cancelled, or the test is over.
+                Err(error) => panic!("{error}"),
             }
             counter.fetch_add(1, Ordering::Relaxed);
         }

@@ -8,6 +8,7 @@ use crate::writer::line::Line;
 use crate::writer::release::Tracked;
 use crate::writer::store::Store;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A chunk with one or more messages in it.
 pub(crate) struct Filled<'a> {
@@ -105,11 +106,33 @@ fn describe(
     tracked: Option<&Arc<Tracked>>,
     timestamp_ns: Option<u64>,
 ) -> Attempt<u64> {
-    if let Some((at, poll)) = line.must_wait() {
+    if let Some((at, poll)) = must_wait_for_pooled(line) {
         return Attempt::Wait { at, poll };
     }
-    if !line.announced_to_lossless() {
-        return Attempt::Wait { at: NEVER, poll: Some(LEASE_POLL) };
-    }
     Attempt::Done(store.append(line, at, count, timestamp_ns, tracked))
+}
+
+/// What a record that names a chunk has to wait for.
+fn must_wait_for_pooled(line: &mut Line) -> Option<(u64, Option<Duration>)> {
+    line.must_wait().or_else(|| (!line.announced_to_lossless()).then_some((NEVER, Some(LEASE_POLL))))
+}
+
+/// Appends a job's record, with payload and attributes that fit into it beside the tag; `false`: there is no room now.
+pub(crate) fn job_inline(line: &mut Line, payload: &[u8], attributes: &[u8], tag: u64, timestamp_ns: u64) -> bool {
+    let has_room = line.must_wait().is_none();
+    if has_room {
+        line.append(Some(timestamp_ns), payload.len(), 1, |ring, place| {
+            ring.append_inline(place, payload, attributes, tag);
+        });
+    }
+    has_room
+}
+
+/// The same for a job that names a chunk, which is kept from being freed.
+pub(crate) fn job_pooled(store: &mut Store, line: &mut Line, at: Descriptor, timestamp_ns: u64) -> bool {
+    let has_room = must_wait_for_pooled(line).is_none();
+    if has_room {
+        store.append(line, at, 1, Some(timestamp_ns), None);
+    }
+    has_room
 }

@@ -346,6 +346,11 @@ impl Line {
         }
     }
 
+    /// Moves the mark past all records: who has not taken them will not find them any more.
+    pub fn give_up_all(&mut self) {
+        self.log.move_mark(self.ring.map().words(), self.log.tail());
+    }
+
     /// How far the mark may move for the lossless subscribers' sake.
     pub fn lossless_mark(&self) -> u64 {
         self.horizon(false).reclaim
@@ -461,7 +466,7 @@ impl Line {
     /// Looks whether its reader has left.
     pub fn look_at_reader(&mut self) {
         if let [peer] = &self.peers[..]
-            && (!peer.is_connected() || peer.channel.is_hung_up())
+            && (!peer.is_connected() || peer.channel.is_hung_up() || peer.channel.has_died())
         {
             self.note_departure(0);
         }

@@ -18,6 +18,9 @@ pub(crate) trait Owner: Send + Sync + 'static {
 
     /// Subscribers came or went.
     fn changed(&self);
+
+    /// The reader of a line has rung. The service thread calls it without a lock.
+    fn rung(&self, _line: u32) {}
 }
 
 impl dyn Owner {

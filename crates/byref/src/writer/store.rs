@@ -9,7 +9,7 @@ use crate::link::handshake::ToSubscriber;
 use crate::link::service::{Handle, Next};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool};
-use crate::protocol::ring::{Descriptor, NEVER, Ring};
+use crate::protocol::ring::{Descriptor, NEVER};
 use crate::sync::wait::Wait;
 use crate::sys::cgroup;
 use crate::sys::memory::OwnedSegment;
@@ -248,8 +248,9 @@ impl Store {
         self.pool.sent_mut(at.slot).add(sent);
         line.note_pending(at.slot);
         fault!("publish.pending");
-        let append = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
-        line.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, append)
+        line.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, |ring, place| {
+            ring.append_pooled(place, at, count);
+        })
     }
 
     // ---- reclaiming ----

@@ -29,8 +29,6 @@ impl Errands for Nobody {
         None
     }
 
-    fn lose(&self, _: u32, _: u64, _: bool) {}
-
     fn hear(&self, _: u32, _: u64, _: &Channel, _: &Rings) {}
 
     fn look_at_awaited(&self, _: u32) -> bool {
@@ -46,6 +44,8 @@ impl Errands for Nobody {
     fn settle_retired(&self) -> bool {
         false
     }
+
+    fn readers_changed(&self) {}
 }
 
 /// A reader that does nothing by itself.

@@ -1,0 +1,214 @@
+//! Pushing: what the user gives becomes a job, and goes to a puller at once if one has room.
+
+use crate::attributes::Encoded;
+use crate::error::{Error, Result};
+use crate::memory::pool::Chunk;
+use crate::protocol::ring::Descriptor;
+use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
+use crate::sync::wait::Wait;
+use crate::sys::process::realtime_ns;
+use crate::work::body::{Body, Content, Small, fits_inline};
+use crate::work::open::Open;
+use crate::work::pusher::{Pusher, Shared};
+use crate::writer::append::Filled;
+use crate::writer::attempt::Attempt;
+use crate::writer::owner::Owner;
+use crate::writer::store;
+use std::sync::Arc;
+
+impl Pusher {
+    /// Pushes a copy of `payload` as a job; returns its number. Waits while as many jobs are pending as there may be.
+    ///
+    /// A call that fails pushed nothing.
+    pub fn send(&self, payload: &[u8]) -> Result<u64> {
+        self.send_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
+    }
+
+    /// The same with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`).
+    pub fn send_with(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.shared.push_copy(payload, attributes, timestamp_ns, wait)
+    }
+
+    /// Lends `len` bytes, to be filled in place and sent as a job without a copy.
+    pub fn loan(&self, len: usize) -> Result<Loan> {
+        self.loan_with(len, 0, &mut Wait::up_to(None))
+    }
+
+    /// [`loan`](Self::loan) with room for `attributes_len` bytes of encoded attributes beside the payload.
+    pub fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> Result<Loan> {
+        Loan::take_from(Arc::new(Arc::clone(&self.shared)) as _, len, attributes_len, wait)
+    }
+}
+
+impl Shared {
+    fn push_copy(
+        self: &Arc<Self>,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
+        if fits_inline(payload.len(), attributes.len()) && !attributes.is_pooled() {
+            return self.push(payload.len(), payload.len(), wait, |_| Body {
+                timestamp_ns,
+                content: Content::Inline(Small::new(payload, attributes)),
+            });
+        }
+        let behind = payload.len().next_multiple_of(8);
+        let chunk = self.allocate((behind + attributes.len()) as u64, payload.len() as u64, wait)?;
+        let segment = chunk.pin.segment();
+        segment.write(chunk.offset, payload);
+        segment.write(chunk.offset + behind as u64, attributes);
+        let (len, copied) = (payload.len(), payload.len());
+        let filled = Filled { chunk: &chunk, count: 1, len, copied, attributes, tracked: None, tag: 0 };
+        let pushed = self.push_filled(&filled, Some(timestamp_ns), wait);
+        if pushed.is_err() {
+            let slot = chunk.slot;
+            drop(chunk); // The pool sees then that nobody uses it.
+            self.discard(slot);
+        }
+        pushed
+    }
+
+    fn push_filled(
+        self: &Arc<Self>,
+        filled: &Filled<'_>,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        let &Filled { chunk, count, len, copied, attributes, .. } = filled;
+        if count != 1 {
+            let queue = self.queue();
+            return Err(Error::InvalidArgument(format!(
+                "queue '{queue}': rows are jobs of their own; send them one by one"
+            )));
+        }
+        let at = Descriptor {
+            segment: chunk.segment,
+            slot: chunk.slot,
+            offset: chunk.offset,
+            len: len as u64,
+            attributes_len: attributes.len() as u32,
+            refers: attributes.refers(),
+            tracked: false,
+            tag: 0, // Each attempt has its own.
+        };
+        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
+        let content = || Content::Pooled(Arc::clone(&chunk.pin), at);
+        self.push(len, copied, wait, |_| Body { timestamp_ns, content: content() })
+    }
+
+    /// Makes a job of what `body` gives, when there may be one more.
+    #[inline]
+    fn push(
+        self: &Arc<Self>,
+        len: usize,
+        copied: usize,
+        wait: &mut Wait<'_>,
+        body: impl Fn(&mut Open) -> Body,
+    ) -> Result<u64> {
+        {
+            let mut guard = self.lock()?;
+            let open = self.opened(&mut guard)?;
+            open.calls += 1;
+            open.disarm();
+            if open.table.pending() >= self.max_pending || !open.table.has_room() {
+                open.turn();
+            }
+            if open.table.pending() < self.max_pending {
+                return Ok(self.add(open, len, copied, &body));
+            }
+        }
+        self.wait_until(wait, "push", |open| {
+            (open.table.pending() < self.max_pending).then(|| Ok(self.add(open, len, copied, &body)))
+        })
+    }
+
+    #[inline]
+    fn add(self: &Arc<Self>, open: &mut Open, len: usize, copied: usize, body: &impl Fn(&mut Open) -> Body) -> u64 {
+        let body = body(open);
+        let number = open.table.add(body);
+        open.payload_bytes += len as u64;
+        open.copied_bytes += copied as u64;
+        fault!("work.added");
+        let now = open.now();
+        open.give(now);
+        self.see_to(open);
+        number
+    }
+}
+
+impl Lender for Arc<Shared> {
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.identity.info()
+    }
+
+    fn check_fork(&self) -> Result<()> {
+        self.check_that_it_is_here()
+    }
+
+    fn owner(self: Arc<Self>) -> Arc<dyn Owner> {
+        Arc::clone(&*self) as _
+    }
+
+    fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
+        Shared::allocate(self, bytes, payload, wait)
+    }
+
+    fn discard(&self, slot: u32) {
+        Shared::discard(self, slot);
+    }
+
+    fn commit_inline(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<u64> {
+        self.push_copy(payload, attributes, timestamp_ns, wait)
+    }
+
+    fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {
+        self.push_filled(filled, timestamp_ns, wait).map(Ok)
+    }
+}
+
+impl Shared {
+    /// Takes a chunk. When memory is short, because of jobs that are pending, it waits for these.
+    fn allocate(self: &Arc<Self>, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
+        store::check_size(self.queue(), bytes, payload, self.max_memory)?;
+        let mut theirs = 0;
+        let mut attempt = |open: &mut Open| {
+            match open.store.attempt(&mut open.lines, 0, (bytes, payload), &mut theirs, self.queue()) {
+                Attempt::Done(chunk) => Some(Ok(chunk)),
+                // What is pending, or held, may be given back.
+                Attempt::Wait { .. } => None,
+                Attempt::Fail(Error::PoolExhausted { .. }) if open.table.pending() > 0 => None,
+                Attempt::Fail(error) => Some(Err(error)),
+            }
+        };
+        let first = attempt(self.opened(&mut self.lock()?)?);
+        let chunk = match first {
+            Some(outcome) => outcome?,
+            None => self.wait_until(wait, "push", attempt)?,
+        };
+        store::populate(chunk, self.queue(), wait).map_err(|(error, slot)| {
+            self.discard(slot);
+            error
+        })
+    }
+
+    /// Gives back a chunk that was never sent.
+    fn discard(&self, slot: u32) {
+        let _ = (self as &dyn Owner).within(|store, lines| store.free_unless_held(lines, slot));
+    }
+}
