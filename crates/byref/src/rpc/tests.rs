@@ -98,7 +98,8 @@ fn a_deadline_passes_and_a_late_reply_is_dropped() {
     let _meeting = crate::fuzzing::meet_in_private();
     let server = Server::builder("s").build().unwrap();
     let client = Client::builder("s").build().unwrap();
-    let ask = Ask::default().timeout(Some(Duration::from_millis(50)));
+    let brief = Duration::from_millis(1500); // In which the server takes it, also on a busy machine.
+    let ask = Ask::default().timeout(Some(brief));
     let error = client.request_with(b"x", &Encoded::default(), &ask, &mut at_most(LONG)).unwrap_err();
     assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error}");
     // One that is over when it is taken is not given out.
@@ -107,7 +108,7 @@ fn a_deadline_passes_and_a_late_reply_is_dropped() {
     client.receive().unwrap();
     let mut pending = client.submit_with(b"y", &Encoded::default(), &ask, &mut at_most(LONG)).unwrap();
     let request = server.recv_timeout(LONG).unwrap();
-    assert!(request.time_left().is_some_and(|left| left <= Duration::from_millis(50)) && !request.is_cancelled());
+    assert!(request.time_left().is_some_and(|left| left <= brief) && !request.is_cancelled());
     assert!(matches!(pending.wait_with(&mut at_most(LONG)), Err(Error::DeadlineExceeded { .. })));
     assert!(request.is_cancelled());
     assert!(!request.reply(b"late").unwrap());
