@@ -1,14 +1,15 @@
 """Requests and replies: byref's clients and servers beside pyzmq's REQ, REP, ROUTER and DEALER."""
 
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from typing import Any
 
 import byref
 import numpy as np
-import zmq
 
 from bench.peers import Address, meet
 
@@ -88,6 +89,7 @@ def _asking(system: str, address: Address, size: int) -> Iterator[Callable[[byte
             client.wait_for_server(timeout=10)
             yield client.request if size < 4096 else ask_in_loan
         return
+    zmq: Any = importlib.import_module("zmq")
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.connect(f"ipc:///tmp/{address.name}")
 
@@ -116,6 +118,7 @@ def _answering(system: str, address: Address, size: int, many: bool = False) -> 
 
             yield answer_small if size < 4096 else answer_in_loan
         return
+    zmq: Any = importlib.import_module("zmq")
     large = bytes(size)
     with zmq.Context() as context, context.socket(zmq.ROUTER if many else zmq.REP) as socket:
         socket.bind(f"ipc:///tmp/{address.name}")

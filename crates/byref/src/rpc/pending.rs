@@ -81,7 +81,7 @@ impl PendingReply {
             }
             let deadline = self.inner.with_table(|table| table.job(self.id).deadline);
             let given = wait.remaining();
-            let left = match (given.flatten(), deadline.map(|deadline| deadline.left())) {
+            let left = match (given.flatten(), deadline.map(|deadline| deadline.about_left())) {
                 (Some(given), Some(left)) => Some(given.min(left)),
                 (given, left) => given.or(left),
             };

@@ -91,6 +91,12 @@ impl Request {
     /// Whether nobody wants a reply any more: it was cancelled, its time is over, or its client has ended. Reads shared memory alone, and
     /// receives nothing.
     pub fn is_cancelled(&self) -> bool {
+        self.answering.is_unwanted() || self.answering.asked.deadline.is_some_and(|deadline| deadline.is_over())
+    }
+
+    /// Whether nobody wanted it any more when it was taken.
+    #[inline]
+    pub(super) fn was_cancelled(&self) -> bool {
         self.answering.is_unwanted()
     }
 
@@ -221,8 +227,10 @@ impl std::fmt::Debug for Request {
 }
 
 impl Answering {
+    /// Whether nobody wants a reply, as far as that can be told at once: a client drops what is late by some milliseconds.
+    #[inline]
     fn is_unwanted(&self) -> bool {
-        self.link.is_flagged(self.asked.flag) || self.asked.deadline.is_some_and(|deadline| deadline.is_over())
+        self.link.is_flagged(self.asked.flag) || self.asked.deadline.is_some_and(|deadline| deadline.was_over())
     }
 
     /// An error if it was answered.

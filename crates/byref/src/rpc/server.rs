@@ -263,7 +263,7 @@ impl Take for Next<'_> {
             match from.0.take_with(give)? {
                 None => return Ok(None),
                 Some(None) => log::warn!("byref: service '{}': a message that is no request", inner.service),
-                Some(Some(request)) if request.is_cancelled() => {
+                Some(Some(request)) if request.was_cancelled() => {
                     inner.skipped.fetch_add(1, Ordering::Relaxed);
                     request.skip();
                 }

@@ -62,9 +62,21 @@ impl Moment {
         Self::now() >= self
     }
 
+    /// Whether it was over some milliseconds ago, at the latest.
+    #[inline]
+    pub fn was_over(self) -> bool {
+        clock::monotonic_us_coarse() >= self.0
+    }
+
     /// What is left until then.
     pub fn left(self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(Self::now().0))
+    }
+
+    /// The same, or some milliseconds more.
+    #[inline]
+    pub fn about_left(self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(clock::monotonic_us_coarse()))
     }
 }
 

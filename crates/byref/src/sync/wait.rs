@@ -90,7 +90,10 @@ impl<'a> Wait<'a> {
             return None;
         }
         let Some(timeout) = self.timeout else { return Some(None) };
-        let started = *self.started.get_or_insert_with(Instant::now);
+        let Some(started) = self.started else {
+            self.started = Some(Instant::now());
+            return (!timeout.is_zero()).then_some(Some(timeout));
+        };
         timeout.checked_sub(started.elapsed()).filter(|left| !left.is_zero()).map(Some)
     }
 

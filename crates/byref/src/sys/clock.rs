@@ -105,6 +105,13 @@ pub(crate) fn monotonic_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
+/// The same, up to some milliseconds ago; several times as fast.
+#[inline]
+pub(crate) fn monotonic_us_coarse() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// Finds out which clock serves.
 pub(super) fn prepare() {
     counter::is_the_kernels();
