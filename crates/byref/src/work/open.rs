@@ -6,6 +6,7 @@ use crate::protocol::answers::Answers;
 use crate::protocol::lease::{COUNTS, Lease};
 use crate::protocol::ring::{NEVER, Tag};
 use crate::sync::heavy_fence;
+use crate::sys::clock::Clock;
 use crate::sys::memory::Mapping;
 use crate::work::body::{Body, Content, Rejected};
 use crate::work::table::{Over, Table, Terms};
@@ -36,6 +37,7 @@ pub(super) struct Open {
     over: Vec<Over<Body>>,
     pub announcement: Option<Arc<Announcement>>,
     began: Instant,
+    pub clock: Clock,
     pub payload_bytes: u64,
     pub copied_bytes: u64,
     /// Pullers ring when they have answered.
@@ -130,6 +132,7 @@ impl Open {
             over: Vec::new(),
             announcement: None,
             began: Instant::now(),
+            clock: Clock::realtime(),
             payload_bytes: 0,
             copied_bytes: 0,
             is_armed: false,
@@ -175,21 +178,27 @@ impl Open {
 
     /// Collects answers and gives jobs.
     pub fn turn(&mut self) {
-        let now = self.now();
         for index in 0..self.lines.len() {
-            self.collect(index, now, false);
+            self.collect(index, false);
         }
-        self.give(now);
+        self.give();
     }
 
     /// Looks for answers of a puller; at the end for all that it has given.
-    fn collect(&mut self, index: usize, now: u64, is_last: bool) {
-        let seat = &mut self.seats[index];
+    #[inline]
+    fn collect(&mut self, index: usize, is_last: bool) {
+        let seat = &self.seats[index];
         let answers = Answers::new(seat.lease.words());
         let count = answers.count();
-        if count == seat.seen && !is_last {
-            return;
+        if count != seat.seen || is_last {
+            self.collect_new(index, count, is_last);
         }
+    }
+
+    fn collect_new(&mut self, index: usize, count: u64, is_last: bool) {
+        let now = self.now();
+        let seat = &mut self.seats[index];
+        let answers = Answers::new(seat.lease.words());
         seat.seen = count;
         let id = self.lines[index].number;
         let expected = if is_last { u64::MAX } else { count.saturating_sub(seat.found) };
@@ -219,7 +228,9 @@ impl Open {
 
     /// Gives jobs to those that have room.
     #[inline]
-    pub fn give(&mut self, now: u64) {
+    pub fn give(&mut self) {
+        // It says since when a puller is silent.
+        let now = if self.terms.max_time.is_some() { self.now() } else { 0 };
         while let Some((id, key)) = self.table.offer() {
             let Ok(index) = self.lines.binary_search_by_key(&id, |line| line.number) else { return };
             let job = self.table.job(key);
@@ -260,8 +271,7 @@ impl Open {
             }
         }
         if any {
-            let now = self.now();
-            self.give(now);
+            self.give();
         }
         any
     }
@@ -279,7 +289,7 @@ impl Open {
         }
         fault!("work.parting");
         let (id, (untaken_from, _), pid) = (line.number, line.first_untaken(), seat.pid);
-        self.collect(index, self.now(), true);
+        self.collect(index, true);
         if is_gone {
             self.table.leave(id, untaken_from, &mut self.over);
             self.seats[index].state = Presence::Gone;
@@ -324,7 +334,7 @@ impl Open {
                 self.table.has_stirred(id, now);
             }
         }
-        self.give(now);
+        self.give();
     }
 
     /// Takes the jobs of a puller back that is silent.
