@@ -19,6 +19,7 @@ from bench.roles import (
     coroutines,
     crowds,
     idle,
+    jobs,
     loans,
     memory,
     objects,
@@ -39,6 +40,7 @@ RUST_SUBSCRIBER = "Rust subscriber"
 CACHE_LINE = "cache line"
 MEMCPY = "memcpy"
 PYARROW = "pyarrow alone"
+EXECUTOR = "concurrent.futures"
 
 RATES, TRIPS = "million messages per second (longer is better)", "round trip, median in µs (shorter is better)"
 """The panels of the chart."""
@@ -206,6 +208,17 @@ def _fan_in(system: str, length: int) -> Trial:
 
     (one, _), (many, unfairness) = stream(1), stream(_SENDERS)
     return Trial(length / many / 1e6, (one, many, many / one, unfairness))
+
+
+def _jobs(system: str, length: int) -> Trial:
+    run = partial(run_star, jobs.push, jobs.work, jobs.WORKERS, system)
+    address = Address(f"byref-bench-{os.getpid()}-{next(_trial_numbers)}", 0)
+    if system != EXECUTOR:
+        with load(system).service(address):
+            seconds = run(address, length)
+    else:
+        seconds = run(address, length)
+    return Trial(seconds, (length / seconds / 1e6,))
 
 
 _LOAN_SIZES = (4 * KIB, 64 * KIB, MIB, 16 * MIB)
@@ -523,6 +536,27 @@ CASES = (
         ("byref", "pyzmq", "pyomq"),
         length=40_000,
         note=f"all {_SENDERS} publishers are processes; shares while all have messages waiting",
+    ),
+    Case(
+        "jobs",
+        f"empty jobs to {jobs.WORKERS} processes, each acknowledged when it is done",
+        (
+            Metric(
+                "rate",
+                "M jobs/s",
+                (
+                    *at_least(4, "pyzmq"),
+                    *at_least(20, "multiprocessing"),
+                    *at_least(50, EXECUTOR),
+                ),
+            ),
+        ),
+        _jobs,
+        ("byref", "pyzmq", "multiprocessing", EXECUTOR),
+        length=5_000,
+        note=f"at most {jobs.PENDING} are unfinished; byref: Pusher and Puller with prefetch={jobs.PREFETCH}; "
+        "pyzmq: PUSH/PULL, and acknowledgements on a second pair; multiprocessing: Pool.imap_unordered; "
+        "concurrent.futures: submit",
     ),
     Case(
         "delivery",

@@ -7,6 +7,8 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,7 +20,7 @@ import byref
 import numpy as np
 import pytest
 
-from tests.processes import PATIENCE, Child, Line, eventually
+from tests.processes import PATIENCE, ROOT, Child, Line, eventually
 
 Spawn = Callable[..., Child]
 
@@ -595,3 +597,16 @@ def test_a_puller_that_is_full_of_jobs_costs_no_processor_time() -> None:
         for _ in range(9):
             pull.recv(PATIENCE).done()
         push.join(PATIENCE)
+
+
+# ---- examples ----
+
+
+@pytest.mark.parametrize(("example", "arguments"), [("scheduler", ["100000", "8"]), ("cameras", ["60"])])
+def test_example(example: str, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", f"examples.{example}", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert run.returncode == 0, run.stderr
+    assert ("100000 of 100000 jobs done" if example == "scheduler" else "0 bytes copied") in run.stdout
+    source = (ROOT / "examples" / f"{example}.py").read_text()
+    assert source.count("\n") <= 60

@@ -70,13 +70,16 @@ _DATA = ("publish", "receive", "hold", "release", "loan", "reclaim")
 _AFTER_A_STOP = {"hold.in_vain": "hold.raised"}
 # Of directories that vanish, and of publishers that linger: test_meeting.py and test_linger.py stop and kill there. The
 # thread that wakes many is asked for more sleepers than there are here: test_sleeping.py stops and kills its process.
-# Of mailboxes: test_mailbox_steps.py; of requests: test_requests_steps.py.
+# Of mailboxes: test_mailbox_steps.py; of requests: test_requests_steps.py; of work queues: test_work_steps.py.
 _ELSEWHERE = {"meet.moved", "meet.told", "renew.former_left", "close.publisher_lingers", "wake.requested"} | {
     *("ask.connected", "claim.locked", "claim.taken", "claim.unlocking", "close.mailbox_inbox", "close.mailbox_line"),
     *("collect.admitted", "collect.lease_mapped", "knock.expecting", "knock.heard", "part.begun", "part.noted"),
     *("resend.begun", "takeover.asking", "takeover.given_way", "takeover.heard"),
     *("request.flag_cleared", "request.sent", "cancel.before", "cancel.after"),
     *("reply.before", "reply.after", "reply.dropping"),
+    *("answer.given", "answer.ringing", "answer.written", "job.given", "job.giving", "work.added", "work.admitted"),
+    *("work.armed", "work.closing", "work.given_up", "work.lease_mapped", "work.line_removed", "work.parted"),
+    "work.parting",
 }
 
 

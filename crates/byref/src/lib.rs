@@ -78,6 +78,7 @@ pub use pubsub::selector::{Ended, Selector, Turn, Waker};
 pub use pubsub::subscriber::{Readiness, Subscriber, SubscriberBuilder};
 pub use reader::batch::Batch;
 pub use reader::event::{Event, EventKind, Incoming};
+pub use reader::future::Receiving;
 pub use reader::item::Item;
 pub use reader::job::Job;
 pub use reader::message::{Message, PublisherInfo, Writable};

@@ -34,6 +34,7 @@
 //! [`Pairing::Asymmetric`]: crate::sync::Pairing::Asymmetric
 //! [`heavy_fence`]: crate::sync::heavy_fence
 
+mod answers;
 mod biased;
 pub(crate) mod cells;
 mod death;

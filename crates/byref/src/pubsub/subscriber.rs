@@ -23,6 +23,7 @@ use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
 use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
+use crate::reader::future::Receiving;
 use crate::reader::item::{Item, Taker};
 use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
@@ -385,6 +386,16 @@ impl Subscriber {
             return Ok(Some(taken));
         }
         reader.found_nothing(|reader| what.take(&mut Source(reader)))
+    }
+
+    /// The same as a future, without a runtime of its own.
+    pub fn next<T: Take + Copy + Unpin>(&self, what: T) -> Receiving<'_, T> {
+        Receiving::new(self, what)
+    }
+
+    /// The thread that looks after it.
+    pub(crate) fn service(&self) -> Result<Arc<Handle>> {
+        Ok(Arc::clone(&self.shared.opened(&mut self.shared.lock()?)?.reader.service))
     }
 
     /// Waits until at least `n` publishers are connected.

@@ -7,6 +7,7 @@ pub(crate) mod connection;
 pub(crate) mod ends;
 pub(crate) mod errands;
 pub(crate) mod event;
+pub(crate) mod future;
 pub(crate) mod item;
 pub(crate) mod job;
 pub(crate) mod message;

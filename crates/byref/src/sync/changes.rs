@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
 use std::sync::{Condvar, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 /// A signal may arrive at another thread, so a waiting one looks so often.
@@ -21,12 +22,24 @@ pub(crate) enum Ended {
 pub(crate) struct Changes {
     count: Mutex<u64>,
     changed: Condvar,
+    /// Tasks that wait for the next one.
+    tasks: Mutex<Vec<Waker>>,
 }
 
 impl Changes {
     pub fn notify(&self) {
         *self.count.lock() += 1;
         self.changed.notify_all();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.into_iter().for_each(Waker::wake); // Without the lock.
+    }
+
+    /// Wakes a task at the next change.
+    pub fn wake_after_next(&self, task: &Waker) {
+        let mut tasks = self.tasks.lock();
+        if !tasks.iter().any(|known| known.will_wake(task)) {
+            tasks.push(task.clone());
+        }
     }
 
     /// Asks `is_done` after each change, until it says so.

@@ -7,7 +7,6 @@ use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
 use crate::reader::message::PublisherInfo;
 use crate::sync::wait::Wait;
-use crate::sys::process::realtime_ns;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;
 use crate::work::pusher::{Pusher, Shared};
@@ -55,10 +54,9 @@ impl Shared {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
         if fits_inline(payload.len(), attributes.len()) && !attributes.is_pooled() {
-            return self.push(payload.len(), payload.len(), wait, |_| Body {
-                timestamp_ns,
+            return self.push(payload.len(), payload.len(), wait, |open| Body {
+                timestamp_ns: timestamp_ns.unwrap_or_else(|| open.clock.now()),
                 content: Content::Inline(Small::new(payload, attributes)),
             });
         }
@@ -69,7 +67,7 @@ impl Shared {
         segment.write(chunk.offset + behind as u64, attributes);
         let (len, copied) = (payload.len(), payload.len());
         let filled = Filled { chunk: &chunk, count: 1, len, copied, attributes, tracked: None, tag: 0 };
-        let pushed = self.push_filled(&filled, Some(timestamp_ns), wait);
+        let pushed = self.push_filled(&filled, timestamp_ns, wait);
         if pushed.is_err() {
             let slot = chunk.slot;
             drop(chunk); // The pool sees then that nobody uses it.
@@ -101,9 +99,9 @@ impl Shared {
             tracked: false,
             tag: 0, // Each attempt has its own.
         };
-        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
         let content = || Content::Pooled(Arc::clone(&chunk.pin), at);
-        self.push(len, copied, wait, |_| Body { timestamp_ns, content: content() })
+        let timestamp = |open: &mut Open| timestamp_ns.unwrap_or_else(|| open.clock.now());
+        self.push(len, copied, wait, |open| Body { timestamp_ns: timestamp(open), content: content() })
     }
 
     /// Makes a job of what `body` gives, when there may be one more.
@@ -119,7 +117,9 @@ impl Shared {
             let mut guard = self.lock()?;
             let open = self.opened(&mut guard)?;
             open.calls += 1;
-            open.disarm();
+            if open.waiters == 0 {
+                open.disarm();
+            }
             if open.table.pending() >= self.max_pending || !open.table.has_room() {
                 open.turn();
             }
@@ -139,8 +139,7 @@ impl Shared {
         open.payload_bytes += len as u64;
         open.copied_bytes += copied as u64;
         fault!("work.added");
-        let now = open.now();
-        open.give(now);
+        open.give();
         self.see_to(open);
         number
     }

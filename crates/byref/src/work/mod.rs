@@ -1,6 +1,7 @@
 //! Work queues: pushers and pullers. Each job goes to exactly one puller.
 
 mod body;
+mod futures;
 mod give;
 mod open;
 pub(crate) mod puller;

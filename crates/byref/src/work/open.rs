@@ -7,6 +7,7 @@ use crate::protocol::lease::{COUNTS, Lease};
 use crate::protocol::ring::{Descriptor, NEVER};
 use crate::reader::job::Tag;
 use crate::sync::heavy_fence;
+use crate::sys::clock::Clock;
 use crate::sys::memory::Mapping;
 use crate::work::body::{Body, Content, Rejected};
 use crate::work::table::{Over, Table, Terms};
@@ -37,6 +38,7 @@ pub(super) struct Open {
     over: Vec<Over<Body>>,
     pub announcement: Option<Arc<Announcement>>,
     began: Instant,
+    pub clock: Clock,
     pub payload_bytes: u64,
     pub copied_bytes: u64,
     /// Pullers ring when they have answered.
@@ -131,6 +133,7 @@ impl Open {
             over: Vec::new(),
             announcement: None,
             began: Instant::now(),
+            clock: Clock::realtime(),
             payload_bytes: 0,
             copied_bytes: 0,
             is_armed: false,
@@ -176,21 +179,27 @@ impl Open {
 
     /// Collects answers and gives jobs.
     pub fn turn(&mut self) {
-        let now = self.now();
         for index in 0..self.lines.len() {
-            self.collect(index, now, false);
+            self.collect(index, false);
         }
-        self.give(now);
+        self.give();
     }
 
     /// Looks for answers of a puller; at the end for all that it has given.
-    fn collect(&mut self, index: usize, now: u64, is_last: bool) {
-        let seat = &mut self.seats[index];
+    #[inline]
+    fn collect(&mut self, index: usize, is_last: bool) {
+        let seat = &self.seats[index];
         let answers = Answers::new(seat.lease.words());
         let count = answers.count();
-        if count == seat.seen && !is_last {
-            return;
+        if count != seat.seen || is_last {
+            self.collect_new(index, count, is_last);
         }
+    }
+
+    fn collect_new(&mut self, index: usize, count: u64, is_last: bool) {
+        let now = self.now();
+        let seat = &mut self.seats[index];
+        let answers = Answers::new(seat.lease.words());
         seat.seen = count;
         let id = self.lines[index].number;
         let expected = if is_last { u64::MAX } else { count.saturating_sub(seat.found) };
@@ -220,7 +229,9 @@ impl Open {
 
     /// Gives jobs to those that have room.
     #[inline]
-    pub fn give(&mut self, now: u64) {
+    pub fn give(&mut self) {
+        // It says since when a puller is silent.
+        let now = if self.terms.max_time.is_some() { self.now() } else { 0 };
         while let Some((id, key)) = self.table.offer() {
             let Ok(index) = self.lines.binary_search_by_key(&id, |line| line.number) else { return };
             let job = self.table.job(key);
@@ -263,8 +274,7 @@ impl Open {
             }
         }
         if any {
-            let now = self.now();
-            self.give(now);
+            self.give();
         }
         any
     }
@@ -282,7 +292,7 @@ impl Open {
         }
         fault!("work.parting");
         let (id, (untaken_from, _), pid) = (line.number, line.first_untaken(), seat.pid);
-        self.collect(index, self.now(), true);
+        self.collect(index, true);
         if is_gone {
             self.table.leave(id, untaken_from, &mut self.over);
             self.seats[index].state = Presence::Gone;
@@ -327,7 +337,7 @@ impl Open {
                 self.table.has_stirred(id, now);
             }
         }
-        self.give(now);
+        self.give();
     }
 
     /// Takes the jobs of a puller back that is silent.

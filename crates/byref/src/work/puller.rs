@@ -3,8 +3,10 @@
 use crate::error::{Error, Result};
 use crate::protocol::answers::WINDOW;
 use crate::pubsub::subscriber::{Pull, Subscriber};
+use crate::reader::future::Receiving;
 use crate::reader::job::{Floor, Job};
 use crate::reader::message::PublisherInfo;
+use crate::reader::take::OneJob;
 use crate::reader::turns::SubscriberStats;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
@@ -111,6 +113,11 @@ impl Puller {
     /// The next job; `None` when none is there. After `None`, the [inbox](Self::inbox)'s readiness tells when one comes.
     pub fn try_recv(&self) -> Result<Option<Job>> {
         self.inbox.try_pull()
+    }
+
+    /// The next job, as a future.
+    pub fn next(&self) -> impl Future<Output = Result<Job>> + Send + '_ {
+        Receiving::new(&self.inbox, OneJob)
     }
 
     /// Its queue.

@@ -340,7 +340,7 @@ impl Shared {
     }
 
     /// Takes a turn, and looks.
-    fn within_turn<T>(&self, look: impl FnOnce(&mut Open) -> T) -> Result<T> {
+    pub fn within_turn<T>(&self, look: impl FnOnce(&mut Open) -> T) -> Result<T> {
         let mut guard = self.lock()?;
         let open = self.opened(&mut guard)?;
         open.turn();
@@ -447,7 +447,7 @@ impl Shared {
         let now = open.now();
         open.table.join(line.number, prefetch, now);
         open.lines.push(line);
-        open.give(now);
+        open.give();
         self.see_to(open);
         drop(guard);
         self.changed.notify();

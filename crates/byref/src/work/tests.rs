@@ -2,8 +2,11 @@ use crate::error::Error;
 use crate::sync::wait::Wait;
 use crate::work::Reason;
 use crate::{Job, Policy, Publisher, Puller, Pusher, Subscriber};
-use std::sync::Barrier;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -369,4 +372,57 @@ fn everything_at_once() {
     let stats = pusher.stats().unwrap();
     assert_eq!((stats.pushed, stats.done, stats.rejected, stats.pending), (3000, 3000, 0, 0));
     assert_eq!(done.load(Ordering::Relaxed), 3000, "each answer arrived");
+}
+
+/// Runs a future as a runtime would: polls it when it was woken, and only then.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let (waker, mut future) = (Waker::from(Arc::new(Unpark(thread::current()))), pin!(future));
+    let began = Instant::now();
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        assert!(began.elapsed() < SOON, "nobody woke it");
+        thread::park_timeout(SOON);
+    }
+}
+
+#[test]
+fn futures_need_no_runtime() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let pusher = Pusher::builder("jobs").max_pending(2).build().unwrap();
+    let puller = puller(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..300 {
+                let job = block_on(puller.next()).unwrap();
+                assert_eq!(job.number(), number);
+                if number % 50 == 0 {
+                    thread::sleep(Duration::from_millis(3)); // The other side sleeps.
+                }
+                job.done().unwrap();
+            }
+        });
+        for number in 0..300 {
+            assert_eq!(block_on(pusher.send_async(&[0; 300])).unwrap(), number);
+        }
+        block_on(pusher.join_async()).unwrap();
+        assert_eq!(pusher.pending().unwrap(), 0);
+    });
+    // Given up, it has taken nothing.
+    {
+        let mut next = pin!(puller.next());
+        assert!(next.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    pusher.send(b"x").unwrap();
+    block_on(puller.next()).unwrap().done().unwrap();
+    pusher.close();
+    assert!(block_on(pusher.join_async()).is_err());
+    assert!(block_on(pusher.send_async(b"x")).is_err());
 }

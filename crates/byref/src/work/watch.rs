@@ -167,10 +167,10 @@ impl Shared {
 }
 
 /// A thread that waits for jobs to be over.
-struct Waiting<'a>(&'a Shared);
+pub(super) struct Waiting<'a>(&'a Shared);
 
 impl<'a> Waiting<'a> {
-    fn begin(shared: &'a Shared) -> Result<Self> {
+    pub fn begin(shared: &'a Shared) -> Result<Self> {
         shared.opened(&mut shared.lock()?)?.waiters += 1;
         Ok(Waiting(shared))
     }
