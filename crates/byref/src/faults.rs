@@ -7,6 +7,8 @@
 //! BYREF_FAULT=publish.before_stamp:17:kill              the 17th passing of this point is the end of the process
 //! BYREF_FAULT=hold.raised:5:stop,hold.in_vain:1:kill    stopped at the 5th hold; killed where one is in vain
 //! BYREF_HANDSHAKE_MS=150                                a silent connection is closed after this time (usually 10 s)
+//! BYREF_DELAYS_MS=60                                    many steps take up to so long, at random: what depends on the speed of this
+//!                                                       process, or of its service thread, fails
 //! ```
 
 #[cfg(not(feature = "faults"))]
@@ -24,7 +26,7 @@ macro_rules! fault {
 
 #[cfg(feature = "faults")]
 pub(crate) mod enabled {
-    use crate::sys::process::{Fate, meet};
+    use crate::sys::process::{Fate, meet, random_id};
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -179,6 +181,15 @@ pub(crate) mod enabled {
     /// What the environment asked for when the first point was passed.
     static WANTED: OnceLock<Vec<Wanted>> = OnceLock::new();
 
+    /// The longest delay, in milliseconds; 0: none.
+    static DELAYS: OnceLock<u64> = OnceLock::new();
+    /// Passings of a point of which one in [`OFTEN`] is delayed; later ones are so seldom that many messages come through.
+    const FIRST: u64 = 20;
+    const OFTEN: u64 = 4;
+    const SELDOM: u64 = 2000;
+    /// The service thread is late every second time: most of what a test waits for goes through it.
+    const SERVICE: u64 = 2;
+
     struct Wanted {
         point: usize,
         passing: u64,
@@ -216,9 +227,30 @@ pub(crate) mod enabled {
     pub(crate) fn pass(point: usize) {
         let passing = PASSED[point].fetch_add(1, Ordering::Relaxed) + 1;
         let wanted = WANTED.get_or_init(|| parse(&std::env::var("BYREF_FAULT").unwrap_or_default()));
+        delay(point, passing);
         if let Some(wanted) = wanted.iter().find(|wanted| wanted.point == point && wanted.passing == passing) {
             meet(wanted.fate);
         }
+    }
+
+    fn delay(point: usize, passing: u64) {
+        let longest = *DELAYS.get_or_init(|| std::env::var("BYREF_DELAYS_MS").map_or(0, |text| milliseconds(&text)));
+        if longest == 0 {
+            return;
+        }
+        let odds = match POINTS[point] {
+            "service.woken" => SERVICE,
+            _ if passing <= FIRST => OFTEN,
+            _ => SELDOM,
+        };
+        let chance = random_id() as u64;
+        if chance.is_multiple_of(odds) {
+            std::thread::sleep(Duration::from_micros((chance >> 32) % (1000 * longest)));
+        }
+    }
+
+    fn milliseconds(text: &str) -> u64 {
+        text.parse().unwrap_or_else(|_| panic!("BYREF_DELAYS_MS: {text} is not a number of milliseconds"))
     }
 
     fn parse(text: &str) -> Vec<Wanted> {
