@@ -402,7 +402,7 @@ fn one_that_is_full_or_gone_keeps_nothing_from_the_others() {
         receive(other);
     }
     others[1].close();
-    let brief = &mut Wait::up_to(Some(Duration::from_millis(100)));
+    let brief = &mut Wait::up_to(Some(Duration::from_secs(3))); // In which the others say who they are.
     let everyone = own.to_all(&format!("{base}/**")).unwrap();
     let reached = everyone.send_with(b"all", &Encoded::default(), None, brief).unwrap();
     assert_eq!(reached, [others[2].identity().clone()]);
