@@ -23,6 +23,7 @@ from bench.roles import (
     loans,
     memory,
     objects,
+    requests,
     rows,
     scalars,
     streams,
@@ -148,6 +149,17 @@ def _round_trip(system: str, length: int, size: int, pause: float = 0) -> Trial:
     roles = trips if isinstance(load(system), BlockingPeer) else coroutines
     times, _ = _pair(roles.ping, roles.pong, system, length, size, pause)
     return Trial(sum(times) / 1e9, (_microseconds(times, 50), _microseconds(times, 99)))
+
+
+def _requests(system: str, length: int, size: int) -> Trial:
+    times, _ = _pair(requests.ask, requests.answer, system, length, size)
+    return Trial(sum(times) / 1e9, (_microseconds(times, 50), _microseconds(times, 99)))
+
+
+def _requests_of_many(system: str, length: int) -> Trial:
+    run = partial(run_star, requests.answer_all, requests.ask_among_others, requests.CLIENTS)
+    rate, p99 = _with_roles(system, run, length, SIZE)
+    return Trial(length * requests.CLIENTS / rate, (rate / 1e3, p99))
 
 
 _RECEIVERS = (1, 4, 16)
@@ -446,6 +458,34 @@ CASES = (
     ),
     _round_trips(4 * KIB, BLOCKING),
     _round_trips(MIB, BLOCKING),
+    Case(
+        "request",
+        f"request and reply, {_size(SIZE)}, back to back",
+        _times(*at_most(0.1, "pyzmq")),
+        partial(_requests, size=SIZE),
+        requests.SYSTEMS,
+        length=1_000,
+        note="pyzmq: REQ and REP",
+    ),
+    Case(
+        f"request-{MIB}",
+        f"request and reply of {_size(MIB)}, back to back, built in loans",
+        _times(*at_most(0.2, "pyzmq")),
+        partial(_requests, size=MIB),
+        requests.SYSTEMS,
+        length=200,
+        note="pyzmq: REQ and REP, of buffers that are there, copy=False",
+    ),
+    Case(
+        "request-clients",
+        f"requests of {requests.CLIENTS} clients at once to one server, {_size(SIZE)}",
+        (Metric("rate", "thousand requests per second", at_least(4, "pyzmq")), Metric("p99", "µs")),
+        _requests_of_many,
+        requests.SYSTEMS,
+        length=500,
+        adaptive=False,
+        note="pyzmq: REQ and ROUTER",
+    ),
     Case(
         "fan-out",
         f"send to awake subscribers, {SIZE} B, CPU time of the sending thread",

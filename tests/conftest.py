@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from tests.processes import SLOWNESS, Child, Role
 
 # So long a whole test may take; a call that hangs becomes a failure then.
-TEST_TIME = 100 * SLOWNESS
+TEST_TIME = 200 * SLOWNESS
 _stderr: TextIO | None = None
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # How much longer everything takes than usual, under a sanitizer for example.
 SLOWNESS = float(os.environ.get("BYREF_TEST_PATIENCE", "1"))
 # Nothing in these tests takes so long, on however busy a machine: whoever waits longer waits in vain.
-PATIENCE = 40.0 * SLOWNESS
+PATIENCE = 60.0 * SLOWNESS
 
 Role = Callable[..., None]
 
@@ -146,6 +147,20 @@ class Child:
         return f"<child {self.role}, process {self.pid}>"
 
 
+def forked(look: Callable[[], Any]) -> bool:
+    """Whether a forked child of this process finds that true. If it raises, no: it must not go on with other tests."""
+    child = os.fork()
+    if child == 0:
+        found = False
+        try:
+            found = bool(look())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0 if found else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def eventually(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
     """Wait until `condition()` is true; gives what it gave."""
     deadline = time.monotonic() + timeout
@@ -202,6 +217,11 @@ def descriptors(pid: int | str = "self") -> dict[int, str]:
         except FileNotFoundError:  # The one that lists the directory.
             continue
     return found
+
+
+def count_of_descriptors(pid: int | str = "self") -> int:
+    """How many a process has, when its service thread has closed what it opened in passing, and what is over."""
+    return int(settled(lambda: len(descriptors(pid))))
 
 
 def threads(pid: int | str = "self") -> int:

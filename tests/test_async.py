@@ -389,7 +389,7 @@ def test_a_stalled_send_evicts(run: Callable[[Main], Any], endpoints: Endpoints)
 
     run(main)
     with pytest.raises(byref.Evicted):
-        sub.recv(timeout=10)
+        sub.recv(timeout=30)
 
 
 def test_tickets(run: Callable[[Main], Any], endpoints: Endpoints) -> None:
@@ -413,7 +413,8 @@ def test_tickets(run: Callable[[Main], Any], endpoints: Endpoints) -> None:
                 await anyio.sleep(0.01)
                 while held:
                     held.pop().release()
-                    await anyio.sleep(0.05)
+                    while len(released) + len(held) < len(tickets):
+                        await anyio.sleep(0.005)
         assert released == [2, 1, 0]
 
     run(main)

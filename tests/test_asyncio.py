@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import os
 import selectors
 import threading
 import weakref
@@ -14,7 +13,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import PATIENCE, Child, Line
+from tests.processes import PATIENCE, Child, Line, count_of_descriptors
 
 Spawn = Callable[..., Child]
 
@@ -175,11 +174,11 @@ def test_closed_loops_leave_nothing_behind(endpoints: Endpoints) -> None:
         return weakref.ref(loop)
 
     go(True)
-    before = len(os.listdir("/proc/self/fd"))
+    before = count_of_descriptors()
     loops = [go(ends) for ends in (True, False) * 5]
     gc.collect()
     assert [loop() for loop in loops] == [None] * 10
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert count_of_descriptors() == before
 
 
 def test_a_loop_that_is_closed_meanwhile(endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch) -> None:

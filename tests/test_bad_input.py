@@ -74,8 +74,8 @@ def nothing_was_sent(pub: byref.Publisher, sub: byref.Subscriber, lent: bool = F
     assert sub.try_recv() is None
     assert pub.stats()["sent"] == 0
     assert lent or pub.stats()["pool_used"] == 0
-    assert pub.send(b"ok", timeout=5) == 0
-    assert bytes(sub.recv(timeout=10)) == b"ok"
+    assert pub.send(b"ok", timeout=30) == 0
+    assert bytes(sub.recv(timeout=30)) == b"ok"
     assert sub.try_recv() is None
 
 
@@ -121,7 +121,7 @@ def test_masked_arrays_cannot_be_sent(endpoints: Endpoints) -> None:
             pub.send(data)
     nothing_was_sent(pub, sub)
     pub.send({"data": masked.data, "mask": masked.mask})
-    assert sub.recv(timeout=10).value["mask"].tolist() == [True, False]
+    assert sub.recv(timeout=30).value["mask"].tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_headers(headers: Any, error: type[Exception], endpoints: Endpoints) -> 
 def test_a_payload_larger_than_the_pool(endpoints: Endpoints) -> None:
     pub = endpoints.publisher(max_memory=1 << 20)
     sub = endpoints.subscriber()
-    pub.wait_for_subscribers(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
     size = (1 << 20) + 4096
     calls: list[Callable[[], object]] = [
         lambda: pub.send(bytes(size)),
@@ -197,11 +197,11 @@ def test_an_array_that_changes_its_size_meanwhile(call: str, endpoints: Endpoint
     sender.start()
     eventually(lambda: pub.stats()["waits"], "it waits for memory")
     array.resize((3, 4), refcheck=False)
-    sub.recv(timeout=10).release()
+    sub.recv(timeout=30).release()
     sender.join(20)
     assert [str(problem) for problem in problems] == ["the array changed its size while it was being sent"]
     assert sub.try_recv() is None
-    assert pub.send(bytes(900_000), timeout=10) == 1, "its memory is free again"
+    assert pub.send(bytes(900_000), timeout=30) == 1, "its memory is free again"
 
 
 SHAPES: list[Any] = [
@@ -236,8 +236,8 @@ def test_impossible_truncations(shape: Any, rows: int, endpoints: Endpoints) -> 
     loan = pub.loan(shape)
     with pytest.raises(ValueError, match="truncate"):
         loan.truncate(rows)
-    assert loan.send(timeout=5) == 0
-    assert sub.recv(timeout=10).shape == ((shape,) if isinstance(shape, int) else shape)
+    assert loan.send(timeout=30) == 0
+    assert sub.recv(timeout=30).shape == ((shape,) if isinstance(shape, int) else shape)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
@@ -321,7 +321,7 @@ def test_messages_cannot_be_pickled(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(b"x")
     with pytest.raises(TypeError, match=r"msg\.value"):
-        pickle.dumps(sub.recv(timeout=10))
+        pickle.dumps(sub.recv(timeout=30))
 
 
 def test_the_family_of_errors() -> None:

@@ -46,13 +46,13 @@ def test_rows_arrive_as_messages(kind: str, endpoints: Endpoints) -> None:
     pub.send(b"before")
     assert pub.send_many(rows, headers={"kind": kind}, timestamp_ns=5) == range(1, 1 + len(rows))
     assert pub.send(b"after") == 1 + len(rows)
-    assert sub.recv(timeout=10).sequence == 0
+    assert sub.recv(timeout=30).sequence == 0
     for index, row in enumerate(rows):
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert (msg.sequence, msg.timestamp_ns, msg.headers) == (1 + index, 5, {"kind": kind})
         assert (msg.shape, msg.dtype) == (row.shape, rows.dtype)
         assert np.array_equal(msg.value, row)
-    assert bytes(sub.recv(timeout=10)) == b"after"
+    assert bytes(sub.recv(timeout=30)) == b"after"
     assert pub.stats()["sent"] == sub.stats()["received"] == 2 + len(rows)
 
 
@@ -63,10 +63,10 @@ def test_rows_arrive_as_one_array(kind: str, endpoints: Endpoints) -> None:
     pub.send(b"before")
     pub.send_many(rows, headers={"kind": kind}, timestamp_ns=5)
     pub.send(b"after")
-    assert len(sub.recv_batch(100, timeout=10)) == 1 + (len(rows) == 1) * 2, "rows are batches of their own"
+    assert len(sub.recv_batch(100, timeout=30)) == 1 + (len(rows) == 1) * 2, "rows are batches of their own"
     if len(rows) == 1:
         return
-    batch = sub.recv_batch(100, timeout=10)
+    batch = sub.recv_batch(100, timeout=30)
     assert len(batch) == len(rows)
     array = batch.array()
     assert (array.shape, array.dtype) == (rows.shape, rows.dtype)
@@ -78,7 +78,7 @@ def test_rows_arrive_as_one_array(kind: str, endpoints: Endpoints) -> None:
     assert [(list(run), who.pid) for run, who in batch.publishers] == [([*range(len(rows))], os.getpid())]
     assert (batch.nbytes, batch[-1].headers) == (rows.nbytes, {"kind": kind})
     assert np.array_equal(batch[1].value, rows[1])
-    assert bytes(sub.recv(timeout=10)) == b"after"
+    assert bytes(sub.recv(timeout=30)) == b"after"
 
 
 LISTS: dict[str, list[Any]] = {
@@ -95,7 +95,7 @@ def test_a_list_of_payloads(kind: str, make: Callable[[Any], Any], endpoints: En
     payloads = LISTS[kind]
     pub, sub = endpoints.pair()
     assert pub.send_many(make(payloads)) == range(len(payloads))
-    batch = sub.recv_batch(100, timeout=10)
+    batch = sub.recv_batch(100, timeout=30)
     assert [bytes(msg) for msg in batch] == [np.asarray(each).tobytes() for each in payloads]
     array = batch.array()
     assert array.tobytes() == b"".join(map(bytes, batch))
@@ -143,7 +143,7 @@ def test_what_cannot_be_a_batch(endpoints: Endpoints) -> None:
     with pytest.raises(byref.Timeout, match="'t'"):
         sub.recv_batch(5, timeout=0.01)
     pub.send_many(np.arange(10))
-    batch = sub.recv_batch(2**64 - 1, timeout=10)
+    batch = sub.recv_batch(2**64 - 1, timeout=30)
     assert len(batch) == 10
     assert [msg.sequence for msg in batch[2:9:3]] == [2, 5, 8]
     assert [msg.sequence for msg in batch[::-4]] == [9, 5, 1]
@@ -162,7 +162,7 @@ def test_a_batch_of_small_messages(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     for number in range(100):
         pub.send(np.float64(number).tobytes(), timestamp_ns=number)
-    first, second = sub.recv_batch(60, timeout=10), sub.recv_batch(60, timeout=10)
+    first, second = sub.recv_batch(60, timeout=30), sub.recv_batch(60, timeout=30)
     assert (len(first), len(second)) == (60, 40)
     assert first.array("f8").tolist() == list(range(60))
     assert second.array("f4").shape == (40, 2)
@@ -180,7 +180,7 @@ def test_a_batch_of_any_size(size: int, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     for seed in range(5):
         pub.send(payload(seed, size))
-    batch = sub.recv_batch(10, timeout=10)
+    batch = sub.recv_batch(10, timeout=30)
     assert len(batch) == 5
     assert batch.nbytes == 5 * size
     assert all(is_payload(msg, seed, size) for seed, msg in enumerate(batch))
@@ -200,7 +200,7 @@ def test_a_mixed_batch(endpoints: Endpoints) -> None:
     ]  # fmt: skip
     for data, headers in sends:
         pub.send(data, headers)
-    batch = sub.recv_batch(100, timeout=10)
+    batch = sub.recv_batch(100, timeout=30)
     assert len(batch) == len(sends)
     for (data, headers), msg in zip(sends, batch, strict=True):
         assert bytes(msg) == (data if isinstance(data, bytes) else data.tobytes())
@@ -225,7 +225,7 @@ def test_messages_of_different_types_are_no_array(kind: str, endpoints: Endpoint
     pub, sub = endpoints.pair()
     for data in DIFFERENT[kind]:
         pub.send(data)
-    batch = sub.recv_batch(10, timeout=10)
+    batch = sub.recv_batch(10, timeout=30)
     with pytest.raises(ValueError, match=f"number {len(batch) - 1} .*dtype"):
         batch.array()
     assert batch.array("<u4").shape == (len(batch), batch[0].nbytes // 4)
@@ -236,7 +236,7 @@ def test_messages_of_one_type_with_different_headers_are_an_array(size: int, end
     pub, sub = endpoints.pair()
     for number in range(6):
         pub.send(np.full(size, number, "<f4"), {"number": number} if number % 2 else None)
-    array = sub.recv_batch(10, timeout=10).array()
+    array = sub.recv_batch(10, timeout=30).array()
     assert (array.dtype, array.shape) == (np.dtype("<f4"), (6, size))
     assert array[:, -1].tolist() == list(range(6))
 
@@ -244,14 +244,14 @@ def test_messages_of_one_type_with_different_headers_are_an_array(size: int, end
 def test_a_batch_of_several_publishers(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber()
     pubs = [endpoints.publisher(name=str(place)) for place in range(3)]
-    sub.wait_for_publishers(3, timeout=10)
+    sub.wait_for_publishers(3, timeout=30)
     for pub in pubs[1:]:
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         for number in range(50):
             pub.send(f"{pub.topic}{number}".encode())
     taken: Counter[str] = Counter()
     while sum(taken.values()) < 100:
-        batch = sub.recv_batch(64, timeout=10)
+        batch = sub.recv_batch(64, timeout=30)
         end = 0
         for run, publisher in batch.publishers:
             assert run.start == end
@@ -268,13 +268,13 @@ def test_a_batch_of_several_publishers(endpoints: Endpoints) -> None:
 def test_turns_among_publishers_are_fair(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber()
     pubs = [endpoints.publisher(name=str(place)) for place in range(3)]
-    sub.wait_for_publishers(3, timeout=10)
+    sub.wait_for_publishers(3, timeout=30)
     for pub in pubs:
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         pub.send_many(np.arange(10_000))
     got: Counter[str | None] = Counter()
     for _ in range(30):
-        batch = sub.recv_batch(90, timeout=10)
+        batch = sub.recv_batch(90, timeout=30)
         got[batch[0].publisher.name] += len(batch)
     assert set(got) == {"0", "1", "2"}
     assert max(got.values()) == min(got.values())
@@ -365,11 +365,11 @@ def test_arrays_outlive_everything(spawn: Spawn, endpoints: Endpoints) -> None:
     sub = endpoints.subscriber()
     publisher = spawn(publish_and_wait)
     assert publisher.hear() == "sent"
-    batch = sub.recv_batch(3000, timeout=10)
+    batch = sub.recv_batch(3000, timeout=30)
     array, row = batch.array()[5:], batch[7]
     publisher.kill()
-    rest = sub.recv_batch(3000, timeout=10).array()  # Also what was not taken yet.
-    small = sub.recv_batch(3000, timeout=10).array()
+    rest = sub.recv_batch(3000, timeout=30).array()  # Also what was not taken yet.
+    small = sub.recv_batch(3000, timeout=30).array()
     value = row.value
     del batch, row
     sub.close()
@@ -386,17 +386,17 @@ def test_arrays_outlive_everything(spawn: Spawn, endpoints: Endpoints) -> None:
 def test_a_row_keeps_its_block(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 << 20)
     pub.send_many(payload(0, 1 << 20).reshape(16, 1 << 16))
-    kept = [sub.recv(timeout=10) for _ in range(16)][3]
+    kept = [sub.recv(timeout=30) for _ in range(16)][3]
     gc.collect()
     for seed in range(50):
-        pub.send(payload(seed, 1 << 20), timeout=10)
-        assert is_payload(sub.recv(timeout=10), seed, 1 << 20)
+        pub.send(payload(seed, 1 << 20), timeout=30)
+        assert is_payload(sub.recv(timeout=30), seed, 1 << 20)
     assert (kept.value == payload(0, 1 << 20).reshape(16, 1 << 16)[3]).all()
     private = kept.writable()
     private[:] = 0
     assert kept.value.any()
     kept.release()
-    eventually(lambda: pub.send(bytes(1 << 20)) and sub.recv(timeout=10) and pub.stats()["pool_used"] < 3 << 20, "free")
+    eventually(lambda: pub.send(bytes(1 << 20)) and sub.recv(timeout=30) and pub.stats()["pool_used"] < 3 << 20, "free")
 
 
 # ---- who falls behind ----
@@ -410,14 +410,14 @@ def test_history_may_begin_within_a_block(history: int, endpoints: Endpoints) ->
     late = endpoints.subscriber(history=history)
     lossy = endpoints.subscriber(history=history, policy="drop_oldest", depth=12)
     for sub, kept in ((late, min(history, 30)), (lossy, min(history, 12))):
-        sub.wait_for_publishers(timeout=10)
-        got = [sub.recv(timeout=10) for _ in range(kept)]
+        sub.wait_for_publishers(timeout=30)
+        got = [sub.recv(timeout=30) for _ in range(kept)]
         assert [msg.sequence for msg in got] == list(range(100 - kept, 100))
         assert [int(msg.value) for msg in got] == [sequence % 10 for sequence in range(100 - kept, 100)]
         assert sub.try_recv() is None
         assert sub.lost == 0
     pub.send(b"")
-    assert late.recv(timeout=10).sequence == lossy.recv(timeout=10).sequence == 100
+    assert late.recv(timeout=30).sequence == lossy.recv(timeout=30).sequence == 100
 
 
 @pytest.mark.parametrize(("policy", "depth"), [("drop_oldest", 1), ("drop_oldest", 25), ("latest", None)])
@@ -449,16 +449,16 @@ def test_the_newest_messages_are_kept(policy: Any, depth: int | None, by: str, e
 def test_a_lossy_subscriber_is_overtaken_within_a_block(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(policy="drop_oldest", depth=20)
     pub.send_many(np.arange(15))
-    assert [sub.recv(timeout=10).sequence for _ in range(3)] == [0, 1, 2]
+    assert [sub.recv(timeout=30).sequence for _ in range(3)] == [0, 1, 2]
     pub.send_many(np.arange(15))  # The newest 20 are 10 to 29.
-    assert sub.recv(timeout=10).sequence == 10
+    assert sub.recv(timeout=30).sequence == 10
     assert sub.lost == 7
     pub.send_many(np.arange(100))
-    assert [sub.recv(timeout=10).sequence for _ in range(2)] == [110, 111]
+    assert [sub.recv(timeout=30).sequence for _ in range(2)] == [110, 111]
     assert sub.lost == 7 + 99
     for _ in range(40_000):  # Over the whole ring.
         pub.send(b"")
-    assert sub.recv(timeout=10).sequence == 130 + 40_000 - 20
+    assert sub.recv(timeout=30).sequence == 130 + 40_000 - 20
     assert sub.lost + sub.stats()["received"] == 130 + 40_000 - 19
 
 
@@ -467,12 +467,12 @@ def test_a_lossy_subscriber_keeps_no_block_that_it_has_not_taken(by: str, endpoi
     pub, sub = endpoints.pair(max_memory=4 << 20, policy="drop_oldest", depth=1000)
     rows = payload(0, 3 << 20).reshape(3, 1 << 20)
     pub.send_many(rows)
-    first = sub.recv(timeout=10) if by == "recv" else sub.recv_batch(1, timeout=10)[0]
+    first = sub.recv(timeout=30) if by == "recv" else sub.recv_batch(1, timeout=30)[0]
     assert first.sequence == 0
     del first
     gc.collect()
     assert pub.send_many(rows, timeout=0) == range(3, 6)
-    assert sub.recv(timeout=10).sequence == 3
+    assert sub.recv(timeout=30).sequence == 3
     assert sub.lost == 2
 
 
@@ -481,9 +481,9 @@ def test_nor_one_that_ended_its_batch(endpoints: Endpoints) -> None:
     rows = payload(0, 3 << 20).reshape(3, 1 << 20)
     pub.send(b"before the block")
     pub.send_many(rows)
-    assert len(sub.recv_batch(10, timeout=10)) == 1
+    assert len(sub.recv_batch(10, timeout=30)) == 1
     assert pub.send_many(rows, timeout=0) == range(4, 7)
-    assert sub.recv(timeout=10).sequence == 4
+    assert sub.recv(timeout=30).sequence == 4
     assert sub.lost == 3
 
 
@@ -491,18 +491,18 @@ def test_a_lossless_subscriber_does(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 << 20)
     rows = payload(0, 3 << 20).reshape(3, 1 << 20)
     pub.send_many(rows)
-    assert sub.recv(timeout=10).sequence == 0
+    assert sub.recv(timeout=30).sequence == 0
     with pytest.raises(byref.Timeout, match="3 messages unread"):
         pub.send_many(rows, timeout=0.05)
-    assert [sub.recv(timeout=10).sequence for _ in range(2)] == [1, 2]
+    assert [sub.recv(timeout=30).sequence for _ in range(2)] == [1, 2]
     gc.collect()
-    assert pub.send_many(rows, timeout=10) == range(3, 6)
+    assert pub.send_many(rows, timeout=30) == range(3, 6)
 
 
 def test_lag_counts_messages(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     slow = endpoints.subscriber(policy="drop_oldest", depth=5)
-    pub.wait_for_subscribers(2, timeout=10)
+    pub.wait_for_subscribers(2, timeout=30)
 
     def lags() -> list[int]:
         return [info.lag for info in pub.subscribers]
@@ -510,22 +510,22 @@ def test_lag_counts_messages(endpoints: Endpoints) -> None:
     pub.send_many(np.arange(10))
     pub.send(b"")
     assert lags() == [11, 11]
-    sub.recv_batch(4, timeout=10)
+    sub.recv_batch(4, timeout=30)
     assert lags()[0] == 11, "a block counts until all of it is taken"
     with pytest.raises(byref.Timeout):
         pub.flush(timeout=0)
-    sub.recv_batch(100, timeout=10)
+    sub.recv_batch(100, timeout=30)
     assert lags() == [1, 11]
-    sub.recv_batch(100, timeout=10)
+    sub.recv_batch(100, timeout=30)
     assert lags() == [0, 11]
     for _ in range(4):
         pub.send_many(np.arange(1000))
-        sub.recv_batch(1000, timeout=10)
+        sub.recv_batch(1000, timeout=30)
     assert lags() == [0, 4011]
-    slow.recv(timeout=10)
+    slow.recv(timeout=30)
     assert slow.lost == 4006
     assert lags() == [0, 1000]
-    slow.recv_batch(4, timeout=10)
+    slow.recv_batch(4, timeout=30)
     pub.flush(timeout=0)
 
 
@@ -537,9 +537,9 @@ def test_depth_counts_a_block_as_one_while_it_blocks(endpoints: Endpoints) -> No
         with pytest.raises(byref.Timeout):
             send()
     assert pub.stats()["sent"] == 200
-    assert len(sub.recv_batch(100, timeout=10)) == 100
-    assert pub.send(b"", timeout=10) == 200
-    assert [sub.recv(timeout=10).sequence for _ in range(101)] == list(range(100, 201))
+    assert len(sub.recv_batch(100, timeout=30)) == 100
+    assert pub.send(b"", timeout=30) == 200
+    assert [sub.recv(timeout=30).sequence for _ in range(101)] == list(range(100, 201))
 
 
 def test_memory_that_is_short_costs_lossy_subscribers_whole_blocks(endpoints: Endpoints) -> None:

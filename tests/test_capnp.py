@@ -82,13 +82,13 @@ def test_messages_of_several_segments(endpoints: Endpoints) -> None:
         count = len(built.to_segments())
         assert count > 1 or first == 50
         pub.send(built.to_bytes())
-        assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=10)), first, 3000)
+        assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=30)), first, 3000)
 
 
 def test_an_inline_message(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(Frame.new_message(id=7, name="small").to_bytes())
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     frame = byref.capnp.read(Frame, msg)
     with pytest.raises(BufferError, match="views"):
         msg.release()
@@ -102,7 +102,7 @@ def test_a_message_with_a_type(endpoints: Endpoints) -> None:
     words = np.frombuffer(build(3, 500).to_bytes(), "<u8")
     for shape in (words.shape, (1, -1)):
         pub.send(words.reshape(shape))
-        assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=10)), 3, 500)
+        assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=30)), 3, 500)
 
 
 def test_segments_filled_into_a_loan(endpoints: Endpoints) -> None:
@@ -116,7 +116,7 @@ def test_segments_filled_into_a_loan(endpoints: Endpoints) -> None:
         for piece in (table, *segments):
             memory[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
             at += len(piece)
-    assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=10)), 4, 5000)
+    assert is_frame(byref.capnp.read(Frame, sub.recv(timeout=30)), 4, 5000)
 
 
 def test_other_buffers() -> None:
@@ -159,8 +159,8 @@ def test_what_is_no_message(what: str, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(b"first")
     pub.send(raw)
-    assert bytes(sub.recv(timeout=10)) == b"first"
-    msg = sub.recv(timeout=10)
+    assert bytes(sub.recv(timeout=30)) == b"first"
+    msg = sub.recv(timeout=30)
     with pytest.raises(byref.capnp.Malformed, match=text) as refused:
         byref.capnp.read(Frame, msg)
     assert "message 1 of 't'" in str(refused.value)
@@ -244,7 +244,7 @@ def test_the_memory_comes_back(endpoints: Endpoints) -> None:
     frames = []
     for seed in range(4):
         pub.send(build(seed, MIB, num_first_segment_words=1 + seed * 100).to_bytes())
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         frames += [byref.capnp.read(Frame, msg), byref.capnp.read(Frame, msg).next]
         with pytest.raises(BufferError, match="views"):
             msg.release()
@@ -304,11 +304,11 @@ def test_who_writes_on_a_frame_kills_only_itself(spawn: Spawn, endpoints: Endpoi
 def test_builders_from_readers_are_private(nbytes: int | None, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     other = endpoints.subscriber()
-    other.wait_for_publishers(timeout=10)
-    pub.wait_for_subscribers(2, timeout=10)
+    other.wait_for_publishers(timeout=30)
+    pub.wait_for_subscribers(2, timeout=30)
     raw = Frame.new_message(id=1).to_bytes() if nbytes is None else build(1, nbytes).to_bytes()
     pub.send(raw)
-    msg, theirs = sub.recv(timeout=10), other.recv(timeout=10)
+    msg, theirs = sub.recv(timeout=30), other.recv(timeout=30)
     assert (msg.nbytes <= byref.INLINE_LIMIT) == (nbytes is None)
     builder = byref.capnp.read(Frame, msg).as_builder()
     builder.id = 99

@@ -183,7 +183,8 @@ LATE_CODE = {
     "@ctypes.CFUNCTYPE(None, ctypes.c_void_p)\n"
     "def destroy(_): kept.append([bytes(48) for _ in range(100)]); late()\n"
     "assert libc.pthread_key_create(ctypes.byref(key), destroy) == 0\n"
-    "pub = byref.Publisher('t')\n"
+    "pub, sub = byref.Publisher('t'), byref.Subscriber('t')\n"
+    "pub.wait_for_subscribers(timeout=20)\n"  # A slow end of the program is one of the thread and the publisher, too.
     "def work():\n"
     "    libc.pthread_setspecific(key, ctypes.c_void_p(1)); pub.send({'a': 1})\n"
     "threading.Thread(target=work, daemon=True).start()",
@@ -196,16 +197,18 @@ STARTED = {
     "busy": ("queue().start(); feed('t')", "end\n"),
     "on exit": ("queue().start(on_exit=lambda problem: print('over', problem)); feed('t')", "end\nover None\n"),
     "the callback in progress is waited for": (
-        "queue(lambda msg: (running.set(), time.sleep(0.5), print('called'))).start(); feed('t')",
+        "queue(lambda msg: (running.set(), threading.main_thread().join(), time.sleep(0.3), print('called'))).start()\n"
+        "feed('t')",
         "end\ncalled\n",
     ),
     "for a thread that needs it": (
-        "own = queue(lambda msg: (pause(), print('called') if msg.topic == 't' and bytes(msg) == b'late' else None))\n"
+        "called = threading.Event()\n"
+        "own = queue(lambda msg: (pause(), bytes(msg) == b'late' and (print('called'), called.set())))\n"
         "own.start(); feed('t')\n"
         "def work():\n"
         "    threading.main_thread().join(); time.sleep(0.2)\n"
         "    with byref.Publisher('t') as pub:\n"
-        "        pub.wait_for_subscribers(timeout=20); pub.send(b'late'); time.sleep(0.5)\n"
+        "        pub.wait_for_subscribers(timeout=20); pub.send(b'late'); called.wait(20)\n"
         "threading.Thread(target=work).start()",
         "end\ncalled\n",
     ),
@@ -218,11 +221,12 @@ STARTED = {
     ),
     "for such a thread, where none begins any more": (
         "byref._queue._WATCHER_FIRST = True; refuse_threads_at_end()\n"
-        "own = queue(lambda msg: (pause(), print('called') if bytes(msg) == b'late' else None))\n"
+        "called = threading.Event()\n"
+        "own = queue(lambda msg: (pause(), bytes(msg) == b'late' and (print('called'), called.set())))\n"
         "own.start(); feed('t'); pub = byref.Publisher('t')\n"
         "def work():\n"
         "    threading.main_thread().join(); time.sleep(0.2)\n"
-        "    pub.wait_for_subscribers(timeout=20); pub.send(b'late'); time.sleep(0.5)\n"
+        "    pub.wait_for_subscribers(timeout=20); pub.send(b'late'); called.wait(20)\n"
         "threading.Thread(target=work).start()",
         "end\ncalled\n",
     ),
@@ -240,7 +244,7 @@ STARTED = {
         "queue().start()\n"
         "start = '_start_joinable_thread' if sys.version_info >= (3, 13) else '_start_new_thread'\n"
         "def begin(*args, real=getattr(threading, start), **more):\n"
-        "    if args[0].__self__.name == 'late': running.set(); time.sleep(0.5)\n"
+        "    if args[0].__self__.name == 'late': running.set(); threading.main_thread().join(); time.sleep(0.3)\n"
         "    return real(*args, **more)\n"
         "setattr(threading, start, begin)\n"
         "late = threading.Thread(target=print, args=('late',), name='late', daemon=False)\n"

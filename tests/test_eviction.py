@@ -17,6 +17,8 @@ from tests.processes import Child, Line, eventually
 Spawn = Callable[..., Child]
 
 MIB = 1 << 20
+# Others that a publisher waits for must not stand still for so long, on however busy a machine.
+STALL = 2.5
 
 
 def keep_some(line: Line, count: int, size: int, events: bool) -> None:
@@ -66,7 +68,7 @@ def test_a_frozen_subscriber_is_evicted(
     """It stalls the ring with small messages, and the pool with large ones."""
     other = endpoints.subscriber()
     frozen = spawn(keep_some, 5, size, events)
-    publisher = spawn(publish_while_one_sleeps, {"max_stall": 0.2, "max_memory": 8 * MIB}, count, size)
+    publisher = spawn(publish_while_one_sleeps, {"max_stall": STALL, "max_memory": 8 * MIB}, count, size)
     assert publisher.hear() == "there"
     publisher.tell([0, 5])
     assert publisher.hear() == "sent"
@@ -83,7 +85,7 @@ def test_a_frozen_subscriber_is_evicted(
         assert outcome == "evicted t"
     else:
         assert outcome.startswith("Evicted: topic 't'")
-        assert "max_stall=0.2" in outcome
+        assert f"max_stall={STALL}" in outcome
         assert str(publisher.process.pid) in outcome
     assert right == [True] * 5
     publisher.tell([count, count + 10])
@@ -106,7 +108,7 @@ def test_an_operator_sees_and_evicts_a_frozen_subscriber(spawn: Spawn, endpoints
     with pytest.raises(byref.Timeout, match="sleepyhead"):  # noqa: PT012
         while True:
             pub.send(payload(sent, 100_000), timeout=0.2)
-            other.recv(timeout=10).release()
+            other.recv(timeout=30).release()
             sent += 1
     [culprit] = [info for info in pub.subscribers if info.lag > 20]
     assert (culprit.pid, culprit.name, culprit.policy) == (frozen.process.pid, "sleepyhead", "block")
@@ -136,12 +138,12 @@ def test_a_greedy_subscriber_is_evicted(policy: str, endpoints: Endpoints) -> No
     with pytest.raises(byref.Evicted, match="max_held"):  # noqa: PT012
         for seed in range(100):
             pub.send(payload(seed, 100_000))
-            assert is_payload(modest.recv(timeout=10), seed, 100_000)
-            kept.append(greedy.recv(timeout=10))
+            assert is_payload(modest.recv(timeout=30), seed, 100_000)
+            kept.append(greedy.recv(timeout=30))
     assert 4 * MIB <= sum(msg.nbytes for msg in kept) <= 5 * MIB
     for seed in range(1000, 1200):
         pub.send(payload(seed, 100_000))
-        assert is_payload(modest.recv(timeout=10), seed, 100_000)
+        assert is_payload(modest.recv(timeout=30), seed, 100_000)
     assert all(is_payload(msg, seed, 100_000) for seed, msg in enumerate(kept))
     [holder] = pub.outstanding.holders
     assert (holder.name, holder.messages) == ("greedy", len(kept))
@@ -149,14 +151,14 @@ def test_a_greedy_subscriber_is_evicted(policy: str, endpoints: Endpoints) -> No
     pub.wait_for_subscribers(2, timeout=30)
     again.wait_for_publishers(timeout=30)
     pub.send(payload(7, 100))
-    assert is_payload(again.recv(timeout=10), 7, 100)
+    assert is_payload(again.recv(timeout=30), 7, 100)
     kept.clear()
     assert pub.outstanding.messages == 0
 
 
 def test_who_reads_on_is_not_evicted(endpoints: Endpoints) -> None:
     """A slow subscriber that does something within the time stays, however long it takes all in all."""
-    pub = endpoints.publisher(max_stall=1, max_memory=8 * MIB)
+    pub = endpoints.publisher(max_stall=STALL, max_memory=8 * MIB)
     sub = endpoints.subscriber(depth=2)
     pub.wait_for_subscribers(timeout=30)
 
@@ -167,7 +169,7 @@ def test_who_reads_on_is_not_evicted(endpoints: Endpoints) -> None:
     sender = threading.Thread(target=publish)
     sender.start()
     for seed in range(40):
-        threading.Event().wait(0.05)
+        threading.Event().wait(2 * STALL / 40)
         assert is_payload(sub.recv(timeout=30), seed, 1000)
     sender.join()
     assert sub.lost == 0

@@ -69,7 +69,7 @@ def fork_with_everything(line: Line, goodbye: str) -> None:
     sub.wait_for_publishers(timeout=30)
     for seed in range(5):
         pub.send(payload(seed, 100_000))
-    msg, dropped = sub.recv(timeout=10), sub.recv(timeout=10)
+    msg, dropped = sub.recv(timeout=30), sub.recv(timeout=30)
     view, mine, loan = np.asarray(msg), msg.writable(), pub.loan(50_000)
     child = os.fork()
     if not child:
@@ -98,15 +98,15 @@ def fork_with_everything(line: Line, goodbye: str) -> None:
     line.tell(os.waitstatus_to_exitcode(status))
     # Nothing happened to the parent.
     del dropped
-    while sub.recv(timeout=10).publisher.pid != os.getpid():
+    while sub.recv(timeout=30).publisher.pid != os.getpid():
         pass
     assert is_payload(view, 0, 100_000)
     loan.array[:] = payload(7, 50_000)
-    loan.send(timeout=10)
-    pub.send(b"last", timeout=10)
-    received = [sub.recv(timeout=10)]
+    loan.send(timeout=30)
+    pub.send(b"last", timeout=30)
+    received = [sub.recv(timeout=30)]
     while bytes(received[-1]) != b"last":
-        received.append(sub.recv(timeout=10))
+        received.append(sub.recv(timeout=30))
     line.tell(len([one for one in received if one.publisher.pid == os.getpid()]))
     sys.stdout.flush()
 
@@ -172,8 +172,8 @@ def fork_with_a_message(line: Line) -> None:
         os._exit(0)
     line.tell([len(written), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
     for seed in range(1, 40):
-        pub.send(payload(seed, MIB), timeout=10)
-    line.tell([is_payload(msg, 0, MIB), is_payload(other.recv(timeout=10), 39, MIB)])
+        pub.send(payload(seed, MIB), timeout=30)
+    line.tell([is_payload(msg, 0, MIB), is_payload(other.recv(timeout=30), 39, MIB)])
 
 
 def test_a_forked_child_looks_at_a_message_and_lets_go(spawn: Spawn) -> None:
@@ -306,8 +306,8 @@ def fork_in_a_thread(line: Line, wait: str) -> None:
         with byref.Publisher(topic) as own, byref.Subscriber(topic, depth=1) as reader:
             own.wait_for_subscribers(timeout=30)
             own.send(b"x")
-            line.tell(os.getpid())
             try:
+                line.tell(os.getpid())
                 if wait == "send":
                     own.send(b"y")
                 elif wait == "wait":

@@ -148,7 +148,7 @@ def test_typed_buffers_keep_their_type(kind: str, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     data = TYPED[kind]()
     pub.send(data)
-    msg, expected = sub.recv(timeout=10), np.asarray(data)
+    msg, expected = sub.recv(timeout=30), np.asarray(data)
     assert msg.dtype == expected.dtype
     assert msg.shape == expected.shape
     assert np.asarray(msg).tobytes() == expected.tobytes()
@@ -157,12 +157,12 @@ def test_typed_buffers_keep_their_type(kind: str, endpoints: Endpoints) -> None:
 def test_a_received_message_can_be_sent_on(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     onward, last = endpoints.publisher("onward"), endpoints.subscriber("onward")
-    onward.wait_for_subscribers(timeout=10)
+    onward.wait_for_subscribers(timeout=30)
     for sent in (b"short", bytes(payload(1, 70_000)), of_type("<M8[ns]", (30, 40)), of_type(POINT, (7,))):
         pub.send(sent)
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         onward.send(msg)
-        again = last.recv(timeout=10)
+        again = last.recv(timeout=30)
         assert bytes(again) == bytes(msg)
         assert (again.dtype, again.shape) == (msg.dtype, msg.shape)
 
@@ -194,7 +194,7 @@ def test_no_copy_on_receive(spawn: Spawn, endpoints: Endpoints) -> None:
 def test_a_copy_is_made_where_one_is_asked_for(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.arange(1000, dtype="<i4"))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert not is_in_pool(np.array(msg).ctypes.data)
     assert np.array(msg).flags.writeable
     as_float = np.asarray(msg, dtype="f8")
@@ -205,7 +205,7 @@ def test_a_copy_is_made_where_one_is_asked_for(endpoints: Endpoints) -> None:
 def test_types_that_the_buffer_protocol_cannot_name(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.arange("2020-01-01", "2021-01-01", dtype="<M8[D]"))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     with pytest.raises(BufferError, match=r"msg\.value"):
         memoryview(msg)
     assert np.asarray(msg)[31] == np.datetime64("2020-02-01")
@@ -260,7 +260,7 @@ def test_publishers_have_different_identities(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber()
     for name in ("one", None):
         endpoints.publisher(name=name)
-    sub.wait_for_publishers(2, timeout=10)
+    sub.wait_for_publishers(2, timeout=30)
     first, second = sub.publishers
     assert first != second
     assert {first.name, second.name} == {"one", None}
@@ -272,13 +272,13 @@ def test_headers_of_any_length(endpoints: Endpoints) -> None:
     for size in (1, 200, 300, 5000, 100_000):
         headers = {f"h{i}": "x" * (size // 5) for i in range(5)}
         pub.send(b"abc", headers=headers)
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert (bytes(msg), msg.headers) == (b"abc", headers)
         loan = pub.loan((3, 4), "i2")
         loan.array[:] = size % 1000
         loan.headers.update(headers)
         loan.send()
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert (msg.shape, msg.headers) == ((3, 4), headers)
         assert (np.asarray(msg) == size % 1000).all()
 
@@ -289,7 +289,7 @@ def test_every_size_around_the_borders(endpoints: Endpoints) -> None:
     for size in sizes:
         for headers in (None, {"k": size}):
             pub.send(payload(size, size), headers=headers)
-            msg = sub.recv(timeout=10)
+            msg = sub.recv(timeout=30)
             assert is_payload(msg, size, size)
             assert msg.headers == (headers or {})
 
@@ -297,7 +297,7 @@ def test_every_size_around_the_borders(endpoints: Endpoints) -> None:
 def test_weak_references(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(bytes(5000))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     ref = weakref.ref(msg)
     view = np.asarray(msg)
     del msg
@@ -311,7 +311,7 @@ def test_weak_references(endpoints: Endpoints) -> None:
 def test_texts_for_people(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(b"12345")
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert "5 bytes" in repr(msg)
     for thing in (pub, sub, msg, msg.publisher, pub.subscribers[0]):
         assert "'t'" in repr(thing).replace('"', "'") or "block" in repr(thing)

@@ -48,12 +48,17 @@ LOGGED = {
 
 
 def test_every_attack_beside_honest_traffic(rendezvous: Path) -> None:
-    campaign = Campaign(seed=20)
-    campaign.run(seconds=1)
-    assert set(ATTACKS) <= set(campaign.counts), "each was made"
-    assert campaign.counts["received by block"] > 0
-    missing = [what for what, pattern in LOGGED.items() if not campaign.logged(pattern)]
-    assert missing == [], "\n".join(campaign.log)
+    missing, log = list(LOGGED), []
+    for seed in range(20, 24):  # An attack has 0.3 s, in which a busy machine may do little of it.
+        campaign = Campaign(seed=seed)
+        campaign.run(seconds=1)
+        assert set(ATTACKS) <= set(campaign.counts), "each was made"
+        assert campaign.counts["received by block"] > 0
+        missing = [what for what in missing if not campaign.logged(LOGGED[what])]
+        log += campaign.log
+        if not missing:
+            break
+    assert missing == [], "\n".join(log)
 
 
 # ---- one by one ----

@@ -130,7 +130,7 @@ def test_opencv_encodes_and_decodes_messages(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     _, encoded = cv2.imencode(".png", picture(3))
     pub.send(encoded)
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert (cv2.imdecode(msg.value, cv2.IMREAD_COLOR) == picture(3)).all()
 
 
@@ -167,7 +167,7 @@ SENT: list[Any] = [
 def test_copy_is_ordinary_memory(sent: Any, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.asarray(sent) if isinstance(sent, np.generic) else sent)
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     copied = msg.copy()
     msg.release()
     expected = np.frombuffer(sent, np.uint8) if isinstance(sent, bytes) else np.asarray(sent)
@@ -182,7 +182,7 @@ def test_copy_into_an_array(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     sent = np.arange(300_000, dtype="<i4").reshape(300, 1000)
     pub.send(sent)
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     large = np.full((600, 2000), -1, "<i4")
     outs = [
         np.empty((300, 1000), "<i4"),
@@ -205,14 +205,14 @@ def test_copy_of_a_scalar_into_an_array(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.array(2.5))
     out = np.zeros(())
-    assert sub.recv(timeout=10).copy(out) is out
+    assert sub.recv(timeout=30).copy(out) is out
     assert out == 2.5
 
 
 def test_copies_that_cannot_be(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(np.arange(6.0).reshape(2, 3))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     for shape in ((3, 2), (6,), (1, 2, 3), (2, 1), ()):
         with pytest.raises(ValueError, match=r"shape \(2, 3\) does not fit"):
             msg.copy(np.zeros(shape))
@@ -229,7 +229,7 @@ def test_copies_by_several_threads(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     sent = payload(3, 4 << 20)
     pub.send(sent)
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     outs = [np.zeros_like(sent) for _ in range(4)]
     threads = [threading.Thread(target=msg.copy, args=(out,)) for out in outs]
     for thread in threads:

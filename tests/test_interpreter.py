@@ -62,15 +62,13 @@ def echo(count: int) -> int:
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-# JAX warns of every fork, in whatever process has imported it, from where only the unraisable hook hears it.
-@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_workers_of_multiprocessing(method: str, endpoints: Endpoints) -> None:
     """Whatever way they start, workers have endpoints of their own, and the parent's go on."""
     context: BaseContext = multiprocessing.get_context(method)
     pub, sub = endpoints.pair()
     work, done = endpoints.publisher("work"), endpoints.subscriber("done")
     pub.send(payload(7, 100_000))
-    held = sub.recv(timeout=10)
+    held = sub.recv(timeout=30)
     view = np.asarray(held)
     workers: list[Any] = [context.Process(target=echo, args=(20,)) for _ in range(2)]  # type: ignore[attr-defined]
     for worker in workers:
@@ -85,7 +83,7 @@ def test_workers_of_multiprocessing(method: str, endpoints: Endpoints) -> None:
     for worker in workers:
         worker.join(30)
         assert worker.exitcode == 0
-    assert all(is_payload(sub.recv(timeout=10), seed, 30_000) for seed in range(20))
+    assert all(is_payload(sub.recv(timeout=30), seed, 30_000) for seed in range(20))
     assert is_payload(view, 7, 100_000)
 
 

@@ -209,7 +209,7 @@ def test_private_views_are_private(size: int, spawn: Spawn, endpoints: Endpoints
 def test_a_private_view_costs_the_pages_it_touches(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(payload(0, 16 << 20))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     mine = msg.writable()
     mine[5 << 20] = 1
 
@@ -228,13 +228,13 @@ def test_a_private_view_costs_the_pages_it_touches(endpoints: Endpoints) -> None
 def test_a_private_view_holds_the_lease(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=8 << 20)
     pub.send(payload(0, SIZE))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     mine = msg.writable()
     mine[0] = ~mine[0]
     del msg
     for seed in range(1, 50):
         pub.send(payload(seed, SIZE))
-        assert is_payload(sub.recv(timeout=10), seed, SIZE)
+        assert is_payload(sub.recv(timeout=30), seed, SIZE)
     assert (mine[1:] == payload(0, SIZE)[1:]).all()
 
 
@@ -242,7 +242,7 @@ def test_a_private_view_holds_the_lease(endpoints: Endpoints) -> None:
 def test_views_are_read_only(data: object, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(data)
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     for view in (np.asarray(msg), np.asarray(msg.value)):
         with pytest.raises(ValueError, match="read-only"):
             view[0] = view[1]

@@ -190,7 +190,7 @@ def overwrite(line: Line, form: str, where: str) -> None:
     with byref.Subscriber("t", allow_pickle=True) as sub:
         own = byref.Publisher("t") if where == "same process" else None
         if own is not None:
-            own.wait_for_subscribers(timeout=30)
+            own.wait_for_subscribers(2, timeout=30)  # Its own, and that of the test.
             send(own, form)
         view = TAKES[form](sub.recv(timeout=30))
         address = address_in(form, view)

@@ -62,11 +62,11 @@ def test_a_buffer_alone_holds_its_message(kind: str, endpoints: Endpoints) -> No
     pub, sub = endpoints.pair(max_memory=8 * MIB)
     sent = payload(0, MIB)
     pub.send(sent.tobytes() if kind == "bytes" else sent.view("<i4"))
-    buffer = memoryview(sub.recv(timeout=10))
+    buffer = memoryview(sub.recv(timeout=30))
     assert buffer.format == ("B" if kind == "bytes" else "i")
     for seed in range(1, 40):
         pub.send(payload(seed, MIB))
-        assert is_payload(sub.recv(timeout=10), seed, MIB)
+        assert is_payload(sub.recv(timeout=30), seed, MIB)
     assert is_payload(buffer, 0, MIB)
 
 
@@ -126,7 +126,7 @@ def test_release(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     for size in (10, 10_000):
         pub.send(bytes(size))
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         views: list[Any] = [np.asarray(msg), memoryview(msg), np.frombuffer(msg, np.uint8)]
         while views:
             with pytest.raises(BufferError, match="views"):
@@ -151,11 +151,11 @@ def test_a_message_as_context(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     for _ in range(2):
         pub.send(bytes(10_000))
-    with sub.recv(timeout=10) as msg:
+    with sub.recv(timeout=30) as msg:
         assert msg.nbytes == 10_000
     with pytest.raises(byref.Closed):
         _ = msg.nbytes
-    with pytest.raises(BufferError), sub.recv(timeout=10) as msg:
+    with pytest.raises(BufferError), sub.recv(timeout=30) as msg:
         view = memoryview(msg)
     assert view.nbytes == 10_000
 
@@ -163,18 +163,18 @@ def test_a_message_as_context(endpoints: Endpoints) -> None:
 def test_held_memory_is_not_given_away_and_comes_back(endpoints: Endpoints) -> None:
     pub = endpoints.publisher(max_memory=4 * MIB)
     sub = endpoints.subscriber(policy="drop_oldest", name="hoarder")
-    pub.wait_for_subscribers(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
     held = []
     with pytest.raises(byref.PoolExhausted, match="hoarder") as refused:  # noqa: PT012
         for seed in range(10):
             pub.send(payload(seed, MIB))
-            held.append(sub.recv(timeout=10))
+            held.append(sub.recv(timeout=30))
     assert str(4 * MIB) in str(refused.value)
     assert len(held) >= 3
     assert all(is_payload(msg, seed, MIB) for seed, msg in enumerate(held))
     held.pop().release()
     assert pub.send(payload(99, MIB)) == len(held) + 1
-    assert is_payload(sub.recv(timeout=10), 99, MIB)
+    assert is_payload(sub.recv(timeout=30), 99, MIB)
 
 
 def test_a_lossless_holder_is_waited_for(endpoints: Endpoints) -> None:
@@ -183,12 +183,12 @@ def test_a_lossless_holder_is_waited_for(endpoints: Endpoints) -> None:
     with pytest.raises(byref.Timeout, match="hoarder"):  # noqa: PT012
         for seed in range(10):
             pub.send(payload(seed, MIB), timeout=0.1)
-            held.append(sub.recv(timeout=10))
+            held.append(sub.recv(timeout=30))
     count = len(held)
     releaser = threading.Timer(0.1, held.clear)
     releaser.start()
     assert pub.send(payload(99, MIB), timeout=30) == count
-    assert is_payload(sub.recv(timeout=10), 99, MIB)
+    assert is_payload(sub.recv(timeout=30), 99, MIB)
     releaser.join()
 
 
@@ -207,7 +207,7 @@ def test_messages_may_be_dropped_by_any_thread(endpoints: Endpoints) -> None:
         batches: list[list[byref.Message]] = [[] for _ in range(4)]
         for seed in range(800):
             pub.send(payload(seed, 20_000))
-            batches[seed % 4].append(sub.recv(timeout=10))
+            batches[seed % 4].append(sub.recv(timeout=30))
         workers = [threading.Thread(target=batch.clear) for batch in batches]
         for worker in workers:
             worker.start()
@@ -219,8 +219,8 @@ def test_messages_may_be_dropped_by_any_thread(endpoints: Endpoints) -> None:
 def test_views_in_reference_cycles_are_collected(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=8 * MIB)
     for seed in range(50):
-        pub.send(payload(seed, MIB), timeout=10)
-        cycle: dict[str, Any] = {"view": np.asarray(sub.recv(timeout=10))}
+        pub.send(payload(seed, MIB), timeout=30)
+        cycle: dict[str, Any] = {"view": np.asarray(sub.recv(timeout=30))}
         cycle["self"] = cycle
         if seed % 4 == 3:
             del cycle
@@ -288,7 +288,7 @@ def test_one_gibibyte_and_nothing(spawn: Spawn, endpoints: Endpoints) -> None:
     view = memoryview(msg)
     for at in range(0, 1 << 30, 16 * MIB):
         assert is_payload(view[at : at + 16 * MIB], at, 16 * MIB)
-    nothing = sub.recv(timeout=10)
+    nothing = sub.recv(timeout=30)
     assert (nothing.nbytes, bytes(nothing), nothing.shape, nothing.value.nbytes) == (0, b"", (0,), 0)
     publisher.tell()
     publisher.finish()
@@ -299,7 +299,7 @@ def test_a_loan_is_filled_in_place(endpoints: Endpoints) -> None:
     with pub.loan((100, 200), "<f4") as frame:
         assert (frame.shape, frame.dtype, frame.flags.writeable) == ((100, 200), np.float32, True)
         frame[:] = 1.5
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert (msg.shape, msg.dtype) == ((100, 200), np.float32)
     assert (np.asarray(msg) == 1.5).all()
     assert pub.stats()["copied_bytes"] == 0
@@ -308,7 +308,7 @@ def test_a_loan_is_filled_in_place(endpoints: Endpoints) -> None:
     loan.array[:] = payload(1, 5000)
     loan.headers["k"] = "v"
     assert loan.send(timestamp_ns=77) == 1
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert is_payload(msg, 1, 5000)
     assert (msg.headers, msg.timestamp_ns, msg.shape, msg.dtype) == ({"k": "v"}, 77, (5000,), np.uint8)
 
@@ -330,7 +330,7 @@ def test_a_loan_after_its_end(shape: Any, endpoints: Endpoints) -> None:
         with pytest.raises(byref.Closed), loan:
             pass
         loan.discard()
-    assert (np.asarray(sub.recv(timeout=10)) == 1).all()
+    assert (np.asarray(sub.recv(timeout=30)) == 1).all()
     assert sub.try_recv() is None
 
 
@@ -343,7 +343,7 @@ def test_an_exception_discards_a_loan(endpoints: Endpoints) -> None:
         assert not loan.array.flags.writeable
         del loan
         assert pub.send(payload(seed, 1000)) == seed
-        assert is_payload(sub.recv(timeout=10), seed, 1000)
+        assert is_payload(sub.recv(timeout=30), seed, 1000)
 
 
 def test_an_abandoned_loan_gives_its_memory_back(endpoints: Endpoints) -> None:
@@ -362,7 +362,7 @@ def test_a_loan_discarded_by_hand_in_its_block(endpoints: Endpoints) -> None:
     with loan as array:
         array[:] = 3
         loan.send()
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert (msg.sequence, bytes(msg)) == (0, b"\3" * 1000)
     assert sub.try_recv() is None
 
@@ -378,7 +378,7 @@ def test_truncate(dtype: str, endpoints: Endpoints) -> None:
         assert loan.array.shape == (rows, 40)
         loan.send()
         assert not before.flags.writeable
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert msg.shape == (rows, 40)
         assert (np.asarray(msg) == np.arange(rows)[:, None]).all()
     loan = pub.loan(1000)
@@ -388,7 +388,7 @@ def test_truncate(dtype: str, endpoints: Endpoints) -> None:
     with pytest.raises(ValueError, match="truncate"):
         loan.truncate(101)
     loan.send()
-    assert is_payload(sub.recv(timeout=10), 1, 100)
+    assert is_payload(sub.recv(timeout=30), 1, 100)
 
 
 def test_arrays_from_a_loan_keep_its_memory(endpoints: Endpoints) -> None:
@@ -399,11 +399,11 @@ def test_arrays_from_a_loan_keep_its_memory(endpoints: Endpoints) -> None:
         derived = loan.array[100:200]
         getattr(loan, end)()
         if end == "send":
-            sub.recv(timeout=10).release()
+            sub.recv(timeout=30).release()
         del loan
         for seed in range(2, 30):
             pub.send(payload(seed, MIB))
-            assert is_payload(sub.recv(timeout=10), seed, MIB)
+            assert is_payload(sub.recv(timeout=30), seed, MIB)
         assert (derived == payload(1, MIB)[100:200]).all()
 
 
@@ -413,7 +413,7 @@ def test_loans_take_their_number_when_they_are_sent(endpoints: Endpoints) -> Non
     for place, loan in enumerate(loans):
         loan.array[:] = place
     assert [loans[place].send() for place in (2, 0, 1)] == [0, 1, 2]
-    assert [np.asarray(sub.recv(timeout=10))[0] for _ in range(3)] == [2, 0, 1]
+    assert [np.asarray(sub.recv(timeout=30))[0] for _ in range(3)] == [2, 0, 1]
 
 
 @pytest.mark.parametrize("size", [10, 10_000])
@@ -425,9 +425,9 @@ def test_a_loan_survives_a_send_that_times_out(size: int, endpoints: Endpoints) 
         loan.array[:] = payload(5, size)
         with pytest.raises(byref.Timeout):
             loan.send(timeout=0.02)
-    sub.recv(timeout=10)
-    assert loan.send(timeout=10) == 1
-    assert is_payload(sub.recv(timeout=10), 5, size)
+    sub.recv(timeout=30)
+    assert loan.send(timeout=30) == 1
+    assert is_payload(sub.recv(timeout=30), 5, size)
 
 
 def test_a_loan_beyond_its_publishers_close(endpoints: Endpoints) -> None:
@@ -446,7 +446,7 @@ def test_a_loan_beyond_its_publishers_close(endpoints: Endpoints) -> None:
 def test_views_survive_within_one_process(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(payload(1, MIB))
-    view = np.asarray(sub.recv(timeout=10))
+    view = np.asarray(sub.recv(timeout=30))
     endpoints.close()
     del pub, sub
     gc.collect()

@@ -137,8 +137,8 @@ def interrupted(line: Line) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     pub = byref.Publisher("t")
     pub.send(b"")
-    line.tell("lingering")
     try:
+        line.tell("lingering")
         pub.close(linger=80)
     except KeyboardInterrupt:
         with pytest.raises(byref.Closed):

@@ -42,7 +42,7 @@ def publish(line: Line, topic: str) -> None:
                 pub.wait_for_subscribers(order, timeout=30)
                 line.tell(sorted(sub.pid for sub in pub.subscribers))
             else:
-                line.tell(pub.send(order.encode(), timeout=10))
+                line.tell(pub.send(order.encode(), timeout=30))
 
 
 def subscribe(line: Line, topic: str, policy: str = "block") -> None:
@@ -222,7 +222,7 @@ def test_a_replaced_directory_is_checked(place: Path, endpoints: Endpoints, spaw
     time.sleep(A_LOOK)
     assert os.listdir(place) == [], "nobody announces itself where others can look"
     pub.send(b"still connected")
-    assert bytes(sub.recv(timeout=10)) == b"still connected"
+    assert bytes(sub.recv(timeout=30)) == b"still connected"
     place.chmod(0o700)
     late = spawn(subscribe, "t")
     assert late.hear() == "watching"

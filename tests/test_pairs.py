@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from tests.strangers import (
     welcome,
 )  # fmt: skip
 from tests.test_steps import FAULTS, needs_faults
+from tests.torture.leaks import mappings
 
 Spawn = Callable[..., Child]
 
@@ -49,7 +51,7 @@ def publish(line: Line, topics: list[str], fault: str | None = None) -> None:
     if fault:
         os.environ["BYREF_FAULT"] = fault
     publishers = [byref.Publisher(topic, max_memory=1 << 20) for topic in topics]
-    line.tell(sockets())
+    line.tell(settled(sockets))
     while count := line.hear(90):
         if count < 0:
             publishers.pop(0).close()
@@ -57,7 +59,7 @@ def publish(line: Line, topics: list[str], fault: str | None = None) -> None:
             for at, pub in enumerate(publishers):
                 pub.wait_for_subscribers(timeout=30)
                 pub.send(payload(at + number, 10_000 if number % 2 else 64), timeout=30)
-        line.tell([sockets(), len(descriptors()), [len(pub.subscribers) for pub in publishers]])
+        line.tell([settled(sockets), len(descriptors()), [len(pub.subscribers) for pub in publishers]])
 
 
 def topics_of(name: str) -> list[str]:
@@ -70,7 +72,7 @@ def topics_of(name: str) -> list[str]:
 def test_many_topics_have_one_socket(spawn: Spawn) -> None:
     child = spawn(publish, topics_of("many"))
     before_there = child.hear()
-    before = sockets()
+    before = settled(sockets)
     with byref.Subscriber("many/*") as sub, byref.Subscriber("many/*/more") as nothing:
         child.tell(2)
         kept = [sub.recv(timeout=30) for _ in range(2 * COUNT)]
@@ -84,6 +86,30 @@ def test_many_topics_have_one_socket(spawn: Spawn) -> None:
         assert nothing.publishers == []
     del kept
     eventually(lambda: sockets() <= before, "with the last channel the connection ends")
+    child.tell(0)
+    child.finish()
+
+
+def test_a_subscription_takes_few_descriptors(spawn: Spawn) -> None:
+    """One for the ring, one for the pool's segment, and four more once somebody polls."""
+    child = spawn(publish, topics_of("many"))
+    child.hear()
+    # The service thread's two, the directory, its watch, the connection, and the process at its other end.
+    common = len(descriptors()) + 7
+    subs = [byref.Subscriber(topic) for topic in topics_of("many")]
+    for sub in subs:
+        sub.wait_for_publishers(timeout=30)
+    assert settled(lambda: len(descriptors())) <= common + COUNT
+    child.tell(2)
+    for size in (64, 10_000):
+        assert all(sub.recv(timeout=30).nbytes == size for sub in subs)
+    assert len(descriptors()) <= common + 2 * COUNT
+    _, there, _ = child.hear()
+    assert there <= 2 * COUNT + 20
+    assert all(sub.fileno() > 0 for sub in subs)
+    assert settled(lambda: len(descriptors())) <= common + 1 + 6 * COUNT
+    for sub in subs:
+        sub.close()
     child.tell(0)
     child.finish()
 
@@ -199,7 +225,7 @@ def read_one_of_two(line: Line) -> None:
         line.hear()
         try:
             while True:
-                full.recv(timeout=5)
+                full.recv(timeout=30)
         except byref.Evicted as evicted:
             line.tell(str(evicted))
 
@@ -217,16 +243,15 @@ def test_a_subscriber_that_breaks_the_rules_in_one_topic(what: str, rendezvous: 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
         end.settimeout(20)
         names = call_both(end, rendezvous)
-        for pub in (first, second):
-            pub.wait_for_subscribers(timeout=20)
         assert len(names) == 2
         subscribers = {pub.topic: lambda pub=pub: len(pub.subscribers) for pub in (first, second)}
+        eventually(lambda: sorted(count() for count in subscribers.values()) == [1, 1], "both took it in")
         end.send(NONSENSE[what])
         # Whichever was called first.
         eventually(lambda: sorted(count() for count in subscribers.values()) == [0, 1], "one turns it away")
         end.send(head(RING, 2))
         for pub in (first, second):
-            pub.send(b"hello", timeout=5)
+            pub.send(b"hello", timeout=30)
         assert sorted(count() for count in subscribers.values()) == [0, 1], "the other one does not"
     eventually(lambda: all(count() == 0 for count in subscribers.values()), "it hung up")
 
@@ -253,6 +278,8 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
         channels = []
         for number in range(2):
             kind, channel = struct.unpack_from("<BI", end.recv(4096))
+            while kind == RING and number:  # It may have joined the first one already.
+                kind, channel = struct.unpack_from("<BI", end.recv(4096))
             assert kind == OPEN
             channels.append(Channel(end, channel))
             said = bytearray(welcome(f"topic{number}"))
@@ -268,6 +295,16 @@ def test_a_publisher_that_breaks_the_rules_in_one_topic(rendezvous: Path, endpoi
         while channels[0].recv(4096):  # Until it is closed.
             pass
         assert [publisher.topic for publisher in sub.publishers] == ["topic1"]
+
+
+def test_a_question_without_an_answer_goes_with_its_subscriber(rendezvous: Path) -> None:
+    """As of a publisher that is stopped, or busy, when the last subscriber of a process is closed."""
+    with fake_publisher(rendezvous, "t", 1):
+        before = len(descriptors())
+        for _ in range(3):
+            with byref.Subscriber("t"):
+                eventually(mappings, "somebody was asked")
+        eventually(lambda: len(descriptors()) <= before and not mappings(), "all was given back")
 
 
 # ---- stopped, and killed ----
@@ -297,3 +334,42 @@ def test_a_process_that_is_stopped_or_killed_while_it_is_asked(
             sub.wait_for_publishers(COUNT, timeout=30)
             child.tell(1)
             assert {sub.recv(timeout=30).topic for _ in range(COUNT)} == set(topics)
+
+
+def publish_and_fork(line: Line) -> None:
+    """A publisher, whose listening socket a forked child keeps."""
+    with byref.Publisher("t"):
+        keeper = os.fork()
+        if not keeper:
+            time.sleep(120)
+            os._exit(0)
+        line.tell(keeper)
+        line.hear(90)
+
+
+def connect_and_stop(line: Line) -> None:
+    """Is stopped once it has connected to somebody; meets another one then. Tells how many sockets it has."""
+    os.environ["BYREF_FAULT"] = "connect.connected:1:stop"
+    with byref.Subscriber("t") as sub:
+        sub.wait_for_publishers(timeout=30)
+        line.tell(settled(sockets))
+
+
+@needs_faults
+def test_a_process_that_dies_while_somebody_connects_leaves_nothing_to_wait_for(
+    spawn: Spawn, endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    dying = spawn(publish_and_fork)
+    keeper = dying.hear()
+    try:
+        meeting = spawn(connect_and_stop)
+        eventually(lambda: state_of(meeting.pid) == "T", "it has connected")
+        dying.kill()
+        endpoints.publisher("t")
+        meeting.signal(signal.SIGCONT)
+        # Its line to this test, and the connection to this process.
+        assert meeting.hear(60) == 2
+        meeting.finish()
+    finally:
+        os.kill(keeper, signal.SIGKILL)

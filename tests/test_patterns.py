@@ -15,7 +15,7 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import Child, Line, descriptors, eventually
+from tests.processes import Child, Line, descriptors, eventually, settled
 from tests.strangers import (
     CLOSE,
     FIRST,
@@ -156,11 +156,11 @@ def test_other_characters_have_no_meaning(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber("*/*")
     single = [endpoints.subscriber(topic) for topic in topics]
     pubs = [endpoints.publisher(topic) for topic in topics]
-    sub.wait_for_publishers(4, timeout=10)
+    sub.wait_for_publishers(4, timeout=30)
     for pub, one in zip(pubs, single, strict=True):
-        one.wait_for_publishers(timeout=10)
+        one.wait_for_publishers(timeout=30)
         pub.send(b"x")
-        assert sub.recv(timeout=10).topic == one.recv(timeout=10).topic == pub.topic
+        assert sub.recv(timeout=30).topic == one.recv(timeout=30).topic == pub.topic
 
 
 def test_errors_name_the_pattern(endpoints: Endpoints) -> None:
@@ -328,7 +328,7 @@ def find_a_few(line: Line) -> None:
         line.tell(sorted(publisher.topic for publisher in sub.publishers))
         line.hear(60)
         line.tell([take(sub)[0] for _ in range(3)])
-        assert sockets() == before + 2
+        assert settled(sockets) == before + 2
 
 
 def test_three_among_a_thousand(spawn: Spawn, rendezvous: Path) -> None:

@@ -86,10 +86,10 @@ def test_a_send_that_timed_out_reached_nobody(kind: str, endpoints: Endpoints) -
     send = SENDS[kind]
     pub, full = endpoints.pair(depth=4)
     keen = endpoints.subscriber()
-    keen.wait_for_publishers(timeout=10)
-    pub.wait_for_subscribers(2, timeout=10)
+    keen.wait_for_publishers(timeout=30)
+    pub.wait_for_subscribers(2, timeout=30)
     assert [send(pub, 5) for _ in range(4)] == [0, 1, 2, 3]
-    assert [keen.recv(timeout=10).sequence for _ in range(4)] == [0, 1, 2, 3]
+    assert [keen.recv(timeout=30).sequence for _ in range(4)] == [0, 1, 2, 3]
     for timeout in (0, 0.1):
         begin = time.monotonic()
         with pytest.raises(byref.Timeout, match="'t'"):
@@ -97,10 +97,10 @@ def test_a_send_that_timed_out_reached_nobody(kind: str, endpoints: Endpoints) -
         assert time.monotonic() - begin >= timeout
     assert keen.try_recv() is None
     assert pub.stats()["sent"] == 4
-    assert full.recv(timeout=10).sequence == 0
+    assert full.recv(timeout=30).sequence == 0
     assert send(pub, 5) == 4
-    assert [full.recv(timeout=10).sequence for _ in range(4)] == [1, 2, 3, 4]
-    assert keen.recv(timeout=10).sequence == 4
+    assert [full.recv(timeout=30).sequence for _ in range(4)] == [1, 2, 3, 4]
+    assert keen.recv(timeout=30).sequence == 4
     assert full.try_recv() is None
 
 
@@ -112,7 +112,7 @@ def test_a_full_ring_blocks_without_a_depth(endpoints: Endpoints) -> None:
     sent = pub.stats()["sent"]
     assert sent >= 1000
     for sequence in range(sent):
-        assert sub.recv(timeout=10).sequence == sequence
+        assert sub.recv(timeout=30).sequence == sequence
     assert pub.send(b"") == sent
 
 
@@ -177,7 +177,7 @@ def test_what_a_lossy_subscriber_keeps(options: dict[str, Any], kept: int, size:
     for round_ in range(3):
         for seed in range(100):
             pub.send(payload(seed, size))
-        received = [sub.recv(timeout=10) for _ in range(kept)]
+        received = [sub.recv(timeout=30) for _ in range(kept)]
         assert [msg.sequence for msg in received] == list(range(round_ * 100 + 100 - kept, round_ * 100 + 100))
         assert all(is_payload(msg, msg.sequence % 100, size) for msg in received)
         assert sub.try_recv() is None
@@ -188,11 +188,11 @@ def test_what_a_lossy_subscriber_keeps(options: dict[str, Any], kept: int, size:
 def test_a_slow_lossy_subscriber_hinders_nobody(endpoints: Endpoints) -> None:
     pub, keen = endpoints.pair()
     asleep = endpoints.subscriber(policy="latest")
-    pub.wait_for_subscribers(2, timeout=10)
+    pub.wait_for_subscribers(2, timeout=30)
     for sequence in range(50_000):
-        pub.send(b"12345678", timeout=10)
-        assert keen.recv(timeout=10).sequence == sequence
-    assert asleep.recv(timeout=10).sequence == 49_999
+        pub.send(b"12345678", timeout=30)
+        assert keen.recv(timeout=30).sequence == sequence
+    assert asleep.recv(timeout=30).sequence == 49_999
     assert asleep.lost == 49_999
 
 
@@ -203,12 +203,12 @@ def test_history(endpoints: Endpoints) -> None:
     newest_three = {"history": 10, "policy": "drop_oldest", "depth": 3}
     cases = [({}, 25), ({"history": 5}, 20), ({"history": 100}, 15), (newest_three, 23)]
     subs = [(endpoints.subscriber(**options), first) for options, first in cases]
-    pub.wait_for_subscribers(len(cases), timeout=10)
+    pub.wait_for_subscribers(len(cases), timeout=30)
     for sub, _ in subs:
-        sub.wait_for_publishers(timeout=10)
+        sub.wait_for_publishers(timeout=30)
     pub.send(payload(25, 1000))
     for sub, first in subs:
-        got = [sub.recv(timeout=10) for _ in range(first, 26)]
+        got = [sub.recv(timeout=30) for _ in range(first, 26)]
         assert [msg.sequence for msg in got] == list(range(first, 26))
         assert all(is_payload(msg, msg.sequence, 1000) for msg in got)
         assert sub.try_recv() is None
@@ -247,7 +247,7 @@ def test_history_keeps_memory_only_as_long_as_there_is_enough(endpoints: Endpoin
     for seed in range(200):
         pub.send(payload(seed, 100_000))
     late = endpoints.subscriber(history=100)
-    late.wait_for_publishers(timeout=10)
+    late.wait_for_publishers(timeout=30)
     got = []
     while (msg := late.try_recv()) is not None:
         got.append(msg.sequence)
@@ -260,12 +260,12 @@ def test_history_keeps_memory_only_as_long_as_there_is_enough(endpoints: Endpoin
 def test_fan_in_is_fair(endpoints: Endpoints) -> None:
     sub = endpoints.subscriber()
     pubs = [endpoints.publisher(name=str(i)) for i in range(4)]
-    sub.wait_for_publishers(4, timeout=10)
+    sub.wait_for_publishers(4, timeout=30)
     for place, pub in enumerate(pubs):
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         for _ in range(200 * (place + 1)):  # Who sent more is not served more.
             pub.send(b"")
-    counts = Counter(sub.recv(timeout=10).publisher.name for _ in range(400))
+    counts = Counter(sub.recv(timeout=30).publisher.name for _ in range(400))
     assert max(counts.values()) - min(counts.values()) <= 16
 
 
@@ -279,8 +279,8 @@ def test_wait_for_endpoints(endpoints: Endpoints) -> None:
         sub.wait_for_publishers(2, timeout=0.05)
     later = threading.Timer(0.1, lambda: (endpoints.subscriber(policy="latest"), endpoints.publisher()))
     later.start()
-    pub.wait_for_subscribers(2, timeout=10)
-    sub.wait_for_publishers(2, timeout=10)
+    pub.wait_for_subscribers(2, timeout=30)
+    sub.wait_for_publishers(2, timeout=30)
     later.join()
     assert sorted((info.name or "", info.policy, info.lag) for info in pub.subscribers) == [
         ("", "latest", 0),
@@ -305,9 +305,9 @@ def test_flush(endpoints: Endpoints) -> None:
     with pytest.raises(byref.Timeout, match="flush"):
         pub.flush(timeout=0.02)
     assert pub.subscribers[0].lag == 3
-    reader = threading.Timer(0.05, lambda: [sub.recv(timeout=10) for _ in range(3)])
+    reader = threading.Timer(0.05, lambda: [sub.recv(timeout=30) for _ in range(3)])
     reader.start()
-    pub.flush(timeout=10)
+    pub.flush(timeout=30)
     assert pub.subscribers[0].lag == 0
     reader.join()
 
@@ -342,7 +342,7 @@ def test_close_delivers_what_was_sent(how: str, spawn: Spawn, endpoints: Endpoin
     publisher.finish()
     for sub in subs:
         for seed in range(3000):
-            msg = sub.recv(timeout=10)
+            msg = sub.recv(timeout=30)
             assert msg.sequence == seed
             assert is_payload(msg, seed, size_of(seed))
         assert sub.try_recv() is None
@@ -364,7 +364,7 @@ def test_publisher_and_subscriber_statistics(endpoints: Endpoints) -> None:
     pub.send(b"12345")
     pub.send(bytes(10_000))
     for _ in range(2):
-        sub.recv(timeout=10)
+        sub.recv(timeout=30)
     assert {key: sub.stats()[key] for key in ("received", "bytes", "copied_bytes", "lost")} == {
         "received": 2, "bytes": 10_005, "copied_bytes": 5, "lost": 0,
     }  # fmt: skip
@@ -400,7 +400,7 @@ def test_who_may_lose_messages_costs_no_send(policy: str, how: str, spawn: Spawn
         subscriber.signal(signal.SIGSTOP)
     for sequence in range(6):
         size = (60, 90)[sequence % 2] << 20
-        assert pub.send(bytes(size), timeout=10) == sequence
+        assert pub.send(bytes(size), timeout=30) == sequence
         if how == "asleep":
             # Whatever wakes it, it sleeps again before the next one.
             eventually(lambda: all(each.lag == 0 for each in pub.subscribers), "it has taken the message")

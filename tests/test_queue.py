@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +21,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import PATIENCE, ROOT, Child, Line, cpu_ticks, eventually
+from tests.processes import PATIENCE, ROOT, Child, Line, cpu_ticks, eventually, settled
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
@@ -263,9 +262,24 @@ def test_many_topics_and_publishers_keep_their_order(queue: byref.EventQueue, sp
         child.finish()
 
 
+def publish_numbers_until_told(line: Line) -> None:
+    """Sends numbers without a pause; when told to, tells how many those were."""
+    with byref.Publisher("t") as pub:
+        pub.wait_for_subscribers(timeout=30)
+        count = 0
+        while not line.has_something():
+            for number in range(count, count + 20):
+                pub.send(payload(number, 3000 if number % 5 == 0 else 20), timeout=30)
+            count += 20
+        line.hear()
+        line.tell(count)
+        pub.flush(timeout=30)
+        line.hear()
+
+
 def test_subscribed_under_full_traffic(queue: byref.EventQueue, spawn: Spawn) -> None:
     """Whoever comes late gets whole messages, without a gap, from its first one on."""
-    child = spawn(publish_numbers, ["t"], 16_000)
+    child = spawn(publish_numbers_until_told)
     got: list[list[int]] = []
     wrong: list[int] = []
 
@@ -282,17 +296,23 @@ def test_subscribed_under_full_traffic(queue: byref.EventQueue, spawn: Spawn) ->
         return receive
 
     receivers = [queue.subscribe("t", receiver())]
-    last = 15_999
-    while not got[0] or got[0][-1] != last:
+    deadline = time.monotonic() + PATIENCE
+    while len(receivers) < 10 or not all(got) or min(map(len, got)) < 100:
+        assert time.monotonic() < deadline, f"{[len(own) for own in got]}"
         queue.dispatch(0.002)
         if len(receivers) < 10 and len(got[0]) > 100:
             receivers.append(queue.subscribe("t", receiver()))
+    child.tell()
+    while not child.has_something():
+        assert time.monotonic() < deadline + PATIENCE
+        queue.dispatch(0.002)
+    last = child.hear() - 1
+    dispatch_until(queue, lambda: all(own[-1] == last for own in got))
     dispatch_until(queue, lambda: queue.stats()["waiting"] == 0)
     assert len(receivers) == 10
     assert wrong == []
     for own in got:
-        assert own == list(range(own[0], own[0] + len(own))) if own else True
-    assert sum(bool(own) for own in got) > 3
+        assert own == list(range(own[0], last + 1))
     child.tell()
     child.finish()
 
@@ -739,21 +759,13 @@ def test_dispatch_returns_when_nothing_is_left(queue: byref.EventQueue, endpoint
 
 
 def test_dispatch_begins_nothing_after_its_time(queue: byref.EventQueue, endpoints: Endpoints) -> None:
-    begun: list[float] = []
-
-    def receive(_: byref.Message) -> None:
-        begun.append(time.monotonic())
-        time.sleep(0.02)
-
-    queue.subscribe("t", receive)
+    queue.subscribe("t", lambda _: time.sleep(0.02))
     pub = connected(endpoints)
     for _ in range(100):
         pub.send(b"")
     eventually(lambda: queue.stats()["waiting"] == 100, "all wait")
-    begin = time.monotonic()
     handled = queue.dispatch(0.1)
-    assert 1 <= handled < 10
-    assert begun[-1] - begin <= 0.1
+    assert 1 <= handled <= 6, "each takes a fifth of it, or longer on a busy machine"
     assert queue.stats()["waiting"] == 100 - handled
 
 
@@ -977,8 +989,9 @@ def run_and_be_interrupted(line: Line) -> None:
         queue.subscribe("t", receive)
         pub.wait_for_subscribers(timeout=20)
         for _ in range(ROUNDS):
-            sent = interrupt_soon()
+            sent: list[float] = []
             try:
+                interrupt_soon(sent)
                 queue.run()
                 line.tell("returned")
             except KeyboardInterrupt:
@@ -989,13 +1002,13 @@ def run_and_be_interrupted(line: Line) -> None:
 
 
 def test_ctrl_c_within_100_ms(spawn: Spawn) -> None:
-    """The promise about time that all waits share (the median of five)."""
-    from tests.test_signals import ROUNDS
+    """The promise about time that all waits share."""
+    from tests.test_signals import ROUNDS, typical
 
     child = spawn(run_and_be_interrupted)
     took = [child.hear() for _ in range(ROUNDS)]
     assert all(isinstance(one, float) for one in took), took
-    assert statistics.median(took) < 0.1, took
+    assert typical(took) < 0.1, took
     assert child.hear() == 2
     child.finish()
 
@@ -1116,8 +1129,7 @@ def idle_queue(line: Line, receivers: int, thresholds: bool) -> None:
 def test_an_idle_queue_uses_no_processor_time(thresholds: bool, spawn: Spawn) -> None:
     child = spawn(idle_queue, 100, thresholds)
     assert child.hear() == "idle"
-    time.sleep(0.5)
-    before = cpu_ticks(child.pid)
+    before = settled(lambda: cpu_ticks(child.pid), 1.0)
     time.sleep(5)
     assert cpu_ticks(child.pid) - before <= 1
     child.tell()

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Endpoints
 from tests.payloads import is_payload, payload
-from tests.processes import Child, Line, descriptors, eventually, maps
+from tests.processes import Child, Line, count_of_descriptors, descriptors, eventually, maps
 from tests.strangers import FIRST, MAGIC, VERSION, WELCOME, accept_process, accept_subscriber, fake_publisher, memfd
 
 Spawn = Callable[..., Child]
@@ -85,7 +85,7 @@ def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
     """Its publishers have a name each for one socket, in whatever order they come and go."""
     sub = spawn(subscribe, "b/*", 4)
     assert sub.hear() == "watching"
-    before = len(descriptors())
+    before = count_of_descriptors()
     first, second = byref.Publisher("a"), byref.Publisher("b/1")
     between = len(descriptors())
     third = byref.Publisher("b/2")
@@ -117,12 +117,12 @@ def test_a_process_listens_once(spawn: Spawn, rendezvous: Path) -> None:
 def test_what_further_publishers_cost(rendezvous: Path, endpoints: Endpoints) -> None:
     """A descriptor each for the ring and for its payload memory; none for listening, or for a wait that never comes."""
     endpoints.publisher("t/0")
-    before = len(descriptors())
+    before = count_of_descriptors()
     publishers = [endpoints.publisher(f"t/{number}") for number in range(1, 11)]
-    assert len(descriptors()) - before == 10
+    assert count_of_descriptors() - before == 10
     for pub in publishers:
         pub.send(bytes(100_000))
-    assert len(descriptors()) - before == 20
+    assert count_of_descriptors() - before == 20
 
 
 @pytest.mark.parametrize("gone", ["most", "all"])
@@ -305,7 +305,7 @@ def test_a_missing_directory_is_made(rendezvous: Path, monkeypatch: pytest.Monke
     os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o700
     pub.send(b"hello")
-    assert bytes(sub.recv(timeout=10)) == b"hello"
+    assert bytes(sub.recv(timeout=30)) == b"hello"
 
 
 def test_a_directory_deeper_than_a_socket_path(rendezvous: Path, monkeypatch: pytest.MonkeyPatch, spawn: Spawn) -> None:
@@ -323,10 +323,10 @@ def test_long_and_odd_topics(endpoints: Endpoints) -> None:
     topics = ["x" * 1024, "/".join("ab" * 100), "ü" * 512, "a b", ".", "..", "../../etc", "🎥/front"]
     pairs = [(endpoints.publisher(topic), endpoints.subscriber(topic)) for topic in topics]
     for number, (pub, _) in enumerate(pairs):
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         pub.send(bytes([number]))
     for number, (_, sub) in enumerate(pairs):
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         assert (bytes(msg), msg.topic) == (bytes([number]), topics[number])
         assert sub.try_recv() is None
 
@@ -346,7 +346,7 @@ def test_endpoints_in_two_directories_do_not_meet(
     pub = endpoints.publisher()
     monkeypatch.setenv("BYREF_DIR", str(rendezvous / "other"))
     sub, other = endpoints.subscriber(), endpoints.publisher()
-    other.wait_for_subscribers(timeout=10)
+    other.wait_for_subscribers(timeout=30)
     with pytest.raises(byref.Timeout):
         pub.wait_for_subscribers(timeout=0.1)
     assert len(sub.publishers) == 1
@@ -369,7 +369,7 @@ def test_other_files_in_the_directory_are_left_alone(rendezvous: Path, endpoints
     (rendezvous / "link").symlink_to("/nowhere")
     pub, sub = endpoints.pair()
     pub.send(b"hello")
-    assert bytes(sub.recv(timeout=10)) == b"hello"
+    assert bytes(sub.recv(timeout=30)) == b"hello"
     endpoints.close()
     assert strangers - {name} <= set(os.listdir(rendezvous))
 
@@ -383,7 +383,7 @@ def knock(rendezvous: Path) -> "Callable[[], socket.socket]":
 
     def connect() -> socket.socket:
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        end.settimeout(20)
+        end.settimeout(30)
         (name,) = os.listdir(rendezvous)
         end.connect(str(rendezvous / name))
         return end
@@ -395,10 +395,10 @@ def test_who_connects_and_says_nothing_blocks_nobody(knock: Callable[[], socket.
     pub = endpoints.publisher()
     silent = [knock() for _ in range(20)]
     sub = endpoints.subscriber()
-    pub.wait_for_subscribers(timeout=10)
-    pub.send(b"hello", timeout=10)
-    assert bytes(sub.recv(timeout=10)) == b"hello"
-    pub.flush(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
+    pub.send(b"hello", timeout=30)
+    assert bytes(sub.recv(timeout=30)) == b"hello"
+    pub.flush(timeout=30)
     for end in silent:
         assert end.recv(1) == b"", "it is sent away after ten seconds"
         end.close()
@@ -436,10 +436,10 @@ def test_garbage_harms_nobody(knock: Callable[[], socket.socket], endpoints: End
         if fd is not None:
             os.close(fd)
     sub = endpoints.subscriber()
-    pub.wait_for_subscribers(timeout=10)
+    pub.wait_for_subscribers(timeout=30)
     eventually(lambda: len(pub.subscribers) == 1, "only the real one is taken in")
-    pub.send(bytes(10_000), timeout=10)
-    assert sub.recv(timeout=10).nbytes == 10_000
+    pub.send(bytes(10_000), timeout=30)
+    assert sub.recv(timeout=30).nbytes == 10_000
 
 
 @pytest.mark.parametrize(
@@ -453,9 +453,9 @@ def test_a_publisher_that_answers_nonsense(answer: bytes, rendezvous: Path, endp
         with accept_subscriber(listener) as end:
             end.send(answer)
             pub = endpoints.publisher()
-            pub.wait_for_subscribers(timeout=10)
+            pub.wait_for_subscribers(timeout=30)
             pub.send(b"hello")
-            assert bytes(sub.recv(timeout=10)) == b"hello"
+            assert bytes(sub.recv(timeout=30)) == b"hello"
             assert len(sub.publishers) == 1
 
 
@@ -467,9 +467,9 @@ def test_a_publisher_of_another_version(rendezvous: Path, endpoints: Endpoints) 
             with pytest.raises(byref.VersionMismatch, match="99"):
                 sub.recv(timeout=20)
         pub = endpoints.publisher()
-        pub.wait_for_subscribers(timeout=10)
+        pub.wait_for_subscribers(timeout=30)
         pub.send(b"hello")
-        assert bytes(sub.recv(timeout=10)) == b"hello"
+        assert bytes(sub.recv(timeout=30)) == b"hello"
 
 
 def test_a_subscriber_of_another_version_is_told_version_and_topic(
@@ -522,7 +522,7 @@ def test_publishers_that_came_and_went_cost_a_subscriber_that_does_not_receive_n
     eventually(lambda: not sub.publishers, "the first one is gone")
     before = footprint()
     publishers.tell()
-    assert publishers.hear() == count
+    assert publishers.hear(90) == count
     publishers.finish()
     keeps = policy == "block" and messages
     if not keeps:

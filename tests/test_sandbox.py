@@ -10,7 +10,7 @@ from collections.abc import Callable
 import byref
 import pytest
 
-from tests.processes import Child, Line, descriptors
+from tests.processes import Child, Line, descriptors, settled
 
 Spawn = Callable[..., Child]
 
@@ -113,7 +113,7 @@ def grow_without_populating(line: Line, is_known: bool) -> None:
             return
     with byref.Subscriber("t") as sub, byref.Publisher("t") as pub:
         pub.wait_for_subscribers(timeout=20)
-        ours = sum("byref-ring" in name for name in descriptors().values())
+        ours = settled(lambda: sum("byref-ring" in name for name in descriptors().values()))
         for size in (10, 100_000, 3 << 20, 40 << 20):
             pub.send(bytes(size), timeout=20)
             assert sub.recv(timeout=20).nbytes == size

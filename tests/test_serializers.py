@@ -35,7 +35,7 @@ def test_protobuf(size: int, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     frame_class = protobuf_class()
     pub.send(frame_class(id=7, pixels=bytes(payload(1, size))).SerializeToString())
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     frame = frame_class.FromString(memoryview(msg))
     # What protobuf has parsed is its own: the message is free to go.
     msg.release()
@@ -58,7 +58,7 @@ def build_flatbuffer(count: int) -> bytearray:
 def test_flatbuffers(count: int, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(build_flatbuffer(count))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     buffer = memoryview(msg)
     root = table.Table(buffer, encode.Get(packer.uoffset, buffer, 0))
     values = root.GetVectorAsNumpy(number_types.Float64Flags, root.Offset(4))
@@ -100,7 +100,7 @@ class Raw(msgspec.Struct):
 def test_msgspec(size: int, endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair(max_memory=4 * MIB)
     pub.send(msgspec.msgpack.encode(Frame(7, bytes(payload(1, size)))))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     viewed = msgspec.msgpack.decode(msg, type=Viewed)
     copied = msgspec.msgpack.decode(msg, type=Frame)
     assert (viewed.id, copied.id) == (7, 7)
@@ -124,7 +124,7 @@ def test_a_consumer_that_gives_back_another_buffer(with_type: bool, endpoints: E
     encoded = msgspec.msgpack.encode(Frame(7, bytes(payload(1, 5000))))
     for _ in range(20):
         pub.send(np.frombuffer(encoded, np.uint8) if with_type else encoded)
-        msg = sub.recv(timeout=10)
+        msg = sub.recv(timeout=30)
         raw = msgspec.msgpack.decode(msg, type=Raw)
         with pytest.raises(BufferError, match="1 views"):
             msg.release()
@@ -136,7 +136,7 @@ def test_a_consumer_that_gives_back_another_buffer(with_type: bool, endpoints: E
 def test_json(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     pub.send(msgspec.json.encode({"ticks": [1, 2.5], "name": "a"}))
-    msg = sub.recv(timeout=10)
+    msg = sub.recv(timeout=30)
     assert msgspec.json.decode(msg) == {"ticks": [1, 2.5], "name": "a"}
     msg.release()
 
@@ -149,7 +149,7 @@ def test_alignment(endpoints: Endpoints) -> None:
         with pub.loan(size) as memory:
             memory[:] = 1
         for _ in range(3):
-            msg = sub.recv(timeout=10)
+            msg = sub.recv(timeout=30)
             address = np.asarray(msg).ctypes.data
             assert address % (64 if is_in_pool(address) else 8) == 0
             assert msg.writable().ctypes.data % 8 == 0
@@ -159,7 +159,7 @@ def test_alignment_of_rows(endpoints: Endpoints) -> None:
     pub, sub = endpoints.pair()
     for row_size in (8, 12, 64, 7):
         pub.send_many([bytes(row_size)] * 100)
-        received = [sub.recv(timeout=10) for _ in range(100)]
+        received = [sub.recv(timeout=30) for _ in range(100)]
         addresses = [np.asarray(msg).ctypes.data for msg in received]
         assert is_in_pool(addresses[0])
         assert addresses[0] % 64 == 0

@@ -15,17 +15,24 @@ import byref
 import pytest
 
 from tests.conftest import Endpoints
-from tests.processes import PATIENCE, ROOT, Child, Line
+from tests.processes import PATIENCE, ROOT, Child, Line, eventually
 from tests.test_threads import WAITS, waiting_pair
 
 Spawn = Callable[..., Child]
 
-ROUNDS = 5
+ROUNDS = 10
 
 
-def interrupt_soon() -> list[float]:
-    """Sends this process SIGINT, as a terminal would, in a while; the list gets the time."""
-    sent: list[float] = []
+def typical(took: list[float]) -> float:
+    """The median of five in a row, in a quiet moment of the machine: of those there are, the shortest."""
+    return min(statistics.median(took[start : start + 5]) for start in range(0, len(took), 5))
+
+
+def interrupt_soon(sent: list[float]) -> None:
+    """Sends this process SIGINT, as a terminal would, in a while; the list gets the time.
+
+    On a busy machine it may come before this returns.
+    """
 
     def send() -> None:
         time.sleep(0.1)
@@ -33,7 +40,6 @@ def interrupt_soon() -> list[float]:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=send, daemon=True).start()
-    return sent
 
 
 def wait_to_be_interrupted(line: Line, wait: str) -> None:
@@ -41,8 +47,9 @@ def wait_to_be_interrupted(line: Line, wait: str) -> None:
     endpoints = Endpoints()
     pub, sub, held = waiting_pair(wait, endpoints)
     for _ in range(ROUNDS):
-        sent = interrupt_soon()
+        sent: list[float] = []
         try:
+            interrupt_soon(sent)
             WAITS[wait](pub, sub)
             line.tell("returned")
         except KeyboardInterrupt:
@@ -50,18 +57,18 @@ def wait_to_be_interrupted(line: Line, wait: str) -> None:
     held.clear()
     while sub.try_recv() is not None:  # Nothing is spoilt: it still works.
         pass
-    pub.send(b"after", timeout=10)
-    line.tell(bytes(sub.recv(timeout=10)).decode())
+    pub.send(b"after", timeout=30)
+    line.tell(bytes(sub.recv(timeout=30)).decode())
     endpoints.close()
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_ctrl_c_interrupts_within_100_ms(wait: str, spawn: Spawn) -> None:
-    """The other promise about time: under 100 ms from the signal to the exception (the median of five)."""
+    """The other promise about time: under 100 ms from the signal to the exception, typically."""
     child = spawn(wait_to_be_interrupted, wait)
     took = [child.hear() for _ in range(ROUNDS)]
     assert all(isinstance(one, float) for one in took), took
-    assert statistics.median(took) < 0.1, took
+    assert typical(took) < 0.1, took
     assert child.hear() == "after"
     child.finish()
 
@@ -100,7 +107,7 @@ def test_these_tests_run_where_sigint_is_ignored(rendezvous: Path) -> None:
     some = "ctrl_c and (closing or 100_ms and flush)"
     pytest_ = f"{sys.executable} -m pytest -v -p no:cacheprovider -k '{some}' tests/test_queue.py tests/test_signals.py"
     command = f"trap '' INT HUP; exec {pytest_}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=3 * PATIENCE, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
@@ -110,9 +117,17 @@ def test_a_handler_that_raises_nothing_lets_the_call_wait_on(endpoints: Endpoint
     handled = []
     before = signal.signal(signal.SIGUSR1, lambda *_: handled.append(time.monotonic()))
     try:
-        for delay in (0.02, 0.04, 0.06):
-            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        sender = threading.Timer(0.3, pub.send, (b"at last",))
+
+        def interrupt_and_send() -> None:
+            for count in range(1, 4):
+                time.sleep(0.02)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                # Two that come at the same time are one.
+                eventually(lambda count=count: len(handled) == count, "it is handled")
+            time.sleep(0.2)
+            pub.send(b"at last")
+
+        sender = threading.Thread(target=interrupt_and_send)
         sender.start()
         assert bytes(sub.recv(timeout=20)) == b"at last"
         sender.join()
@@ -133,7 +148,7 @@ def test_a_handler_may_receive_from_the_same_subscriber(endpoints: Endpoints) ->
     def handler(*_: object) -> None:
         sender = threading.Timer(0.3, send)
         sender.start()
-        received.append(bytes(sub.recv(timeout=10)))
+        received.append(bytes(sub.recv(timeout=30)))
         sender.join()
 
     before = signal.signal(signal.SIGUSR1, handler)

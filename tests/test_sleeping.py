@@ -70,8 +70,7 @@ def follow(line: Line, kind: str) -> None:
     """Sleeps, and tells what woke it."""
     with byref.Subscriber("t/*", events=True) as sub:
         sub.wait_for_publishers(timeout=60)
-        if kind == "close":
-            threading.Timer(0.5, sub.close).start()
+        closing = threading.Timer(0.5, sub.close)
         while True:
             try:
                 item = sub.recv(timeout=1.5 if kind == "timeout" else None)
@@ -79,6 +78,8 @@ def follow(line: Line, kind: str) -> None:
                 line.tell(type(error).__name__)
                 return
             line.tell(f"{item.topic} {item.kind}" if isinstance(item, byref.Event) else item.topic)
+            if kind == "close":
+                closing.start()
 
 
 def publish(line: Line, topic: str) -> None:
@@ -166,7 +167,7 @@ def test_many_sleepers_are_woken(spawn: Spawn) -> None:
             eventually(lambda: all(sleeps_at_words(sub.pid) for sub in subs), "they sleep at words")
             pub.send(b"%d" % number)
             assert {sub.hear() for sub in subs} == {str(number)}
-        assert "byref-waker" in _threads()
+        eventually(lambda: "byref-waker" in _threads(), "the service thread starts it")
     eventually(lambda: "byref-waker" not in _threads(), "the thread ends")
     for sub in subs:
         assert sub.hear() == "done"

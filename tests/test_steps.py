@@ -32,7 +32,7 @@ def run_steps(*options: str) -> None:
     command = [sys.executable, "-m", "tests.torture.steps", *options]
     environment = {**os.environ, "PYTHONPATH": str(FAULTS)}
     run = subprocess.run(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=95
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=180
     )
     assert run.returncode == 0, run.stdout
     assert "kill: publisher" in run.stdout
@@ -79,3 +79,26 @@ def test_a_pool_that_empties_while_it_is_found_full(
             received += sub.recv(timeout=30).nbytes > 0
         assert publisher.hear() == list(range(6))
         publisher.finish()
+
+
+def join_slowly(line: Line) -> None:
+    os.environ["BYREF_FAULT"] = "connect.welcomed:1:stop"
+    with byref.Subscriber("t") as sub:
+        line.tell(bytes(sub.recv(timeout=30)).decode())
+
+
+@needs_faults
+def test_who_is_waited_for_has_joined(spawn: Callable[..., Child], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber that was welcomed, but has not heard it, is connected: it misses nothing, but does not look yet."""
+    monkeypatch.setenv("PYTHONPATH", str(FAULTS))
+    with byref.Publisher("t") as pub:
+        subscriber = spawn(join_slowly)
+        eventually(lambda: state_of(subscriber.pid) == "T", "it has got its welcome")
+        assert pub.stats()["subscribers"] == 1
+        pub.send(b"early")
+        with pytest.raises(byref.Timeout, match="waiting for subscribers"):
+            pub.wait_for_subscribers(timeout=0.1)
+        subscriber.signal(signal.SIGCONT)
+        pub.wait_for_subscribers(timeout=30)
+        assert subscriber.hear() == "early"
+        subscriber.finish()

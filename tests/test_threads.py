@@ -84,7 +84,7 @@ def waiting_pair(wait: str, endpoints: Endpoints) -> tuple[byref.Publisher, byre
     held = []
     if wait == "loan":
         pub.send(bytes(2 << 20))
-        held.append(sub.recv(timeout=10))
+        held.append(sub.recv(timeout=30))
     elif "recv" not in wait and wait not in ("iteration", "wait_for_publishers"):
         pub.send(b"")
         pub.send(b"")

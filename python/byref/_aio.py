@@ -16,10 +16,25 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ._byref import _Releases
-from ._errors import Closed
+from ._errors import Closed, WouldBlock
 
 if TYPE_CHECKING:
-    from ._byref import Event, Job, Message, Publisher, Puller, Subscriber, Ticket, _HeaderValue, _Jobs
+    from ._byref import (
+        Client,
+        Event,
+        Job,
+        Message,
+        PendingReply,
+        Publisher,
+        Puller,
+        Server,
+        Subscriber,
+        Ticket,
+        _HeaderValue,
+        _Jobs,
+    )
+
+    _Source = Subscriber[Event] | Puller | Server | Client
 
 # So many messages in a row, and the loop's other tasks get a turn.
 _IN_A_ROW = 64
@@ -27,6 +42,9 @@ _IN_A_ROW = 64
 _TURNS = 4
 # and looks again after pauses from the one to the other, in seconds.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005
+
+# Who waits for a reply looks so often, in seconds.
+_LOOK_AGAIN = 1.0
 
 _in_a_row = 0
 
@@ -137,10 +155,10 @@ class _Waiters:
 
 _Loops = dict[asyncio.AbstractEventLoop, _Waiters]
 # What is here of a subscriber stays the same object, which other threads may just have looked up.
-_waiters: WeakKeyDictionary[Subscriber[Event] | Puller, _Loops] = WeakKeyDictionary()
+_waiters: WeakKeyDictionary[_Source, _Loops] = WeakKeyDictionary()
 
 
-async def _message(subscriber: Subscriber[Event] | Puller, fileno: int, seconds: float | None = None) -> None:
+async def _message(subscriber: _Source, fileno: int, seconds: float | None = None) -> None:
     """Wait until a subscriber that had nothing may have something, or so long."""
     trio = _trio()
     if trio is not None:
@@ -237,6 +255,45 @@ async def recv(subscriber: Subscriber[Event] | Puller, timeout: float | None) ->
     return message
 
 
+def _at_most(left: float | None) -> float:
+    """How long to wait for a reply before another look: a task of another loop may have silenced the descriptor."""
+    return _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+
+
+async def reply(pending: PendingReply) -> Message:
+    """Wait for a reply; `await pending` is this. A cancelled wait leaves the request as it is."""
+    await _now_and_then()
+    client = pending._client()
+    fileno = client.fileno()
+    while not pending.done():
+        await _message(client, fileno, _at_most(pending._seconds_left()))
+    return pending.result(0)
+
+
+class Parts:
+    """The parts of a streamed reply as they come."""
+
+    def __init__(self, pending: PendingReply) -> None:
+        self._pending = pending
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> Message:
+        await _now_and_then()
+        client = self._pending._client()
+        fileno = client.fileno()
+        while True:
+            try:
+                part = self._pending._next_now()
+            except WouldBlock:
+                await _message(client, fileno, _at_most(self._pending._seconds_left()))
+                continue
+            if part is None:
+                raise StopAsyncIteration
+            return part
+
+
 async def send(
     publisher: Publisher,
     data: Any,
@@ -270,7 +327,7 @@ async def send(
         sending.discard()
 
 
-def closed(subscriber: Subscriber[Event] | Puller) -> None:
+def closed(subscriber: _Source) -> None:
     """Let the tasks that wait for a closed subscriber find out; called by `Subscriber.close`, from any thread."""
     for waiters in list(_waiters.get(subscriber, {}).values()):
         with contextlib.suppress(RuntimeError):  # The loop is closed.

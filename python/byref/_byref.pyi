@@ -14,6 +14,7 @@ from ._stats import QueueStats, ReceiverStats
 _HeaderValue: TypeAlias = str | bytes | int | float | bool
 _Headers: TypeAlias = Mapping[str, _HeaderValue | np.bool_ | np.integer[Any] | np.floating[Any]]
 _Policy: TypeAlias = Literal["block", "drop_oldest", "latest"]
+_Ack: TypeAlias = Literal["auto", "manual"]
 
 _Value = TypeVar("_Value", covariant=True)
 
@@ -71,6 +72,7 @@ __all__ = [
     "INLINE_LIMIT",
     "Arrow",
     "Batch",
+    "Client",
     "Event",
     "EventQueue",
     "Holder",
@@ -80,12 +82,15 @@ __all__ = [
     "Mailbox",
     "Message",
     "Outstanding",
+    "PendingReply",
     "Publisher",
     "PublisherInfo",
     "Puller",
     "Pusher",
     "Receiver",
     "Rejected",
+    "Request",
+    "Server",
     "Subscriber",
     "SubscriberInfo",
     "Ticket",
@@ -125,6 +130,7 @@ class Publisher:
         hold_warning: float | None = None,
         max_held: int | None = None,
         max_stall: float | None = None,
+        on_idle: Callable[[], object] | None = None,
     ) -> Self:
         """Announce a publisher.
 
@@ -133,26 +139,54 @@ class Publisher:
         messages a late subscriber may ask for. `name`: for people, shown to subscribers and in errors. `hold_warning`:
         a log line says, once, of each message that a subscriber holds longer than so many seconds. `max_held`: a
         subscriber that holds more bytes of messages is evicted. `max_stall`: so is a lossless one for which sends have
-        waited so many seconds while it neither took nor released anything.
+        waited so many seconds while it neither took nor released anything. `on_idle`: called when the last subscriber
+        is gone (closed, dead or evicted), on a thread of byref's own, once at a time; not before there was one, not
+        when another one came meanwhile, and not when the publisher is closed. What it raises goes to
+        `sys.unraisablehook`.
 
         An evicted subscriber holds nobody up any more; its next call raises `Evicted`; what it holds stays valid.
 
         Raises `InvalidTopic`, `ValueError` for numbers out of range, and `Error` when `$BYREF_DIR` cannot be used.
         """
 
+    @overload
     def send(
         self,
         data: _Sendable,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
-    ) -> int:
-        """Send a copy of `data`; return its sequence number.
+        keep: Literal[False] = False,
+    ) -> int: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: Literal[True],
+    ) -> Message: ...
+    @overload
+    def send(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        *,
+        keep: bool,
+    ) -> int | Message:
+        """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
         `data`: a bytes-like object, a NumPy array, another library's tensor in main memory, Arrow data of any library
         (through the PyCapsule interface), a received message, or a dict, list or tuple of such parts, of scalars, and
         of further containers. The exact type decides, and what would arrive as less is refused. `headers`: a mapping of
         str to str, bytes, int (64 bits), float or bool.
+
+        `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
+        as the message, or a view of it, lives.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -231,7 +265,7 @@ class Publisher:
         """
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until at least `n` subscribers are connected; `Timeout` after `timeout` seconds."""
+        """Wait until at least `n` subscribers are connected and know it; `Timeout` after `timeout` seconds."""
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all connected subscribers have read everything sent so far; `Timeout` after `timeout` seconds."""
@@ -409,6 +443,7 @@ class Subscriber(Generic[_Told]):
         name: str | None = None,
         events: Literal[False] = False,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Never]: ...
     @overload
     def __new__(
@@ -423,6 +458,7 @@ class Subscriber(Generic[_Told]):
         *,
         events: bool,
         spin: float | None = None,
+        ack: _Ack = "auto",
     ) -> Subscriber[Event]:
         """Follow a topic, or a pattern of topics: `*` is exactly one level, `**` any number of them ("camera/*").
 
@@ -431,7 +467,9 @@ class Subscriber(Generic[_Told]):
         publisher may keep, 16384; half for "drop_oldest"). `history`: how many messages from before it came
         it wants of each publisher, as far as that has them. `writable`: `msg.value` is a private copy-on-write array.
         `events`: what happens to publishers comes among their messages, as `Event` objects. `spin`: for how many
-        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts.
+        seconds at most a call that waits looks again and again before it sleeps (default: 150 us); it adapts. `ack`:
+        "manual" counts a message as taken when `msg.ack()` is called, not when it is received; only with the policy
+        "block".
 
         Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
         """
@@ -460,6 +498,10 @@ class Subscriber(Generic[_Told]):
 
     def wait_for_publishers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until at least `n` publishers are connected; `Timeout` after `timeout` seconds."""
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many messages were received and not acknowledged yet, with `ack="manual"`."""
 
     def stats(self) -> dict[str, int]:
         """Counters: received, bytes, copied_bytes, lost, sleeps."""
@@ -599,6 +641,7 @@ class Mailbox(Generic[_Told]):
 
         There is one copy in memory, and a record for each. While those that are full are waited for, the others have it
         already. One that has no room within `timeout` seconds, or ends meanwhile, is not among those that are returned.
+        Nor is one that does not say within that time, or 5 s, which address it has. It is asked once.
         """
 
     def loan(
@@ -997,6 +1040,273 @@ class Undelivered:
     def __bytes__(self) -> bytes: ...
 
 @final
+class Client:
+    """Asks the servers of a service, in whatever process of the host, and gets their replies.
+
+    A request goes to the server with the fewest of this client's under way. It may be shared by threads.
+    """
+
+    def __new__(
+        cls, service: str, max_memory: int | None = None, writable: bool = False, allow_pickle: bool = False
+    ) -> Self:
+        """Make a client, which looks for servers from now on.
+
+        `max_memory`: the most bytes of payload memory for all requests (default: as for a `Publisher`). `writable`,
+        `allow_pickle`: how it wants replies, as for a `Subscriber`.
+
+        Raises `InvalidTopic` (services are named like topics, without wildcards), `ValueError`, and `Error` when
+        `$BYREF_DIR` cannot be used.
+        """
+
+    def request(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> Message:
+        """Send a request, and return the reply; its `sender` is the server. Of a streamed one, the last part.
+
+        `data`: what `Publisher.send` takes; or a loan of this client's, which is sent without a copy. `timeout`: the
+        deadline in seconds, also for the server. `to`: one server (`reply.sender`, one of `servers`), or a group of
+        them. `wait`: for how many seconds to let a server come if nobody serves (default: none).
+        `retry="idempotent"`: when a server ends that has taken the request, another one gets it. `pickle`: any object,
+        as with `Publisher.send_pickle`; the server's `allow_pickle` has to allow it.
+
+        Raises `NoServer`; `DeadlineExceeded`; `RemoteError` when the service failed; `NoReply` when the server dropped
+        it; `PeerLost` when the server ended: `taken` says whether it had taken the request. Further
+        `TypeError`, `PoolExhausted`, `Closed`, `Forked`. When Ctrl-C ends the call, the request is cancelled.
+        """
+
+    def submit(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        timeout: float | None = 30,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+        retry: Literal["idempotent"] | None = None,
+        timestamp_ns: int | None = None,
+        pickle: bool = False,
+    ) -> PendingReply:
+        """Send a request, and return at once what its reply will be; as `request` otherwise.
+
+        It waits at the client while all servers have as many as they may.
+        """
+
+    def survey(
+        self,
+        data: _Sendable,
+        headers: _Headers | None = None,
+        timeout: float = 1,
+        to: Identity | str | None = None,
+        wait: float | None = None,
+    ) -> list[Message]:
+        """Ask every server that is there (of a group, with `to`); return the replies that came in `timeout` seconds.
+
+        Those that fail, drop the request or end are not among them. `NoServer` when nobody serves.
+        """
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `request(loan)` or `submit(loan)`."""
+
+    def wait_for_server(self, group: str | None = None, timeout: float | None = None) -> None:
+        """Wait until there is a server (of that group); `Timeout` after `timeout` seconds."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a reply comes after `PendingReply.done()` was False."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        sent, copied_bytes, received, late (replies that nobody wanted any more), unasked, resent, under_way, waiting,
+        servers, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the client; servers see that nobody wants replies any more. Calling it again has no effect."""
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def identity(self) -> Identity:
+        """What servers see as `request.sender`."""
+
+    @property
+    def servers(self) -> list[Identity]:
+        """The servers that it is connected to."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class PendingReply:
+    """The reply to a request that was submitted. `await` gives it, on asyncio, trio and anyio.
+
+    Iteration gives the parts of a streamed reply as they come (`async for`, too). Dropping it cancels the request.
+    """
+
+    def result(self, timeout: float | None = None) -> Message:
+        """Wait for the reply, and return it; raise as `Client.request` does, and `Timeout` after `timeout` seconds.
+
+        Of a streamed reply, the last part.
+        """
+
+    def done(self) -> bool:
+        """Whether there is something: the reply, a part of it, or the reason why there is none."""
+
+    def cancel(self) -> bool:
+        """Want no reply any more: the server sees it while it works. False when there was nothing to cancel."""
+
+    def _client(self) -> Client: ...
+    def _seconds_left(self) -> float | None: ...
+    def _next_now(self) -> Message | None: ...
+    def __await__(self) -> Generator[Any, None, Message]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
+    def __aiter__(self) -> AsyncIterator[Message]: ...
+
+@final
+class Server:
+    """Serves a service: takes requests, and replies to them. Any number of servers may serve the same service.
+
+    It may be shared by threads: each request goes to one.
+    """
+
+    def __new__(
+        cls,
+        service: str,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+    ) -> Self:
+        """Make a server. Clients find it from now on.
+
+        `group`: a name by which clients may choose among the servers. `prefetch`: how many requests of each client it
+        may have and not have answered, at most 1,024: what its death or slowness can delay. Others go to
+        other servers, or wait at the client. `max_memory`: the most bytes of payload memory for all replies (default:
+        as for a `Publisher`). `writable`, `allow_pickle`: how it wants requests, as for a `Subscriber`.
+
+        Raises `InvalidTopic`, `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def recv(self, timeout: float | None = None) -> Request:
+        """Return the next request; `Timeout` when none came in `timeout` seconds. Releases the GIL, obeys Ctrl-C."""
+
+    def recv_async(self, timeout: float | None = None) -> Coroutine[Any, Any, Request]:
+        """Return the next request, and let other tasks run until it comes; on asyncio, trio and anyio."""
+
+    def _recv_at_last(self, waited: float) -> Request: ...
+    def try_recv(self) -> Request | None:
+        """Return the next request, or None when none is there."""
+
+    def fileno(self) -> int:
+        """A descriptor to poll, readable when a request comes after `try_recv` gave None."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters.
+
+        received, received_bytes, skipped (nobody wanted a reply when they were taken), replied, late (replies that
+        nobody wanted any more), dropped, copied_bytes, clients, pool_used.
+        """
+
+    def close(self) -> None:
+        """Close the server; iterations end. Calling it again has no effect.
+
+        Requests that it has not taken go to other servers; those that it has taken can be answered no more.
+        """
+
+    @property
+    def service(self) -> str:
+        """The service."""
+
+    @property
+    def group(self) -> str:
+        """The group; empty: none."""
+
+    @property
+    def identity(self) -> Identity:
+        """What clients see as `reply.sender`."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Request: ...
+    def __aiter__(self) -> AsyncIterator[Request]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Request:
+    """A request that a server has taken; to be answered once, from whichever thread.
+
+    It has all that its `message` has: `sender`, `headers`, `shape`, `dtype`, a buffer. Dropping it unanswered is
+    `NoReply` for its client.
+    """
+
+    def reply(
+        self,
+        data: _Sendable | Loan[Any],
+        headers: _Headers | None = None,
+        more: bool = False,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        pickle: bool = False,
+    ) -> bool:
+        """Send the reply; return False when nobody wants it any more, so that it was dropped.
+
+        `data`: what `Publisher.send` takes, or a loan of this request's. `more`: further parts follow; a part waits, up
+        to `timeout` seconds, while its client has many to take. The last reply never waits for the client. `pickle`:
+        any object; the client's `allow_pickle` has to allow it.
+
+        Raises `ValueError` when it was answered before, `Closed` when the server was closed.
+        """
+
+    def finish(self) -> bool:
+        """End a reply whose parts were all sent with `more`; as `reply` otherwise."""
+
+    def fail(self, code: int | str, text: str = "", traceback: str = "") -> bool:
+        """Say that the service failed: the client gets a `RemoteError`; as `reply` otherwise."""
+
+    def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
+        """Lend memory to be filled in place, for `reply(loan)`."""
+
+    @property
+    def message(self) -> Message:
+        """The request as a message."""
+
+    @property
+    def value(self) -> Any:
+        """What was sent; `message.value`."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When the reply has to be there, on the clock of `time.monotonic()`; None: at any time."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants a reply any more: cancelled, too late, or its client has ended. Receives nothing."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it was answered."""
+
+    def __getattr__(self, name: str) -> Any: ...
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class EventQueue:
     """Calls receivers as messages come: any callables, on many topics, one after the other on one thread at a time."""
 
@@ -1017,6 +1327,26 @@ class EventQueue:
         seconds.
 
         Raises `ValueError`, and `Error` when `$BYREF_DIR` cannot be used.
+        """
+
+    def serve(
+        self,
+        service: str,
+        function: Callable[[Request], object],
+        *,
+        group: str = "",
+        prefetch: int = 1,
+        max_memory: int | None = None,
+        writable: bool = False,
+        allow_pickle: bool = False,
+        name: str | None = None,
+    ) -> Receiver:
+        """Serve a service with any callable, which is called with each `Request`; closing the receiver ends that.
+
+        What it returns is the reply (None: an empty one), unless it has answered by itself; what a generator yields are
+        the parts of a streamed reply; what it raises is a `RemoteError` for the client, with the class's name, the text
+        and the traceback, and the queue goes on. Coroutine functions and asynchronous generators serve in
+        `run_async`. The other arguments: as for a `Server`.
         """
 
     @overload
@@ -1059,6 +1389,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1074,6 +1405,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1089,6 +1421,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: Literal[False] = False,
+        ack: _Ack = "auto",
     ) -> Receiver: ...
     @overload
     def subscribe(
@@ -1104,6 +1437,7 @@ class EventQueue:
         allow_pickle: bool = False,
         name: str | None = None,
         events: bool,
+        ack: _Ack = "auto",
     ) -> Receiver:
         """Call `receiver` with each `Message` of `topic` from now on; the other arguments are those of `Subscriber`.
 
@@ -1335,6 +1669,14 @@ class Message:
         for another shape, `TypeError` for types that do not go together. Large copies release the GIL.
         """
 
+    def ack(self) -> None:
+        """Tell the publisher that the message is done with, whatever views of it are kept, or released.
+
+        For subscribers with `ack="manual"`; `ValueError` for others. Until then the message counts against the
+        subscriber's `depth`, and `flush` waits for it. In any order, and from any thread; room is made from the oldest
+        message on. Calling it again has no effect. `Closed` when the subscriber is closed.
+        """
+
     def release(self) -> None:
         """Give the lease back now; `BufferError` while a view is alive. Calling it again has no effect."""
 
@@ -1384,6 +1726,9 @@ class Arrow:
 @final
 class Batch:
     """Messages in the order in which they were received: a sequence of them, and arrays over all."""
+
+    def ack(self) -> None:
+        """`Message.ack` for all of them."""
 
     def array(self, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Return all payloads as one read-only array, with the first dimension along the messages.

@@ -57,7 +57,7 @@ class Unroutable(Error):
 
 
 class PeerLost(Error):
-    """The mailbox that was sent to has ended; the message of this call was not sent.
+    """The mailbox that was sent to has ended; the message of this call was not sent. Or the server of a request has.
 
     What it had taken before may have been processed.
     """
@@ -65,10 +65,41 @@ class PeerLost(Error):
     peer: Identity
     # The messages that were sent to it before and that it never took, as far as nobody has asked for them.
     undelivered: list[Undelivered]
+    # For a request: whether the server had taken it, and may have acted on it.
+    taken: bool | None = None
+
+
+class NoServer(Error):
+    """Nobody serves. Nothing was sent."""
+
+
+class NoReply(Error):
+    """The server dropped the request without a reply."""
+
+    peer: Identity
+
+
+class DeadlineExceeded(Timeout):
+    """The time for a request is over; a reply that still comes is dropped."""
+
+
+class Cancelled(Error):
+    """The request was cancelled."""
+
+
+class RemoteError(Error):
+    """The service failed: its callable raised, or it said so with `request.fail(code, text)`."""
+
+    peer: Identity
+    # What it failed with: the name of an exception's class, or what was given to `fail`.
+    code: int | str
+    text: str
+    # Where it happened, in the server; may be empty.
+    traceback: str
 
 
 _all = (Error, Timeout, Closed, PoolExhausted, Evicted, VersionMismatch, Forked, InvalidTopic, AddressInUse, Unroutable)
-for _class in (*_all, PeerLost):
+for _class in (*_all, PeerLost, NoServer, NoReply, DeadlineExceeded, Cancelled, RemoteError):
     _class.__module__ = "byref"
 
 

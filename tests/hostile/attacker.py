@@ -26,7 +26,7 @@ def attack(line: Line, seed: str, names: list[str], seconds: float) -> None:
     stranger = Stranger(Path(os.environ["BYREF_DIR"]), rng, seconds)
     made: Counter[str] = Counter()
     waiting: list[str] = []
-    while waiting or not line.has_something():
+    while waiting or not made or not line.has_something():
         waiting = waiting or rng.sample(names, len(names))
         name = waiting.pop()
         ATTACKS[name](stranger)

@@ -6,9 +6,10 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
-from tests.strangers import GREETING, LEASE_SIZE, RING, SAY, SEALED, head, memfd, send_with_descriptor, shared
+from tests.strangers import GREETING, LEASE_SIZE, OPEN, RING, SAY, SEALED, head, memfd, send_with_descriptor, shared
 
 from .tools import Stranger, say
 
@@ -108,6 +109,46 @@ def answers_at_once(stranger: Stranger) -> None:
                 say(lambda: end.send(head(RING, 0)))
 
 
+def opens_without_end(stranger: Stranger) -> None:
+    """Channel after channel, to somebody or to nobody, some of them with a lease; as a rule no answer is read."""
+    rng = stranger.rng
+    for _ in stranger.rounds():
+        with stranger.greet() as end:
+            reads = rng.random() < 0.3
+            refused = 0
+            number = 0
+            while number < 40_000 and refused < 20:
+                packet = stranger.hello(number=number) if rng.random() < 0.5 else head(OPEN, number) + rng.randbytes(9)
+                if rng.random() < 0.02:
+                    fd = memfd(LEASE_SIZE, SEALED, holes=True)
+                    is_sent = say(lambda end=end, packet=packet, fd=fd: send_with_descriptor(end, packet, fd))
+                else:
+                    is_sent = say(lambda end=end, packet=packet: end.send(packet))
+                if reads:
+                    say(lambda end=end: end.recv(4096))
+                if is_sent:
+                    number, refused = number + 2, 0
+                else:
+                    refused += 1
+                    time.sleep(0.001)
+
+
+def passes_bells_without_end(stranger: Stranger) -> None:
+    """A new one each time, and every one is broken."""
+    with taken_in(stranger) as (end, lease):
+        epoch = 0
+        for _ in stranger.rounds():
+            for _ in range(20):
+                own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                own.close()
+                packet = head(SAY, 0) + bytes([0, stranger.rng.randrange(128)])
+                say(lambda packet=packet, theirs=theirs: send_with_descriptor(end, packet, theirs.detach()))
+                theirs.close()
+                epoch += 1
+                struct.pack_into("<Q", lease, SLEEPING, epoch)
+
+
 ATTACKS = (
     says_garbage, passes_no_lease, stands_at_the_door, comes_and_goes, writes_its_lease, floods, answers_at_once,
+    opens_without_end, passes_bells_without_end,
 )  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,6 +23,15 @@ def settles(condition: Callable[[], bool], seconds: float) -> bool:
 def descriptors() -> int:
     """How many this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def held() -> list[str]:
+    """What they are."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # The one by which they are listed.
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
 
 
 def mappings(pid: int | str = "self") -> list[str]:

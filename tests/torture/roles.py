@@ -61,8 +61,7 @@ def play(part: Part) -> None:
         _Receiving(part).run()
     gc.collect()
     if not leaks.settles(lambda: leaks.descriptors() <= before and not leaks.mappings(), 5):
-        held = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
-        part.voice.violation(f"leaks: {before} descriptors before, now {held}; maps {leaks.mappings()}")
+        part.voice.violation(f"leaks: {before} descriptors before, now {leaks.held()}; maps {leaks.mappings()}")
 
 
 def _leave_stale_name() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from .board import Board
 
 # Nothing takes so long (s), on however busy a machine.
-PATIENCE = 20.0
+PATIENCE = 60.0
 _PLACES = 8
 
 

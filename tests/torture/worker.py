@@ -25,6 +25,7 @@ from . import leaks
 from .board import Board, Report
 from .bursting import Bursting
 from .context import Context
+from .exchanging import Exchanging
 from .hardship import Hardship
 from .hoarding import Hoarding
 from .keep import Keep
@@ -40,7 +41,7 @@ from .signals import Signals
 from .subscribing import Subscribing
 
 _Life = Publishing | Subscribing | Queueing | Relaying | Scene
-_SCENES = (Bursting, Bursting, Hoarding, Polling, Leaving, Probing)
+_SCENES = (Bursting, Bursting, Exchanging, Exchanging, Hoarding, Polling, Leaving, Probing)
 # So many of the lives of a player are scenes.
 _SCENE_SHARE = 0.6
 # Endpoints that one worker makes, one after another, its children's among them.
@@ -90,10 +91,7 @@ class Worker:
             self._report.violation(f"children {list(self._children)} hang")
         gc.collect()
         if not leaks.settles(lambda: leaks.descriptors() <= before and not leaks.mappings(), 5):
-            held, maps = (
-                [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]],
-                leaks.mappings(),
-            )
+            held, maps = leaks.held(), leaks.mappings()
             self._report.counts["leaked descriptors"] += max(0, len(held) - before)
             self._report.counts["leaked mappings"] += len(maps)
             self._report.violation(f"leaks: {before} descriptors before, now {held}; maps {maps}")

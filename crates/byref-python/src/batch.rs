@@ -3,6 +3,7 @@
 
 use crate::array;
 use crate::ending;
+use crate::errors::to_python;
 use crate::message::{Manner, Message, PublisherInfo};
 use crate::owner::{Memory, Owner};
 use crate::refusals::class_name;
@@ -84,6 +85,11 @@ fn declared(
 
 #[pymethods]
 impl Batch {
+    #[doc = doc!("Batch.ack")]
+    fn ack(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.ack().map_err(|error| to_python(py, error))
+    }
+
     #[doc = doc!("Batch.array")]
     #[pyo3(signature = (dtype=None))]
     fn array<'py>(slf: &Bound<'py, Self>, dtype: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {

@@ -3,7 +3,7 @@
 use crate::ending;
 use crate::identity::Identity;
 use crate::undelivered::Undelivered;
-use byref::Error;
+use byref::{Code, Error};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -28,6 +28,9 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
     if let Error::AddressInUse { .. } | Error::Unroutable { .. } | Error::PeerLost { .. } = error {
         return about_address(py, error, text).unwrap_or_else(|failed| failed);
     }
+    if let Error::NoReply { .. } | Error::ServerLost { .. } | Error::Remote { .. } = error {
+        return about_server(py, error, text).unwrap_or_else(|failed| failed);
+    }
     let class = match error {
         Error::Timeout { .. } | Error::WouldBlock { .. } => exception!(py, "Timeout"),
         Error::Closed { .. } => exception!(py, "Closed"),
@@ -36,6 +39,9 @@ pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
         Error::VersionMismatch { .. } => exception!(py, "VersionMismatch"),
         Error::Forked { .. } => exception!(py, "Forked"),
         Error::InvalidTopic { .. } => exception!(py, "InvalidTopic"),
+        Error::NoServer { .. } => exception!(py, "NoServer"),
+        Error::DeadlineExceeded { .. } => exception!(py, "DeadlineExceeded"),
+        Error::Cancelled { .. } => exception!(py, "Cancelled"),
         Error::InvalidArgument(_) => return PyValueError::new_err(text),
         _ => exception!(py, "Error"),
     };
@@ -70,6 +76,33 @@ fn about_address(py: Python<'_>, error: Error, text: String) -> PyResult<PyErr> 
         }
         _ => exception!(py, "Error")?.call1((text,))?,
     };
+    Ok(PyErr::from_value(raised))
+}
+
+/// An exception that says which server it is about.
+#[cold]
+fn about_server(py: Python<'_>, error: Error, text: String) -> PyResult<PyErr> {
+    let (raised, peer) = match error {
+        Error::NoReply { peer, .. } => (exception!(py, "NoReply")?.call1((text,))?, peer),
+        Error::ServerLost { peer, taken, .. } => {
+            let raised = exception!(py, "PeerLost")?.call1((text,))?;
+            raised.setattr("undelivered", Vec::<Undelivered>::new())?;
+            raised.setattr("taken", taken)?;
+            (raised, peer)
+        }
+        Error::Remote { peer, failure, .. } => {
+            let raised = exception!(py, "RemoteError")?.call1((text,))?;
+            match failure.code {
+                Code::Number(number) => raised.setattr("code", number)?,
+                Code::Name(name) => raised.setattr("code", name)?,
+            }
+            raised.setattr("text", failure.text)?;
+            raised.setattr("traceback", failure.traceback)?;
+            (raised, peer)
+        }
+        _ => return exception!(py, "Error").map(|class| PyErr::from_type(class.clone(), text)),
+    };
+    raised.setattr("peer", Bound::new(py, Identity(peer))?)?;
     Ok(PyErr::from_value(raised))
 }
 

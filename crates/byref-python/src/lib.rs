@@ -9,6 +9,7 @@ mod arrow;
 mod batch;
 mod called;
 mod capsule;
+mod client;
 mod columns;
 mod dlpack;
 mod draft;
@@ -40,6 +41,7 @@ mod refusals;
 mod report;
 mod rows;
 mod sending;
+mod server;
 mod serving;
 mod subscriber;
 mod ticket;
@@ -74,6 +76,8 @@ mod _byref {
     #[pymodule_export]
     use crate::batch::Batch;
     #[pymodule_export]
+    use crate::client::{Client, PendingReply};
+    #[pymodule_export]
     use crate::event::Event;
     #[pymodule_export]
     use crate::identity::Identity;
@@ -105,6 +109,8 @@ mod _byref {
     use crate::report::monitors;
     #[pymodule_export]
     use crate::sending::Sending;
+    #[pymodule_export]
+    use crate::server::{Request, Server};
     #[pymodule_export]
     use crate::subscriber::{Iteration, Subscriber};
     #[pymodule_export]

@@ -11,7 +11,7 @@ use crate::headers;
 use crate::message::shape_text;
 use crate::owner::{Memory, Owner};
 use crate::waiting::Timeout;
-use byref::{Attributes, Layout};
+use byref::{Attributes, Encoded, Layout};
 use byref_parts::arrow::Field;
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -164,6 +164,38 @@ impl Loan {
         Ok(())
     }
 
+    /// Has `send` send it, with its headers and these besides.
+    pub fn send_as<T>(
+        &self,
+        py: Python<'_>,
+        more: Option<&Bound<'_, PyDict>>,
+        send: impl FnOnce(&mut byref::Loan, &Encoded) -> PyResult<T>,
+    ) -> PyResult<T> {
+        ending::outlive();
+        let mut headers = headers::from_python(self.headers.bind(py), &self.topic)?;
+        if let Some(more) = more {
+            headers.extend(headers::from_python(more, &self.topic)?);
+        }
+        self.check_columns(py)?;
+        let taken = self.state.with(|state| Some((state.loan.take()?, state.content.clone())));
+        let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
+        let attributes = match content {
+            Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
+            Content::Batch(columns) => columns.finish(&mut loan, headers),
+        };
+        let sent = attributes.map_err(|error| to_python(py, error)).and_then(|attributes| send(&mut loan, &attributes));
+        if sent.is_err() && loan.is_open() {
+            // Discarded by another thread meanwhile, it is not put back.
+            let _over = self.state.with(|state| match state.frozen {
+                true => Some(loan),
+                false => state.loan.replace(loan),
+            });
+        } else {
+            self.freeze(py)?;
+        }
+        sent
+    }
+
     /// Ends the writing, as far as Python's arrays go.
     fn freeze(&self, py: Python<'_>) -> PyResult<()> {
         let handed_out = self.state.with(|state| {
@@ -244,27 +276,9 @@ impl Loan {
     fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
         ending::outlive();
         let timeout = Timeout::new(timeout)?;
-        let headers = headers::from_python(self.headers.bind(py), &self.topic)?;
-        self.check_columns(py)?;
-        let taken = self.state.with(|state| Some((state.loan.take()?, state.content.clone())));
-        let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
-        let attributes = match content {
-            Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
-            Content::Batch(columns) => columns.finish(&mut loan, headers),
-        };
-        let sent = attributes
-            .map_err(|error| to_python(py, error))
-            .and_then(|attributes| timeout.wait_if_needed(py, |wait| loan.send_with(&attributes, timestamp_ns, wait)));
-        if sent.is_err() && loan.is_open() {
-            // Discarded by another thread meanwhile, it is not put back.
-            let _over = self.state.with(|state| match state.frozen {
-                true => Some(loan),
-                false => state.loan.replace(loan),
-            });
-        } else {
-            self.freeze(py)?;
-        }
-        sent
+        self.send_as(py, None, |loan, attributes| {
+            timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
+        })
     }
 
     #[doc = doc!("Loan.discard")]

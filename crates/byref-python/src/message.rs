@@ -87,6 +87,8 @@ pub struct Manner {
 struct State {
     /// `None` after `release()`.
     message: Option<byref::Message>,
+    /// What it may be acknowledged by after that.
+    receipt: Option<byref::Receipt>,
     /// Buffers and arrays that show the payload.
     views: usize,
     /// Views outside of Python's objects; made with the first of them.
@@ -109,7 +111,7 @@ impl Message {
     #[inline]
     pub fn new(message: byref::Message, manner: Manner) -> Self {
         Message {
-            state: Guarded::new(State { message: Some(message), views: 0, foreign: None }),
+            state: Guarded::new(State { message: Some(message), receipt: None, views: 0, foreign: None }),
             manner,
             extents: OnceLock::new(),
         }
@@ -384,7 +386,7 @@ impl Message {
 
     #[doc = doc!("Message.value")]
     #[getter]
-    fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn value<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         if this.manner.writable {
             return Self::writable(slf);
@@ -417,10 +419,23 @@ impl Message {
         unsafe { array::over(dtype_of(py, &view), &view.shape, data, true, owner) }
     }
 
+    #[doc = doc!("Message.ack")]
+    fn ack(&self, py: Python<'_>) -> PyResult<()> {
+        let receipt =
+            self.state.with(|state| state.message.as_ref().map(byref::Message::receipt).or(state.receipt.clone()));
+        receipt.ok_or_else(|| released(py))?.ack().map_err(|error| to_python(py, error))
+    }
+
     #[doc = doc!("Message.release")]
     fn release(&self) -> PyResult<()> {
         let released = self.state.with(|state| match state.open_views() {
-            0 => Ok(state.message.take()),
+            0 => {
+                let message = state.message.take();
+                if let Some(message) = message.as_ref().filter(|message| message.is_acked_by_hand()) {
+                    state.receipt = Some(message.receipt());
+                }
+                Ok(message)
+            }
             views => Err(views),
         });
         match released {

@@ -5,7 +5,8 @@ use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
-use crate::outlet;
+use crate::message::{Manner, Message};
+use crate::outlet::{self, Outlet};
 use crate::outstanding::Outstanding;
 use crate::refusals::{class_name, located};
 use crate::sending;
@@ -16,6 +17,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyRange, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 #[doc = doc!("SubscriberInfo")]
@@ -66,7 +69,29 @@ pub const POLICIES: [(&str, Policy); 3] =
 
 #[doc = doc!("Publisher")]
 #[pyclass(frozen, weakref, module = "byref")]
-pub struct Publisher(pub byref::Publisher);
+pub struct Publisher(pub byref::Publisher, Option<Arc<OnIdle>>);
+
+/// What a publisher calls when its last subscriber is gone; `None` once it is not needed any more.
+struct OnIdle(Mutex<Option<Py<PyAny>>>);
+
+impl OnIdle {
+    fn lock(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On a thread of the library's own.
+    fn call(&self) {
+        Python::try_attach(|py| {
+            ending::outlive();
+            let callable = self.lock().as_ref().map(|callable| callable.clone_ref(py));
+            if let Some(callable) = callable
+                && let Err(error) = callable.call0(py)
+            {
+                error.write_unraisable(py, Some(callable.bind(py)));
+            }
+        });
+    }
+}
 
 impl Publisher {
     /// See [`outlet::send`].
@@ -80,13 +105,49 @@ impl Publisher {
     ) -> PyResult<T> {
         outlet::send(&self.0, data, headers, timeout, send, send_loan)
     }
+
+    #[cold]
+    fn send_kept<'py>(
+        &self,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Timeout,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        ending::outlive();
+        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_kept_with(bytes, attributes, timestamp_ns, wait)
+        };
+        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+            loan.send_kept_with(attributes, timestamp_ns, wait)
+        };
+        let message = outlet::send(&Plain(&self.0), data, headers, timeout, send, send_loan)?;
+        Ok(Bound::new(data.py(), Message::new(message, Manner::default()))?.into_any())
+    }
+}
+
+/// A publisher whose messages tell all about themselves: it does not listen to what it explained once for all subscribers.
+struct Plain<'a>(&'a byref::Publisher);
+
+impl Outlet for Plain<'_> {
+    fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    fn loan_with(&self, len: usize, attributes_len: usize, wait: &mut Wait<'_>) -> byref::Result<byref::Loan> {
+        self.0.loan_with(len, attributes_len, wait)
+    }
+
+    fn explain(&self, _: &[u8]) -> byref::Result<Option<byref::Entry>> {
+        Ok(None)
+    }
 }
 
 #[pymethods]
 impl Publisher {
     #[new]
     #[pyo3(signature = (
-        topic, max_memory=None, history=0, name=None, hold_warning=None, max_held=None, max_stall=None
+        topic, max_memory=None, history=0, name=None, hold_warning=None, max_held=None, max_stall=None, on_idle=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -98,6 +159,7 @@ impl Publisher {
         hold_warning: Option<f64>,
         max_held: Option<i128>,
         max_stall: Option<f64>,
+        on_idle: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         ending::outlive();
         let mut builder = byref::Publisher::builder(topic).history(non_negative("history", history)?);
@@ -116,25 +178,55 @@ impl Publisher {
         if let Some(seconds) = max_stall {
             builder = builder.max_stall(positive("max_stall", seconds)?);
         }
-        builder.build().map(Publisher).map_err(|error| to_python(py, error))
+        let on_idle = on_idle.map(|callable| {
+            if !callable.is_callable() {
+                let text = format!("on_idle must be callable, not {}", class_name(callable));
+                return Err(PyTypeError::new_err(text));
+            }
+            Ok(Arc::new(OnIdle(Mutex::new(Some(callable.clone().unbind())))))
+        });
+        let on_idle = on_idle.transpose()?;
+        if let Some(on_idle) = on_idle.clone() {
+            builder = builder.on_idle(move || on_idle.call());
+        }
+        let core = builder.build().map_err(|error| to_python(py, error))?;
+        Ok(Publisher(core, on_idle))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Whoever has the lock is clearing it, or about to call it: it is alive.
+        let Some(on_idle) = &self.1 else { return Ok(()) };
+        on_idle.0.try_lock().map_or(Ok(()), |callable| visit.call(&*callable))
+    }
+
+    fn __clear__(&self) {
+        if let Some(on_idle) = &self.1 {
+            let callable = on_idle.lock().take();
+            drop(callable); // Without the lock: it may run anything.
+        }
     }
 
     #[doc = doc!("Publisher.send")]
-    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
-    fn send(
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, keep=false))]
+    fn send<'py>(
         &self,
-        data: &Bound<'_, PyAny>,
-        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
-    ) -> PyResult<u64> {
+        keep: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if keep {
+            return self.send_kept(data, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?);
+        }
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
             self.0.send_with(bytes, attributes, timestamp_ns, wait)
         };
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
             loan.send_with(attributes, timestamp_ns, wait)
         };
-        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+        let sent = self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)?;
+        Ok(sent.into_pyobject(data.py())?.into_any())
     }
 
     #[doc = doc!("Publisher.send_async")]

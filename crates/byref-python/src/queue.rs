@@ -10,6 +10,7 @@ use crate::puller::Puller;
 use crate::receiver::{Receiver, Slot, Subscription, Wants};
 use crate::refusals::class_name;
 use crate::report::queue_dict;
+use crate::server::Server;
 use crate::serving::{LOOK_EVERY, Limits, OnError, Pause, Runner, Running, Shared, State, after, lock};
 use crate::subscriber;
 use crate::timer::{Timer, Timers};
@@ -158,6 +159,20 @@ fn batch_size(batch: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     }
 }
 
+impl EventQueue {
+    /// Has one more receiver called.
+    fn add(&self, py: Python<'_>, slot: Arc<Slot>) -> PyResult<Receiver> {
+        let shared = &self.shared;
+        lock(&shared.slots).add(&slot);
+        if shared.closed.load(Ordering::Acquire) {
+            shared.detach(&*slot); // Closed meanwhile by another thread, which may not have seen it.
+            shared.check_open(py)?;
+        }
+        shared.call_attention();
+        Ok(Receiver { slot, queue: Arc::clone(shared) })
+    }
+}
+
 #[pymethods]
 impl EventQueue {
     #[new]
@@ -207,7 +222,7 @@ impl EventQueue {
     #[doc = doc!("EventQueue.subscribe")]
     #[pyo3(signature = (
         topic, receiver, batch=None, *, policy="block", depth=None, history=0, writable=false, allow_pickle=false,
-        name=None, events=false
+        name=None, events=false, ack="auto"
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn subscribe(
@@ -222,6 +237,7 @@ impl EventQueue {
         allow_pickle: bool,
         name: Option<String>,
         events: bool,
+        ack: &str,
     ) -> PyResult<Receiver> {
         ending::outlive(); // The callable is looked at, and that may be the caller's code.
         let (py, shared) = (receiver.py(), &self.shared);
@@ -230,8 +246,9 @@ impl EventQueue {
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
         let batch = batch.map_or(Ok(None), batch_size)?;
         let (mailbox, subscriber, manner, is_own) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
-            if policy != "block" || depth.is_some() || history != 0 || writable || allow_pickle || events {
-                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle and events are for topics";
+            let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
+            if !is_as_made || writable || allow_pickle || events {
+                let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle, events and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (mailbox, subscriber, manner) = mailbox.get().parts();
@@ -256,20 +273,46 @@ impl EventQueue {
                 let text = format!("topic must be a str, a byref.Mailbox or a byref.Puller, not {}", class_name(topic));
                 return Err(PyTypeError::new_err(text));
             };
-            let options = subscriber::options(topic.to_str()?, policy, depth, history, name)?.events(events);
+            let options = subscriber::options(topic.to_str()?, policy, depth, history, name, ack)?.events(events);
             let subscriber = options.build().map_err(|problem| to_python(py, problem))?;
             (None, subscriber, Manner { writable, allow_pickle, is_direct: false }, true)
         };
         let (subscriber, wants) = (Arc::new(subscriber), Wants { manner, batch });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
-        let slot = Arc::new(Slot::new(Subscription { subscriber, mailbox, is_own, wants }, account, label, callable));
-        lock(&shared.slots).add(&slot);
-        if shared.closed.load(Ordering::Acquire) {
-            shared.detach(&*slot); // Closed meanwhile by another thread, which may not have seen it.
-            shared.check_open(py)?;
-        }
-        shared.call_attention();
-        Ok(Receiver { slot, queue: Arc::clone(shared) })
+        let subscription = Subscription { subscriber, mailbox, is_own, server: None, wants };
+        self.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
+    }
+
+    #[doc = doc!("EventQueue.serve")]
+    #[pyo3(signature = (
+        service, function, *, group="", prefetch=1, max_memory=None, writable=false, allow_pickle=false, name=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "Python names them")]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        service: &str,
+        function: &Bound<'_, PyAny>,
+        group: &str,
+        prefetch: i128,
+        max_memory: Option<i128>,
+        writable: bool,
+        allow_pickle: bool,
+        name: Option<String>,
+    ) -> PyResult<Receiver> {
+        ending::outlive(); // As below.
+        let shared = &self.shared;
+        shared.check_open(py)?;
+        let label = name.unwrap_or_else(|| label_of(function));
+        resolve(function)?; // It is callable.
+        let answering = py.import("byref._serve")?.getattr("answering")?.call1((function,))?;
+        let callable = resolve(&answering)?;
+        let manner = Manner { writable, allow_pickle, is_direct: true };
+        let core = Server::make(py, service, group, prefetch, max_memory, manner)?.into_core();
+        let (subscriber, wants) = (Arc::new(core.inbox()), Wants { manner, batch: None });
+        let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
+        let subscription = Subscription { subscriber, mailbox: None, is_own: false, server: Some(core), wants };
+        self.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
     }
 
     #[doc = doc!("EventQueue.call_later")]

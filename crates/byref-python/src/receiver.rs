@@ -21,6 +21,8 @@ pub struct Subscription {
     pub mailbox: Option<byref::Mailbox>,
     /// It ends with the receiver.
     pub is_own: bool,
+    /// Of which it is the receiving half: it ends with the receiver.
+    pub server: Option<byref::Server>,
     pub wants: Wants,
 }
 
@@ -30,8 +32,10 @@ impl Source for Subscription {
     }
 
     fn end(slot: &Slot, queue: &Shared) {
-        if slot.source.is_own {
-            slot.source.subscriber.close();
+        match &slot.source.server {
+            Some(server) => server.close(),
+            None if slot.source.is_own => slot.source.subscriber.close(),
+            None => {}
         }
         queue.monitor.close(&slot.account);
         lock(&queue.slots).remove(slot);
@@ -58,7 +62,8 @@ impl Receiver {
     #[doc = doc!("Receiver.topic")]
     #[getter]
     fn topic(&self) -> &str {
-        self.slot.source.subscriber.topic()
+        let Subscription { subscriber, server, .. } = &self.slot.source;
+        server.as_ref().map_or(subscriber.topic(), byref::Server::service)
     }
 
     #[doc = doc!("Receiver.name")]

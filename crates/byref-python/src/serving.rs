@@ -16,6 +16,7 @@ use crate::message::Message;
 use crate::puller::Job;
 use crate::receipt::note_receiver;
 use crate::receiver::Slot;
+use crate::server::Request;
 use crate::timer::Timers;
 use crate::waiting::let_interpreter_work;
 use byref::{Error, Item, Monitor, Selector, Turn, Waker};
@@ -419,6 +420,10 @@ impl Shared {
                     work = Some(job.clone());
                     job.into_any()
                 }
+                Ok(Item::Request(request)) => match request.downcast() {
+                    Ok(request) => Request::wrap(py, *request, slot.source.wants.manner)?.into_any(),
+                    Err(_) => continue,
+                },
                 Ok(Item::Event(event)) => {
                     messages = 0;
                     Bound::new(py, Event::new(*event, slot.source.mailbox.as_ref()))?.into_any()

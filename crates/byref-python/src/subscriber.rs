@@ -91,13 +91,20 @@ pub fn options(
     depth: Option<i128>,
     history: i128,
     name: Option<String>,
+    ack: &str,
 ) -> PyResult<SubscriberBuilder> {
     let Some((_, policy)) = POLICIES.iter().find(|(known, _)| *known == policy) else {
         return Err(PyValueError::new_err(format!(
             "policy must be 'block', 'drop_oldest' or 'latest', not {policy:?}"
         )));
     };
+    let by_hand = match ack {
+        "auto" => false,
+        "manual" => true,
+        _ => return Err(PyValueError::new_err(format!("ack must be 'auto' or 'manual', not {ack:?}"))),
+    };
     let mut builder = byref::Subscriber::builder(topic).policy(*policy).history(non_negative("history", history)?);
+    builder = builder.manual_ack(by_hand);
     if let Some(depth) = depth {
         builder = builder.depth(non_negative("depth", depth)?);
     }
@@ -133,7 +140,7 @@ impl Subscriber {
     #[new]
     #[pyo3(signature = (
         topic, policy="block", depth=None, history=0, writable=false, allow_pickle=false, name=None, events=false,
-        spin=None
+        spin=None, ack="auto"
     ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -147,9 +154,10 @@ impl Subscriber {
         name: Option<String>,
         events: bool,
         spin: Option<f64>,
+        ack: &str,
     ) -> PyResult<Self> {
         ending::outlive();
-        let builder = options(topic, policy, depth, history, name)?.events(events);
+        let builder = options(topic, policy, depth, history, name, ack)?.events(events);
         let builder = match spin {
             Some(spin) => builder.spin(Duration::try_from_secs_f64(spin).map_err(|_| {
                 PyValueError::new_err(format!("spin must be 0 seconds or more, up to 1e19, not {spin}"))
@@ -263,6 +271,12 @@ impl Subscriber {
     #[getter]
     fn topic(&self) -> &str {
         self.core.topic()
+    }
+
+    #[doc = doc!("Subscriber.unacknowledged")]
+    #[getter]
+    fn unacknowledged(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.unacknowledged().map_err(|error| to_python(py, error))
     }
 
     #[doc = doc!("Subscriber.stats")]

@@ -2,6 +2,7 @@
 
 use crate::direct::identity::Identity;
 use crate::direct::undelivered::Undelivered;
+use crate::rpc::failure::Failure;
 use crate::sys::limits;
 use std::borrow::Cow;
 use std::io;
@@ -137,6 +138,58 @@ pub enum Error {
         /// gives them, too, and forgets them.
         undelivered: Vec<Undelivered>,
     },
+    /// Nobody serves. Nothing was sent.
+    #[error("service '{service}': nobody serves it{hint}")]
+    NoServer {
+        /// The service.
+        service: String,
+        /// Where servers were looked for, and what to do, with a leading separator.
+        hint: String,
+    },
+    /// A server dropped the request without a reply.
+    #[error("service '{service}': the server of process {} dropped the request without a reply", peer.process())]
+    NoReply {
+        /// The service.
+        service: String,
+        /// The server.
+        peer: Identity,
+    },
+    /// The server of a request has ended without a reply.
+    #[error("service '{service}': the server of process {} has ended, {}", peer.process(), taken_text(*taken))]
+    ServerLost {
+        /// The service.
+        service: String,
+        /// The server.
+        peer: Identity,
+        /// It had taken the request, and may have acted on it. Otherwise nobody has seen it.
+        taken: bool,
+    },
+    /// The time for a request is over; a reply that still comes is dropped.
+    #[error("service '{service}': no reply within {waited:?}{hint}")]
+    DeadlineExceeded {
+        /// The service.
+        service: String,
+        /// The time that it was given.
+        waited: Duration,
+        /// Where it was, with a leading separator.
+        hint: &'static str,
+    },
+    /// The request was cancelled.
+    #[error("service '{service}': the request was cancelled")]
+    Cancelled {
+        /// The service.
+        service: String,
+    },
+    /// The service failed.
+    #[error("service '{service}': the server of process {} failed: {}", peer.process(), failure.text)]
+    Remote {
+        /// The service.
+        service: String,
+        /// The server.
+        peer: Identity,
+        /// What it said.
+        failure: Failure,
+    },
     /// The caller's interrupt check asked to stop waiting.
     #[error("interrupted while waiting on topic '{topic}'")]
     Interrupted {
@@ -177,6 +230,14 @@ fn in_use_text(address: &str, pid: i32, name: Option<&str>, conflict: Conflict) 
     }
 }
 
+fn taken_text(taken: bool) -> &'static str {
+    if taken {
+        "after it had taken the request, which it may have acted on"
+    } else {
+        "before it took the request, and there is no other one"
+    }
+}
+
 fn undelivered_text(count: usize) -> String {
     match count {
         0 => "every message that was sent to it before was taken by it".into(),
@@ -191,6 +252,7 @@ fn undelivered_text(count: usize) -> String {
 fn on(topic: &str, what: &str) -> String {
     match what {
         _ if what.starts_with(MAILBOX) => format!("mailbox '{topic}'"),
+        _ if OF_SERVICES.contains(&what) => format!("service '{topic}'"),
         PUSHER | PULLER | JOB | "push" | "pull" | "join" => format!("queue '{topic}'"),
         _ => format!("topic '{topic}'"),
     }
@@ -201,11 +263,17 @@ fn operation(what: &str) -> &str {
 }
 
 fn endpoint(what: &str, topic: &str) -> String {
-    if what == MAILBOX { on(topic, what) } else { format!("{what} on {}", on(topic, what)) }
+    match what {
+        MAILBOX => on(topic, what),
+        _ if OF_SERVICES.contains(&what) => format!("{what} of {}", on(topic, what)),
+        _ => format!("{what} on {}", on(topic, what)),
+    }
 }
 
 /// How `what` begins in errors of mailboxes; their topic is an address.
 pub(crate) const MAILBOX: &str = "mailbox";
+/// What errors about services call what they are about.
+const OF_SERVICES: [&str; 4] = ["client", "server", "request", "serving"];
 
 /// What is on a queue, which is their topic.
 pub(crate) const PUSHER: &str = "pusher";

@@ -12,6 +12,7 @@ mod lease;
 mod monitor;
 mod names;
 mod pair;
+mod request;
 mod ring;
 
 /// Reads any bytes.
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("monitor", monitor::run),
     ("names", names::run),
     ("pair", pair::run),
+    ("request", request::run),
     ("ring", ring::run),
 ];
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
@@ -44,7 +45,8 @@ impl Mailbox {
     }
 
     /// Sends a copy of `payload` to all other mailboxes whose addresses match a pattern; gives those that it was sent to. It waits
-    /// without limit for those that are full, while the others have it already; one that ends meanwhile is not among them.
+    /// without limit for those that are full, while the others have it already; one that ends meanwhile is not among them. Nor is one
+    /// that does not say within 5 s which address it has; it is asked once.
     pub fn send_to_all(&self, pattern: &str, payload: &[u8]) -> Result<Vec<Identity>> {
         self.to_all(pattern)?.send_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
     }
@@ -93,7 +95,7 @@ impl Everyone {
 
 /// One of those to send to.
 struct One<'a> {
-    to: &'a To,
+    to: To,
     /// Its line is not there yet.
     opening: Option<Opening<'a>>,
 }
@@ -123,9 +125,11 @@ impl All {
         if !wait.is_allowed() {
             return Err(Error::WouldBlock { topic: shared.address().to_owned() }); // Who is there has to be found out.
         }
-        let everyone: Vec<To> = shared.addresses_like(&self.pattern)?.into_iter().map(To::from).collect();
-        let mut left: Vec<_> = everyone.iter().map(|to| One { to, opening: None }).collect();
+        let one = |address| One { to: To::from(address), opening: None };
+        let (known, mut inquiry) = shared.addresses_like(&self.pattern)?;
+        let mut left: Vec<_> = known.into_iter().map(one).collect();
         let ended = shared.changed.until_or_every(LOOK_FOR_ROOM, wait, || {
+            left.extend(inquiry.step()?.into_iter().map(one));
             let mut failure = None;
             left.retain_mut(|one| match self.try_one(one, append) {
                 Ok(None) => true,
@@ -139,7 +143,7 @@ impl All {
                     false
                 }
             });
-            failure.map_or(Ok(left.is_empty()), Err)
+            failure.map_or(Ok(left.is_empty() && inquiry.is_over()), Err)
         })?;
         match ended {
             Ended::Interrupted => Err(Error::Interrupted { topic: shared.address().to_owned() }),
@@ -172,7 +176,7 @@ impl All {
                 };
             }
         }
-        let opening = one.opening.get_or_insert_with(|| Opening::new(shared, one.to, Duration::ZERO));
+        let opening = one.opening.get_or_insert_with(|| Opening::new(shared, one.to.clone(), Duration::ZERO));
         if opening.step()? {
             one.opening = None;
             return self.try_one(one, append);
@@ -182,8 +186,8 @@ impl All {
 }
 
 impl Lender for All {
-    fn topic(&self) -> &str {
-        self.shared.address()
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
     }
 
     fn check_fork(&self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use crate::error::{Conflict, Error};
 use crate::reader::message::PublisherInfo;
+use crate::reader::receipts::AckedAt;
 use crate::sys::process;
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +14,13 @@ pub struct Identity(Arc<PublisherInfo>);
 
 impl Identity {
     pub(crate) fn new(address: String, incarnation: u128, process: i32) -> Self {
-        Identity(Arc::new(PublisherInfo { id: incarnation, pid: process, name: None, topic: address }))
+        Identity(Arc::new(PublisherInfo {
+            id: incarnation,
+            pid: process,
+            name: None,
+            topic: address,
+            acked_at: AckedAt::default(),
+        }))
     }
 
     /// Of the mailbox that a connection is with.

@@ -6,10 +6,11 @@ use crate::direct::undelivered::{Pooled, Undelivered};
 use crate::link::announcement::Announcement;
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Hello, ToSubscriber};
-use crate::link::rendezvous;
+use crate::link::role::{Party, Role};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
 use crate::protocol::ring::{Descriptor, InlineData, Look};
+use crate::pubsub::publisher::MAX_CAPACITY;
 use crate::reader::event::EventKind;
 use crate::sys::memory::PeerSegment;
 use crate::writer::errands::Errands;
@@ -27,7 +28,7 @@ const MOST_LOST: usize = 1024;
 const LEAST_CAPACITY: u64 = 16;
 
 /// Everything of the sending half that closing gives back.
-pub(super) struct Open {
+pub(crate) struct Open {
     pub store: Store,
     /// In the order of their numbers.
     pub lines: Vec<Line>,
@@ -36,6 +37,8 @@ pub(super) struct Open {
     last_line: u32,
     /// The line to each address.
     routes: HashMap<Box<str>, Route>,
+    /// And to each incarnation, of those that read.
+    by_incarnation: HashMap<u128, u32>,
     /// Who was knocked at and may collect.
     expected: Vec<(String, i32)>,
     lost: VecDeque<Lost>,
@@ -45,12 +48,19 @@ pub(super) struct Open {
 }
 
 /// The reader of a line.
-pub(super) struct Destination {
+pub(crate) struct Destination {
     pub peer: Identity,
     /// In the rendezvous directory.
     name: String,
     /// It has ended, and its messages are undelivered. The line stays as long as it may hold others.
     is_over: bool,
+}
+
+/// One who has ended, and what it never took, unless that is kept to be asked for.
+struct Parted {
+    peer: Identity,
+    kind: EventKind,
+    untaken: Vec<Undelivered>,
 }
 
 /// A line by its number, and where it was found last.
@@ -107,6 +117,7 @@ impl Open {
             destinations: Vec::new(),
             last_line: 0,
             routes: HashMap::new(),
+            by_incarnation: HashMap::new(),
             expected: Vec::new(),
             lost: VecDeque::new(),
             announcement: None,
@@ -138,6 +149,24 @@ impl Open {
         incarnation.is_none_or(is_meant).then_some(route.index)
     }
 
+    /// Where the line is to the one with this incarnation, if that reads.
+    #[inline]
+    pub fn line_of(&self, incarnation: u128) -> Option<usize> {
+        let number = *self.by_incarnation.get(&incarnation)?;
+        self.line_numbered(number)
+    }
+
+    /// Where the line of that number is.
+    #[inline]
+    pub fn line_numbered(&self, number: u32) -> Option<usize> {
+        // Lines are added at the end, and seldom removed.
+        let index = (number as usize).wrapping_sub(1);
+        if self.lines.get(index).is_some_and(|line| line.number == number) {
+            return Some(index);
+        }
+        self.lines.binary_search_by_key(&number, |line| line.number).ok()
+    }
+
     /// Lets the mailbox with that address, in that process, collect.
     pub fn expect(&mut self, address: &str, pid: i32) {
         self.expected.push((address.to_owned(), pid));
@@ -156,7 +185,7 @@ impl Open {
     }
 
     /// Makes the line at `index` over: takes what its reader never took out of it.
-    fn part(&mut self, index: usize, sender: u128) -> (Identity, EventKind) {
+    fn part(&mut self, index: usize, sender: u128, keeps: bool) -> Parted {
         fault!("part.begun");
         let (line, destination) = (&mut self.lines[index], &mut self.destinations[index]);
         destination.is_over = true;
@@ -170,9 +199,22 @@ impl Open {
             messages.len()
         );
         line.let_go();
+        self.by_incarnation.remove(&peer.incarnation());
         if self.routes.get(peer.address()).is_some_and(|route| route.line == line.number) {
             self.routes.remove(peer.address());
         }
+        let messages = if !keeps {
+            messages
+        } else {
+            self.keep_lost(&peer, messages);
+            Vec::new()
+        };
+        fault!("part.noted");
+        Parted { peer, kind, untaken: messages }
+    }
+
+    /// Keeps what was never taken to be asked for.
+    fn keep_lost(&mut self, peer: &Identity, messages: Vec<Undelivered>) {
         if !messages.is_empty() {
             if self.lost.len() == MOST_LOST
                 && let Some(Lost { peer, messages }) = self.lost.pop_front()
@@ -182,17 +224,15 @@ impl Open {
             }
             self.lost.push_back(Lost { peer: peer.clone(), messages });
         }
-        fault!("part.noted");
-        (peer, kind)
     }
 
     /// Parts from readers that are known to have ended, and forgets lines that nobody has anything of any more.
-    fn part_from_departed(&mut self, sender: u128) -> Vec<(Identity, EventKind)> {
+    fn part_from_departed(&mut self, sender: u128, keeps: bool) -> Vec<Parted> {
         let mut told = Vec::new();
         let mut index = 0;
         while index < self.lines.len() {
             if !self.destinations[index].is_over && self.lines[index].has_departed() {
-                told.push(self.part(index, sender));
+                told.push(self.part(index, sender, keeps));
             }
             if self.destinations[index].is_over && self.lines[index].peers.is_empty() {
                 self.store.release_all(&mut self.lines, index);
@@ -273,35 +313,54 @@ impl Shared {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("collect.lease_mapped");
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let name = self.role.partner().name(&address);
+        let is_of_service = name.is_some()
+            && Party::of(&address).map(|it| it.service) == Party::of(self.address()).map(|it| it.service);
+        let peer = Identity::new(address.clone(), incarnation, process);
+        if self.role == Role::Client && !(Party::has_id(&address, incarnation) && self.inbox.reads_from(&peer)) {
+            return Err(io::Error::other("it is no server that this client reads from")); // It asks again.
+        }
         let mut guard = self.lock().map_err(|_| gone())?;
         let open = self.opened(&mut guard).map_err(|_| gone())?;
-        let is_expected = open.expected.iter().any(|(known, pid)| *known == address && *pid == process);
+        let is_expected = match self.role {
+            Role::Mailbox => open.expected.iter().any(|(known, pid)| *known == address && *pid == process),
+            _ => is_of_service,
+        };
         if !is_expected || open.has_line_to_incarnation(&address, incarnation) {
             return channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop);
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
+        // A server says how much of a client's may wait there.
+        let depth = if self.role == Role::Client { hello.depth.unwrap_or(1) } else { self.depth };
         let plan = Plan {
             number: open.last_line + 1,
             topic: self.address(),
-            capacity: self.depth.max(LEAST_CAPACITY).next_power_of_two(),
+            capacity: depth.clamp(LEAST_CAPACITY, MAX_CAPACITY).next_power_of_two(),
             history: 0,
             limits: Limits::default(),
             generation: open.store.generation,
             keeps_untaken: true,
         };
         let mut line = Line::new(plan, &self.service, errands)?;
-        let hello = Hello { policy: Policy::Block, depth: Some(self.depth), history: 0, ..hello };
+        let hello = Hello { policy: Policy::Block, depth: Some(depth), history: 0, ..hello };
         let newcomer = Newcomer { hello, lease, channel };
         let introduction = Introduction { publisher: self.identity.incarnation(), topic: self.address(), name: None };
         line.admit(&mut open.store, newcomer, &introduction)?;
         fault!("collect.admitted");
-        open.last_line = line.number;
+        let line_number = line.number;
+        open.last_line = line_number;
         open.routes.insert(address.clone().into(), Route { line: line.number, index: open.lines.len() });
         open.lines.push(line);
-        let peer = Identity::new(address, incarnation, process);
-        let name = rendezvous::mailbox_name(peer.address());
-        open.destinations.push(Destination { peer, name, is_over: false });
+        let name = name.unwrap_or_default();
+        open.destinations.push(Destination { peer: peer.clone(), name: name.clone(), is_over: false });
+        open.by_incarnation.insert(incarnation, line_number);
         drop(guard);
+        if let Some(observer) = self.observer() {
+            observer.joined(&peer, line_number, depth);
+        }
+        if self.role == Role::Server {
+            self.inbox.collect_at(&name); // What the client has for it.
+        }
         self.changed.notify();
         Ok(())
     }
@@ -312,7 +371,7 @@ impl Shared {
     }
 
     /// Looks whether some of the readers have left.
-    pub(super) fn look_for_ends(&self, which: impl Fn(&Destination) -> bool) {
+    pub(crate) fn look_for_ends(&self, which: impl Fn(&Destination) -> bool) {
         {
             let Ok(mut guard) = self.lock() else { return };
             let Ok(open) = self.opened(&mut guard) else { return };
@@ -325,15 +384,30 @@ impl Shared {
         self.part_from_departed();
     }
 
+    /// Parts from one that reads, however far it has come.
+    pub(crate) fn give_up(&self, peer: &Identity) {
+        {
+            let Ok(mut guard) = self.lock() else { return };
+            let Ok(open) = self.opened(&mut guard) else { return };
+            if let Some(index) = open.line_of(peer.incarnation()) {
+                open.lines[index].give_reader_up();
+            }
+        }
+        self.part_from_departed();
+    }
+
     /// Parts from readers that are known to have ended, and tells.
     pub(super) fn part_from_departed(&self) {
         let told = {
             let Ok(mut guard) = self.lock() else { return };
             let Ok(open) = self.opened(&mut guard) else { return };
-            open.part_from_departed(self.identity.incarnation())
+            open.part_from_departed(self.identity.incarnation(), self.role == Role::Mailbox)
         };
-        for (peer, kind) in told {
-            self.inbox.tell_end_of(&peer, kind);
+        for Parted { peer, kind, untaken } in told {
+            match self.observer() {
+                Some(observer) => observer.parted(&peer, untaken),
+                None => self.inbox.tell_end_of(&peer, kind),
+            }
         }
     }
 }

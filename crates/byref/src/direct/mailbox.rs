@@ -19,7 +19,8 @@ use crate::direct::asking::{Answer, Connected};
 use crate::direct::identity::{Identity, Successor};
 use crate::direct::lines::{MailboxStats, Open};
 use crate::direct::roster::Roster;
-use crate::error::{Conflict, Error, MAILBOX, Result};
+use crate::direct::undelivered::Undelivered;
+use crate::error::{Conflict, Error, Result};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
 use crate::link::channel::Channel;
@@ -27,9 +28,10 @@ use crate::link::claims::{Attempted, Claim};
 use crate::link::handshake::{self, ToSubscriber, Whereabouts, Wish};
 use crate::link::lookout::{Lookout, Neighbour};
 use crate::link::rendezvous::{self, Announced, Directory};
+use crate::link::role::Role;
 use crate::link::service::{self, Handle};
 use crate::pubsub::publisher::MAX_CAPACITY;
-use crate::pubsub::subscriber::Subscriber;
+use crate::pubsub::subscriber::{Subscriber, SubscriberBuilder};
 use crate::reader::message::Message;
 use crate::reader::take::Take;
 use crate::sync::biased::{Biased, BiasedGuard};
@@ -45,7 +47,7 @@ use crate::writer::owner::Owner;
 use crate::writer::store::{self, Store};
 use rustix::fd::OwnedFd;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A holder that is to give its address up has this time for it.
@@ -143,17 +145,41 @@ pub struct Mailbox {
     closes: bool,
 }
 
-/// What a mailbox and its loans share.
+/// What a mailbox, a client or a server is to be.
+pub(crate) struct Plan {
+    pub role: Role,
+    pub address: String,
+    pub incarnation: u128,
+    /// Messages that may wait at each destination.
+    pub depth: u64,
+    /// Messages that may wait for it from each that sends to it, where it is the one who says so.
+    pub own_depth: Option<u64>,
+    pub max_memory: u64,
+    pub events: bool,
+}
+
+/// Whom a client or a server has told of those that it exchanges messages with.
+pub(crate) trait Observer: Send + Sync {
+    /// There is a line to this one, at which so many messages may wait.
+    fn joined(&self, peer: &Identity, line: u32, depth: u64);
+    /// It has ended, and has never taken these.
+    fn parted(self: Arc<Self>, peer: &Identity, untaken: Vec<Undelivered>);
+}
+
+/// What a mailbox and its loans share; a client, and a server, too.
 pub(crate) struct Shared {
-    pub(super) identity: Identity,
+    pub(super) role: Role,
+    pub(crate) identity: Identity,
     pub(super) depth: u64,
     made_in: ForkId,
-    pub(super) inbox: Subscriber,
+    pub(crate) inbox: Subscriber,
     open: Biased<Option<Open>>,
+    /// Of a client or a server.
+    observer: OnceLock<Weak<dyn Observer>>,
     /// Lines came or went.
-    pub(super) changed: Changes,
-    pub(super) lookout: Arc<Lookout>,
-    pub(super) service: Arc<Handle>,
+    pub(crate) changed: Changes,
+    pub(crate) lookout: Arc<Lookout>,
+    pub(crate) service: Arc<Handle>,
     /// What the counters said at `close`.
     final_stats: Mutex<MailboxStats>,
     pub(super) max_memory: u64,
@@ -177,37 +203,10 @@ impl Mailbox {
         let (lookout, service) = service::connect(&address)?;
         let _claim = claim(&lookout.directory(), &address, incarnation, options.takeover)?;
         fault!("claim.taken");
-        let inbox = Subscriber::builder(address.clone()).of_mailbox(incarnation).events(options.events).build()?;
-        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
-            let errands: Weak<dyn Errands> = shared.clone();
-            let store = Store::new(max_memory, Limits::default(), &service, errands);
-            Shared {
-                identity: Identity::new(address.clone(), incarnation, std::process::id() as i32),
-                depth: options.depth,
-                made_in: ForkId::current(),
-                inbox,
-                open: Biased::new(Some(Open::new(store))),
-                changed: Changes::default(),
-                lookout: Arc::clone(&lookout),
-                service: Arc::clone(&service),
-                final_stats: Mutex::default(),
-                max_memory,
-                roster: Mutex::default(),
-            }
-        });
-        let mailbox = Mailbox { shared, closes: true };
-        let shared = &mailbox.shared;
-        // It is called from now on.
-        let host: Weak<dyn Host> = Arc::downgrade(shared) as _;
-        let who = Announced::Mailbox { address: address.clone(), id: incarnation };
-        let announcement = Announcement::new(&lookout, &service, &address, who, host)?;
-        match shared.open.lock().as_mut() {
-            Some(open) => open.announcement = Some(announcement),
-            None => announcement.withdraw(), // Somebody has taken it over already.
-        }
-        let neighbour: Weak<dyn Neighbour> = Arc::downgrade(shared) as _;
-        lookout.add_neighbour(neighbour);
-        copies::register(Cause::Send, shared);
+        let (depth, events, role) = (options.depth, options.events, Role::Mailbox);
+        let plan = Plan { role, address, incarnation, depth, own_depth: None, max_memory, events };
+        let mailbox = Mailbox { shared: Shared::new(plan, (&lookout, &service))?, closes: true };
+        mailbox.shared.announce()?;
         Ok(mailbox)
     }
 
@@ -271,8 +270,7 @@ impl Mailbox {
     /// Counters; after `close`, the last ones.
     pub fn stats(&self) -> Result<MailboxStats> {
         let received = self.shared.inbox.stats()?;
-        let guard = self.shared.lock()?;
-        let mut stats = guard.as_ref().map_or_else(|| self.shared.final_stats.lock().clone(), Open::stats);
+        let mut stats = self.shared.stats()?;
         (stats.received, stats.received_bytes) = (received.received, received.bytes);
         Ok(stats)
     }
@@ -332,32 +330,92 @@ fn claim(directory: &Directory, address: &str, incarnation: u128, takeover: bool
 }
 
 impl Shared {
-    pub(super) fn address(&self) -> &str {
+    /// Nobody can call it yet.
+    pub fn new(plan: Plan, (lookout, service): (&Arc<Lookout>, &Arc<Handle>)) -> Result<Arc<Self>> {
+        let Plan { role, address, incarnation, max_memory, .. } = plan;
+        let inbox = Subscriber::builder(address.clone()).of_direct(role, incarnation).events(plan.events);
+        let inbox = plan.own_depth.into_iter().fold(inbox, SubscriberBuilder::depth).build()?;
+        Ok(Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let errands: Weak<dyn Errands> = shared.clone();
+            let store = Store::new(max_memory, Limits::default(), service, errands);
+            Shared {
+                role,
+                identity: Identity::new(address, incarnation, std::process::id() as i32),
+                depth: plan.depth,
+                made_in: ForkId::current(),
+                inbox,
+                open: Biased::new(Some(Open::new(store))),
+                observer: OnceLock::new(),
+                changed: Changes::default(),
+                lookout: Arc::clone(lookout),
+                service: Arc::clone(service),
+                final_stats: Mutex::default(),
+                max_memory,
+                roster: Mutex::default(),
+            }
+        }))
+    }
+
+    /// It is called from now on.
+    pub fn announce(self: &Arc<Self>) -> Result<()> {
+        let host: Weak<dyn Host> = Arc::downgrade(self) as _;
+        let (address, id) = (self.address().to_owned(), self.identity.incarnation());
+        let who = match self.role {
+            Role::Mailbox => Announced::Mailbox { address, id },
+            role => Announced::Party { role, address },
+        };
+        let announcement = Announcement::new(&self.lookout, &self.service, self.address(), who, host)?;
+        match self.open.lock().as_mut() {
+            Some(open) => open.announcement = Some(announcement),
+            None => announcement.withdraw(), // Somebody has taken it over already.
+        }
+        let neighbour: Weak<dyn Neighbour> = Arc::downgrade(self) as _;
+        self.lookout.add_neighbour(neighbour);
+        copies::register(Cause::Send, self);
+        self.inbox.look_for_partners()
+    }
+
+    /// Tells that one of those that it exchanges messages with.
+    pub fn observe(&self, observer: Weak<dyn Observer>) {
+        let _ = self.observer.set(observer);
+    }
+
+    pub(super) fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.observer.get().and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn address(&self) -> &str {
         self.identity.address()
     }
 
     /// The lock, unless a forked child asks: there it may be taken for ever.
     #[inline]
-    pub(super) fn lock(&self) -> Result<BiasedGuard<'_, Option<Open>>> {
+    pub(crate) fn lock(&self) -> Result<BiasedGuard<'_, Option<Open>>> {
         self.check_fork()?;
         Ok(self.open.lock())
     }
 
     #[inline]
-    pub(super) fn check_fork(&self) -> Result<()> {
+    pub(crate) fn check_fork(&self) -> Result<()> {
         if self.made_in.is_current() {
             return Ok(());
         }
-        Err(Error::Forked { what: MAILBOX, topic: self.address().to_owned() })
+        Err(Error::Forked { what: self.role.what(), topic: self.address().to_owned() })
     }
 
     #[inline]
-    pub(super) fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
+    pub(crate) fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
         guard.as_mut().ok_or_else(|| self.inbox.closed())
     }
 
+    /// Counters of the sending half; after `close`, the last ones.
+    pub fn stats(&self) -> Result<MailboxStats> {
+        let guard = self.lock()?;
+        Ok(guard.as_ref().map_or_else(|| self.final_stats.lock().clone(), Open::stats))
+    }
+
     /// Closes it; `successor`: for whom.
-    fn close(&self, successor: Option<Successor>) {
+    pub(crate) fn close(&self, successor: Option<Successor>) {
         if !self.made_in.is_current() {
             return;
         }
@@ -430,6 +488,7 @@ impl Host for Shared {
     fn answer(self: Arc<Self>, socket: &OwnedFd, wish: Wish) -> io::Result<()> {
         let (own, own_incarnation) = (self.address(), self.identity.incarnation());
         let is_here = match wish {
+            Wish::Knock { .. } | Wish::TakeOver { .. } if self.role != Role::Mailbox => false,
             Wish::Who => true,
             Wish::Knock { address, incarnation, from } => {
                 let is_meant = address == own && incarnation.is_none_or(|meant| meant == own_incarnation);

@@ -9,19 +9,44 @@ use crate::link::rendezvous;
 use crate::sync::changes::Ended;
 use crate::sync::wait::Wait;
 use crate::topic;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Time for the answer of a mailbox that is asked who it is.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(200);
+/// The same where a message depends on it: what is sent to all passes by a mailbox that does not answer. One that was silent for so long
+/// has [`TIME_TO_ANSWER`] from then on, until it answers.
+const TIME_TO_ANSWER_A_SENDER: Duration = Duration::from_secs(5);
 /// Who waits asks all again after so many looks at the directory: one may have been too busy to answer.
 const LOOK_ANYWAY: u32 = 50;
 /// The most mailboxes that are asked at a time.
 const ASKED_AT_ONCE: usize = 64;
 
-/// The addresses behind the names in the rendezvous directory: who has one changes, the address of a name does not.
+/// What is known of the names in the rendezvous directory.
 #[derive(Default)]
-pub(super) struct Roster(HashMap<String, Box<str>>);
+pub(super) struct Roster {
+    /// The addresses behind them: who has one changes, the address of a name does not.
+    addresses: HashMap<String, Box<str>>,
+    /// Those behind which nobody answered in time.
+    silent: HashSet<String>,
+}
+
+/// A mailbox that has not said yet who it is.
+struct Asked {
+    name: String,
+    /// Absent where it could not be put.
+    question: Option<Question>,
+    since: Instant,
+}
+
+/// Finding out who is behind the names that a pattern may match, while what is sent goes to those who are known.
+pub(super) struct Inquiry<'a> {
+    shared: &'a Shared,
+    pattern: &'a str,
+    /// Not asked yet.
+    left: Vec<String>,
+    asked: Vec<Asked>,
+}
 
 impl Mailbox {
     /// The mailboxes that it is connected to: those that have sent to it, and those that it has sent to, as far as they live.
@@ -79,9 +104,14 @@ impl Shared {
         let names = self.names_like(pattern)?;
         let mut found = Vec::new();
         for names in names.chunks(ASKED_AT_ONCE) {
-            found.extend(self.ask_who(names)?.into_iter().flatten().filter(|it| topic::matches(pattern, it.address())));
+            let mut asked = Vec::new();
+            for name in names {
+                asked.extend(self.ask(name.clone())?);
+            }
+            self.hear(&mut asked, TIME_TO_ANSWER, &mut found)?;
         }
-        found.retain(|peer| peer.incarnation() != self.identity.incarnation());
+        let own = self.identity.incarnation();
+        found.retain(|peer| topic::matches(pattern, peer.address()) && peer.incarnation() != own);
         Ok(found)
     }
 
@@ -96,50 +126,107 @@ impl Shared {
         let names =
             directory.mailboxes().map_err(Error::meeting(self.address(), directory.path(), rendezvous::CANNOT_LIST))?;
         let roster = self.roster.lock();
-        let may_match = |name: &String| roster.0.get(name).is_none_or(|address| topic::matches(pattern, address));
+        let may_match =
+            |name: &String| roster.addresses.get(name).is_none_or(|address| topic::matches(pattern, address));
         Ok(names.into_iter().filter(|name| *name != own && may_match(name)).collect())
     }
 
-    /// The addresses of other mailboxes that a pattern matches. Some of them may have ended.
-    pub(super) fn addresses_like(&self, pattern: &str) -> Result<Vec<String>> {
+    /// The addresses of other mailboxes that a pattern matches, as far as they are known, and an inquiry for the others. Some of them may
+    /// have ended.
+    pub(super) fn addresses_like<'a>(&'a self, pattern: &'a str) -> Result<(Vec<String>, Inquiry<'a>)> {
+        let mut inquiry = Inquiry { shared: self, pattern, left: Vec::new(), asked: Vec::new() };
         if !topic::is_pattern(pattern) {
-            return Ok(if pattern == self.address() { Vec::new() } else { vec![pattern.to_owned()] });
+            let addresses = if pattern == self.address() { Vec::new() } else { vec![pattern.to_owned()] };
+            return Ok((addresses, inquiry));
         }
         let names = self.names_like(pattern)?;
-        let unknown: Vec<_> = {
-            let roster = self.roster.lock();
-            names.iter().filter(|name| !roster.0.contains_key(*name)).cloned().collect()
-        };
-        for names in unknown.chunks(ASKED_AT_ONCE) {
-            self.ask_who(names)?;
-        }
+        let mut addresses = Vec::new();
         let roster = self.roster.lock();
-        let addresses = names.iter().filter_map(|name| roster.0.get(name));
-        Ok(addresses.filter(|address| topic::matches(pattern, address)).map(|address| address.to_string()).collect())
+        for name in names {
+            match roster.addresses.get(&name) {
+                Some(address) => addresses.push(address.to_string()),
+                None => inquiry.left.push(name),
+            }
+        }
+        drop(roster);
+        Ok((addresses, inquiry))
     }
 
-    /// Asks those behind these names who they are, all at once.
-    fn ask_who(&self, names: &[String]) -> Result<Vec<Option<Identity>>> {
+    /// Asks whoever has this name; `None`: there is nobody.
+    fn ask(&self, name: String) -> Result<Option<Asked>> {
+        let mut asked = Asked { name, question: None, since: Instant::now() };
+        Ok(self.put(&mut asked)?.then_some(asked))
+    }
+
+    /// Puts the question; `false`: there is nobody.
+    fn put(&self, to: &mut Asked) -> Result<bool> {
         let failed = || Error::system(self.address(), CANNOT_ASK);
-        let directory = self.lookout.directory();
-        let mut questions: Vec<Option<Question>> = Vec::new();
-        for name in names {
-            let connected = Connected::to(&directory, name).map_err(failed())?;
-            questions.push(connected.map_or(Ok(None), |connected| connected.ask(Wish::Who)).map_err(failed())?);
-        }
+        let Some(connected) = Connected::to(&self.lookout.directory(), &to.name).map_err(failed())? else {
+            return Ok(false);
+        };
+        to.question = connected.ask(Wish::Who).map_err(failed())?;
+        Ok(true)
+    }
+
+    /// Takes out those who answer within this time, and remembers their addresses.
+    fn hear(&self, asked: &mut Vec<Asked>, time: Duration, found: &mut Vec<Identity>) -> Result<()> {
         let began = Instant::now();
-        let mut found = Vec::new();
-        for (name, question) in names.iter().zip(questions) {
-            let left = TIME_TO_ANSWER.saturating_sub(began.elapsed());
-            let answer = question.map_or(Ok(None), |question| question.answer(left)).map_err(failed())?;
-            found.push(match answer {
-                Some(Answer::Here(peer)) if rendezvous::mailbox_name(peer.address()) == *name => {
-                    self.roster.lock().0.insert(name.clone(), peer.address().into());
-                    Some(peer)
+        let mut failure = None;
+        asked.retain(|one| {
+            let Some(question) = &one.question else { return true };
+            match question.answer(time.saturating_sub(began.elapsed())) {
+                Ok(None) => return true,
+                Ok(Some(Answer::Here(peer))) if rendezvous::mailbox_name(peer.address()) == one.name => {
+                    let mut roster = self.roster.lock();
+                    roster.addresses.insert(one.name.clone(), peer.address().into());
+                    roster.silent.remove(&one.name);
+                    found.push(peer);
                 }
-                _ => None,
-            });
+                Ok(Some(_)) => {}
+                Err(error) => failure = Some(error),
+            }
+            false
+        });
+        failure.map_or(Ok(()), |error| Err(Error::system(self.address(), CANNOT_ASK)(error)))
+    }
+}
+
+impl Inquiry<'_> {
+    /// Asks those who can be asked by now; gives the addresses that match of those who have answered.
+    pub fn step(&mut self) -> Result<Vec<String>> {
+        let shared = self.shared;
+        let mut index = 0;
+        while index < self.asked.len() {
+            let is_there = self.asked[index].question.is_some() || shared.put(&mut self.asked[index])?;
+            if is_there {
+                index += 1;
+            } else {
+                self.asked.swap_remove(index);
+            }
         }
-        Ok(found)
+        while self.asked.len() < ASKED_AT_ONCE
+            && let Some(name) = self.left.pop()
+        {
+            self.asked.extend(shared.ask(name)?);
+        }
+        let mut found = Vec::new();
+        shared.hear(&mut self.asked, Duration::ZERO, &mut found)?;
+        let mut roster = shared.roster.lock();
+        self.asked.retain(|one| {
+            let is_silent = roster.silent.contains(&one.name);
+            let time = if is_silent { TIME_TO_ANSWER } else { TIME_TO_ANSWER_A_SENDER };
+            let is_late = one.since.elapsed() >= time;
+            if is_late && !is_silent {
+                roster.silent.insert(one.name.clone());
+            }
+            !is_late
+        });
+        let addresses = found.iter().map(Identity::address).filter(|address| topic::matches(self.pattern, address));
+        Ok(addresses.map(str::to_owned).collect())
+    }
+
+    /// Whether nobody is left to be asked, or to answer.
+    pub fn is_over(&self) -> bool {
+        self.left.is_empty() && self.asked.is_empty()
     }
 }

@@ -12,6 +12,7 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::wait::Wait;
 use crate::writer::append::{self, Filled};
@@ -319,8 +320,8 @@ impl Route {
 }
 
 impl Lender for Way {
-    fn topic(&self) -> &str {
-        self.shared.address()
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.shared.identity.info()
     }
 
     fn check_fork(&self) -> Result<()> {
@@ -492,7 +493,7 @@ impl Shared {
     }
 
     /// Takes a chunk of `bytes`, for a payload of `payload` bytes; for a destination, if there is one.
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &self,
         to: Option<(&To, Duration)>,
         bytes: u64,
@@ -522,11 +523,11 @@ impl Shared {
     }
 
     /// Gives back a chunk that was never sent.
-    pub(super) fn discard(&self, slot: u32) {
+    pub(crate) fn discard(&self, slot: u32) {
         let _ = (self as &dyn Owner).within(|store, lines| store.free_unless_held(lines, slot));
     }
 
-    pub(super) fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {
+    pub(crate) fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {
         let explained = (self as &dyn Owner).within(|store, lines| store.explain(lines, bytes))?;
         explained.map_err(Error::system(self.address(), "cannot take memory for the glossary"))
     }
@@ -540,8 +541,7 @@ impl Shared {
         if !wait.is_allowed() {
             return Err(Error::WouldBlock { topic: self.address().to_owned() });
         }
-        let to = to.to_owned();
-        let mut opening = Opening::new(self, &to, come);
+        let mut opening = Opening::new(self, to.to_owned(), come);
         let ended = self.changed.until(wait, || opening.step())?;
         match ended {
             Ended::Done => Ok(()),
@@ -554,7 +554,7 @@ impl Shared {
 /// A line that is being made.
 pub(super) struct Opening<'a> {
     shared: &'a Shared,
-    to: &'a To,
+    to: To,
     began: Instant,
     come: Duration,
     /// What was asked, until it is answered.
@@ -569,14 +569,14 @@ pub(super) struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    pub fn new(shared: &'a Shared, to: &'a To, come: Duration) -> Self {
+    pub fn new(shared: &'a Shared, to: To, come: Duration) -> Self {
         let (began, pause) = (Instant::now(), FIRST_PAUSE);
         Opening { shared, to, began, come, question: None, expected: None, next: began, pause, peer: None }
     }
 
     /// Does what is to be done by now; `true`: the line is there.
     pub fn step(&mut self) -> Result<bool> {
-        let (shared, to) = (self.shared, self.to);
+        let (shared, to) = (self.shared, &self.to);
         if shared.opened(&mut shared.lock()?)?.line_to(to.address(), to.incarnation()).is_some() {
             return Ok(true);
         }
@@ -599,19 +599,24 @@ impl<'a> Opening<'a> {
     }
 
     fn knock(&mut self) -> Result<bool> {
-        let (shared, address) = (self.shared, self.to.address());
+        let (shared, address) = (self.shared, self.to.address().to_owned());
         let failed = || Error::system(shared.address(), CANNOT_ASK);
-        let name = rendezvous::mailbox_name(address);
+        let name = rendezvous::mailbox_name(&address);
         let Some(connected) = Connected::to(&shared.lookout.directory(), &name).map_err(failed())? else {
             return self.found_nobody();
         };
-        self.expect_no_more();
-        // First: the answer may come before this thread goes on.
-        shared.opened(&mut shared.lock()?)?.expect(address, connected.pid());
-        self.expected = Some(connected.pid());
+        {
+            // First: the answer may come before this thread goes on, and that to an earlier knock will do.
+            let mut guard = shared.lock()?;
+            let open = shared.opened(&mut guard)?;
+            open.expect(&address, connected.pid());
+            if let Some(former) = self.expected.replace(connected.pid()) {
+                open.expect_no_more(&address, former);
+            }
+        }
         fault!("knock.expecting");
         let (incarnation, from) = (self.to.incarnation(), rendezvous::mailbox_name(shared.address()));
-        let wish = Wish::Knock { address: address.to_owned(), incarnation, from };
+        let wish = Wish::Knock { address, incarnation, from };
         self.question = connected.ask(wish).map_err(failed())?;
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -621,7 +626,7 @@ impl<'a> Opening<'a> {
     /// Nobody has the address at the moment, or not the one who is meant.
     fn found_nobody(&mut self) -> Result<bool> {
         self.expect_no_more();
-        let meant = match self.to {
+        let meant = match &self.to {
             To::Peer(peer) => Some(peer),
             To::Address(_) => self.peer.as_ref(),
         };

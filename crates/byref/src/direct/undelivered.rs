@@ -29,7 +29,7 @@ struct Untaken {
 }
 
 #[derive(Clone)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// Payload and encoded attributes, copied out of the ring.
     Inline(Arc<[u8]>, Arc<[u8]>),
     Pooled(Pooled),
@@ -80,6 +80,16 @@ impl Undelivered {
         Undelivered(Arc::new(Untaken { peer, sequence, timestamp_ns, body, sender, made_in }))
     }
 
+    /// What was sent inside of a record, for who may send it again.
+    pub(crate) fn of_inline(peer: &Identity, sender: u128, payload: &[u8], attributes: &[u8]) -> Self {
+        Self::new(peer, sender, 0, 0, Body::Inline(payload.into(), attributes.into()))
+    }
+
+    /// The same for what was sent in a chunk.
+    pub(crate) fn of_pooled(peer: &Identity, sender: u128, pin: Arc<Pin>, at: Descriptor) -> Self {
+        Self::pooled(peer, sender, 0, 0, Pooled { pin, at, part: (0, at.len) })
+    }
+
     /// The mailbox that it was sent to.
     pub fn peer(&self) -> &Identity {
         &self.0.peer
@@ -100,7 +110,7 @@ impl Undelivered {
         Attributes::decode(self.encoded_attributes())
     }
 
-    pub(super) fn body(&self) -> &Body {
+    pub(crate) fn body(&self) -> &Body {
         &self.0.body
     }
 

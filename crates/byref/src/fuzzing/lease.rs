@@ -3,7 +3,6 @@
 use super::{Number, each};
 use crate::link::candidates::Candidate;
 use crate::link::channel::{Channel, joined};
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{Call, Hello, ToSubscriber, Wish, decode_call, decode_first, encode_call};
 use crate::link::inbox::Said;
 use crate::protocol::claim::Policy;
@@ -11,6 +10,7 @@ use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
 use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::AckedAt;
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::duties;
@@ -108,10 +108,16 @@ impl Stage {
         channel.pump();
         let Ok(Said::Packet(packet, Some(ring))) = channel.take() else { panic!("no answer") };
         let Ok(ToSubscriber::Welcome(welcome)) = decode_first(&packet) else { panic!("no welcome") };
-        let info = PublisherInfo { id: welcome.publisher, pid: 0, name: None, topic: welcome.topic.clone() };
-        let (channel, process) = (Arc::new(channel), Liveness::default());
+        let info = PublisherInfo {
+            id: welcome.publisher,
+            pid: 0,
+            name: None,
+            topic: welcome.topic.clone(),
+            acked_at: AckedAt::default(),
+        };
+        let channel = Arc::new(channel);
         let honest =
-            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, process, Candidate::new(""), false);
+            Connection::new(1, info, &welcome, ring, lease.into_map(), channel, Candidate::new(""), false, true);
         Stage {
             publisher,
             honest: honest.expect("the publisher is honest"),

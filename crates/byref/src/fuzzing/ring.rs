@@ -3,7 +3,6 @@
 use super::{Number, each};
 use crate::link::candidates::Candidate;
 use crate::link::channel::{Channel, joined};
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{ToSubscriber, Welcome, encode};
 use crate::protocol::claim::retention_limit;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, Lease, MAX_SLOTS};
@@ -12,6 +11,7 @@ use crate::protocol::ring::{Descriptor, FIRST_POSITIONS, NEVER, Place, RECORD_WO
 use crate::reader::batch::Batch;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::AckedAt;
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment, page_ceil};
 use crate::sys::socket;
@@ -90,6 +90,7 @@ impl Chunk {
             attributes_len: attributes as u32,
             refers: attributes >> 62 & 1 == 1,
             tracked: attributes >> 63 & 1 == 1,
+            tag: attributes >> 40,
         }
     }
 }
@@ -184,21 +185,12 @@ impl<'a> Stage<'a> {
             .into_map();
         let (theirs, channel) = joined();
         let (socket, _) = socket::pair().expect("two sockets");
-        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let welcome = Welcome { publisher: 0, topic: "t".into(), name: None, start, first, capacity, membarrier: true };
         let (ring, lease, theirs) = (copy(memory.ring.shared()), lease.into_map(), Arc::new(theirs));
-        let connection = Connection::new(
-            1,
-            info,
-            &welcome,
-            ring,
-            lease,
-            theirs,
-            Liveness::default(),
-            Candidate::new(""),
-            beginning.tell_gaps,
-        )
-        .ok()?;
+        let connection =
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), beginning.tell_gaps, true)
+                .ok()?;
         let (words, regions) = (memory.words(), Regions::new(Shape::of(capacity)));
         regions.ring(words).set_wake_at(NEVER);
         let depth = match beginning.depth {
@@ -231,7 +223,10 @@ impl<'a> Stage<'a> {
         match step {
             Step::Send { content, attributes } => {
                 let content = &content[..content.len().min(150)];
-                self.append(1, |ring, place| ring.append_inline(place, content, &[0; 40][..attributes as usize % 40]));
+                self.append(1, |ring, place| {
+                    let tag = u64::from(attributes) / 40;
+                    ring.append_inline(place, content, &[0; 40][..attributes as usize % 40], tag);
+                });
             }
             Step::SendPooled { at, count } => {
                 let at = at.descriptor();
@@ -574,13 +569,12 @@ mod tests {
         let memory = Memory::new();
         let holes = OwnedSegment::new("test", Shape::of(16).words() * 8).unwrap();
         let connect = |ring: &OwnedSegment, capacity, start, first| {
-            let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+            let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
             let topic = info.topic.clone();
             let welcome = Welcome { publisher: 0, topic, name: None, start, first, capacity, membarrier: true };
             let lease = OwnedSegment::new("fuzz-lease", LEASE_LEN).unwrap().into_map();
             let (ring, theirs) = (copy(ring.shared()), Arc::new(joined().0));
-            Connection::new(1, info, &welcome, ring, lease, theirs, Liveness::default(), Candidate::new(""), false)
-                .map(drop)
+            Connection::new(1, info, &welcome, ring, lease, theirs, Candidate::new(""), false, true).map(drop)
         };
         assert!(connect(&memory.ring, 16, 5, 5).is_ok());
         let capacities = [0, 3, 15, 2048, 1 << 30, 1 << 33, 1 << 56, 1 << 63].map(|capacity| (capacity, 0, 0));

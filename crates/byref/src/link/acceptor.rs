@@ -3,7 +3,7 @@
 
 use crate::link::channel::Channel;
 use crate::link::claims::Claim;
-use crate::link::doorstep::{Doorstep, handshake_time};
+use crate::link::doorstep::{Doorstep, Guest, handshake_time};
 use crate::link::handshake::{self, Call, Greeting, NotUnderstood, ToSubscriber, Wish};
 use crate::link::pair::{Answers, Attendant, Pair, Wire};
 use crate::link::pairs::Pairs;
@@ -12,7 +12,7 @@ use crate::link::service::{Event, Handle, Next, Service, Token};
 use crate::sync::locks::Mutex;
 use crate::sys::epoll::Interest;
 use crate::sys::limits;
-use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::sys::socket::{self, MAX_PACKET, Received, is_hang_up};
 use rustix::fd::OwnedFd;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -51,10 +51,10 @@ impl Hosts {
 }
 
 impl Answers for Hosts {
-    fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: Option<OwnedFd>) {
+    fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: io::Result<Option<OwnedFd>>) {
         let channel = Channel::of(pair, wire);
         let Some(Call { name, wish }) = handshake::decode_call(wanted) else {
-            log::warn!("byref: refused a subscriber: it wants what makes no sense");
+            log::log!(pair.level_of_refusal(), "byref: refused a subscriber: it wants what makes no sense");
             return;
         };
         let Some(host) = self.get(&name) else {
@@ -62,10 +62,11 @@ impl Answers for Hosts {
             let _ = channel.send(&handshake::encode_first(&ToSubscriber::NotThisProcess), None);
             return;
         };
-        match Arc::clone(&host).take_call(channel, wish, passed) {
+        // Of a shortage the end of the channel is answer enough, too: who called tries again.
+        match passed.and_then(|passed| Arc::clone(&host).take_call(channel, wish, passed)) {
             Err(why) if limits::is_shortage(&why) => host.is_short_of(&why),
             Err(why) if !is_hang_up(&why) => {
-                log::warn!("byref: topic '{}': refused a subscriber: {why}", host.topic());
+                log::log!(pair.level_of_refusal(), "byref: topic '{}': refused a subscriber: {why}", host.topic());
             }
             Ok(()) | Err(_) => {}
         }
@@ -237,9 +238,16 @@ impl Acceptor {
             };
             fault!("accept.accepted");
             let (socket_of_caller, acceptor) = (Arc::clone(&socket), Arc::clone(self));
-            let mut caller = Caller { socket: socket_of_caller, acceptor, pair: None, is_at_doorstep: true };
+            let guest = Arc::<Guest>::default();
+            let mut caller = Caller {
+                socket: socket_of_caller,
+                acceptor,
+                guest: Arc::clone(&guest),
+                pair: None,
+                is_at_doorstep: true,
+            };
             let hear = move |service: &Arc<Service>, task, event| caller.hear(service, task, event);
-            match self.doorstep.enter(|| service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
+            match self.doorstep.enter(guest, || service.watch(socket, Interest::IN, Some(handshake_time()), hear)) {
                 Ok(Some(oldest)) => service.cancel(oldest),
                 Ok(None) => {}
                 Err(error) => log::warn!("byref: cannot watch a connection: {error}"),
@@ -265,9 +273,11 @@ impl Acceptor {
 struct Caller {
     socket: Arc<OwnedFd>,
     acceptor: Arc<Acceptor>,
+    /// As the doorstep knows it.
+    guest: Arc<Guest>,
     /// Once it has said that it is one.
     pair: Option<(Arc<Pair>, Attendant)>,
-    /// It has opened no channel yet.
+    /// It has opened no channel yet, and nobody here is about to open one.
     is_at_doorstep: bool,
 }
 
@@ -278,18 +288,22 @@ impl Caller {
             Some((pair, _)) => pair.run(event),
             None => self.greet(task),
         };
-        let was_used = || self.pair.as_ref().is_some_and(|(pair, _)| pair.was_used());
-        if self.is_at_doorstep && (event == Event::Late || matches!(next, Next::Done) || was_used()) {
-            self.is_at_doorstep = false;
-            self.acceptor.doorstep.leave(task);
-            if !was_used() {
-                if !matches!(next, Next::Done) {
-                    log::debug!("byref: a connection said nothing and was closed");
-                }
-                return Next::Done;
-            }
-            service.relax(task);
+        if !self.is_at_doorstep {
+            return next;
         }
+        let is_over = matches!(next, Next::Done);
+        let is_wanted = self.pair.as_ref().is_some_and(|(pair, _)| pair.is_wanted());
+        if !is_over && !is_wanted && event == Event::Ready {
+            return next;
+        }
+        if !is_over && !is_wanted && self.guest.send_away() {
+            log::debug!("byref: a connection said nothing and was closed");
+            self.acceptor.doorstep.leave(task);
+            return Next::Done;
+        }
+        self.is_at_doorstep = false;
+        self.acceptor.doorstep.leave(task);
+        service.relax(task);
         next
     }
 
@@ -321,7 +335,8 @@ impl Caller {
         match handshake::decode_first(&packet[..len]) {
             Ok(Greeting::Pair) => {
                 let service = self.acceptor.service.upgrade().ok_or(io::ErrorKind::BrokenPipe)?;
-                let (pair, attendant) = self.acceptor.pairs.accept(&self.socket, task, &service)?;
+                let welcome = |pair: &Arc<Pair>| self.guest.is_pair(pair);
+                let (pair, attendant) = self.acceptor.pairs.accept(&self.socket, task, &service, welcome)?;
                 fault!("accept.paired");
                 let next = pair.run(Event::Ready); // What it wants of whom is there, most likely.
                 self.pair = Some((pair, attendant));
@@ -344,9 +359,4 @@ impl Caller {
             Err(NotUnderstood::Garbage) => Err(io::Error::other("it does not speak this protocol")),
         }
     }
-}
-
-/// Whether it went away in the middle of it.
-fn is_hang_up(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 /// Who has not answered by then is left out.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// So many are asked at once: each takes a descriptor.
 const AT_ONCE: usize = 64;
 

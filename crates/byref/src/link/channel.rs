@@ -76,6 +76,11 @@ impl Channel {
         self.wire.is_hung_up()
     }
 
+    /// Whether the other side's process is dead, also when that was not noticed yet: a system call.
+    pub fn has_died(&self) -> bool {
+        self.pair.has_died()
+    }
+
     /// Closes it, though messages or others may keep it.
     pub fn hang_up(&self) {
         self.pair.close(&self.wire);
@@ -86,15 +91,14 @@ impl Channel {
 /// reads their sockets.
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn joined() -> (Channel, Channel) {
-    use crate::link::pair::{Life, Side};
+    use crate::link::pair::Side;
     use crate::link::service::Service;
     use crate::sys::socket;
 
     let service = Service::idle();
     let (one, other) = socket::pair().expect("two sockets");
-    let make = |socket, side| {
-        Pair::new(Arc::new(socket), side, Life::default(), Arc::new(Nobody), &service).expect("an empty socket")
-    };
+    let make =
+        |socket, side| Pair::new(Arc::new(socket), side, None, Arc::new(Nobody), &service).expect("an empty socket");
     let ours = make(one, Side::Connected);
     let _ = socket::receive(&other, &mut [0; socket::MAX_PACKET]); // The greeting.
     let theirs = make(other, Side::Accepted);
@@ -106,12 +110,12 @@ pub(crate) fn joined() -> (Channel, Channel) {
 /// A stranger's end of a socket, and the pair at the other one, which nobody reads but who is told to.
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn beside_stranger() -> (rustix::fd::OwnedFd, Arc<Pair>) {
-    use crate::link::pair::{Life, Side};
+    use crate::link::pair::Side;
     use crate::link::service::Service;
     use crate::sys::socket;
 
     let (stranger, own) = socket::pair().expect("two sockets");
-    let pair = Pair::new(Arc::new(own), Side::Accepted, Life::default(), Arc::new(Nobody), &Service::idle());
+    let pair = Pair::new(Arc::new(own), Side::Accepted, None, Arc::new(Nobody), &Service::idle());
     (stranger, pair.expect("an empty socket"))
 }
 
@@ -121,7 +125,7 @@ struct Nobody;
 
 #[cfg(all(any(test, fuzzing), not(loom)))]
 impl crate::link::pair::Answers for Nobody {
-    fn called(&self, _: &Arc<Pair>, _: Arc<Wire>, _: &[u8], _: Option<rustix::fd::OwnedFd>) {}
+    fn called(&self, _: &Arc<Pair>, _: Arc<Wire>, _: &[u8], _: io::Result<Option<rustix::fd::OwnedFd>>) {}
 }
 
 impl Drop for Channel {
@@ -134,9 +138,9 @@ impl Drop for Channel {
 mod tests {
     use super::*;
     use crate::link::handshake::{Call, Hello, Wish};
-    use crate::link::inbox::MOST;
+    use crate::link::inbox::{self, MOST};
     use crate::link::meeting::{Meeting, meet_in_private};
-    use crate::link::pair::{Answers, Life, Side};
+    use crate::link::pair::{Answers, MOST_CHANNELS, Side};
     use crate::link::service::{self, Handle};
     use crate::protocol::claim::Policy;
     use crate::sync::locks::Mutex;
@@ -149,10 +153,12 @@ mod tests {
 
     /// Keeps the channels that the other side opens, by the names that it asked for.
     #[derive(Default)]
-    struct Called(Mutex<Vec<(String, Channel, Option<OwnedFd>)>>);
+    struct Called(Mutex<Vec<OneCall>>);
+
+    type OneCall = (String, Channel, io::Result<Option<OwnedFd>>);
 
     impl Answers for Called {
-        fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: Option<OwnedFd>) {
+        fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: io::Result<Option<OwnedFd>>) {
             let call = handshake::decode_call(wanted).expect("a call");
             self.0.lock().push((call.name, Channel::of(pair, wire), passed));
         }
@@ -164,7 +170,7 @@ mod tests {
                 let mut all = self.0.lock();
                 let at = all.iter().position(|(called, ..)| called == name)?;
                 let (_, channel, passed) = all.remove(at);
-                Some((channel, passed))
+                Some((channel, passed.expect("there is room")))
             })
         }
     }
@@ -203,7 +209,7 @@ mod tests {
             let called: [Arc<Called>; 2] = Default::default();
             let make = |at: usize, side| {
                 let answers = Arc::clone(&called[at]) as _;
-                Pair::new(Arc::clone(&sockets[at]), side, Life::default(), answers, &handle).unwrap()
+                Pair::new(Arc::clone(&sockets[at]), side, None, answers, &handle).unwrap()
             };
             let (ours, theirs) = (make(0, Side::Connected), make(1, Side::Accepted));
             let mut greeting = [0; MAX_PACKET];
@@ -415,7 +421,7 @@ mod tests {
         let meeting = meet_in_private();
         let (_, handle) = service::connect("t").unwrap();
         let (one, other) = socket::pair().unwrap();
-        let pair = Pair::new(Arc::new(one), Side::Connected, Life::default(), Arc::<Called>::default(), &handle);
+        let pair = Pair::new(Arc::new(one), Side::Connected, None, Arc::<Called>::default(), &handle);
         let pair = pair.unwrap();
         assert!(pair.visit());
         pair.attend().unwrap();
@@ -435,7 +441,7 @@ mod tests {
         let (one, other) = socket::pair().unwrap();
         let (theirs, called) = (Arc::new(other), Arc::<Called>::default());
         let make = |socket, side, answers: &Arc<Called>| {
-            Pair::new(socket, side, Life::default(), Arc::clone(answers) as _, &both._handle).unwrap()
+            Pair::new(socket, side, None, Arc::clone(answers) as _, &both._handle).unwrap()
         };
         let ours = make(Arc::new(one), Side::Connected, &Arc::default());
         let attendant = ours.adopt(u64::MAX);
@@ -450,5 +456,159 @@ mod tests {
         assert!(!its.is_hung_up());
         drop(mine);
         assert_eq!(next(&its), "HungUp", "but the end is heard");
+    }
+
+    /// A stranger's end, and what it may say of the channel of that number.
+    struct Stranger(OwnedFd);
+
+    impl Stranger {
+        fn says(&self, kind: u8, number: usize, passed: Option<BorrowedFd<'_>>) -> bool {
+            let packet = [&[kind], &(number as u32).to_le_bytes()[..]].concat();
+            socket::send(&self.0, &packet, passed).unwrap()
+        }
+
+        fn opens(&self, number: usize) -> bool {
+            self.says(0, number, None)
+        }
+
+        /// The number of a channel whose end it is told next.
+        fn hears_end(&self) -> Option<usize> {
+            let mut packet = [0; MAX_PACKET];
+            match socket::receive(&self.0, &mut packet).unwrap() {
+                Received::Packet(5, None) if packet[0] == 3 => {
+                    Some(u32::from_le_bytes(packet[1..5].try_into().unwrap()) as usize)
+                }
+                _ => None,
+            }
+        }
+    }
+
+    fn stranger() -> (Stranger, Arc<Pair>) {
+        let (end, pair) = beside_stranger();
+        assert!(matches!(socket::receive(&end, &mut [0; MAX_PACKET]), Ok(Received::Packet(..))));
+        (Stranger(end), pair)
+    }
+
+    #[test]
+    fn a_peer_that_opens_too_many_channels_gets_no_more() {
+        let (stranger, pair) = stranger();
+        let mut kept: Vec<_> = (0..MOST_CHANNELS)
+            .map(|number| {
+                assert!(stranger.opens(2 * number));
+                Channel::of(&pair, pair.next_call().expect("there is room"))
+            })
+            .collect();
+        assert!(stranger.opens(2 * MOST_CHANNELS));
+        assert!(pair.next_call().is_none());
+        assert_eq!(stranger.hears_end(), Some(2 * MOST_CHANNELS));
+        assert!(stranger.says(2, 2 * MOST_CHANNELS, None), "it may not know yet");
+        kept.remove(0);
+        assert_eq!(stranger.hears_end(), Some(0));
+        assert!(stranger.opens(2 * MOST_CHANNELS + 2));
+        kept.push(Channel::of(&pair, pair.next_call().expect("there is room again")));
+        assert!(pair.is_usable());
+        // It goes on, and does not read the answers.
+        let mut number = MOST_CHANNELS + 2;
+        while pair.is_usable() {
+            stranger.opens(2 * number);
+            assert!(pair.next_call().is_none());
+            number += 1;
+            assert!(number < 2 * MOST_CHANNELS, "without end");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_reads_no_closings_is_owed_only_so_many() {
+        let (stranger, pair) = stranger();
+        let mut number = 0;
+        while pair.is_usable() {
+            stranger.opens(2 * number);
+            if let Some(wire) = pair.next_call() {
+                drop(Channel::of(&pair, wire));
+            }
+            number += 1;
+            assert!(number < 2 * MOST_CHANNELS, "without end");
+        }
+        assert!(number > MOST_CHANNELS);
+    }
+
+    #[test]
+    fn want_of_descriptors_holds_up_only_those_who_want_the_packet() {
+        let (stranger, pair) = stranger();
+        let memory = OwnedSegment::new("test", 4096).unwrap();
+        let channels = [0, 2, 4].map(|number| {
+            stranger.opens(number);
+            Channel::of(&pair, pair.next_call().expect("a call"))
+        });
+        let [closed, deaf, other] = channels;
+        drop(closed);
+        deaf.stop_receiving();
+        socket::shortage::of_descriptors(true);
+        for number in [0, 2] {
+            assert!(stranger.says(1, number, Some(memory.shared())));
+        }
+        assert!(stranger.says(2, 4, Some(memory.shared())), "nobody passes a descriptor with a ring");
+        assert!(other.pump());
+        assert_eq!(text(other.take()).as_deref(), Some("Ring"));
+        assert!(stranger.says(1, 4, Some(memory.shared())));
+        assert!(!other.pump());
+        assert_eq!(text(other.take()).as_deref(), Some("OutOfDescriptors"));
+        socket::shortage::of_descriptors(false);
+        assert!(other.pump());
+        assert_eq!(text(other.take()).as_deref(), Some(" with a descriptor"));
+        assert!(pair.is_usable());
+    }
+
+    #[test]
+    fn who_is_called_hears_that_there_is_no_descriptor_for_it() {
+        let both = Both::new(false);
+        let memory = OwnedSegment::new("test", 4096).unwrap();
+        let first = both.open_with("a", Some(memory.shared()));
+        socket::shortage::of_descriptors(true);
+        let _ = both.theirs.run(service::Event::Ready);
+        socket::shortage::of_descriptors(false);
+        let (name, its, passed) = both.called_there.0.lock().pop().expect("a call");
+        assert_eq!((&*name, passed.unwrap_err().raw_os_error()), ("a", Some(libc::EMFILE)));
+        drop(its);
+        assert_eq!(next(&first), "HungUp", "it can try again");
+        both.theirs.attend().unwrap();
+        let second = both.open_with("b", Some(memory.shared()));
+        assert!(both.called_there.take("b").1.is_some());
+        drop((first, second));
+    }
+
+    /// The service thread is slow with one channel, while another thread reads the socket for a second one.
+    #[test]
+    fn a_channel_whose_owner_is_about_to_be_told_does_not_overflow() {
+        let (stranger, pair) = stranger();
+        let [slow, told, own] = [0, 2, 4].map(|number| {
+            stranger.opens(number);
+            Arc::new(Channel::of(&pair, pair.next_call().expect("a call")))
+        });
+        let stranger = Arc::new(stranger);
+        let (sent, taken): (Arc<AtomicUsize>, Arc<AtomicUsize>) = Default::default();
+        let (says, pumps, counting) = (Arc::clone(&stranger), Arc::downgrade(&own), Arc::clone(&sent));
+        slow.listen(move || {
+            let Some(own) = pumps.upgrade() else { return };
+            // Until that thread leaves the rest in the socket.
+            while counting.load(Ordering::Relaxed) < 2 * MOST && says.says(1, 2, None) {
+                counting.fetch_add(1, Ordering::Relaxed);
+                own.pump();
+            }
+        });
+        let (counting, takes) = (Arc::clone(&taken), Arc::downgrade(&told));
+        told.listen(move || {
+            while let Some(Ok(Said::Packet(..))) = takes.upgrade().map(|told| told.take()) {
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        assert!(stranger.says(2, 0, None) && stranger.says(2, 2, None));
+        for _ in 0..2 * MOST {
+            let _ = pair.run(service::Event::Ready);
+        }
+        assert_eq!(text(told.take()), None, "it is as it was");
+        assert_eq!(taken.load(Ordering::Relaxed), sent.load(Ordering::Relaxed));
+        assert!(sent.load(Ordering::Relaxed) > inbox::MANY);
+        drop(slow);
     }
 }

@@ -39,7 +39,7 @@ struct Vigils {
 pub(crate) struct Liveness {
     /// It was dead already. (Of one that cannot be watched, see [`Process::Unknown`], hang-up of the socket is the only sign.)
     pub is_dead: bool,
-    _vigil: Option<Vigil>,
+    vigil: Option<Vigil>,
 }
 
 /// Somebody's wish to be told; dropping it withdraws that.
@@ -47,6 +47,13 @@ struct Vigil {
     watched: Arc<Watched>,
     number: u64,
     made_in: ForkId,
+}
+
+impl Liveness {
+    /// Whether it is dead by now, before anybody was told. (Of one that cannot be watched, no.)
+    pub fn has_died(&self) -> bool {
+        self.is_dead || self.vigil.as_ref().is_some_and(|vigil| process::is_dead(&vigil.watched.fd))
+    }
 }
 
 impl Deaths {
@@ -57,8 +64,8 @@ impl Deaths {
         pid: Option<Pid>,
         told: impl FnOnce() + Send + 'static,
     ) -> io::Result<Liveness> {
-        let dead = || Ok(Liveness { is_dead: true, _vigil: None });
-        let alive = |vigil| Ok(Liveness { is_dead: false, _vigil: Some(vigil) });
+        let dead = || Ok(Liveness { is_dead: true, vigil: None });
+        let alive = |vigil| Ok(Liveness { is_dead: false, vigil: Some(vigil) });
         let Some(pid) = pid else { return Ok(Liveness::default()) };
         let mut all = self.0.lock();
         let known = all.get(&pid).and_then(Weak::upgrade);
@@ -159,16 +166,18 @@ mod tests {
             handle.deaths.watch(&handle, Some(pid), count).unwrap()
         };
         let vigils = [watch(), watch(), watch()];
-        let watched = vigils.each_ref().map(|it| Arc::as_ptr(&it._vigil.as_ref().expect("it lives").watched));
+        let watched = vigils.each_ref().map(|it| Arc::as_ptr(&it.vigil.as_ref().expect("it lives").watched));
         assert!(watched.iter().all(|it| *it == watched[0]), "one descriptor for all");
         drop(watch());
+        assert!(!vigils[0].has_died());
         child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(vigils[0].has_died(), "whether or not anybody was told");
         let begin = Instant::now();
         while told.load(Ordering::Relaxed) < 3 {
             assert!(begin.elapsed() < Duration::from_secs(20));
             std::thread::sleep(Duration::from_millis(1));
         }
-        child.wait().unwrap();
         assert!(watch().is_dead);
         assert_eq!(told.load(Ordering::Relaxed), 3);
     }

@@ -12,13 +12,19 @@ pub(crate) const MOST: usize = 512;
 /// From so many on, only the service thread goes on reading the socket: it has them taken out.
 pub(crate) const MANY: usize = MOST / 2;
 
-/// Why nothing more comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The other side closed the channel, or its process is gone.
-    HungUp,
-    /// The other side broke the rules.
+/// How far a channel has come towards its end. It only goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    #[default]
+    Open,
+    /// Packets are not wanted here any more, only the end.
+    Deaf,
+    /// The other side broke the rules. It can still close the channel, and what it holds is its own until then.
     Broken(&'static str),
+    /// The other side closed it, or is gone.
+    HungUp,
+    /// This side closed it.
+    Closed,
 }
 
 /// What is taken out.
@@ -29,6 +35,8 @@ pub(crate) enum Said {
     Ring,
     /// A packet for this channel has a descriptor, for which this process has no room. It is still to come.
     OutOfDescriptors,
+    /// The other process died. A forked child of it may keep the channel open: the end is told besides.
+    Died,
     Nothing,
     HungUp,
 }
@@ -38,20 +46,20 @@ pub(crate) struct Inbox {
     packets: VecDeque<(Box<[u8]>, Option<OwnedFd>)>,
     is_rung: bool,
     is_short: bool,
-    end: Option<End>,
-    /// Packets are not wanted any more; the end is.
-    is_deaf: bool,
+    /// The death of the other process is still to be told.
+    has_died: bool,
+    phase: Phase,
     /// It is among those whose owner is to be told of news.
     pub is_listed: bool,
 }
 
 impl Inbox {
     pub fn put(&mut self, packet: &[u8], passed: Option<OwnedFd>) {
-        if self.is_deaf || self.end.is_some() {
+        if !self.wants_packets() {
             return;
         }
         if self.packets.len() == MOST {
-            self.end(End::Broken("more packets than are read"));
+            self.reach(Phase::Broken("more packets than are read"));
             return;
         }
         self.packets.push_back((packet.into(), passed));
@@ -63,24 +71,31 @@ impl Inbox {
     }
 
     pub fn is_short_of_descriptors(&mut self) {
-        self.is_short = !self.is_deaf;
+        self.is_short = self.wants_packets();
     }
 
-    /// The first end is the one that is told, but a channel that broke the rules can still be closed.
-    pub fn end(&mut self, end: End) {
-        if self.end.is_none() || end == End::HungUp {
-            self.end = Some(end);
+    pub fn die(&mut self) {
+        self.has_died = true;
+    }
+
+    /// Goes on to `phase`; gives the one before. What was first is what is told: of a channel that broke the rules, how it did so.
+    pub fn reach(&mut self, phase: Phase) -> Phase {
+        let before = self.phase;
+        let is_told_already = matches!((before, phase), (Phase::Broken(_), Phase::Broken(_)));
+        if !is_told_already {
+            self.phase = before.max(phase);
         }
-        if matches!(end, End::Broken(_)) {
+        // What came before a hang-up can still be taken.
+        if !matches!(phase, Phase::Open | Phase::HungUp) {
+            self.is_short = false;
             self.packets.clear();
         }
+        before
     }
 
-    /// No packets are wanted any more.
-    pub fn stop(&mut self) {
-        self.is_deaf = true;
-        self.is_short = false;
-        self.packets.clear();
+    /// Whether packets that come are kept.
+    pub fn wants_packets(&self) -> bool {
+        self.phase == Phase::Open
     }
 
     pub fn has_many(&self) -> bool {
@@ -88,11 +103,16 @@ impl Inbox {
     }
 
     pub fn has_news(&self) -> bool {
-        !self.packets.is_empty() || self.is_rung || self.is_short || self.end.is_some()
+        let has_end = matches!(self.phase, Phase::Broken(_) | Phase::HungUp);
+        !self.packets.is_empty() || self.is_rung || self.is_short || self.has_died || has_end
     }
 
     pub fn is_hung_up(&self) -> bool {
-        self.end == Some(End::HungUp)
+        self.phase >= Phase::HungUp
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
     }
 
     /// Packets in the order in which they came. Rings come after them: they say to look at shared memory, which is best done when all
@@ -107,10 +127,13 @@ impl Inbox {
         if std::mem::take(&mut self.is_short) {
             return Ok(Said::OutOfDescriptors);
         }
-        match self.end {
-            None => Ok(Said::Nothing),
-            Some(End::HungUp) => Ok(Said::HungUp),
-            Some(End::Broken(how)) => Err(io::Error::new(io::ErrorKind::InvalidData, how)),
+        if std::mem::take(&mut self.has_died) {
+            return Ok(Said::Died);
+        }
+        match self.phase {
+            Phase::Open | Phase::Deaf => Ok(Said::Nothing),
+            Phase::HungUp | Phase::Closed => Ok(Said::HungUp),
+            Phase::Broken(how) => Err(io::Error::new(io::ErrorKind::InvalidData, how)),
         }
     }
 }
@@ -135,7 +158,7 @@ mod tests {
         inbox.ring();
         inbox.ring();
         inbox.put(b"two", None);
-        inbox.end(End::HungUp);
+        inbox.reach(Phase::HungUp);
         inbox.put(b"late", None);
         assert!(inbox.has_news() && inbox.is_hung_up());
         let all: Vec<_> = std::iter::repeat_with(|| taken(&mut inbox)).take(5).collect();
@@ -154,7 +177,7 @@ mod tests {
         inbox.put(b"x", None);
         assert_eq!(taken(&mut inbox), "more packets than are read");
         assert!(!inbox.is_hung_up(), "it still has what it holds");
-        inbox.end(End::HungUp);
+        inbox.reach(Phase::HungUp);
         assert_eq!(taken(&mut inbox), "HungUp");
     }
 
@@ -162,11 +185,11 @@ mod tests {
     fn who_wants_no_packets_hears_of_the_end() {
         let mut inbox = Inbox::default();
         inbox.put(b"x", None);
-        inbox.stop();
+        inbox.reach(Phase::Deaf);
         inbox.put(b"y", None);
         inbox.is_short_of_descriptors();
         assert_eq!(taken(&mut inbox), "Nothing");
-        inbox.end(End::HungUp);
+        inbox.reach(Phase::HungUp);
         assert_eq!(taken(&mut inbox), "HungUp");
     }
 
@@ -179,5 +202,35 @@ mod tests {
         inbox.is_short_of_descriptors();
         inbox.put(b"x", None);
         assert_eq!([taken(&mut inbox), taken(&mut inbox)], ["x", "Nothing"]);
+    }
+
+    #[test]
+    fn what_is_over_stays_over() {
+        let mut inbox = Inbox::default();
+        inbox.put(b"x", None);
+        assert_eq!(inbox.reach(Phase::Broken("one")), Phase::Open);
+        inbox.reach(Phase::Broken("two"));
+        inbox.reach(Phase::Deaf);
+        inbox.put(b"y", None);
+        assert_eq!([taken(&mut inbox), taken(&mut inbox)], ["one", "one"]);
+        inbox.reach(Phase::HungUp);
+        inbox.reach(Phase::Broken("three"));
+        assert_eq!(taken(&mut inbox), "HungUp");
+        assert!(!inbox.is_closed() && inbox.is_hung_up());
+        assert_eq!(inbox.reach(Phase::Closed), Phase::HungUp);
+        assert!(inbox.is_closed() && !inbox.has_news());
+    }
+
+    #[test]
+    fn a_death_is_told_once_and_behind_what_came_before() {
+        let mut inbox = Inbox::default();
+        inbox.put(b"x", None);
+        inbox.die();
+        inbox.put(b"y", None);
+        let all: Vec<_> = std::iter::repeat_with(|| taken(&mut inbox)).take(4).collect();
+        assert_eq!(all, ["x", "y", "Died", "Nothing"]);
+        inbox.die();
+        inbox.reach(Phase::HungUp);
+        assert_eq!([taken(&mut inbox), taken(&mut inbox)], ["Died", "HungUp"]);
     }
 }

@@ -21,10 +21,11 @@ use crate::link::acceptor::Acceptors;
 use crate::link::access::Access;
 use crate::link::announcement::Announcement;
 use crate::link::location::Location;
-use crate::link::rendezvous::{self, CANNOT_LIST, Directory, News, Stamp, Told, Watch};
+use crate::link::rendezvous::{self, CANNOT_LIST, Directory, Key, News, Stamp, Told, Watch};
 use crate::link::service::{Handle, Next, Token};
 use crate::sync::locks::Mutex;
-use crate::sys::epoll::{Door, Epoll, Interest, READY_AT_ONCE};
+use crate::sys::door::{Door, Doors};
+use crate::sys::epoll::Interest;
 use crate::topic;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -43,8 +44,8 @@ const CANNOT_WATCH: &str = "cannot watch the rendezvous directory";
 
 /// Whoever wants to know which names come and go.
 pub(crate) trait Listener: Send + Sync {
-    /// The hash of the one topic whose names concern it; `None`: all names do.
-    fn topic_hash(&self) -> Option<u64>;
+    /// The key of the names that concern it; `None`: those of all topics do.
+    fn key(&self) -> Option<Key>;
     /// Perhaps not for the first time.
     fn appeared(self: Arc<Self>, name: &str);
     fn vanished(&self, name: &str);
@@ -71,32 +72,32 @@ pub(crate) type ListenerId = u64;
 struct Listeners {
     last: ListenerId,
     known: HashMap<ListenerId, Known>,
-    by_hash: HashMap<u64, Vec<ListenerId>>,
+    by_key: HashMap<Key, Vec<ListenerId>>,
     of_all: Vec<ListenerId>,
 }
 
 struct Known {
     listener: Weak<dyn Listener>,
-    hash: Option<u64>,
+    key: Option<Key>,
     door: Weak<Door>,
 }
 
 impl Listeners {
     fn add(&mut self, id: ListenerId, known: Known) {
-        let listed = known.hash.map_or(&mut self.of_all, |hash| self.by_hash.entry(hash).or_default());
+        let listed = known.key.map_or(&mut self.of_all, |key| self.by_key.entry(key).or_default());
         listed.push(id);
         self.known.insert(id, known);
     }
 
     fn remove(&mut self, id: ListenerId) -> Option<Known> {
         let known = self.known.remove(&id)?;
-        match known.hash {
+        match known.key {
             None => self.of_all.retain(|listed| *listed != id),
-            Some(hash) => {
-                if let Some(listed) = self.by_hash.get_mut(&hash) {
+            Some(key) => {
+                if let Some(listed) = self.by_key.get_mut(&key) {
                     listed.retain(|listed| *listed != id);
                     if listed.is_empty() {
-                        self.by_hash.remove(&hash);
+                        self.by_key.remove(&key);
                     }
                 }
             }
@@ -104,9 +105,10 @@ impl Listeners {
         Some(known)
     }
 
-    /// Those whom a name of this topic hash concerns.
-    fn concerned(&self, hash: u64) -> Vec<Arc<dyn Listener>> {
-        let ids = self.by_hash.get(&hash).into_iter().flatten().chain(&self.of_all);
+    /// Those whom a name with this key concerns.
+    fn concerned(&self, key: Key) -> Vec<Arc<dyn Listener>> {
+        let of_all = matches!(key, Key::Topic(_)).then_some(&self.of_all);
+        let ids = self.by_key.get(&key).into_iter().chain(of_all).flatten();
         ids.filter_map(|id| self.known.get(id)?.listener.upgrade()).collect()
     }
 }
@@ -123,39 +125,40 @@ impl Unattended {
     }
 }
 
-/// The names of publishers' sockets in a directory.
+/// The names in a directory of sockets that somebody may look for: of publishers, and of servers.
 #[derive(Default)]
-struct Names(HashMap<u64, HashSet<String>>);
+struct Names(HashMap<Key, HashSet<String>>);
 
 impl Names {
     fn in_directory(directory: &Directory) -> io::Result<Self> {
         let mut names = Names::default();
         for name in directory.entries()? {
-            if let Some(hash) = rendezvous::topic_hash_in(&name) {
-                names.insert(hash, name);
+            if let Some(key) = rendezvous::key_in(&name) {
+                names.insert(key, name);
             }
         }
         Ok(names)
     }
 
-    fn insert(&mut self, hash: u64, name: String) {
-        self.0.entry(hash).or_default().insert(name);
+    fn insert(&mut self, key: Key, name: String) {
+        self.0.entry(key).or_default().insert(name);
     }
 
-    fn remove(&mut self, hash: u64, name: &str) {
-        if let Some(names) = self.0.get_mut(&hash) {
+    fn remove(&mut self, key: Key, name: &str) {
+        if let Some(names) = self.0.get_mut(&key) {
             names.remove(name);
             if names.is_empty() {
-                self.0.remove(&hash);
+                self.0.remove(&key);
             }
         }
     }
 
-    /// Those of one topic hash, or all.
-    fn of(&self, hash: Option<u64>) -> HashSet<&str> {
-        match hash {
-            Some(hash) => self.0.get(&hash).into_iter().flatten().map(String::as_str).collect(),
-            None => self.0.values().flatten().map(String::as_str).collect(),
+    /// Those with one key, or of all topics.
+    fn of(&self, key: Option<Key>) -> HashSet<&str> {
+        let of_topics = || self.0.iter().filter(|(key, _)| matches!(key, Key::Topic(_))).flat_map(|(_, names)| names);
+        match key {
+            Some(key) => self.0.get(&key).into_iter().flatten().map(String::as_str).collect(),
+            None => of_topics().map(String::as_str).collect(),
         }
     }
 }
@@ -175,8 +178,8 @@ pub(crate) struct Lookout {
     location: Location,
     directory: Mutex<Arc<Directory>>,
     listeners: Mutex<Listeners>,
-    /// Contains the doors of all listeners, as long as there are any: it tells which of them have something to say.
-    doors: Mutex<Option<Arc<Epoll>>>,
+    /// Those of all listeners, as long as there are any.
+    doors: Arc<Doors>,
     /// Those to be looked after, also if their doors say nothing.
     reminded: Mutex<HashSet<ListenerId>>,
     /// Those whose doors said something at the last look.
@@ -237,7 +240,7 @@ impl Lookout {
             location,
             directory: Mutex::new(directory),
             listeners: Mutex::default(),
-            doors: Mutex::default(),
+            doors: Arc::default(),
             reminded: Mutex::default(),
             unattended: Mutex::default(),
             announcements: Mutex::default(),
@@ -326,7 +329,7 @@ impl Lookout {
         door: &Arc<Door>,
     ) -> Result<(), (&'static str, io::Error)> {
         let mut state = self.state.lock();
-        self.watch_door(id, door).map_err(|error| ("cannot watch its descriptors", error))?;
+        door.enlist(&self.doors, id).map_err(|error| ("cannot watch its descriptors", error))?;
         state.is_wanted = true;
         if state.watch.is_none() && !state.is_polling {
             self.watch(&mut state).map_err(|error| (CANNOT_WATCH, error))?;
@@ -337,9 +340,9 @@ impl Lookout {
         if state.names.is_none() {
             state.names = Some(Names::in_directory(&directory).map_err(|error| (CANNOT_LIST, error))?);
         }
-        let (weak, hash): (Weak<dyn Listener>, _) = (Arc::downgrade(listener) as _, listener.topic_hash());
-        self.listeners.lock().add(id, Known { listener: weak, hash, door: Arc::downgrade(door) });
-        let names = state.names.as_ref().map(|names| names.of(hash)).unwrap_or_default();
+        let (weak, key): (Weak<dyn Listener>, _) = (Arc::downgrade(listener) as _, listener.key());
+        self.listeners.lock().add(id, Known { listener: weak, key, door: Arc::downgrade(door) });
+        let names = state.names.as_ref().map(|names| names.of(key)).unwrap_or_default();
         Arc::clone(listener).look_around(&directory, &names);
         drop(names);
         if state.watch.is_none() {
@@ -352,19 +355,9 @@ impl Lookout {
     pub fn unregister(&self, id: ListenerId) {
         let known = self.listeners.lock().remove(id);
         self.reminded.lock().remove(&id);
-        let doors = self.doors.lock().clone();
-        if let (Some(doors), Some(door)) = (doors, known.and_then(|known| known.door.upgrade())) {
-            doors.remove(&door.epoll);
+        if let Some(door) = known.and_then(|known| known.door.upgrade()) {
+            self.doors.remove(&door, id);
         }
-    }
-
-    fn watch_door(&self, id: ListenerId, door: &Door) -> io::Result<()> {
-        let mut doors = self.doors.lock();
-        let doors = match &mut *doors {
-            Some(doors) => doors,
-            none => none.insert(Arc::new(Epoll::new()?)),
-        };
-        doors.add(&door.epoll, id, Interest::IN)
     }
 
     /// Has a listener looked after soon, also if its descriptors say nothing.
@@ -375,20 +368,11 @@ impl Lookout {
     /// Looks after the listeners that need it: those that asked for it, and those whose doors say something for the second time in a
     /// row. A thread that receives, or polls, has most likely heard of the rest by itself, and would have to wait for this one.
     fn tidy(&self) {
-        let mut ready = Vec::new();
-        let mut saying = HashSet::new();
-        let doors = self.doors.lock().clone();
-        if let Some(doors) = doors {
-            let most = self.listeners.lock().known.len();
-            for _ in 0..=most / READY_AT_ONCE {
-                ready.clear();
-                let told = doors.wait(Some(Duration::ZERO), &mut ready);
-                saying.extend(&ready);
-                if told.is_err() || ready.len() < READY_AT_ONCE {
-                    break;
-                }
-            }
-        }
+        let saying = {
+            let listeners = self.listeners.lock();
+            let door = |id| listeners.known.get(&id).and_then(|known| known.door.upgrade());
+            self.doors.that_ring(listeners.known.len(), |id| door(id).is_some_and(|door| door.is_rung()))
+        };
         let mut due = std::mem::take(&mut *self.reminded.lock());
         due.extend(self.unattended.lock().of_those(saying));
         for id in due {
@@ -441,16 +425,14 @@ impl Lookout {
 
     fn tell(&self, state: &mut State, news: News) {
         let (News::Appeared(name) | News::Vanished(name)) = &news;
-        let Some(hash) = rendezvous::topic_hash_in(name) else {
-            if rendezvous::is_mailbox(name) {
-                self.tell_neighbours(|neighbour| match &news {
-                    News::Appeared(_) => neighbour.appeared(),
-                    News::Vanished(name) => neighbour.vanished(name),
-                });
-            }
-            return;
-        };
-        let concerned = self.listeners.lock().concerned(hash); // Without the lock: they connect, and log.
+        if rendezvous::is_mailbox(name) || rendezvous::is_party(name) {
+            self.tell_neighbours(|neighbour| match &news {
+                News::Appeared(_) => neighbour.appeared(),
+                News::Vanished(name) => neighbour.vanished(name),
+            });
+        }
+        let Some(key) = rendezvous::key_in(name) else { return };
+        let concerned = self.listeners.lock().concerned(key); // Without the lock: they connect, and log.
         for listener in concerned {
             match &news {
                 News::Appeared(name) => listener.appeared(name),
@@ -459,8 +441,8 @@ impl Lookout {
         }
         let Some(names) = &mut state.names else { return };
         match news {
-            News::Appeared(name) => names.insert(hash, name),
-            News::Vanished(name) => names.remove(hash, &name),
+            News::Appeared(name) => names.insert(key, name),
+            News::Vanished(name) => names.remove(key, &name),
         }
     }
 
@@ -481,7 +463,7 @@ impl Lookout {
             }
         };
         for listener in self.listeners() {
-            let concerned = names.of(listener.topic_hash());
+            let concerned = names.of(listener.key());
             listener.look_around(&directory, &concerned);
         }
         state.names = state.watch.is_some().then_some(names);
@@ -513,7 +495,7 @@ impl Lookout {
         if state.is_wanted && !self.has_listeners() {
             (state.is_wanted, state.is_polling) = (false, false);
             self.unwatch(state);
-            *self.doors.lock() = None;
+            self.doors.clear();
         } else if state.is_wanted && state.watch.is_none() {
             match self.watch(state) {
                 Ok(()) if state.watch.is_some() => self.start_over(state), // First watch, then list.

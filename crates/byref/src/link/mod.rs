@@ -18,4 +18,5 @@ pub(crate) mod meeting;
 pub(crate) mod pair;
 pub(crate) mod pairs;
 pub(crate) mod rendezvous;
+pub(crate) mod role;
 pub(crate) mod service;

@@ -23,20 +23,31 @@
 //! Packets go straight to the socket. If it is full, the sender of a `SAY` tries again later, as its own queue says, so that a
 //! channel's packets keep their order. A `RING` or a `CLOSE` that finds it full is *owed*, and sent by the service thread.
 //!
+//! # Limits
+//!
+//! What a peer can make this side keep has a bound: channels that it opened ([`MOST_CHANNELS`]; more are closed at once), packets that
+//! wait in each, closings that it does not read (their channels count until these are sent), and bells. A packet whose descriptor
+//! this process has no room for waits in front of all others, if its channel wants it. Otherwise it is taken without: a channel that is
+//! to be opened is refused, and who is called hears why.
+//!
 //! # The end
 //!
 //! When its last channel is closed, the side that connected hangs up. The other side keeps an idle pair: it is about to be asked for the
-//! next channel, perhaps. Whoever opens a channel on a pair that ends at this moment is told so, and connects anew.
+//! next channel, perhaps. Whoever opens a channel on a pair that ends at this moment is told so, and connects anew. The pair
+//! also watches the other process, and tells all channels of its death, which a hang-up does not tell if a forked child has the socket.
+//! How far all this has come is one [`Stage`] of the pair, and one [`Phase`] of each channel.
 
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, Paired};
-use crate::link::inbox::{End, Inbox, Said};
+use crate::link::inbox::{Inbox, Phase, Said};
 use crate::link::service::{Event, Handle, Next, Service, Token};
-use crate::sync::locks::Mutex;
+use crate::sync::locks::{Mutex, MutexGuard};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::ForkId;
+use crate::sys::limits::most_descriptors;
 use crate::sys::socket::{self, MAX_PACKET, Received};
 use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::process::Pid;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -60,13 +71,15 @@ const REST: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(10);
 /// Channels that the other side has opened, and that were not answered yet: with more, only the service thread goes on reading.
 const MANY_CALLS: usize = 64;
+/// The most channels of one pair that the other side has opened. A subscription takes a mapping here, of which a process may have 65,530.
+pub(super) const MOST_CHANNELS: usize = 1 << 14;
 /// The last number. (A thousand channels each second last for weeks; then another pair begins.)
 const LAST: u32 = u32::MAX - 1;
 
 /// Whoever answers when the other side opens a channel.
 pub(crate) trait Answers: Send + Sync {
-    /// On the service thread, without any lock.
-    fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: Option<OwnedFd>);
+    /// On the service thread, without any lock. The error says that this process has no room for the descriptor that was passed.
+    fn called(&self, pair: &Arc<Pair>, wire: Arc<Wire>, wanted: &[u8], passed: io::Result<Option<OwnedFd>>);
 }
 
 /// Called on the service thread, without any lock, when something came for a channel.
@@ -77,21 +90,13 @@ pub(crate) struct Wire {
     number: u32,
     inbox: Mutex<Inbox>,
     listener: Mutex<Option<Listener>>,
-    /// This side has closed it.
-    is_closed: AtomicBool,
     /// Whether a `RING` or a `CLOSE` (a bit each) is still to be sent.
     owes: AtomicU8,
 }
 
 impl Wire {
     fn new(number: u32) -> Arc<Self> {
-        Arc::new(Wire {
-            number,
-            inbox: Mutex::default(),
-            listener: Mutex::default(),
-            is_closed: AtomicBool::new(false),
-            owes: AtomicU8::new(0),
-        })
+        Arc::new(Wire { number, inbox: Mutex::default(), listener: Mutex::default(), owes: AtomicU8::new(0) })
     }
 
     pub fn is_hung_up(&self) -> bool {
@@ -109,7 +114,7 @@ impl Wire {
 
     /// Packets are not wanted any more, only the end.
     pub fn stop(&self) {
-        self.inbox.lock().stop();
+        self.inbox.lock().reach(Phase::Deaf);
     }
 }
 
@@ -117,12 +122,44 @@ impl Wire {
 struct Call {
     wire: Arc<Wire>,
     wanted: Box<[u8]>,
-    passed: Option<OwnedFd>,
+    passed: io::Result<Option<OwnedFd>>,
+}
+
+/// How far a pair has come towards its end. It only goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+enum Stage {
+    /// Channels can be opened.
+    Open,
+    /// The other side refuses packets, or nobody is left who reads here. What was sent before can still be read.
+    Shut,
+    /// The other process died. A forked child of it may have the socket: what is shared with that stays.
+    Dead,
+    /// The other side broke the rules. Nothing more is read; what it holds is its own until it hangs up.
+    Broken,
+    /// It was hung up.
+    Over,
+}
+
+/// A [`Stage`] that all threads see. Those from `Broken` on are reached with the channels locked.
+struct Progress(AtomicU8);
+
+impl Progress {
+    fn get(&self) -> Stage {
+        const ALL: [Stage; 5] = [Stage::Open, Stage::Shut, Stage::Dead, Stage::Broken, Stage::Over];
+        ALL[self.0.load(Ordering::Relaxed) as usize]
+    }
+
+    fn reach(&self, stage: Stage) {
+        self.0.fetch_max(stage as u8, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
 struct Channels {
     by_number: HashMap<u32, Arc<Wire>>,
+    /// How many of them the other side has opened.
+    theirs: usize,
     /// The numbers of the next channel that is opened here and, at least, there.
     next: u32,
     their_next: u32,
@@ -131,9 +168,10 @@ struct Channels {
     calls: VecDeque<Call>,
     /// Whose owners are to be told of news.
     news: Vec<Arc<Wire>>,
-    /// Something in it is owed.
-    owes: bool,
-    end: Option<End>,
+    /// Those with something that is owed, each once.
+    owing: VecDeque<Arc<Wire>>,
+    /// It was logged that the other side has too many.
+    told: bool,
 }
 
 impl Channels {
@@ -141,6 +179,37 @@ impl Channels {
         if !std::mem::replace(&mut wire.inbox.lock().is_listed, true) {
             self.news.push(Arc::clone(wire));
         }
+    }
+
+    /// Takes out what was listed. What comes from now on is news again, and counts as such for those who look whether there is much.
+    fn take_news(&mut self) -> Vec<Arc<Wire>> {
+        let news = std::mem::take(&mut self.news);
+        news.iter().for_each(|wire| wire.inbox.lock().is_listed = false);
+        news
+    }
+
+    fn is_own(&self, number: u32) -> bool {
+        number % 2 == self.next % 2
+    }
+
+    fn add(&mut self, wire: &Arc<Wire>) {
+        self.theirs += usize::from(!self.is_own(wire.number));
+        self.by_number.insert(wire.number, Arc::clone(wire));
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Arc<Wire>> {
+        let removed = self.by_number.remove(&number);
+        self.theirs -= usize::from(removed.is_some() && !self.is_own(number));
+        removed
+    }
+
+    fn wires(&self) -> Vec<Arc<Wire>> {
+        self.by_number.values().cloned().collect()
+    }
+
+    /// Whether any channel was opened so far, or is about to be opened here.
+    fn are_wanted(&self) -> bool {
+        self.next > 1 || self.their_next > 1 || self.visits > 0
     }
 
     fn is_idle(&self) -> bool {
@@ -165,7 +234,14 @@ enum Read {
     Short,
     /// Others have to take out first what is there.
     Crowded,
-    Over(End),
+    /// Nothing more is read.
+    Over,
+}
+
+/// How a look at a packet ends a pair.
+enum End {
+    HungUp,
+    Broken(&'static str),
 }
 
 /// Who made the connection.
@@ -175,73 +251,72 @@ pub(crate) enum Side {
     Accepted,
 }
 
-/// What is known of the life of the process at the other end.
-#[derive(Default)]
-pub(crate) struct Life {
-    is_over: Arc<AtomicBool>,
-    _liveness: Liveness,
-}
-
-impl Life {
-    /// Has its end noted. An error says that this process is short of something.
-    pub fn of(pid: Option<Pid>, service: &Handle) -> io::Result<Self> {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let noted = Arc::clone(&is_over);
-        let liveness = service.deaths.watch(service, pid, move || noted.store(true, Ordering::Relaxed))?;
-        is_over.fetch_or(liveness.is_dead, Ordering::Relaxed);
-        Ok(Life { is_over, _liveness: liveness })
-    }
-}
-
 pub(crate) struct Pair {
     socket: Arc<OwnedFd>,
     side: Side,
     pid: Option<Pid>,
-    life: Life,
-    /// The other side refuses packets.
-    is_shut: AtomicBool,
+    stage: Progress,
     reading: Mutex<Reading>,
     channels: Mutex<Channels>,
+    /// It was logged that a call of the other side's was refused.
+    was_refused: AtomicBool,
     /// Bells of the other side, which several of its channels may have.
     bells: Mutex<HashMap<u64, Weak<OwnedFd>>>,
     answers: Arc<dyn Answers>,
     service: Arc<Service>,
     task: OnceLock<Token>,
+    /// This side hears of the death of the other process.
+    liveness: OnceLock<Liveness>,
     made_in: ForkId,
 }
 
 impl Pair {
-    /// A pair over `socket`. [`attend`](Self::attend) or [`adopt`](Self::adopt) begins to read it.
+    /// A pair over `socket`, which hears of the death of the other process if there is somebody who watches it.
+    /// [`attend`](Self::attend) or [`adopt`](Self::adopt) begins to read it. Errors say that the other side is gone, or that this process
+    /// or the system is short of something.
     pub fn new(
         socket: Arc<OwnedFd>,
         side: Side,
-        life: Life,
+        watching: Option<&Handle>,
         answers: Arc<dyn Answers>,
         service: &Arc<Service>,
     ) -> io::Result<Arc<Self>> {
         let first = |is_own: bool| u32::from((side == Side::Connected) != is_own);
         let channels = Channels { next: first(true), their_next: first(false), ..Channels::default() };
-        let pair = Pair {
+        let pair = Arc::new(Pair {
             pid: socket::peer_pid(&socket),
             socket,
             side,
-            life,
-            is_shut: AtomicBool::new(false),
+            stage: Progress(AtomicU8::new(Stage::Open as u8)),
             reading: Mutex::new(Reading { is_greeted: side == Side::Accepted, rounds: 0 }),
             channels: Mutex::new(channels),
+            was_refused: AtomicBool::new(false),
             bells: Mutex::default(),
             answers,
             service: Arc::clone(service),
             task: OnceLock::new(),
+            liveness: OnceLock::new(),
             made_in: ForkId::current(),
-        };
+        });
+        if let Some(handle) = watching {
+            let dying = Arc::downgrade(&pair);
+            let liveness = handle.deaths.watch(handle, pair.pid, move || {
+                if let Some(pair) = dying.upgrade() {
+                    pair.died();
+                }
+            })?;
+            if liveness.is_dead {
+                pair.died();
+            }
+            let _ = pair.liveness.set(liveness);
+        }
         let first = match side {
             Side::Connected => handshake::encode_first(&handshake::Greeting::Pair),
             Side::Accepted => handshake::encode_first(&Paired {}),
         };
         match socket::send(&pair.socket, &first, None)? {
-            true => Ok(Arc::new(pair)),
-            false => Err(io::Error::other("its socket is full")),
+            true => Ok(pair),
+            false => Err(Errno::NOBUFS.into()), // Nothing was sent on it before.
         }
     }
 
@@ -268,13 +343,23 @@ impl Pair {
         self.pid
     }
 
-    /// Whether the other process lives and reads, as far as is known.
+    /// Whether channels can be opened on it, as far as is known.
     pub fn is_usable(&self) -> bool {
-        let has_numbers = |channels: &Channels| channels.end.is_none() && channels.next < LAST;
-        self.made_in.is_current()
-            && !self.is_shut.load(Ordering::Relaxed)
-            && !self.life.is_over.load(Ordering::Relaxed)
-            && has_numbers(&self.channels.lock())
+        self.made_in.is_current() && self.can_open(&self.channels.lock())
+    }
+
+    fn can_open(&self, channels: &Channels) -> bool {
+        self.stage.get() == Stage::Open && channels.next < LAST
+    }
+
+    /// Whether the other process is known to have died.
+    pub fn is_dead(&self) -> bool {
+        self.stage.get() == Stage::Dead
+    }
+
+    /// Whether the other process is dead, also when that was not noticed yet: a system call.
+    pub fn has_died(&self) -> bool {
+        self.is_dead() || self.liveness.get().is_some_and(Liveness::has_died)
     }
 
     /// Whether the other side has said that it speaks this protocol.
@@ -282,17 +367,27 @@ impl Pair {
         self.reading.lock().is_greeted
     }
 
-    /// Whether any channel was opened so far.
-    pub fn was_used(&self) -> bool {
+    /// Whether any channel was opened so far, or is about to be opened here.
+    pub fn is_wanted(&self) -> bool {
+        self.channels.lock().are_wanted()
+    }
+
+    /// Ends it, unless it is wanted.
+    pub fn end_unless_wanted(&self) -> bool {
         let channels = self.channels.lock();
-        channels.next > 1 || channels.their_next > 1
+        let is_unwanted = !channels.are_wanted();
+        if is_unwanted {
+            self.hang_up(channels);
+        }
+        is_unwanted
     }
 
     /// Keeps the pair from ending for want of channels, until [`leave`](Self::leave); `false`: it has ended.
     pub fn visit(&self) -> bool {
         let mut channels = self.channels.lock();
-        channels.visits += usize::from(channels.end.is_none());
-        channels.end.is_none()
+        let is_there = self.stage.get() < Stage::Broken;
+        channels.visits += usize::from(is_there);
+        is_there
     }
 
     pub fn leave(&self) {
@@ -306,24 +401,26 @@ impl Pair {
 
     /// Opens a channel. `None`: the socket is full.
     pub fn open(&self, wanted: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<Option<Arc<Wire>>> {
-        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         if !self.made_in.is_current() {
             return Err(gone());
         }
         let mut channels = self.channels.lock();
-        if channels.end.is_some() || channels.next >= LAST {
+        if !self.can_open(&channels) {
             return Err(gone());
         }
         // Under the lock: the other side expects the numbers in their order.
         let wire = Wire::new(channels.next);
-        match self.send(OPEN, wire.number, wanted, passed) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(error) => return Err(error),
+        if !self.send(OPEN, wire.number, wanted, passed)? {
+            return Ok(None);
         }
         channels.next += 2;
-        channels.by_number.insert(wire.number, Arc::clone(&wire));
+        channels.add(&wire);
         Ok(Some(wire))
+    }
+
+    /// How loudly to log that a call was refused: a peer can make any number of them.
+    pub fn level_of_refusal(&self) -> log::Level {
+        if self.was_refused.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Warn }
     }
 
     /// Ends the connection, as a cut would.
@@ -346,18 +443,14 @@ impl Pair {
         if let Err(error) = &sent
             && matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
         {
-            self.is_shut.store(true, Ordering::Relaxed);
+            self.stage.reach(Stage::Shut);
         }
         sent
     }
 
     /// Whether something may be sent on this channel from here.
     fn check(&self, wire: &Wire) -> io::Result<()> {
-        if self.made_in.is_current() && !wire.is_closed.load(Ordering::Relaxed) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
+        if self.made_in.is_current() && !wire.inbox.lock().is_closed() { Ok(()) } else { Err(gone()) }
     }
 
     /// Sends a packet, unless the socket is full (`false`).
@@ -366,35 +459,44 @@ impl Pair {
         self.send(SAY, wire.number, packet, passed)
     }
 
-    /// Rings, at once or a little later. It takes no lock unless the socket is full.
-    pub fn ring(&self, wire: &Wire) {
+    /// Rings, at once or a little later.
+    pub fn ring(&self, wire: &Arc<Wire>) {
         if self.check(wire).is_ok() && matches!(self.send(RING, wire.number, &[], None), Ok(false)) {
             self.owe(wire, RING);
         }
     }
 
-    /// The other side's bell of this number, which came along, unless it is here already.
-    pub fn bell(&self, number: u64, passed: OwnedFd) -> Arc<OwnedFd> {
+    /// The other side's bell of this number, which came along, unless it is here already; `None`: it has too many.
+    pub fn bell(&self, number: u64, passed: OwnedFd) -> Option<Arc<OwnedFd>> {
         let mut bells = self.bells.lock();
         if let Some(known) = bells.get(&number).and_then(Weak::upgrade) {
-            return known;
+            return Some(known);
+        }
+        let most = most_descriptors() / 4;
+        if bells.len() as u64 >= most {
+            bells.retain(|_, known| known.strong_count() > 0);
+        }
+        if bells.len() as u64 >= most {
+            return None;
         }
         let bell = Arc::new(passed);
-        bells.retain(|_, known| known.strong_count() > 0);
         bells.insert(number, Arc::downgrade(&bell));
-        bell
+        Some(bell)
     }
 
     /// Closes a channel: nothing more is sent on it, and nothing more heard.
-    pub fn close(&self, wire: &Wire) {
-        if !self.made_in.is_current() || wire.is_closed.swap(true, Ordering::Relaxed) {
+    pub fn close(&self, wire: &Arc<Wire>) {
+        if !self.made_in.is_current() {
             return;
         }
-        wire.stop();
+        let before = wire.inbox.lock().reach(Phase::Closed);
+        if before == Phase::Closed {
+            return;
+        }
         let listener = wire.listener.lock().take();
         drop(listener);
         // The other side has closed it, perhaps; or it is gone, or the pair is over. Then that is no news.
-        let is_news = !wire.is_hung_up() && self.channels.lock().end.is_none();
+        let is_news = before != Phase::HungUp && self.stage.get() < Stage::Broken;
         if is_news && matches!(self.send(CLOSE, wire.number, &[], None), Ok(false)) {
             return self.owe(wire, CLOSE);
         }
@@ -403,21 +505,24 @@ impl Pair {
 
     fn forget(&self, wire: &Wire) {
         let mut channels = self.channels.lock();
-        let forgotten = channels.by_number.remove(&wire.number);
+        let forgotten = channels.remove(wire.number);
         self.end_if_idle(channels);
         drop(forgotten);
     }
 
-    fn end_if_idle(&self, mut channels: std::sync::MutexGuard<'_, Channels>) {
-        let is_due = match channels.end {
-            None => self.side == Side::Connected,
-            Some(End::Broken(_)) => true,
-            Some(End::HungUp) => false,
+    fn end_if_idle(&self, channels: MutexGuard<'_, Channels>) {
+        let is_due = match self.stage.get() {
+            Stage::Open | Stage::Shut | Stage::Dead => self.side == Side::Connected,
+            Stage::Broken => true,
+            Stage::Over => false,
         };
-        if !is_due || !channels.is_idle() {
-            return;
+        if is_due && channels.is_idle() {
+            self.hang_up(channels);
         }
-        channels.end = Some(End::HungUp);
+    }
+
+    fn hang_up(&self, channels: MutexGuard<'_, Channels>) {
+        self.stage.reach(Stage::Over);
         drop(channels);
         // Not only closed: a forked child may have the descriptor, too.
         socket::hang_up(&self.socket);
@@ -426,34 +531,37 @@ impl Pair {
         }
     }
 
-    fn owe(&self, wire: &Wire, what: u8) {
-        wire.owes.fetch_or(1 << what, Ordering::Relaxed);
-        self.channels.lock().owes = true;
+    fn owe(&self, wire: &Arc<Wire>, what: u8) {
+        {
+            let mut channels = self.channels.lock();
+            if wire.owes.fetch_or(1 << what, Ordering::Relaxed) == 0 {
+                channels.owing.push_back(Arc::clone(wire));
+            }
+        }
         self.hasten();
     }
 
     /// Sends what is owed; `false`: the socket is still full.
     fn pay(&self) -> bool {
-        let owing: Vec<_> = {
-            let mut channels = self.channels.lock();
-            if !std::mem::take(&mut channels.owes) {
-                return true;
-            }
-            channels.by_number.values().filter(|wire| wire.owes.load(Ordering::Relaxed) != 0).cloned().collect()
-        };
-        for wire in owing {
+        loop {
+            let Some(wire) = self.channels.lock().owing.pop_front() else { return true };
             let owes = wire.owes.swap(0, Ordering::Relaxed);
-            let what = if owes & 1 << CLOSE != 0 { CLOSE } else { RING };
+            let what = match owes {
+                0 => continue, // Both sides have closed it meanwhile.
+                _ if owes & 1 << CLOSE != 0 => CLOSE,
+                _ => RING,
+            };
             if matches!(self.send(what, wire.number, &[], None), Ok(false)) {
-                wire.owes.fetch_or(owes, Ordering::Relaxed);
-                self.channels.lock().owes = true;
+                let mut channels = self.channels.lock();
+                if wire.owes.fetch_or(owes, Ordering::Relaxed) == 0 {
+                    channels.owing.push_front(wire);
+                }
                 return false;
             }
             if what == CLOSE {
                 self.forget(&wire);
             }
         }
-        true
     }
 
     /// Has `listener` called when something comes for a channel, or is there.
@@ -474,7 +582,7 @@ impl Pair {
 
     fn has_news(&self) -> bool {
         let channels = self.channels.lock();
-        !channels.news.is_empty() || !channels.calls.is_empty() || channels.owes
+        !channels.news.is_empty() || !channels.calls.is_empty() || !channels.owing.is_empty()
     }
 
     /// Reads the socket for who needs what came for one channel, perhaps, and takes all of it out afterwards. `true`: there was no more.
@@ -486,7 +594,7 @@ impl Pair {
         if self.has_news() {
             self.hasten();
         }
-        matches!(read, Read::All | Read::Over(_))
+        matches!(read, Read::All | Read::Over)
     }
 
     /// The service thread's part; what comes of its task.
@@ -497,14 +605,14 @@ impl Pair {
         let paid = self.pay();
         self.end_if_idle(self.channels.lock());
         match read {
-            Read::Over(End::HungUp) => Next::Done,
-            // Its end is still to come, and matters for what it holds.
-            Read::Over(End::Broken(_)) if socket::is_hung_up(&self.socket) => {
-                self.end(End::HungUp);
+            Read::Over if self.stage.get() == Stage::Over => Next::Done,
+            // It broke the rules. Its end is still to come, and matters for what it holds.
+            Read::Over if socket::is_hung_up(&self.socket) => {
+                self.end(Stage::Over, Phase::HungUp);
                 self.tell();
                 Next::Done
             }
-            Read::Over(End::Broken(_)) => Next::Watch(Interest::RDHUP),
+            Read::Over => Next::Watch(Interest::RDHUP),
             Read::Short => Next::Pause(LATER),
             Read::Crowded => Next::Keep,
             Read::More => {
@@ -524,7 +632,7 @@ impl Pair {
         loop {
             let (calls, news) = {
                 let mut channels = self.channels.lock();
-                (std::mem::take(&mut channels.calls), std::mem::take(&mut channels.news))
+                (std::mem::take(&mut channels.calls), channels.take_news())
             };
             if calls.is_empty() && news.is_empty() {
                 return;
@@ -534,7 +642,6 @@ impl Pair {
                 self.answers.called(self, wire, &wanted, passed);
             }
             for wire in news {
-                wire.inbox.lock().is_listed = false; // Before the call: what comes meanwhile is news again.
                 let listener = wire.listener.lock().clone();
                 if let Some(listener) = listener {
                     listener();
@@ -548,34 +655,49 @@ impl Pair {
         let mut reading = self.reading.lock();
         let mut packet = [0u8; MAX_PACKET];
         for _ in 0..AT_ONCE {
-            if let Some(end) = self.channels.lock().end {
-                return Read::Over(end);
+            if self.stage.get() >= Stage::Broken {
+                return Read::Over;
             }
             if own.is_some() && self.is_crowded() {
                 return Read::Crowded;
             }
-            let received = socket::receive(&self.socket, &mut packet);
-            let end = match received {
-                Ok(Received::Packet(len, passed)) => match self.distribute(&mut reading, &packet[..len], passed, own) {
-                    Ok(()) => continue,
-                    Err(end) => end,
-                },
-                Ok(Received::Empty) => return Read::All,
-                Ok(Received::OutOfDescriptors) => {
-                    self.tell_of_shortage(&packet, own);
+            let received = match socket::receive(&self.socket, &mut packet) {
+                Ok(Received::OutOfDescriptors) if self.waits_for_descriptor(&reading, &packet, own) => {
                     return Read::Short;
                 }
-                Ok(Received::HungUp) if socket::is_hung_up(&self.socket) => End::HungUp,
-                Ok(Received::HungUp) => End::Broken("an empty packet"),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => End::Broken("a packet that is too long"),
+                Ok(Received::OutOfDescriptors) => {
+                    let taken = socket::receive_without_descriptor(&self.socket, &mut packet);
+                    taken.map(|len| (len, Err(Errno::MFILE.into())))
+                }
+                Ok(Received::Packet(len, passed)) => Ok((len, Ok(passed))),
+                Ok(Received::Empty) => return Read::All,
+                Ok(Received::HungUp) if socket::is_hung_up(&self.socket) => {
+                    self.end(Stage::Over, Phase::HungUp);
+                    return Read::Over;
+                }
+                Ok(Received::HungUp) => Ok((0, Ok(None))),
+                Err(error) => Err(error),
+            };
+            let distributed = match received {
+                Ok((len, passed)) => self.distribute(&mut reading, &packet[..len], passed, own),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    Err(End::Broken("a packet that is too long"))
+                }
                 Err(_) => return Read::Short, // The system's own trouble.
             };
-            if let End::Broken(how) = end {
-                let pid = self.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
-                log::error!("byref: process {pid} sent {how}: all connections with it end");
+            match distributed {
+                Ok(()) => {}
+                Err(End::HungUp) => {
+                    self.end(Stage::Over, Phase::HungUp);
+                    return Read::Over;
+                }
+                Err(End::Broken(how)) => {
+                    let pid = self.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+                    log::error!("byref: process {pid} sent {how}: all connections with it end");
+                    self.end(Stage::Broken, Phase::Broken(how));
+                    return Read::Over;
+                }
             }
-            self.end(end);
-            return Read::Over(end);
         }
         Read::More
     }
@@ -590,7 +712,7 @@ impl Pair {
         &self,
         reading: &mut Reading,
         packet: &[u8],
-        passed: Option<OwnedFd>,
+        passed: io::Result<Option<OwnedFd>>,
         own: Option<u32>,
     ) -> Result<(), End> {
         let mut channels = self.channels.lock();
@@ -612,58 +734,100 @@ impl Pair {
                 return Err(End::Broken("a channel with an impossible number"));
             }
             channels.their_next += 2;
+            if channels.theirs >= MOST_CHANNELS {
+                return self.refuse(&mut channels, number);
+            }
             let wire = Wire::new(number);
-            channels.by_number.insert(number, Arc::clone(&wire));
+            if self.stage.get() == Stage::Dead {
+                wire.inbox.lock().die();
+            }
+            channels.add(&wire);
             channels.calls.push_back(Call { wire, wanted: body.into(), passed });
             return Ok(());
         }
         let Some(wire) = channels.by_number.get(&number).cloned() else {
-            let is_own = number % 2 == channels.next % 2;
-            let was_there = number < if is_own { channels.next } else { channels.their_next };
+            let was_there = number < if channels.is_own(number) { channels.next } else { channels.their_next };
             // It was closed here, and they do not know yet.
             return if was_there { Ok(()) } else { Err(End::Broken("a packet for a channel that nobody opened")) };
         };
-        {
+        let is_closed = {
             let mut inbox = wire.inbox.lock();
             match kind {
-                SAY => inbox.put(body, passed),
+                SAY => inbox.put(body, passed.unwrap_or(None)),
                 RING => inbox.ring(),
-                CLOSE => inbox.end(End::HungUp),
-                _ => inbox.end(End::Broken("a packet that makes no sense")),
+                CLOSE => drop(inbox.reach(Phase::HungUp)),
+                _ => drop(inbox.reach(Phase::Broken("a packet that makes no sense"))),
             }
-        }
-        if kind == CLOSE && wire.is_closed.load(Ordering::Relaxed) {
-            channels.by_number.remove(&number); // Both have; what is owed need not be sent.
-        } else if own != Some(number) {
+            inbox.is_closed()
+        };
+        if kind == CLOSE && is_closed {
+            channels.remove(number);
+            wire.owes.store(0, Ordering::Relaxed); // Both have closed it: that need not be told any more.
+        } else if own != Some(number) && !is_closed {
             channels.list(&wire);
         }
         Ok(())
     }
 
-    /// The next packet has a descriptor for which there is no room.
-    fn tell_of_shortage(&self, packet: &[u8; MAX_PACKET], own: Option<u32>) {
+    /// The other side opens more channels than there may be: closes the one of this number at once.
+    #[cold]
+    fn refuse(&self, channels: &mut Channels, number: u32) -> Result<(), End> {
+        if matches!(self.send(CLOSE, number, &[], None), Ok(false)) {
+            return Err(End::Broken("more channels than there may be, and does not read"));
+        }
+        if !std::mem::replace(&mut channels.told, true) {
+            let pid = self.pid.map_or(0, |pid| pid.as_raw_nonzero().get());
+            log::warn!("byref: process {pid} has {MOST_CHANNELS} subscriptions here; it gets no more");
+        }
+        Ok(())
+    }
+
+    /// The next packet has a descriptor for which there is no room. Whether it has to stay where it is for that; its channel is told.
+    fn waits_for_descriptor(&self, reading: &Reading, packet: &[u8; MAX_PACKET], own: Option<u32>) -> bool {
         let number = u32::from_le_bytes(packet[1..HEAD].try_into().expect("four bytes"));
         let mut channels = self.channels.lock();
-        if packet[0] == SAY
-            && let Some(wire) = channels.by_number.get(&number).cloned()
-        {
-            wire.inbox.lock().is_short_of_descriptors();
-            if own != Some(number) {
-                channels.list(&wire);
-            }
+        if !reading.is_greeted || packet[0] != SAY {
+            return false;
         }
+        let Some(wire) = channels.by_number.get(&number).cloned() else { return false };
+        let is_wanted = {
+            let mut inbox = wire.inbox.lock();
+            inbox.is_short_of_descriptors();
+            inbox.wants_packets()
+        };
+        if is_wanted && own != Some(number) {
+            channels.list(&wire);
+        }
+        is_wanted
     }
 
     /// Ends all channels.
-    fn end(&self, end: End) {
+    fn end(&self, stage: Stage, phase: Phase) {
         let mut channels = self.channels.lock();
-        channels.end = Some(end);
-        let wires: Vec<_> = channels.by_number.values().cloned().collect();
-        for wire in wires {
-            wire.inbox.lock().end(end);
+        self.stage.reach(stage);
+        for wire in channels.wires() {
+            wire.inbox.lock().reach(phase);
             channels.list(&wire);
         }
     }
+
+    /// The other process died. What it has sent can be read, and a forked child of it may keep the socket.
+    fn died(&self) {
+        {
+            let mut channels = self.channels.lock();
+            self.stage.reach(Stage::Dead);
+            for wire in channels.wires() {
+                wire.inbox.lock().die();
+                channels.list(&wire);
+            }
+        }
+        self.hasten();
+    }
+}
+
+/// What belongs to a pair or a channel that is over cannot be sent.
+fn gone() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }
 
 impl Drop for Pair {
@@ -681,12 +845,12 @@ pub(crate) struct Attendant(Arc<Pair>);
 impl Drop for Attendant {
     fn drop(&mut self) {
         let pair = &self.0;
-        if !pair.made_in.is_current() || pair.channels.lock().end.is_some() {
+        if !pair.made_in.is_current() || pair.stage.get() >= Stage::Broken {
             return;
         }
         // Descriptors that wait in the socket keep memory, too. None come after this.
         socket::stop_receiving(&pair.socket);
-        pair.is_shut.store(true, Ordering::Relaxed);
+        pair.stage.reach(Stage::Shut);
         let _reading = pair.reading.lock();
         let mut packet = [0u8; MAX_PACKET];
         while let Ok(Received::Packet(..)) = socket::receive(&pair.socket, &mut packet) {}

@@ -6,11 +6,11 @@
 //! itself would not do: it could name another one's socket, and answer in its stead.) Of two processes that
 //! connect to each other at the same moment, both connections stay.
 
-use crate::link::pair::{Answers, Attendant, Life, Pair, Side};
+use crate::link::pair::{Answers, Attendant, Pair, Side};
 use crate::link::rendezvous::{Directory, SocketId};
 use crate::link::service::{Handle, Token};
 use crate::sync::locks::Mutex;
-use crate::sys::socket::{self, Connect};
+use crate::sys::socket::{self, Connect, is_hang_up};
 use rustix::fd::OwnedFd;
 use rustix::process::getpid;
 use std::collections::{HashMap, HashSet};
@@ -67,7 +67,7 @@ impl Drop for Visit {
 /// The outcome of an attempt to reach a process.
 pub(crate) enum Reached {
     Pair(Visit),
-    /// Its backlog is full: try again.
+    /// It cannot take more at the moment: try again.
     Busy,
     /// Nobody listens under this name any more.
     Nobody,
@@ -101,8 +101,13 @@ impl Pairs {
             Some(visit) => visit,
             None => {
                 fault!("connect.connected");
-                let (life, answers) = (Life::of(pid, service)?, Arc::clone(&self.answers));
-                let pair = Pair::new(Arc::new(socket), Side::Connected, life, answers, service)?;
+                let answers = Arc::clone(&self.answers);
+                let pair = match Pair::new(Arc::new(socket), Side::Connected, Some(service), answers, service) {
+                    // Nobody would accept that: a forked child of it has the socket, at the most.
+                    Ok(pair) if pair.is_dead() => return Ok(Reached::Nobody),
+                    Err(error) if is_hang_up(&error) => return Ok(Reached::Busy),
+                    pair => pair?,
+                };
                 let visit = Visit::of(pair).expect("it has just begun");
                 visit.attend()?;
                 known.add(&visit);
@@ -126,11 +131,21 @@ impl Pairs {
         known.apart.insert(id);
     }
 
-    /// A process that has connected, and wants to be a pair; `task` watches the socket.
-    pub fn accept(&self, socket: &Arc<OwnedFd>, task: Token, service: &Handle) -> io::Result<(Arc<Pair>, Attendant)> {
-        let life = Life::of(socket::peer_pid(socket), service)?;
-        let pair = Pair::new(Arc::clone(socket), Side::Accepted, life, Arc::clone(&self.answers), service)?;
+    /// A process that has connected, and wants to be a pair; `task` watches the socket. Before others know of the pair, `is_welcome`
+    /// decides.
+    pub fn accept(
+        &self,
+        socket: &Arc<OwnedFd>,
+        task: Token,
+        service: &Handle,
+        is_welcome: impl FnOnce(&Arc<Pair>) -> bool,
+    ) -> io::Result<(Arc<Pair>, Attendant)> {
+        let answers = Arc::clone(&self.answers);
+        let pair = Pair::new(Arc::clone(socket), Side::Accepted, Some(service), answers, service)?;
         let attendant = pair.adopt(task);
+        if !is_welcome(&pair) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         self.known.lock().add(&pair);
         Ok((pair, attendant))
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::link::access::Access;
 use crate::link::claims::{Attempted, Claim};
 use crate::link::location::Location;
+use crate::link::role::Role;
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
 use crate::sys::users;
@@ -38,6 +39,8 @@ const GLANCES: usize = 16;
 const TEMPORARY: &str = "tmp-";
 const QUEUE: &str = "queue-";
 const MAILBOX: &str = "box-";
+pub(crate) const SERVER: &str = "server-";
+pub(crate) const CLIENT: &str = "client-";
 /// The file whose bytes are the claims on addresses.
 const ADDRESSES: &str = "addresses";
 /// What could not be done with the directory.
@@ -312,6 +315,12 @@ impl Directory {
         Ok(self.entries()?.into_iter().filter(|name| is_queue(name)).collect())
     }
 
+    /// How many names of servers of a service there are.
+    pub fn servers(&self, service: &str) -> io::Result<usize> {
+        let key = Some(Key::Service(topic::hash(service)));
+        Ok(self.entries()?.iter().filter(|name| key_in(name) == key).count())
+    }
+
     /// The names of all mailboxes' sockets.
     pub fn mailboxes(&self) -> io::Result<Vec<String>> {
         Ok(self.entries()?.into_iter().filter(|name| is_mailbox(name)).collect())
@@ -348,12 +357,12 @@ impl Directory {
         Ok((fd, identity(stat)))
     }
 
-    /// Removes what dead publishers of any topic, and dead event queues and mailboxes, left behind.
+    /// Removes what dead publishers of any topic, and dead event queues, mailboxes, clients and servers, left behind.
     pub fn sweep(&self) {
         // One socket has a name for each publisher of its process.
         let mut alive = HashSet::new();
         for name in self.entries().unwrap_or_default() {
-            if is_final(&name) || is_queue(&name) {
+            if is_final(&name) || is_queue(&name) || is_party(&name) {
                 let socket = self.socket_id(&name);
                 // A live process sees a connection that says nothing and ends.
                 if !alive.contains(&socket) && !matches!(self.connect(&name), Ok(Connect::Refused)) {
@@ -426,6 +435,11 @@ pub(crate) enum Announced {
         address: String,
         id: u128,
     },
+    /// A client or a server of a service. Its name follows from the address, which nobody else ever has.
+    Party {
+        role: Role,
+        address: String,
+    },
 }
 
 impl Announced {
@@ -433,7 +447,7 @@ impl Announced {
     pub fn again(mut self) -> Self {
         match &mut self {
             Announced::Publisher { times, .. } | Announced::Queue { times, .. } => *times = times.wrapping_add(1),
-            Announced::Mailbox { .. } => {}
+            Announced::Mailbox { .. } | Announced::Party { .. } => {}
         }
         self
     }
@@ -445,6 +459,7 @@ impl Announced {
                 (id >> 32 << 32) | (*id as u32).wrapping_add(*times) as u128
             }
             Announced::Mailbox { id, .. } => *id,
+            Announced::Party { .. } => 0,
         }
     }
 
@@ -465,6 +480,7 @@ impl Announced {
             Announced::Publisher { topic, .. } => format!("{:016x}-{:032x}", topic::hash(topic), self.id()),
             Announced::Queue { .. } => format!("{QUEUE}{:032x}", self.id()),
             Announced::Mailbox { address, .. } => mailbox_name(address),
+            Announced::Party { role, address } => role.name(address).expect("the role has made the address"),
         }
     }
 }
@@ -507,9 +523,27 @@ pub(crate) fn is_final(name: &str) -> bool {
     name.split_once('-').is_some_and(|(hash, id)| is_hex(hash, 16) && is_hex(id, 32))
 }
 
-/// The hash of the topic in the name of a publisher's socket; `None`: it is another name.
-pub(crate) fn topic_hash_in(name: &str) -> Option<u64> {
-    if is_final(name) { u64::from_str_radix(&name[..16], 16).ok() } else { None }
+/// By what those who look for them know names: by the hash of their topic, or service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    Topic(u64),
+    /// The servers of a service.
+    Service(u64),
+}
+
+/// The key of a name; `None`: nobody looks for it.
+pub(crate) fn key_in(name: &str) -> Option<Key> {
+    let hash = |name: &str| u64::from_str_radix(&name[..16], 16).ok();
+    match name.strip_prefix(SERVER) {
+        Some(rest) if is_final(rest) => hash(rest).map(Key::Service),
+        None if is_final(name) => hash(name).map(Key::Topic),
+        _ => None,
+    }
+}
+
+/// Whether it is the name of a client or a server.
+pub(crate) fn is_party(name: &str) -> bool {
+    [SERVER, CLIENT].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(is_final))
 }
 
 pub(crate) fn is_queue(name: &str) -> bool {
@@ -525,7 +559,7 @@ fn address_hash_in(name: &str) -> Option<u128> {
     u128::from_str_radix(hash, 16).ok()
 }
 
-fn is_hex(part: &str, len: usize) -> bool {
+pub(crate) fn is_hex(part: &str, len: usize) -> bool {
     part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 

@@ -333,7 +333,6 @@ pub(crate) fn connect(topic: &str) -> Result<(Arc<Lookout>, Arc<Handle>)> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
 
     /// As after a stop of the whole process, in which a deadline passed and something came.
     #[test]
@@ -369,7 +368,7 @@ mod tests {
         let ticking = Arc::clone(&ticks);
         service.after(Duration::ZERO, move |_, _, _| {
             *ticking.lock() += 1;
-            Next::After(Duration::from_millis(1))
+            Next::After(Duration::ZERO)
         });
         while runs.lock().len() < 5 {
             assert!(service.round(&mut Vec::new()));
@@ -385,7 +384,7 @@ mod tests {
         let service = Service::idle();
         let runs = Arc::new(Mutex::new(Vec::new()));
         let mut tokens = Vec::new();
-        for delay in [40, 0, 20, 0, 10_000_000] {
+        for delay in [4_000_000, 0, 20, 0, 10_000_000] {
             let seen = Arc::clone(&runs);
             service.after(Duration::from_millis(delay), move |_, _, _| {
                 seen.lock().push(delay);
@@ -395,31 +394,33 @@ mod tests {
         }
         assert!(service.tasks.lock().is_next(tokens[1]) && !service.tasks.lock().is_next(tokens[3]));
         service.cancel(tokens[3]);
-        while service.tasks.lock().deadlines.len() > 1 {
+        while service.tasks.lock().deadlines.len() > 2 {
             assert!(service.round(&mut Vec::new()));
         }
-        assert_eq!(*runs.lock(), [0, 20, 20, 20, 20, 40]);
+        assert_eq!(*runs.lock(), [0, 20, 20, 20, 20]);
+        assert!(service.tasks.lock().is_next(tokens[0]));
+        service.hasten(tokens[0]);
+        assert!(service.round(&mut Vec::new()));
+        assert_eq!(runs.lock()[5..], [4_000_000]);
         assert_eq!(service.tasks.lock().by_token.len(), 1);
     }
 
     #[test]
     fn a_deadline_ends_with_the_watch_that_had_it() {
         let service = Service::idle();
-        let thread = Arc::clone(&service);
-        spawn_helper("test", move || thread.run()).unwrap();
-
-        let (events, seen) = mpsc::channel();
+        let runs = Arc::new(Mutex::new(Vec::new()));
         let (reader, writer) = std::io::pipe().unwrap();
-        let brief = Some(Duration::from_millis(30));
+        let seen = Arc::clone(&runs);
         let next = move |_: &Arc<Service>, _, event| {
-            events.send(event == Event::Late).unwrap();
+            seen.lock().push(event == Event::Late);
             Next::Watch(Interest::RDHUP)
         };
         std::io::Write::write_all(&mut &writer, b"x").unwrap();
-        service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, brief, next).unwrap();
-        assert!(!seen.recv_timeout(Duration::from_secs(5)).unwrap(), "ready first");
-        assert!(seen.recv_timeout(Duration::from_millis(100)).is_err(), "the deadline has no meaning any more");
-        service.tasks.lock().stopped = true;
-        service.bell.ring();
+        let far = Some(Duration::from_secs(10_000));
+        let token = service.watch(Arc::new(OwnedFd::from(reader)), Interest::IN, far, next).unwrap();
+        assert!(service.tasks.lock().is_next(token));
+        assert!(service.round(&mut Vec::new()));
+        assert_eq!(*runs.lock(), [false], "it was ready");
+        assert!(service.tasks.lock().deadlines.is_empty(), "the deadline has no meaning any more");
     }
 }

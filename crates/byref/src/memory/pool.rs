@@ -6,7 +6,7 @@
 //! begins small, and a larger one replaces it when it is full.
 
 use crate::protocol::lease::MAX_SLOTS;
-use crate::sys::memory::{OwnedSegment, page_ceil};
+use crate::sys::memory::{OwnedSegment, View, page_ceil};
 use offset_allocator::{Allocation, Allocator, ext::min_allocator_size};
 use rustix::io::Errno;
 use std::io;
@@ -64,6 +64,11 @@ impl Pin {
 
     pub fn as_ptr(&self) -> *mut u8 {
         self.segment.map().as_ptr().wrapping_add(self.offset as usize)
+    }
+
+    /// A view of its first `len` bytes that is only read.
+    pub fn view(&self, len: usize) -> io::Result<View> {
+        self.segment.view(self.offset..self.offset + len as u64)
     }
 }
 

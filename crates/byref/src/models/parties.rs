@@ -219,7 +219,7 @@ fn place(position: u64) -> Place {
 }
 
 pub fn append_inline(ring: Ring<'_>, position: u64) {
-    ring.append_inline(place(position), &(position + 1).to_ne_bytes().repeat(PAYLOAD / 8), &[]);
+    ring.append_inline(place(position), &(position + 1).to_ne_bytes().repeat(PAYLOAD / 8), &[], 0);
 }
 
 pub fn append_pooled(ring: Ring<'_>, position: u64, slot: u32) {
@@ -247,6 +247,7 @@ fn descriptor(position: u64, slot: u32) -> Descriptor {
         attributes_len: mark,
         refers: mark % 2 == 1,
         tracked: false,
+        tag: mark.into(),
     }
 }
 

@@ -8,6 +8,7 @@
 //! | word 17 | `generation`: the ring's generation up to which the socket was read, so retired segments unmapped |
 //! | word 18 | `notes`: 1 once this subscriber has noted where it received a message |
 //! | word 19 | `row`: the number of the message to take next, while rows are taken from the block at the cursor |
+//! | word 20 | `joined`: 1 once this subscriber finds what it is sent |
 //! | word 32 | `sleeping`: [`AWAKE`], or the number of this sleep and what it sleeps at (see [`wake`](crate::protocol::wake)) |
 //! | byte 4096 + 4 s | `held[s]`: how many holds this subscriber has on the chunk of slot `s` |
 //! | byte 4096 + 2^22 + 64 s | where it received the message in slot `s`, if it notes that (see [`note`](crate::protocol::note)) |
@@ -46,6 +47,7 @@ const CURSOR: usize = 16;
 const GENERATION: usize = 17;
 const NOTES: usize = 18;
 const ROW: usize = 19;
+const JOINED: usize = 20;
 const SLEEPING: usize = 32;
 /// The place, in bytes, of the word that the subscriber raises to wake a publisher that waits for room: a cache line of its own.
 pub(crate) const RING_WORD: usize = 40 * 8;
@@ -123,6 +125,11 @@ impl<'a> Lease<'a> {
         self.head[NOTES].store(1, Ordering::Relaxed);
     }
 
+    /// What was sent up to now is found by a look.
+    pub fn set_joined(self) {
+        self.head[JOINED].store(1, Ordering::Release);
+    }
+
     /// Announces the sleep of number `epoch`, or [`AWAKE`].
     #[inline]
     pub fn set_sleeping(self, epoch: u64) {
@@ -134,6 +141,10 @@ impl<'a> Lease<'a> {
     #[inline]
     pub fn cursor(self) -> u64 {
         self.head[CURSOR].load(Ordering::Acquire)
+    }
+
+    pub fn has_joined(self) -> bool {
+        self.head[JOINED].load(Ordering::Acquire) != 0
     }
 
     pub fn row(self) -> u64 {

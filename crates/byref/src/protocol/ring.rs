@@ -4,6 +4,7 @@
 //!
 //! | word | content |
 //! | --- | --- |
+//! | 0 to 15 | one bit for each of 1,024 *flags* of the endpoint's own (see [`rpc`](crate::rpc)) |
 //! | 16 | `tail`: the position after the newest record |
 //! | 17 | `next_sequence`: the number of the message after the newest one |
 //! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
@@ -20,8 +21,8 @@
 //! holds the length of an inline payload (bits 0..16) and of the attributes behind it (bits 16..32), or bit 63 and the number of
 //! messages (bits 0..32), with a [`Descriptor`] in the data words; bit 63 of its last word says that the publisher wants to know
 //! of its release (see [`release`](crate::writer::release)). Bit 62 of `meta`: it is no record, but says that this one
-//! lies in the next region. Bit 61: it has a [`Tag`], whose second number is in bits 32..61, and whose first one is in the word
-//! behind the other data. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
+//! lies in the next region. Bit 61: the record has a *tag*, a word of the endpoint's own: behind the attributes of an inline record,
+//! behind the descriptor of another. Most records are one message; a *block* is several of equal length, which lie packed in one chunk.
 //! Positions count records, sequences count messages.
 //!
 //! # Invariants
@@ -73,12 +74,12 @@ pub(crate) const RECORDS: usize = 64;
 const POOLED: u64 = 1 << 63;
 /// The record of this position lies in the next region.
 const GROWN: u64 = 1 << 62;
+/// It has a tag.
 const TAGGED: u64 = 1 << 61;
-/// Where the second number of a tag lies in `meta`, and the largest one.
-const COUNT_AT: u32 = 32;
-const MOST_COUNT: u64 = (1 << 29) - 1;
-/// The word of a tag's first number, where the payload lies in the pool.
+/// Where the tag of a pooled record lies among its data.
 const POOLED_TAG: usize = 4;
+/// Flags of a ring.
+pub(crate) const FLAGS: usize = 1024;
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -111,19 +112,8 @@ pub(crate) struct Descriptor {
     pub refers: bool,
     /// Whoever drops its last hold rings the publisher.
     pub tracked: bool,
-}
-
-/// Two small numbers beside a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tag {
-    pub number: u64,
-    pub count: u32,
-}
-
-impl Tag {
-    fn bits(self) -> u64 {
-        TAGGED | u64::from(self.count).min(MOST_COUNT) << COUNT_AT
-    }
+    /// The endpoint's own word; 0: none.
+    pub tag: u64,
 }
 
 /// Where a record is to be appended, and when it is sent.
@@ -162,17 +152,20 @@ impl Head {
     /// Words of data that an inline record uses.
     #[inline]
     pub fn data_words(self) -> usize {
-        self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8) + usize::from(self.meta & TAGGED != 0)
+        self.content_words() + (self.meta & TAGGED != 0) as usize
     }
 
-    /// The tag of a record whose [`look`](Ring::look) filled `data`, if it has one.
-    pub fn tag(self, data: &InlineData) -> Option<Tag> {
-        if self.meta & TAGGED == 0 {
-            return None;
-        }
-        let at = if self.meta & POOLED == 0 { self.data_words() - 1 } else { POOLED_TAG };
-        let number = data.0.get(at)?.load(std::sync::atomic::Ordering::Relaxed);
-        Some(Tag { number, count: (self.meta >> COUNT_AT & MOST_COUNT) as u32 })
+    /// Those of its payload and attributes.
+    #[inline]
+    fn content_words(self) -> usize {
+        self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8)
+    }
+
+    /// The tag of the record that was copied into `data`; 0: it has none.
+    #[inline]
+    pub fn tag(self, data: &InlineData) -> u64 {
+        let at = if self.meta & POOLED == 0 { self.content_words() } else { 0 };
+        if self.meta & TAGGED == 0 { 0 } else { data.0[at].load(std::sync::atomic::Ordering::Relaxed) }
     }
 }
 
@@ -223,51 +216,29 @@ impl<'a> Ring<'a> {
 
     // ---- the publisher's side ----
 
-    /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload and attributes that fit.
+    /// Appends an inline record. Needs `position - capacity < reclaim` (invariant 1) and a payload, attributes and a tag (0: none) that
+    /// fit.
     #[inline]
-    pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8]) {
-        let meta = self.write_inline(place, payload, attributes);
-        self.complete(place, meta);
-    }
-
-    /// [`append_inline`](Self::append_inline) with a tag, which takes one word more.
-    pub fn append_inline_tagged(self, place: Place, payload: &[u8], attributes: &[u8], tag: Tag) {
-        let meta = self.write_inline(place, payload, attributes) | tag.bits();
-        let head = Head { timestamp_ns: 0, sequence: 0, meta };
-        self.record(place.position)[DATA + head.data_words() - 1].store(tag.number, Ordering::Relaxed);
-        self.complete(place, meta);
-    }
-
-    /// Writes the data of an inline record; gives its `meta`.
-    #[inline]
-    fn write_inline(self, place: Place, payload: &[u8], attributes: &[u8]) -> u64 {
+    pub fn append_inline(self, place: Place, payload: &[u8], attributes: &[u8], tag: u64) {
         let data = &self.record(place.position)[DATA..];
         // The first cache line last, and at one go: a reader may be waiting for it, and takes it from under the pen.
         let (first, rest) = payload.split_at(payload.len().min((LINE_WORDS - DATA) * 8));
         let used = first.len().div_ceil(8);
         let used = used + write_bytes(&data[used..], rest);
-        write_bytes(&data[used..], attributes);
+        let used = used + write_bytes(&data[used..], attributes);
+        let mut meta = payload.len() as u64 | (attributes.len() as u64) << 16;
+        if tag != 0 {
+            data[used].store(tag, Ordering::Relaxed);
+            meta |= TAGGED;
+        }
         write_bytes(data, first);
         fault!("publish.inline_words");
-        payload.len() as u64 | (attributes.len() as u64) << 16
+        self.complete(place, meta);
     }
 
     /// Appends a record of `count` messages whose payloads lie in the pool. Needs invariant 1.
     #[inline]
     pub fn append_pooled(self, place: Place, at: Descriptor, count: u32) {
-        self.write_pooled(place, at);
-        self.complete(place, POOLED | count as u64);
-    }
-
-    /// Appends a record of one message whose payload lies in the pool, with a tag.
-    pub fn append_pooled_tagged(self, place: Place, at: Descriptor, tag: Tag) {
-        self.write_pooled(place, at);
-        self.record(place.position)[DATA + POOLED_TAG].store(tag.number, Ordering::Relaxed);
-        self.complete(place, POOLED | tag.bits() | 1);
-    }
-
-    #[inline]
-    fn write_pooled(self, place: Place, at: Descriptor) {
         let data = &self.record(place.position)[DATA..];
         data[0].store(at.segment as u64 | (at.slot as u64) << 32, Ordering::Relaxed);
         data[1].store(at.offset, Ordering::Relaxed);
@@ -275,7 +246,11 @@ impl<'a> Ring<'a> {
         let flag = |set, flag| if set { flag } else { 0 };
         let flags = flag(at.tracked, TRACKED) | flag(at.refers, REFERS);
         data[3].store(at.attributes_len as u64 | flags, Ordering::Relaxed);
+        if at.tag != 0 {
+            data[POOLED_TAG].store(at.tag, Ordering::Relaxed);
+        }
         fault!("publish.pooled_words");
+        self.complete(place, POOLED | flag(at.tag != 0, TAGGED) | count as u64);
     }
 
     #[inline]
@@ -346,6 +321,16 @@ impl<'a> Ring<'a> {
         self.words[GENERATION].store(generation, Ordering::Release);
     }
 
+    /// Sets or clears a flag. Only the endpoint that owns the ring does, under its lock.
+    pub fn set_flag(self, flag: usize, is_set: bool) {
+        let (word, bit) = (&self.words[flag / 64], 1 << (flag % 64));
+        let before = word.load(Ordering::Relaxed);
+        let after = if is_set { before | bit } else { before & !bit };
+        if after != before {
+            word.store(after, Ordering::Release);
+        }
+    }
+
     pub fn set_closed(self) {
         self.words[CLOSED].store(1, Ordering::Release);
     }
@@ -397,10 +382,6 @@ impl<'a> Ring<'a> {
         let head = head(record);
         let from = &record[DATA..];
         if head.meta & POOLED != 0 {
-            if head.meta & TAGGED != 0 {
-                let number = from[POOLED_TAG].load(Ordering::Relaxed);
-                data.0[POOLED_TAG].store(number, std::sync::atomic::Ordering::Relaxed);
-            }
             let [ids, last] = [0, 3].map(|word| from[word].load(Ordering::Relaxed));
             let at = Descriptor {
                 segment: ids as u32,
@@ -410,7 +391,9 @@ impl<'a> Ring<'a> {
                 attributes_len: last as u32,
                 refers: last & REFERS != 0,
                 tracked: last & TRACKED != 0,
+                tag: if head.meta & TAGGED != 0 { from[POOLED_TAG].load(Ordering::Relaxed) } else { 0 },
             };
+            data.0[0].store(at.tag, std::sync::atomic::Ordering::Relaxed); // For `Head::tag`.
             return Look::Pooled(head, at);
         }
         match self.look_inline(position, data) {

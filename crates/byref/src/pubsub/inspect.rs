@@ -114,7 +114,7 @@ pub(crate) fn show(onlooker: &OwnedFd, mut report: PublisherReport) {
 }
 
 /// The publishers of this user whose topics match a pattern, those of this process, too, by topic. Processes that do not answer
-/// within 0.3 s (stopped ones, perhaps) are left out. Nobody is disturbed; a missing rendezvous directory is made.
+/// within a second (stopped ones, perhaps) are left out. Nobody is disturbed; a missing rendezvous directory is made.
 pub fn publishers(pattern: &str) -> Result<Vec<PublisherReport>> {
     topic::validate_pattern(pattern)?;
     let directory = Directory::open(&Location::from_environment()?, pattern)?;

@@ -4,7 +4,9 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::memory::pool::{Chunk, Pin};
+use crate::reader::message::{Message, Own, PublisherInfo};
 use crate::sync::wait::Wait;
+use crate::sys::process::realtime_ns;
 use crate::sys::transfer;
 use crate::writer::append::{Filled, fits_inline};
 use crate::writer::owner::Owner;
@@ -15,8 +17,12 @@ use std::sync::Arc;
 
 /// Who lends memory, and sends it when it is filled.
 pub(crate) trait Lender: Send + Sync {
+    /// Whom its messages come from.
+    fn info(&self) -> &Arc<PublisherInfo>;
     /// What errors are about.
-    fn topic(&self) -> &str;
+    fn topic(&self) -> &str {
+        &self.info().topic
+    }
     fn check_fork(&self) -> Result<()>;
     /// The endpoint that it belongs to.
     fn owner(self: Arc<Self>) -> Arc<dyn Owner>;
@@ -32,6 +38,10 @@ pub(crate) trait Lender: Send + Sync {
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64>;
+    /// Whether `payload` bytes travel inside the record.
+    fn fits_inline(&self, payload: usize, attributes: &Encoded) -> bool {
+        fits_inline(payload, attributes)
+    }
     /// Sends a filled chunk. An error says that nobody received it; one inside of it, that somebody did: then the chunk is sent.
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>>;
 }
@@ -156,6 +166,36 @@ impl Loan {
         self.send_tracked_encoded(attributes, timestamp_ns, self.copied, wait)
     }
 
+    /// [`send_with`](Self::send_with), and the message, as a subscriber would have it: its memory is not reused as long as that lives.
+    pub fn send_kept_with(
+        &mut self,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Message> {
+        let info = Arc::clone(self.lender.info());
+        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
+        self.chunk()?;
+        if fits_inline(self.len, attributes) {
+            let kept = Message::copied(&info, 0, timestamp_ns, self, attributes);
+            let sequence = self.lender.commit_inline(self, attributes, Some(timestamp_ns), wait)?;
+            self.discard();
+            return Ok(kept.numbered(sequence));
+        }
+        let mut larger = self.larger_for(attributes, wait)?;
+        let copied = self.copied + larger.as_ref().map_or(0, |larger| larger.len);
+        let sent = larger.as_mut().unwrap_or(self);
+        let pin = &sent.chunk()?.pin;
+        // Before it is sent: afterwards nothing may fail.
+        let view = pin.view(sent.len).map_err(Error::system(&info.topic, "cannot map a message of one's own"))?;
+        let view = Own { view, attributes: attributes[..].into(), _pin: Arc::clone(pin) };
+        let sequence = sent.publish(1, attributes, Some(timestamp_ns), copied, wait)?;
+        if larger.is_some() {
+            self.discard();
+        }
+        Ok(Message::own(info, sequence, timestamp_ns, view))
+    }
+
     /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
     /// timestamp; see [`Publisher::send_many`](crate::Publisher::send_many). Returns the first one's sequence number. When it
     /// fails, nobody received anything and the loan is as before.
@@ -189,7 +229,7 @@ impl Loan {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         self.chunk()?;
-        if fits_inline(self.len, attributes) {
+        if self.lender.fits_inline(self.len, attributes) {
             let sent = self.lender.commit_inline(self, attributes, timestamp_ns, wait);
             if sent.is_ok() {
                 self.discard();
@@ -223,20 +263,65 @@ impl Loan {
         copied: usize,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let needed = (self.len.next_multiple_of(8) + attributes.len()) as u64;
-        if needed <= self.chunk()?.bytes {
+        let Some(mut larger) = self.larger_for(attributes, wait)? else {
             return self.publish(count, attributes, timestamp_ns, copied, wait);
-        }
-        // The headers came after the loan and do not fit: a larger chunk is sent, and this loan stays until that is done.
-        let chunk = self.lender.allocate(needed, self.len as u64, wait)?;
-        let mut larger = Loan::new(Arc::clone(&self.lender), chunk, self.len);
-        larger.write(0, self);
-        larger.tracked = self.tracked.clone();
+        };
         let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait);
         if !larger.is_open() {
             self.discard();
         }
         sequence
+    }
+
+    /// Headers that came after the loan may not fit beside it: a larger chunk is sent then, and this loan stays until that is done.
+    fn larger_for(&self, attributes: &Encoded, wait: &mut Wait<'_>) -> Result<Option<Loan>> {
+        let needed = (self.len.next_multiple_of(8) + attributes.len()) as u64;
+        if needed <= self.chunk()?.bytes {
+            return Ok(None);
+        }
+        let chunk = self.lender.allocate(needed, self.len as u64, wait)?;
+        let mut larger = Loan::new(Arc::clone(&self.lender), chunk, self.len);
+        larger.write(0, self);
+        larger.tracked = self.tracked.clone();
+        Ok(Some(larger))
+    }
+
+    /// Writes the attributes behind the payload, if the chunk has room for them.
+    fn write_attributes(&mut self, attributes: &Encoded) -> Result<()> {
+        let at = self.len.next_multiple_of(8);
+        let chunk = self.chunk()?;
+        assert!((at + attributes.len()) as u64 <= chunk.bytes);
+        // SAFETY: `at + attributes.len()` is within the chunk.
+        let behind = unsafe { chunk.pin.as_ptr().add(at) };
+        // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
+        unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
+        Ok(())
+    }
+
+    /// Makes it ready to be sent by somebody else than its lender: with these attributes behind the payload, in a larger chunk if
+    /// they need one.
+    pub(crate) fn prepare(&mut self, attributes: &Encoded, wait: &mut Wait<'_>) -> Result<()> {
+        if let Some(mut larger) = self.larger_for(attributes, wait)? {
+            larger.copied = self.copied + self.len;
+            *self = larger;
+        }
+        self.write_attributes(attributes)
+    }
+
+    /// What is to be sent, once it was prepared for these attributes.
+    pub(crate) fn filled<'a>(&'a self, attributes: &'a Encoded, tag: u64) -> Result<Filled<'a>> {
+        let (chunk, copied) = (self.chunk()?, self.copied.min(self.len));
+        Ok(Filled { chunk, count: 1, len: self.len, copied, attributes, tracked: None, tag })
+    }
+
+    /// The chunk was sent.
+    pub(crate) fn was_sent(&mut self) {
+        self.chunk = None;
+    }
+
+    /// Who lent it.
+    pub(crate) fn is_lent_by(&self, owner: &Arc<dyn Owner>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&Arc::clone(&self.lender).owner()), Arc::as_ptr(owner))
     }
 
     /// Publishes the chunk, which has room for the attributes.
@@ -248,19 +333,13 @@ impl Loan {
         copied: usize,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
+        self.write_attributes(attributes)?;
         let chunk = self.chunk()?;
-        if !attributes.is_empty() {
-            let at = self.len.next_multiple_of(8);
-            // SAFETY: the caller made sure that `at + attributes.len()` is within the chunk.
-            let behind = unsafe { chunk.pin.as_ptr().add(at) };
-            // SAFETY: as above, and the chunk is not published yet, so nobody else reads or writes it.
-            unsafe { std::ptr::copy_nonoverlapping(attributes.as_ptr(), behind, attributes.len()) };
-        }
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.lender.topic()))
         })?;
         fault!("loan.filled");
-        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref() };
+        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref(), tag: 0 };
         let sequence = self.lender.commit(&filled, timestamp_ns, wait)?;
         fault!("loan.sent");
         self.chunk = None;

@@ -1,9 +1,11 @@
 //! The publishing side: one store and one line.
 
+mod idle;
 mod linger;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use self::idle::{Idle, OnIdle};
 use crate::attributes::Encoded;
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
@@ -19,6 +21,8 @@ use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
 use crate::pubsub::inspect::{self, PublisherReport, PublisherStats, SubscriberReport};
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::AckedAt;
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
@@ -63,6 +67,7 @@ pub struct PublisherBuilder {
     name: Option<String>,
     hold_warning: Option<Duration>,
     limits: Limits,
+    on_idle: Option<OnIdle>,
 }
 
 impl PublisherBuilder {
@@ -112,6 +117,13 @@ impl PublisherBuilder {
         self
     }
 
+    /// Has `call` called when the last subscriber is gone: closed, dead or evicted; not before there was one, not when the publisher is
+    /// closed, and not if another one came meanwhile. It is called on a thread of its own, once at a time.
+    pub fn on_idle(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_idle = Some(OnIdle(Arc::new(call)));
+        self
+    }
+
     /// Makes the publisher and announces it.
     pub fn build(self) -> Result<Publisher> {
         topic::validate(&self.topic)?;
@@ -142,9 +154,8 @@ pub struct Publisher {
 
 /// What a publisher and its loans share.
 pub(crate) struct Shared {
-    topic: String,
-    id: u128,
-    name: Option<String>,
+    /// What its own messages say of it.
+    info: Arc<PublisherInfo>,
     max_memory: u64,
     made_in: ForkId,
     open: Biased<Option<Open>>,
@@ -152,6 +163,7 @@ pub(crate) struct Shared {
     final_stats: Mutex<PublisherStats>,
     /// Subscribers came or went.
     changed: Changes,
+    idle: Option<Arc<Idle>>,
     /// What this process is short of, so that the last subscriber to come could not be taken in.
     short_of: Mutex<Option<String>>,
 }
@@ -194,24 +206,26 @@ impl Publisher {
             name: None,
             hold_warning: None,
             limits: Limits::default(),
+            on_idle: None,
         }
     }
 
     fn new(options: PublisherBuilder, max_memory: u64, capacity: u64) -> Result<Self> {
         let topic = options.topic;
         let (lookout, service) = service::connect(&topic)?;
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let (id, name, acked_at) = (rendezvous::new_id(), options.name, AckedAt::default());
         let shared = Arc::new(Shared {
-            topic,
-            id: rendezvous::new_id(),
-            name: options.name,
+            info: Arc::new(PublisherInfo { id, pid, name, topic, acked_at }),
             max_memory,
             made_in: ForkId::current(),
             open: Biased::new(None),
             final_stats: Mutex::default(),
             changed: Changes::default(),
+            idle: options.on_idle.map(Idle::new),
             short_of: Mutex::default(),
         });
-        let topic = &shared.topic;
+        let topic = &shared.info.topic;
         let errands: Weak<dyn Errands> = Arc::downgrade(&shared) as _;
         let (history, limits) = (options.history, options.limits);
         let plan = Plan { number: LINE, topic, capacity, history, limits, generation: 0, keeps_untaken: false };
@@ -221,7 +235,7 @@ impl Publisher {
         let mut open = shared.open.lock();
         let announcement = {
             let host: Weak<dyn Host> = Arc::downgrade(&shared) as _;
-            let who = Announced::Publisher { topic: topic.clone(), id: shared.id, times: 0 };
+            let who = Announced::Publisher { topic: topic.clone(), id: shared.info.id, times: 0 };
             Announcement::new(&lookout, &service, topic, who, host)?
         };
         *open = Some(Open { store, line, announcement });
@@ -270,7 +284,8 @@ impl Publisher {
         wait: &mut Wait<'_>,
     ) -> Result<Range<u64>> {
         if row_len == 0 || !rows.len().is_multiple_of(row_len) {
-            let text = format!("topic '{}': {} bytes are not rows of {row_len} bytes", self.shared.topic, rows.len());
+            let text =
+                format!("topic '{}': {} bytes are not rows of {row_len} bytes", self.shared.info.topic, rows.len());
             return Err(Error::InvalidArgument(text));
         }
         let count = rows.len() / row_len;
@@ -308,6 +323,25 @@ impl Publisher {
         loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
     }
 
+    /// Sends a copy of `payload` as [`send_with`](Self::send_with) does; gives the message, as a subscriber would have it.
+    pub fn send_kept_with(
+        &self,
+        payload: &[u8],
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Message> {
+        if append::fits_inline(payload.len(), attributes) {
+            let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
+            let sequence = self.shared.append_inline(payload, attributes, Some(timestamp_ns), wait)?;
+            return Ok(Message::copied(&self.shared.info, sequence, timestamp_ns, payload, attributes));
+        }
+        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
+        loan.write(0, payload);
+        loan.count_copied(payload.len());
+        loan.send_kept_with(attributes, timestamp_ns, wait)
+    }
+
     /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.
     pub fn loan(&self, len: usize) -> Result<Loan> {
         self.loan_with(len, 0, &mut Wait::up_to(None))
@@ -326,10 +360,10 @@ impl Publisher {
         let open = self.shared.opened(&mut guard)?;
         open.store
             .explain(std::slice::from_mut(&mut open.line), bytes)
-            .map_err(Error::system(&self.shared.topic, "cannot take memory for the glossary"))
+            .map_err(Error::system(&self.shared.info.topic, "cannot take memory for the glossary"))
     }
 
-    /// Waits until at least `n` subscribers are connected.
+    /// Waits until at least `n` subscribers are connected: each finds what is sent from now on, also by a look without a wait.
     pub fn wait_for_subscribers(&self, n: usize, timeout: Option<Duration>) -> Result<()> {
         self.wait_for_subscribers_with(n, &mut Wait::up_to(timeout))
     }
@@ -340,7 +374,7 @@ impl Publisher {
         let ended = shared.changed.until(wait, || {
             let mut guard = shared.lock()?;
             let open = shared.opened(&mut guard)?;
-            Ok(open.line.peers.iter().filter(|peer| peer.is_connected()).count() >= n)
+            Ok(open.line.peers.iter().filter(|peer| peer.has_joined()).count() >= n)
         });
         match ended? {
             Ended::Done => Ok(()),
@@ -349,10 +383,10 @@ impl Publisher {
                 let mut hint =
                     short_of.map(|what| format!("; a subscriber cannot be taken in: {what}")).unwrap_or_default();
                 hint += &shared.tell_place(wait.given());
-                let (what, topic) = ("waiting for subscribers", shared.topic.clone());
+                let (what, topic) = ("waiting for subscribers", shared.info.topic.clone());
                 Err(Error::Timeout { what, topic, waited: wait.given(), hint })
             }
-            Ended::Interrupted => Err(Error::Interrupted { topic: shared.topic.clone() }),
+            Ended::Interrupted => Err(Error::Interrupted { topic: shared.info.topic.clone() }),
         }
     }
 
@@ -410,12 +444,12 @@ impl Publisher {
 
     /// The topic.
     pub fn topic(&self) -> &str {
-        &self.shared.topic
+        &self.shared.info.topic
     }
 
     /// This publisher's identity, different from every other's.
     pub fn id(&self) -> u128 {
-        self.shared.id
+        self.shared.info.id
     }
 
     /// Whether it was closed.
@@ -455,9 +489,9 @@ impl Shared {
             }
         });
         Some(PublisherReport {
-            topic: self.topic.clone(),
-            name: self.name.clone(),
-            id: self.id,
+            topic: self.info.topic.clone(),
+            name: self.info.name.clone(),
+            id: self.info.id,
             pid: 0, // Who asks is told by the system.
             max_memory: self.max_memory,
             history: line.history,
@@ -469,7 +503,7 @@ impl Shared {
     }
 
     fn forked(&self) -> Error {
-        Error::Forked { what: "publisher", topic: self.topic.clone() }
+        Error::Forked { what: "publisher", topic: self.info.topic.clone() }
     }
 
     /// The lock, unless a forked child asks: there it may be taken for ever.
@@ -538,13 +572,13 @@ impl Shared {
         let what = format!("{error}{}", limits::behind(error));
         let before = self.short_of.lock().replace(what.clone());
         if before.is_none() {
-            log::warn!("byref: topic '{}': a subscriber cannot be taken in, trying again: {what}", self.topic);
+            log::warn!("byref: topic '{}': a subscriber cannot be taken in, trying again: {what}", self.info.topic);
         }
     }
 
     /// Takes a subscriber in, if it wants this topic; gives its number.
     pub(crate) fn attach(&self, channel: Channel, hello: Hello, lease: Option<OwnedFd>) -> io::Result<Option<u64>> {
-        if !topic::matches(&hello.topic, &self.topic) {
+        if !topic::matches(&hello.topic, &self.info.topic) {
             // Of a full socket the end of the channel is answer enough.
             channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None)?;
             return Ok(None);
@@ -553,10 +587,12 @@ impl Shared {
         let lease = PeerSegment::new(lease, Some(LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("accept.lease_mapped");
         let newcomer = Newcomer { hello, lease, channel };
-        let introduction = Introduction { publisher: self.id, topic: &self.topic, name: self.name.as_deref() };
+        let introduction =
+            Introduction { publisher: self.info.id, topic: &self.info.topic, name: self.info.name.as_deref() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let id = open.line.admit(&mut open.store, newcomer, &introduction)?;
+        self.tell_if_idle(open);
         *self.short_of.lock() = None;
         self.changed.notify();
         Ok(Some(id))
@@ -565,8 +601,24 @@ impl Shared {
     /// Disconnects the subscriber of that number; `false`: there is none.
     fn evict(&self, id: u64) -> Result<bool> {
         let found = self.opened(&mut self.lock()?)?.line.disconnect(id, "was to go");
-        self.changed.notify();
+        self.note_change();
         Ok(found)
+    }
+
+    /// Subscribers came or went.
+    fn note_change(&self) {
+        if self.idle.is_some()
+            && let Some(open) = &*self.open.lock()
+        {
+            self.tell_if_idle(open);
+        }
+        self.changed.notify();
+    }
+
+    fn tell_if_idle(&self, open: &Open) {
+        if let Some(idle) = &self.idle {
+            idle.look(open.line.is_read());
+        }
     }
 
     fn close(&self) {
@@ -613,7 +665,7 @@ impl Open {
 
 impl Owner for Shared {
     fn topic(&self) -> &str {
-        &self.topic
+        &self.info.topic
     }
 
     fn enter(&self, act: &mut dyn FnMut(&mut Store, &mut [Line])) -> Result<()> {
@@ -624,17 +676,17 @@ impl Owner for Shared {
     }
 
     fn closed(&self) -> Error {
-        Error::Closed { what: "publisher", topic: self.topic.clone() }
+        Error::Closed { what: "publisher", topic: self.info.topic.clone() }
     }
 
     fn changed(&self) {
-        self.changed.notify();
+        self.note_change();
     }
 }
 
 impl Lender for Shared {
-    fn topic(&self) -> &str {
-        &self.topic
+    fn info(&self) -> &Arc<PublisherInfo> {
+        &self.info
     }
 
     fn check_fork(&self) -> Result<()> {
@@ -646,7 +698,7 @@ impl Lender for Shared {
     }
 
     fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk> {
-        let topic = &self.topic;
+        let topic = &self.info.topic;
         store::check_size(topic, bytes, payload, self.max_memory)?;
         let mut theirs = 0;
         let chunk = self.until(wait, Call::Send, |store, line| {
@@ -702,6 +754,6 @@ impl Host for Shared {
     }
 
     fn topic(&self) -> &str {
-        &self.topic
+        &self.info.topic
     }
 }

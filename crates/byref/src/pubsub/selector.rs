@@ -25,7 +25,8 @@ use crate::reader::item::Item;
 use crate::sync::heavy_fence;
 use crate::sync::spin::{DEFAULT_MOST, Sight, Spin, Spun};
 use crate::sync::wait::Wait;
-use crate::sys::epoll::{Alarm, Door, Interest, READY_AT_ONCE, Woken};
+use crate::sys::door::Door;
+use crate::sys::epoll::{Alarm, Interest, READY_AT_ONCE, Woken};
 use crate::sys::fork::ForkId;
 use crate::sys::membarrier;
 use std::sync::Arc;
@@ -142,7 +143,7 @@ impl Waker {
     /// Ends the wait that is going on, or else the next one. In a forked child it does nothing.
     pub fn wake(&self) {
         if self.is_here() {
-            self.door.bell.ring();
+            self.door.bell().ring();
         }
     }
 
@@ -163,7 +164,7 @@ impl<T> Selector<T> {
     /// A selector without subscribers.
     pub fn new() -> Result<Self> {
         ForkId::prepare().map_err(Error::system(LABEL, "cannot tell processes apart"))?;
-        let door = Door::new().map_err(Error::system(LABEL, "cannot make an epoll descriptor"))?;
+        let door = Door::opened().map_err(Error::system(LABEL, "cannot make an epoll descriptor"))?;
         Ok(Selector {
             entries: Vec::new(),
             free: Vec::new(),
@@ -198,9 +199,9 @@ impl<T> Selector<T> {
     fn add_entry(&mut self, subscriber: Arc<Subscriber>, value: T, most: Option<usize>) -> Result<()> {
         let readiness = subscriber.readiness()?;
         let place = self.free.last().copied().unwrap_or(self.entries.len());
-        let added = self.door.epoll.add(&readiness, place as u64, Interest::IN);
+        let added = self.door.epoll().add(&readiness, place as u64, Interest::IN);
         added.map_err(Error::system(subscriber.topic(), "cannot wait for one more subscriber"))?;
-        let plain = most.is_none() && !subscriber.has_events() && !subscriber.is_puller();
+        let plain = most.is_none() && subscriber.is_plain();
         let entry = Some(Entry { value, subscriber, most, plain, readiness, awake: true, in_vain: 0, resting: None });
         match self.free.pop() {
             Some(free) => self.entries[free] = entry,
@@ -374,7 +375,7 @@ impl<T> Selector<T> {
             None if at.is_none() => return Ok(()),
             none => {
                 let alarm = Alarm::new().map_err(failed())?;
-                self.door.epoll.add(&alarm, Door::ALARM, Interest::IN).map_err(failed())?;
+                self.door.epoll().add(&alarm, Door::ALARM, Interest::IN).map_err(failed())?;
                 none.insert(alarm)
             }
         };
@@ -393,7 +394,7 @@ impl<T> Selector<T> {
         // A descriptor may stay ready without end: no more looks than it takes to hear of each.
         for _ in 0..=self.count / READY_AT_ONCE {
             ready.clear();
-            let woken = self.door.epoll.wait(timeout, &mut ready);
+            let woken = self.door.epoll().wait(timeout, &mut ready);
             let woken = woken.map_err(Error::system(LABEL, "cannot wait for messages"))?;
             outcome.get_or_insert(woken);
             timeout = Some(Duration::ZERO);
@@ -411,7 +412,7 @@ impl<T> Selector<T> {
     /// Handles one descriptor's readiness.
     fn handle(&mut self, token: u64) -> Result<()> {
         if token == Door::BELL {
-            self.door.bell.silence();
+            self.door.bell().silence();
             self.called = true;
             return Ok(());
         }
@@ -472,7 +473,7 @@ impl<T> Selector<T> {
     /// Forgets a subscriber that is closed. The others keep their order.
     fn remove(&mut self, place: usize) {
         let Some(closed) = self.entries[place].take() else { return };
-        self.door.epoll.remove(&closed.readiness);
+        self.door.epoll().remove(&closed.readiness);
         self.free.push(place);
         self.count -= 1;
         self.caught.take_if(|(caught, _)| *caught == place);

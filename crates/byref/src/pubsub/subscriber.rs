@@ -6,7 +6,7 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, MAILBOX, PULLER, Result, printable};
+use crate::error::{Error, PULLER, Result, printable};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
@@ -14,7 +14,8 @@ use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
 use crate::link::pair::Pair;
 use crate::link::pairs::Reached;
-use crate::link::rendezvous::{self, Directory};
+use crate::link::rendezvous::{self, Directory, Key};
+use crate::link::role::Role;
 use crate::link::service::{self, Handle, Next};
 use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
@@ -23,9 +24,10 @@ use crate::reader::connection::Connection;
 use crate::reader::errands::Errands;
 use crate::reader::event::{EventKind, Incoming};
 use crate::reader::future::Receiving;
-use crate::reader::item::Item;
+use crate::reader::item::{Item, Taker};
 use crate::reader::job::{Desk, Floor, Job};
 use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::receipts::{AckedAt, Unacknowledged};
 use crate::reader::sleep::{self, Owner, Rest};
 use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
@@ -35,11 +37,12 @@ use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
 use crate::sync::spin::DEFAULT_MOST;
 use crate::sync::wait::Wait;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::fork::ForkId;
 use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
+use crate::sys::socket::is_hang_up;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -64,11 +67,19 @@ pub struct SubscriberBuilder {
     history: u64,
     spin: Duration,
     events: bool,
+    manual_ack: bool,
     name: Option<String>,
-    /// It is the receiving half of the mailbox with the address `topic`, and this incarnation of it.
-    mailbox: Option<u128>,
+    /// It is the receiving half of a mailbox, a client or a server with the address `topic`.
+    direct: Option<Direct>,
     /// It is a puller of the queue `topic`.
     puller: Option<Pull>,
+}
+
+/// Whose receiving half it is.
+#[derive(Clone, Copy, Debug)]
+struct Direct {
+    role: Role,
+    incarnation: u128,
 }
 
 /// What a puller is.
@@ -94,17 +105,17 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Makes it the receiving half of a mailbox, whose address is its topic: it looks for nobody, and collects from those that it is
-    /// told of.
-    pub(crate) fn of_mailbox(mut self, incarnation: u128) -> Self {
-        self.mailbox = Some(incarnation);
+    /// Makes it the receiving half of an endpoint whose address is its topic: it collects from those that it is told of, and of a
+    /// client from all servers.
+    pub(crate) fn of_direct(mut self, role: Role, incarnation: u128) -> Self {
+        self.direct = Some(Direct { role, incarnation });
         self
     }
 
     /// What it is in errors.
     fn what(&self) -> &'static str {
-        match (self.mailbox, &self.puller) {
-            (Some(_), _) => MAILBOX,
+        match (self.direct, &self.puller) {
+            (Some(direct), _) => direct.role.what(),
             (_, Some(_)) => PULLER,
             _ => "subscriber",
         }
@@ -142,6 +153,15 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Whether messages count as taken only when they are [acknowledged](crate::Message::ack) (default: no, when they are received). One
+    /// that is never acknowledged stops its publisher for good, `depth` messages later. Only with [`Policy::Block`].
+    ///
+    /// They may be acknowledged in any order; room is made from the oldest on.
+    pub fn manual_ack(mut self, wanted: bool) -> Self {
+        self.manual_ack = wanted;
+        self
+    }
+
     /// A name for people, shown to publishers and in error texts.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
@@ -150,12 +170,17 @@ impl SubscriberBuilder {
 
     /// Makes the subscriber and looks for publishers.
     pub fn build(self) -> Result<Subscriber> {
-        match (self.mailbox, &self.puller) {
+        match (self.direct, &self.puller) {
             (None, None) => topic::validate_pattern(&self.topic)?,
             _ => topic::validate(&self.topic)?,
         }
         if self.depth == Some(0) {
             return Err(Error::InvalidArgument("depth must be at least 1 message".into()));
+        }
+        if self.manual_ack && self.policy != Policy::Block {
+            let text =
+                "only a subscriber with the policy 'block' acknowledges by hand: the others lose messages anyway";
+            return Err(Error::InvalidArgument(text.into()));
         }
         if self.name.as_ref().is_some_and(|name| name.len() > topic::MAX_TOPIC) {
             return Err(Error::InvalidArgument("a name can be at most 1024 bytes long".into()));
@@ -177,6 +202,8 @@ pub struct Subscriber {
     shared: Arc<Shared>,
     /// Dropping it closes it.
     closes: bool,
+    /// Makes something else of messages, in a selector.
+    taker: Option<Arc<dyn Taker>>,
 }
 
 /// A descriptor that becomes readable when a message comes after [`Subscriber::try_recv`] returned `None`; before that it
@@ -185,7 +212,7 @@ pub struct Readiness(pub(crate) Arc<Door>);
 
 impl AsFd for Readiness {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.epoll.as_fd()
+        self.0.epoll().as_fd()
     }
 }
 
@@ -200,6 +227,8 @@ struct Shared {
     rest: Rest,
     lookout: Weak<Lookout>,
     listener: ListenerId,
+    /// Of a client: servers may be looked for.
+    looks: AtomicBool,
     /// Who has taken a mailbox's address over.
     successor: OnceLock<Successor>,
 }
@@ -239,8 +268,10 @@ fn say_nothing_was_taken(lease: &Mapping) {
 struct Open {
     reader: Reader,
     candidates: Candidates,
-    /// Of a mailbox: those that it has said hello to, and that have not answered yet.
+    /// Those that it has said hello to, and that have not answered yet. The channel of each keeps the question, and that the channel.
     greeted: Vec<Arc<Question>>,
+    /// The same, from just before that on: names, and processes.
+    expected: Vec<(String, i32)>,
     directory: Arc<Directory>,
     lookout: Arc<Lookout>,
 }
@@ -255,8 +286,9 @@ impl Subscriber {
             history: 0,
             spin: DEFAULT_MOST,
             events: false,
+            manual_ack: false,
             name: None,
-            mailbox: None,
+            direct: None,
             puller: None,
         }
     }
@@ -264,15 +296,21 @@ impl Subscriber {
     fn new(options: SubscriberBuilder) -> Result<Self> {
         let (topic, spin) = (options.topic.clone(), options.spin);
         let (lookout, service) = service::connect(&topic)?;
-        let door = Door::new().map_err(Error::system(&topic, "cannot make an epoll descriptor"))?;
         let listener = lookout.new_listener();
         let keep = Keep { policy: options.policy, depth: options.depth };
         let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
             let errands = Weak::clone(shared) as _;
-            let reader = Reader::new(&topic, keep, options.events, spin, door, &service, errands);
+            let reader = Reader::new(&topic, keep, options.events, spin, &service, errands);
             let directory = lookout.directory();
             let (candidates, lookout) = (Candidates::default(), Arc::clone(&lookout));
-            let open = Open { reader, candidates, greeted: Vec::new(), directory, lookout: Arc::clone(&lookout) };
+            let open = Open {
+                reader,
+                candidates,
+                greeted: Vec::new(),
+                expected: Vec::new(),
+                directory,
+                lookout: Arc::clone(&lookout),
+            };
             Shared {
                 options,
                 made_in: ForkId::current(),
@@ -282,6 +320,7 @@ impl Subscriber {
                 rest: Rest::default(),
                 lookout: Arc::downgrade(&lookout),
                 listener,
+                looks: AtomicBool::new(false),
                 successor: OnceLock::new(),
             }
         });
@@ -292,7 +331,7 @@ impl Subscriber {
         }
         copies::register(Cause::Receive, &shared);
         fault!("connect.looking");
-        Ok(Subscriber { shared, closes: true })
+        Ok(Subscriber { shared, closes: true, taker: None })
     }
 
     /// The next message; waits without limit.
@@ -307,7 +346,7 @@ impl Subscriber {
 
     /// A second handle to the same subscriber. Dropping it closes nothing.
     pub fn handle(&self) -> Subscriber {
-        Subscriber { shared: Arc::clone(&self.shared), closes: false }
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: None }
     }
 
     /// The next message; `None` when none is there: see [`try_receive`](Self::try_receive).
@@ -400,6 +439,41 @@ impl Subscriber {
         self.shared.ask_candidates();
     }
 
+    /// For the receiving half of a client: looks for servers from now on, which may call it.
+    pub(crate) fn look_for_partners(&self) -> Result<()> {
+        let shared = &self.shared;
+        let looks = shared.options.direct.is_some_and(|direct| direct.role == Role::Client);
+        if !looks || shared.looks.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let looked = shared.update(|open| (Arc::clone(&open.lookout), Arc::clone(&open.reader.door)));
+        let Some((lookout, door)) = looked else { return Ok(()) };
+        lookout.unregister(shared.listener);
+        let topic = &shared.options.topic;
+        let failed = |(what, error)| Error::meeting(topic, lookout.directory().path(), what)(error);
+        lookout.register(shared.listener, shared, &door).map_err(failed)
+    }
+
+    /// Has the thread that sleeps look again.
+    pub(crate) fn stir(&self) {
+        self.shared.update(|open| open.reader.door.ring());
+    }
+
+    /// Has the threads that wait for their turn to sleep look again.
+    pub(crate) fn nudge(&self) {
+        self.shared.rest.nudge();
+    }
+
+    /// Whether it is connected to that one, in that process, as a sender, or has said hello to it and not heard its answer yet.
+    pub(crate) fn reads_from(&self, peer: &Identity) -> bool {
+        let (id, pid) = (peer.incarnation(), peer.process());
+        let is_it = |info: &PublisherInfo| info.id == id && info.pid == pid;
+        let name = self.shared.options.direct.and_then(|direct| direct.role.partner().name(peer.address()));
+        let is_expected = |(expected, process): &(String, i32)| *process == pid && name.as_ref() == Some(expected);
+        let knows = |open: &mut Open| open.reader.find_live(is_it).is_some() || open.expected.iter().any(is_expected);
+        self.shared.update(knows).unwrap_or(false)
+    }
+
     /// Closes it, and lets its users know who has taken the address over.
     pub(crate) fn give_way_to(&self, successor: Successor) {
         let _ = self.shared.successor.set(successor);
@@ -427,6 +501,7 @@ impl Subscriber {
     pub fn readiness(&self) -> Result<Readiness> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        reader.door.open().map_err(Error::system(&self.shared.options.topic, "cannot make an epoll descriptor"))?;
         reader.polled = true;
         reader.sleep_at_sockets();
         Ok(Readiness(Arc::clone(&reader.door)))
@@ -436,6 +511,13 @@ impl Subscriber {
     pub fn backlog(&self) -> Result<Backlog> {
         let mut guard = self.shared.lock()?;
         Ok(guard.as_mut().map_or_else(Backlog::default, |open| open.reader.backlog()))
+    }
+
+    /// How many messages were received and not acknowledged yet, where that is done by hand.
+    pub fn unacknowledged(&self) -> Result<u64> {
+        let guard = self.shared.lock()?;
+        let connections = guard.as_ref().map_or(&[][..], |open| &open.reader.connections);
+        Ok(connections.iter().filter_map(|it| it.unacknowledged.as_ref()).map(|it| it.count() as u64).sum())
     }
 
     /// Counters; after `close`, the last ones.
@@ -478,6 +560,10 @@ impl Subscriber {
     pub(crate) fn poll_incoming(&self, most: Option<usize>) -> Result<Option<Item>> {
         let mut guard = self.shared.lock()?;
         let reader = &mut self.shared.opened(&mut guard)?.reader;
+        if let Some(taker) = &self.taker {
+            let taken = taker.take(&mut Source(reader))?;
+            return if taken.is_some() { Ok(taken) } else { reader.trouble.take().map_or(Ok(None), Err) };
+        }
         let found = match most {
             _ if self.is_puller() => {
                 reader.take_incoming(|reader| Ok(reader.take_job()?.map(|job| Item::Job(Box::new(job)))))
@@ -509,9 +595,14 @@ impl Subscriber {
         self.try_receive(OneJob)
     }
 
-    /// Whether it tells what happens.
-    pub(crate) fn has_events(&self) -> bool {
-        self.shared.options.events
+    /// Whether it gives more than messages.
+    pub(crate) fn is_plain(&self) -> bool {
+        !self.shared.options.events && self.taker.is_none() && !self.is_puller()
+    }
+
+    /// A second handle, which gives what `taker` makes of messages to the selector that it is added to.
+    pub(crate) fn with_taker(&self, taker: Arc<dyn Taker>) -> Subscriber {
+        Subscriber { shared: Arc::clone(&self.shared), closes: false, taker: Some(taker) }
     }
 
     /// Tells every publisher that this subscriber goes to sleep. A heavy fence has to follow, and another look.
@@ -542,15 +633,17 @@ impl Drop for Subscriber {
 }
 
 impl Listener for Shared {
-    fn topic_hash(&self) -> Option<u64> {
-        if self.options.mailbox.is_some() {
-            return Some(topic::hash("")); // No publisher's.
-        }
+    fn key(&self) -> Option<Key> {
         let topic = &self.options.topic;
-        if self.options.puller.is_some() {
-            return Some(topic::hash(&rendezvous::topic_of_pushers(topic)));
+        if let Some(direct) = self.options.direct {
+            let nobody = Key::Topic(topic::hash("")); // No publisher's.
+            let partners = direct.role.looks_for(topic).filter(|_| self.looks.load(Ordering::Relaxed));
+            return Some(partners.unwrap_or(nobody));
         }
-        (!topic::is_pattern(topic)).then(|| topic::hash(topic))
+        if self.options.puller.is_some() {
+            return Some(Key::Topic(topic::hash(&rendezvous::topic_of_pushers(topic))));
+        }
+        (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
 
     fn appeared(self: Arc<Self>, name: &str) {
@@ -614,12 +707,6 @@ impl Shared {
         }
     }
 
-    /// A publisher's process died.
-    fn hear_of_death(&self, connection: u64) {
-        self.update(|open| open.reader.hear_of_death(connection));
-        self.changed.notify();
-    }
-
     /// Does something with what is open, unless it was closed.
     fn update<T>(&self, change: impl FnOnce(&mut Open) -> T) -> Option<T> {
         self.open.lock().as_mut().map(change)
@@ -635,8 +722,8 @@ impl Shared {
             log::debug!("byref: topic '{}': asks the publisher {}", self.options.topic, candidate.name);
             let asked = pairs.reach(&directory, &candidate.name, &service).and_then(|reached| match reached {
                 Reached::Pair(pair) if self.knows(&candidate.name, pair.pid()) => Ok(false),
-                Reached::Pair(pair) => self.say_hello(&pair, &candidate, &service).map(|()| true),
-                Reached::Busy => {
+                Reached::Pair(pair) if self.say_hello(&pair, &candidate, &service)? => Ok(true),
+                Reached::Pair(_) | Reached::Busy => {
                     self.ask_again(candidate.clone());
                     Ok(false)
                 }
@@ -729,8 +816,9 @@ impl Shared {
         self.ask_candidates();
     }
 
-    /// Sends the lease to a publisher, and takes the answer when it comes.
-    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<()> {
+    /// Sends the lease to a publisher, and takes the answer when it comes. `false`: the socket is full, or ends at this moment; it is
+    /// asked again.
+    fn say_hello(self: &Arc<Self>, pair: &Arc<Pair>, candidate: &Candidate, service: &Handle) -> io::Result<bool> {
         let len = if self.options.puller.is_some() { PULLER_LEASE_LEN } else { LEASE_LEN };
         let lease = OwnedSegment::new("byref-lease", len)?;
         fault!("connect.lease_made");
@@ -742,14 +830,24 @@ impl Shared {
             name: self.options.name.clone(),
             membarrier: membarrier::works(),
         };
-        let wish = match (self.options.mailbox, &self.options.puller) {
-            (Some(incarnation), _) => Wish::Collect { hello, incarnation },
+        let wish = match (self.options.direct, &self.options.puller) {
+            (Some(Direct { incarnation, .. }), _) => Wish::Collect { hello, incarnation },
             (None, Some(pull)) => Wish::Pull { hello, prefetch: pull.prefetch },
             (None, None) => Wish::Subscribe(hello),
         };
         let call = Call { name: candidate.name.clone(), wish };
-        let Some(channel) = Channel::open(pair, &call, Some(lease.shared()))? else {
-            return Err(io::Error::other("its socket is full"));
+        if self.options.direct.is_some() {
+            self.update(|open| open.expected.push((candidate.name.clone(), number(pair.pid()))));
+        }
+        let opened = Channel::open(pair, &call, Some(lease.shared()));
+        if !matches!(opened, Ok(Some(_))) {
+            self.expect_no_more(&candidate.name);
+        }
+        let channel = match opened {
+            Ok(Some(channel)) => channel,
+            Ok(None) => return Ok(false),
+            Err(error) if is_hang_up(&error) => return Ok(false),
+            Err(error) => return Err(error),
         };
         fault!("connect.hello_sent");
         let channel = Arc::new(channel);
@@ -758,9 +856,9 @@ impl Shared {
             open: Mutex::new(Some((Arc::clone(&channel), lease.into_map()))),
             is_slow: AtomicBool::new(false),
         });
-        if self.options.mailbox.is_some() && self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
+        if self.update(|open| open.greeted.push(Arc::clone(&question))).is_none() {
             question.leave(); // It was closed: nobody would ever take what is sent.
-            return Ok(());
+            return Ok(true);
         }
         let (shared, asking) = (Arc::downgrade(self), Arc::clone(&question));
         service.after(TIME_TO_ANSWER, move |_, _, _| {
@@ -784,7 +882,7 @@ impl Shared {
             Some(shared) => shared.hear_answer(&question),
             None => question.withdraw(),
         });
-        Ok(())
+        Ok(true)
     }
 
     /// A publisher has answered, or hung up.
@@ -820,9 +918,19 @@ impl Shared {
             }
         }
         self.update(|open| open.greeted.retain(|it| !std::ptr::eq(&**it, question)));
+        self.expect_no_more(&candidate.name);
         if !question.is_slow.load(Ordering::Relaxed) {
             self.ask_next();
         }
+    }
+
+    /// It has answered, or was not asked after all.
+    fn expect_no_more(&self, name: &str) {
+        self.update(|open| {
+            if let Some(index) = open.expected.iter().position(|(expected, _)| expected == name) {
+                open.expected.swap_remove(index);
+            }
+        });
     }
 
     /// Takes a publisher in.
@@ -835,8 +943,7 @@ impl Shared {
         candidate: &Candidate,
     ) -> io::Result<()> {
         fault!("connect.welcomed");
-        let pid = channel.peer_pid();
-        let number = number(pid);
+        let number = number(channel.peer_pid());
         let pattern = &self.options.topic;
         let welcome: Welcome = match handshake::decode_first(packet) {
             Ok(ToSubscriber::Welcome(welcome)) => welcome,
@@ -862,15 +969,16 @@ impl Shared {
         };
         let ring = ring.ok_or_else(|| io::Error::other("it sent no ring"))?;
         let (topic, name) = (welcome.topic.clone(), welcome.name.as_deref().map(printable));
-        let is_wanted = match self.options.mailbox {
+        let is_wanted = match self.options.direct {
             None => topic::matches(pattern, &topic),
-            Some(_) => rendezvous::mailbox_name(&topic) == candidate.name, // It has the claim on that.
+            // It has the claim on that name, or the name is its own alone.
+            Some(Direct { role, .. }) => role.partner().name(&topic).is_some_and(|name| name == candidate.name),
         };
         if topic::validate(&topic).is_err() || !is_wanted {
             let topic = topic.escape_debug();
             return Err(io::Error::other(format!("process {number} answered for another topic, '{topic}'")));
         }
-        let info = PublisherInfo { id: welcome.publisher, pid: number, name, topic };
+        let mut info = PublisherInfo { id: welcome.publisher, pid: number, name, topic, acked_at: AckedAt::default() };
         let mut guard = self.open.lock();
         let Some(open) = guard.as_mut() else {
             say_nothing_was_taken(&lease);
@@ -882,12 +990,9 @@ impl Shared {
             return Ok(());
         }
         let id = open.reader.next_id();
-        let dying = Arc::downgrade(self);
-        let liveness = open.reader.service.deaths.watch(&open.reader.service, pid, move || {
-            if let Some(shared) = dying.upgrade() {
-                shared.hear_of_death(id);
-            }
-        })?;
+        if self.options.manual_ack {
+            info.acked_at = AckedAt::of(Arc::downgrade(self) as _, id);
+        }
         let listening = Arc::downgrade(self);
         channel.listen(move || {
             if let Some(shared) = listening.upgrade() {
@@ -895,13 +1000,16 @@ impl Shared {
             }
         });
         let (candidate, tell_gaps) = (candidate.clone(), self.options.events);
+        let has_flags = self.options.direct.is_some_and(|direct| direct.role == Role::Server);
         let head = match &self.options.puller {
             Some(_) => {
                 Some(PeerSegment::new(ring.try_clone()?, Some(RING_HEAD)).map_err(|(error, _)| error)?.into_map())
             }
             None => None,
         };
-        let mut connection = Connection::new(id, info, &welcome, ring, lease, channel, liveness, candidate, tell_gaps)?;
+        let mut connection =
+            Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
+        connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         if let (Some(head), Some(pull)) = (head, &self.options.puller) {
             let pairing = Pairing::with(welcome.membarrier);
             connection.desk = Some(Desk::new(&connection.link, head, pairing, &pull.floor));
@@ -921,7 +1029,7 @@ impl Shared {
         let closed = copies::settle(Cause::Receive, || self.open.lock().take(), |open| open.reader.stats.copied_bytes);
         let Some(mut open) = closed else { return };
         *self.final_stats.lock() = open.reader.stats.clone();
-        open.reader.sleep_at_sockets();
+        open.reader.disarm();
         open.lookout.unregister(self.listener);
         open.greeted.drain(..).for_each(|question| question.leave());
         open.reader.connections.drain(..).for_each(Connection::leave);
@@ -951,7 +1059,7 @@ impl Owner for Shared {
     }
 
     fn timed_out(&self, wait: &Wait<'_>, what: &'static str) -> Error {
-        if self.options.mailbox.is_some() {
+        if self.options.direct.is_some() {
             let (topic, hint) = (self.options.topic.clone(), String::new());
             return Error::Timeout { what: "mailbox recv", topic, waited: wait.given(), hint };
         }
@@ -985,6 +1093,12 @@ impl Errands for Shared {
 
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
+    }
+
+    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
+        let mut guard = self.lock()?;
+        self.opened(&mut guard)?.reader.acknowledge(connection, sequences);
+        Ok(())
     }
 }
 

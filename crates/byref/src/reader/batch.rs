@@ -1,8 +1,10 @@
 //! Several messages, received in one step.
 
 use crate::attributes::{Attributes, Layout};
+use crate::error::Result;
 use crate::protocol::ring::{Head, InlineData};
 use crate::reader::message::{Hold, Message, PublisherInfo};
+use crate::reader::receipts;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -188,6 +190,17 @@ impl Batch {
             Content::Each(each) => each.held.iter().for_each(|(index, hold)| hold.note(each.sequences[*index], place)),
             Content::Rows(rows) => rows.hold.note(rows.first, place),
         }
+    }
+
+    /// [`Message::ack`] for all of them.
+    pub fn ack(&self) -> Result<()> {
+        self.publishers().try_for_each(|(range, publisher)| {
+            let sequences: &mut dyn Iterator<Item = u64> = match &self.content {
+                Content::Each(each) => &mut each.sequences[range].iter().copied(),
+                Content::Rows(rows) => &mut (rows.first..rows.first + rows.count as u64),
+            };
+            receipts::acknowledge(publisher, sequences)
+        })
     }
 
     /// Whether it holds memory of its publishers: some of its messages did not travel inside the ring.

@@ -2,17 +2,17 @@
 
 use crate::link::candidates::Candidate;
 use crate::link::channel::Channel;
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber, Welcome};
 use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
-use crate::protocol::ring::{Descriptor, Head, InlineData, Look, Ring};
+use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
 use crate::reader::job::Desk;
 use crate::reader::message::{Hold, Link, PublisherInfo, Segment, Taken};
+use crate::reader::receipts::Unacknowledged;
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::limits::most_descriptors;
 use crate::sys::memory::{MOST_MAPPED, Mapping, PeerSegment};
@@ -117,8 +117,6 @@ pub(crate) struct Connection {
     pub link: Arc<Link>,
     /// Whom to ask again, should the connection end without a reason.
     pub candidate: Candidate,
-    /// Somebody is told when the publisher's process dies.
-    _liveness: Liveness,
     ring: MappedRing,
     /// The position to take next; also in the lease.
     cursor: u64,
@@ -130,6 +128,8 @@ pub(crate) struct Connection {
     may_lose: bool,
     /// The record at the cursor, if it is a block that a lossless subscriber has begun.
     block: Option<Block>,
+    /// Of a subscriber that acknowledges by hand: what it has not acknowledged yet.
+    pub unacknowledged: Option<Unacknowledged>,
     /// Whether to stop at gaps, and the last one: its first message, and how many.
     tell_gaps: bool,
     pub gap: Option<(u64, u64)>,
@@ -197,9 +197,9 @@ impl Connection {
         ring: OwnedFd,
         lease: Mapping,
         channel: Arc<Channel>,
-        liveness: Liveness,
         candidate: Candidate,
         tell_gaps: bool,
+        has_flags: bool,
     ) -> io::Result<Self> {
         let capacity = welcome.capacity;
         let refuse = |why| io::Error::new(io::ErrorKind::InvalidData, why);
@@ -214,20 +214,20 @@ impl Connection {
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
-        let link = Arc::new(Link::new(info, lease, channel));
+        let flags = has_flags.then(|| ring.memory.map_start(FLAGS as u64 / 8)).transpose()?;
+        let link = Arc::new(Link::new(info, lease, channel, flags));
         link.lease().set_cursor(welcome.start);
-        let ended = liveness.is_dead;
         Ok(Connection {
             id,
             link,
             candidate,
-            _liveness: liveness,
             ring,
             cursor: welcome.start,
             expected: welcome.first,
             skipped: false,
             may_lose: false,
             block: None,
+            unacknowledged: None,
             tell_gaps,
             gap: None,
             segments: Vec::new(),
@@ -240,7 +240,7 @@ impl Connection {
             waiter: Waiter::default(),
             skip_waiter: Waiter::default(),
             pairing: Pairing::with(welcome.membarrier),
-            ended,
+            ended: false,
             is_faulty: false,
             evicted: None,
             short_of: None,
@@ -304,14 +304,15 @@ impl Connection {
         let head = self.find_inline()?;
         fault!("receive.inline_copied");
         self.done();
-        self.advance(self.cursor);
+        self.show(self.cursor);
         Some(head)
     }
 
     #[inline(always)]
     fn find_inline(&mut self) -> Option<Head> {
         let ring = self.ring.get();
-        if ring.generation() != self.generation || self.block.is_some() || self.is_faulty || self.evicted.is_some() {
+        let is_unusual = self.block.is_some() || self.is_faulty || self.evicted.is_some();
+        if ring.generation() != self.generation || is_unusual || self.unacknowledged.is_some() {
             return None;
         }
         ring.look_inline(self.cursor, &self.scratch).filter(|head| head.sequence == self.expected)
@@ -325,6 +326,7 @@ impl Connection {
             Found::Block => return Ok(self.take_row(depth)),
         };
         fault!("receive.found");
+        self.note_taken(1);
         self.done();
         self.advance(self.cursor);
         Ok(Taken { sequence: head.sequence, head, hold })
@@ -365,6 +367,7 @@ impl Connection {
                     break;
                 }
             }
+            self.note_taken(1);
             self.done();
             fault!("receive.batch_grown");
         }
@@ -558,6 +561,7 @@ impl Connection {
     }
 
     fn took_rows(&mut self, depth: u64, rows: usize) {
+        self.note_taken(rows);
         self.expected += rows as u64;
         self.link.lease().set_row(self.expected);
         if self.block.as_ref().is_some_and(|block| self.expected == block.end()) {
@@ -585,10 +589,32 @@ impl Connection {
         (waiting, is_known.then(timestamp).flatten())
     }
 
-    /// Stores the cursor, and wakes a publisher that waits for it.
+    /// The next messages are taken from the record at the cursor.
+    #[inline]
+    fn note_taken(&mut self, count: usize) {
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.taken(self.expected..self.expected + count as u64, self.cursor);
+        }
+    }
+
+    /// Messages are done with.
+    pub fn acknowledge(&mut self, sequences: &mut dyn Iterator<Item = u64>) {
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.acknowledge(sequences);
+            self.advance(self.cursor);
+        }
+    }
+
+    /// Goes on at `cursor`, and shows how far it is.
     #[inline]
     fn advance(&mut self, cursor: u64) {
         self.cursor = cursor;
+        self.show(self.unacknowledged.as_ref().map_or(cursor, |it| it.floor(cursor)));
+    }
+
+    /// Stores the cursor, and wakes a publisher that waits for it.
+    #[inline]
+    fn show(&mut self, cursor: u64) {
         fault!("receive.before_cursor");
         self.link.lease().set_cursor(cursor);
         fault!("receive.after_cursor");
@@ -750,6 +776,10 @@ impl Connection {
                     self.took_wake = true;
                     Ok(())
                 }
+                Ok(Said::Died) => {
+                    self.died();
+                    Ok(())
+                }
                 Ok(Said::Nothing) => return true,
                 Ok(Said::OutOfDescriptors) => {
                     self.short_of = Some(io::Error::from_raw_os_error(libc::EMFILE));
@@ -836,6 +866,7 @@ impl Connection {
 
     fn end(&mut self) {
         self.ended = true;
+        self.link.end();
         self.ring.end();
     }
 

@@ -5,8 +5,10 @@ use crate::protocol::claim::Policy;
 use crate::reader::connection::Connection;
 use crate::reader::event::EventKind;
 use crate::reader::turns::Reader;
-use crate::sys::epoll::{Door, READY_AT_ONCE};
+use crate::sys::door::Door;
+use crate::sys::epoll::READY_AT_ONCE;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A lossy subscriber keeps the last messages of so many publishers that are gone.
@@ -97,11 +99,13 @@ impl Reader {
 
     /// Handles all that is ready now; `true` when anything was.
     pub fn look_at_descriptors(&mut self) -> io::Result<bool> {
+        let door = Arc::clone(&self.door);
+        let Some(sockets) = door.sockets() else { return Ok(door.hear()) };
         let mut ready = Vec::new();
         // A bell that is rung without end stays ready: no more looks than there are descriptors.
         for look in 0..=2 * self.bells.len() / READY_AT_ONCE {
             ready.clear();
-            self.door.epoll.wait(Some(Duration::ZERO), &mut ready)?;
+            sockets.epoll.wait(Some(Duration::ZERO), &mut ready)?;
             self.handle(&ready);
             if ready.len() < READY_AT_ONCE {
                 return Ok(look > 0 || !ready.is_empty());
@@ -114,13 +118,13 @@ impl Reader {
     pub fn handle(&mut self, ready: &[u64]) {
         for &token in ready {
             match token {
-                Door::BELL => self.door.bell.silence(),
-                number => self.bells.silence(number, &self.door),
+                Door::BELL => drop(self.door.hear()),
+                number => self.bells.silence(number, &mut self.connections, &self.door),
             }
         }
     }
 
-    /// A publisher has said something, or hung up; `true`: it is gone.
+    /// A publisher has said something, died, or hung up; `true`: it is gone.
     pub fn hear(&mut self, connection: u64) -> bool {
         let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) else { return false };
         connection.read_news();
@@ -136,15 +140,6 @@ impl Reader {
         }
         self.door.ring();
         is_over
-    }
-
-    /// A publisher's process died.
-    pub fn hear_of_death(&mut self, connection: u64) {
-        if let Some(connection) = self.connections.iter_mut().find(|found| found.id == connection) {
-            connection.died();
-            self.remind();
-            self.door.ring();
-        }
     }
 
     fn remind(&self) {

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, JOB, Result};
 use crate::protocol::answers::{Answers, MOST_REASON, Verdict};
-use crate::protocol::ring::{self, NEVER, Tag};
+use crate::protocol::ring::{self, NEVER};
 use crate::reader::message::{Link, Message};
 use crate::sync::Pairing;
 use crate::sync::locks::Mutex;
@@ -116,6 +116,25 @@ impl Desk {
     }
 }
 
+/// What a job's record says of it beside its payload, in its tag: its number, and that of the attempt in the upper 16 bits (the
+/// largest one stands for all beyond).
+pub(crate) struct Tag {
+    pub number: u64,
+    pub attempt: u32,
+}
+
+impl Tag {
+    const ATTEMPT_AT: u32 = 48;
+
+    pub fn word(&self) -> u64 {
+        u64::from(self.attempt).min(u64::from(u16::MAX)) << Self::ATTEMPT_AT | self.number
+    }
+
+    fn of(word: u64) -> Self {
+        Tag { number: word & ((1 << Self::ATTEMPT_AT) - 1), attempt: (word >> Self::ATTEMPT_AT) as u32 }
+    }
+}
+
 /// A job that a [`Puller`](crate::Puller) took. Dereferences to its payload, which is a [`Message`]'s.
 ///
 /// Its pusher is told what became of it by [`done`](Self::done), [`retry`](Self::retry) or [`reject`](Self::reject), from any thread and in
@@ -132,10 +151,10 @@ pub struct Job {
 
 impl Job {
     /// Of a message that was just taken.
-    pub(crate) fn new(message: Message, place: u64, tag: Option<Tag>, desk: &Arc<Desk>) -> Self {
+    pub(crate) fn new(message: Message, place: u64, tag: u64, desk: &Arc<Desk>) -> Self {
         desk.take();
-        let Tag { number, count } = tag.unwrap_or(Tag { number: place, count: 1 });
-        Job { message, number, attempt: count, place, is_answered: AtomicBool::new(false), desk: Arc::clone(desk) }
+        let Tag { number, attempt } = Tag::of(tag);
+        Job { message, number, attempt, place, is_answered: AtomicBool::new(false), desk: Arc::clone(desk) }
     }
 
     /// Its number among the jobs of its pusher, from 0; the same in each attempt.

@@ -7,20 +7,22 @@ use crate::direct::identity::Identity;
 use crate::error::{Error, Result};
 use crate::link::channel::Channel;
 use crate::memory::glossary::{Entry, PeerGlossary};
+use crate::memory::pool::Pin;
 use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::protocol::wake;
+use crate::reader::receipts::{self, AckedAt, Receipt};
 use crate::sync::AtomicU64;
 use crate::sys::fork::ForkId;
 use crate::sys::futex;
-use crate::sys::memory::{Mapping, PeerSegment};
+use crate::sys::memory::{Mapping, PeerSegment, View};
 use std::cell::Cell;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Below this size a private copy is cheaper than a mapping (measured: see `docs/copies.md`).
 const MAP_FROM: usize = 256 << 10;
@@ -38,6 +40,7 @@ pub struct PublisherInfo {
     pub name: Option<String>,
     /// The topic.
     pub topic: String,
+    pub(crate) acked_at: AckedAt,
 }
 
 /// The connection to one publisher, kept until the last view onto its messages is gone.
@@ -46,12 +49,27 @@ pub(crate) struct Link {
     lease: Mapping,
     pub channel: Arc<Channel>,
     pub glossary: PeerGlossary,
+    /// The flags of the publisher's ring, for who looks at them without receiving.
+    pub flags: Option<Mapping>,
+    /// The publisher's process died, or hung up.
+    ended: AtomicBool,
     made_in: ForkId,
 }
 
 impl Link {
-    pub fn new(info: PublisherInfo, lease: Mapping, channel: Arc<Channel>) -> Self {
-        Link { info: Arc::new(info), lease, channel, glossary: PeerGlossary::default(), made_in: ForkId::current() }
+    pub fn new(info: PublisherInfo, lease: Mapping, channel: Arc<Channel>, flags: Option<Mapping>) -> Self {
+        let (glossary, made_in) = (PeerGlossary::default(), ForkId::current());
+        Link { info: Arc::new(info), lease, channel, glossary, flags, ended: AtomicBool::new(false), made_in }
+    }
+
+    /// Whether the publisher has set that flag, or nobody is left who could.
+    pub fn is_flagged(&self, flag: usize) -> bool {
+        let is_set = |flags: &Mapping| flags.words()[flag / 64].load(Ordering::Acquire) >> (flag % 64) & 1 == 1;
+        self.ended.load(Ordering::Relaxed) || self.flags.as_ref().is_some_and(is_set)
+    }
+
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     #[inline]
@@ -338,6 +356,30 @@ pub struct Message(Body);
 enum Body {
     Inline(Inline),
     Held(Box<Held>),
+    Kept(Box<Kept>),
+}
+
+/// A message of this process's own.
+#[derive(Clone)]
+struct Kept {
+    about: About,
+    own: Arc<Own>,
+}
+
+/// What a publisher keeps of a message of its own: its chunk is not used for anything else meanwhile.
+pub(crate) struct Own {
+    pub view: View,
+    pub attributes: Box<[u8]>,
+    pub _pin: Arc<Pin>,
+}
+
+impl Own {
+    #[inline]
+    fn payload(&self) -> &[u8] {
+        // SAFETY: the message is sent, so its publisher writes it no more, and the pin keeps its memory from being used for another.
+        // (A program that writes through an array of the loan, against its documentation, changes values only.)
+        unsafe { self.view.bytes() }
+    }
 }
 
 impl Message {
@@ -375,11 +417,27 @@ impl Message {
         Message(Body::Inline(Inline::new(publisher, place, payload.len(), attributes.len(), words)))
     }
 
+    /// One that its publisher keeps.
+    pub(crate) fn own(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, own: Own) -> Self {
+        Message(Body::Kept(Box::new(Kept { about: About { publisher, sequence, timestamp_ns }, own: Arc::new(own) })))
+    }
+
+    /// The same with another number.
+    pub(crate) fn numbered(mut self, sequence: u64) -> Self {
+        match &mut self.0 {
+            Body::Inline(inline) => inline.0.about.sequence = sequence,
+            Body::Held(held) => held.about.sequence = sequence,
+            Body::Kept(kept) => kept.about.sequence = sequence,
+        }
+        self
+    }
+
     #[inline]
     fn about(&self) -> &About {
         match &self.0 {
             Body::Inline(inline) => &inline.0.about,
             Body::Held(held) => &held.about,
+            Body::Kept(kept) => &kept.about,
         }
     }
 
@@ -408,11 +466,29 @@ impl Message {
         self.about().timestamp_ns
     }
 
+    /// Tells the publisher that the message is done with, whatever views of it are kept: it counts against the subscriber's depth until
+    /// then, and a flush waits for it. Only for a subscriber that [acknowledges by hand](crate::SubscriberBuilder::manual_ack). Doing so
+    /// twice is fine.
+    pub fn ack(&self) -> Result<()> {
+        receipts::acknowledge(self.publisher(), &mut std::iter::once(self.sequence()))
+    }
+
+    /// What is needed to acknowledge it without keeping it.
+    pub fn receipt(&self) -> Receipt {
+        Receipt::of(self.publisher(), self.sequence())
+    }
+
+    /// Whether its subscriber acknowledges by hand.
+    pub fn is_acked_by_hand(&self) -> bool {
+        self.publisher().acked_at.is_by_hand()
+    }
+
     /// Layout and headers, decoded anew on each call.
     pub fn attributes(&self) -> Attributes {
         match &self.0 {
             Body::Inline(inline) => Attributes::decode(inline.0.attributes()),
             Body::Held(held) => held.hold.decode_attributes(),
+            Body::Kept(kept) => Attributes::decode(&kept.own.attributes),
         }
     }
 
@@ -422,6 +498,7 @@ impl Message {
         match &self.0 {
             Body::Inline(inline) => inline.0.attributes_len > 0,
             Body::Held(held) => held.hold.attributes_len > 0,
+            Body::Kept(kept) => !kept.own.attributes.is_empty(),
         }
     }
 
@@ -433,7 +510,7 @@ impl Message {
         understand: impl FnOnce(Vec<u8>) -> std::result::Result<T, E>,
     ) -> Option<std::result::Result<Arc<T>, E>> {
         match &self.0 {
-            Body::Inline(_) => None,
+            Body::Inline(_) | Body::Kept(_) => None,
             Body::Held(held) => held.hold.segment.link.glossary.look_up(entry, understand),
         }
     }
@@ -505,6 +582,7 @@ impl Deref for Message {
         match &self.0 {
             Body::Inline(inline) => inline.0.payload(),
             Body::Held(held) => held.hold.payload(),
+            Body::Kept(kept) => kept.own.payload(),
         }
     }
 }
@@ -591,7 +669,8 @@ mod tests {
 
     #[test]
     fn messages_that_follow_each_other_in_the_same_memory_have_nothing_in_common() {
-        let info = |id| Arc::new(PublisherInfo { id, pid: 0, name: None, topic: "t".into() });
+        let info =
+            |id| Arc::new(PublisherInfo { id, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() });
         let publishers = [info(0), info(1)];
         let mut kept = Vec::new();
         for round in 0..64 {
@@ -625,13 +704,14 @@ mod tests {
         owned.populate(0..2 * most).unwrap();
         let shared = owned.shared().try_clone_to_owned().unwrap();
         let memory = PeerSegment::new(shared, None).map_err(|(error, _)| error).unwrap();
-        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into() };
+        let info = PublisherInfo { id: 0, pid: 0, name: None, topic: "t".into(), acked_at: AckedAt::default() };
         let lease = OwnedSegment::new("test", LEASE_LEN).unwrap().into_map();
-        let link = Link::new(info, lease, Arc::new(joined().0));
+        let link = Link::new(info, lease, Arc::new(joined().0), None);
         let segment = Segment::new(0, memory, Arc::new(link));
         let end = segment.len();
         let check = |offset, len, attributes_len| {
-            let at = Descriptor { segment: 0, slot: 0, offset, len, attributes_len, refers: false, tracked: false };
+            let at =
+                Descriptor { segment: 0, slot: 0, offset, len, attributes_len, refers: false, tracked: false, tag: 0 };
             segment.check(&at)
         };
         assert_eq!(check(64, page, 0), Ok(()));

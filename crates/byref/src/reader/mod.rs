@@ -11,6 +11,7 @@ pub(crate) mod future;
 pub(crate) mod item;
 pub(crate) mod job;
 pub(crate) mod message;
+pub(crate) mod receipts;
 pub(crate) mod sleep;
 pub(crate) mod take;
 pub(crate) mod turns;

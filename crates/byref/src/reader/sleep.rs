@@ -49,6 +49,11 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
+    /// Has those who wait for their turn look again.
+    pub fn nudge(&self) {
+        self.sleeping.nudge();
+    }
+
     pub fn is_attended(&self) -> bool {
         self.attended.load(Ordering::Relaxed)
     }
@@ -57,8 +62,17 @@ impl Rest {
 /// What a look before a sleep gave.
 enum Look {
     Taken,
-    /// To sleep at words, unless the gong was struck more often; `None`: at the sockets.
-    Sleep(Option<u32>),
+    Sleep(Place),
+}
+
+/// What to sleep at.
+#[derive(Clone, Copy)]
+pub(crate) enum Place {
+    Sockets,
+    /// Unless the gong was struck more often.
+    Words(u32),
+    /// The gong alone: sockets cannot be had now. The service thread strikes it when a publisher rings on its channel.
+    Gong(u32),
 }
 
 /// The next thing that `take` takes, once a first look was in vain.
@@ -103,6 +117,8 @@ fn sleep_until(
     let interrupted = || Error::Interrupted { topic: owner.topic().to_owned() };
     let (door, spin, is_stream) =
         owner.enter(|reader| (Arc::clone(&reader.door), reader.spin, reader.apart_ns < STREAMING_NS))?;
+    let rest = owner.rest();
+    let mut nudges = rest.sleeping.nudges();
     let limit = wait.remaining().ok_or_else(|| owner.timed_out(wait, "recv"))?;
     let spun = spin.look(limit, is_stream, |is_long| {
         if is_long && wait.is_interrupted() {
@@ -122,7 +138,6 @@ fn sleep_until(
     if spun == Spun::Found {
         return Ok(());
     }
-    let rest = owner.rest();
     let mut leader = None;
     let mut look_for_signals = true;
     let mut still_armed = false;
@@ -146,14 +161,19 @@ fn sleep_until(
         if leader.is_none() {
             // Whoever sleeps takes one message and lets the next one sleep.
             let most = slice.unwrap_or(FOLLOWER_SLICE).min(FOLLOWER_SLICE);
-            leader = rest.sleeping.take_within(most);
+            leader = rest.sleeping.take_unless_nudged(most, nudges);
             look_for_signals = leader.is_none();
             if leader.is_none() {
+                nudges = rest.sleeping.nudges(); // Before the look.
+                // The one whose turn it is may have got what this one waits for.
+                if owner.enter(|reader| take(reader))?? {
+                    return Ok(());
+                }
                 continue;
             }
         }
         let look = owner.enter(|reader| {
-            let strikes = reader.hear_gong(took_wake_ups)?;
+            let place = reader.hear_gong(took_wake_ups)?;
             if take(reader)? {
                 reader.spin.slept_since(first_slept, spun);
                 return Ok(Look::Taken);
@@ -171,21 +191,26 @@ fn sleep_until(
             }
             reader.asleep = true;
             reader.stats.sleeps += 1;
-            Ok(Look::Sleep(strikes))
+            Ok(Look::Sleep(place))
         })?;
-        let Look::Sleep(strikes) = look? else { return Ok(()) };
+        let Look::Sleep(place) = look? else { return Ok(()) };
         first_slept.get_or_insert_with(Instant::now);
         let mut ready = Vec::new();
         fault!("sleep.subscriber_before");
         rest.attended.store(true, Ordering::Relaxed);
         let slice = membarrier::slice(slice);
         let mut is_refused = false;
-        let woken = match strikes {
-            None => door.epoll.wait(slice, &mut ready),
-            Some(strikes) => {
-                let slept = words.wait(&door.gong, strikes, slice.unwrap_or(MOST_AT_WORDS).min(MOST_AT_WORDS));
+        let most = slice.unwrap_or(MOST_AT_WORDS).min(MOST_AT_WORDS);
+        let woken = match place {
+            Place::Sockets => door.epoll().wait(slice, &mut ready),
+            Place::Words(strikes) => {
+                let slept = words.wait(&door.gong, strikes, most);
                 is_refused = slept.is_err();
                 slept.or(Ok(Woken::Ready))
+            }
+            Place::Gong(strikes) => {
+                door.gong.wait(strikes, Some(most));
+                Ok(if door.gong.strikes() == strikes { Woken::TimedOut } else { Woken::Ready })
             }
         };
         rest.attended.store(false, Ordering::Relaxed);
@@ -243,7 +268,7 @@ impl Reader {
         }
         self.epoch += 1;
         self.armed = true;
-        self.announced = self.epoch | if matches!(self.at, SleepsAt::Words { .. }) { BY_WORD } else { 0 };
+        self.announced = self.epoch | if matches!(self.at, SleepsAt::Words) { BY_WORD } else { 0 };
         for connection in &self.connections {
             connection.link.lease().set_sleeping(self.announced);
         }
@@ -257,9 +282,10 @@ impl Reader {
         }
     }
 
-    /// From now on.
+    /// From now on. Without descriptors for that, until there are some, at the gong.
     pub fn sleep_at_sockets(&mut self) {
-        let SleepsAt::Words { .. } = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
+        let _ = self.door.open();
+        let SleepsAt::Words = std::mem::replace(&mut self.at, SleepsAt::Sockets) else { return };
         self.bells.hand_out(&mut self.connections, &self.door);
         if self.armed {
             // A thread that sleeps at words announces its sleep anew.
@@ -268,22 +294,24 @@ impl Reader {
         }
     }
 
-    /// Before a sleep at words: does what the sockets ask for. How often the gong was struck by then; `None`: sleep at the sockets.
-    pub fn hear_gong(&mut self, took_wake_ups: &mut bool) -> Result<Option<u32>> {
+    /// Before a sleep at words: does what the sockets ask for. Gives what to sleep at.
+    pub fn hear_gong(&mut self, took_wake_ups: &mut bool) -> Result<Place> {
         if self.connections.len() > MOST_WORDS {
             self.sleep_at_sockets();
         }
-        let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
-        let strikes = self.door.gong.strikes();
-        if heard.is_news(strikes) {
+        let is_at_words = matches!(self.at, SleepsAt::Words);
+        if !is_at_words && self.door.open().is_ok() {
+            return Ok(Place::Sockets);
+        }
+        let mut strikes = self.door.gong.strikes();
+        if self.heard.is_news(strikes) {
             let happened = self.look_at_descriptors().map_err(Error::system(&self.topic, "cannot look for events"))?;
             if happened {
                 *took_wake_ups |= self.polled;
-                let SleepsAt::Words { heard } = &mut self.at else { return Ok(None) };
-                return Ok(Some(heard.look_again()));
+                strikes = self.heard.look_again();
             }
         }
-        Ok(Some(strikes))
+        Ok(if is_at_words { Place::Words(strikes) } else { Place::Gong(strikes) })
     }
 
     /// Notes the values of the wake words that the next announcement is about.

@@ -11,10 +11,10 @@ use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
 use crate::reader::job::Job;
-use crate::reader::message::{Message, PublisherInfo, Taken};
+use crate::reader::message::{Link, Message, PublisherInfo, Taken};
 use crate::sync::heavy_fence;
 use crate::sync::spin::Spin;
-use crate::sys::epoll::Door;
+use crate::sys::door::Door;
 use crate::sys::futex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -51,7 +51,7 @@ pub(crate) enum SleepsAt {
     /// The sockets of its publishers, for good: somebody polls them, they are too many, or there is no other way here.
     Sockets,
     /// The wake words of its publishers, and the gong.
-    Words { heard: Heard },
+    Words,
 }
 
 /// Connections, whose turn it is, and whether it sleeps.
@@ -79,6 +79,8 @@ pub(crate) struct Reader {
     /// Somebody polls the descriptor.
     pub polled: bool,
     pub at: SleepsAt,
+    /// What it heard of the gong.
+    pub heard: Heard,
     pub spin: Spin,
     /// When the last message was sent, and how long after the one before.
     sent_ns: u64,
@@ -127,7 +129,6 @@ impl Reader {
         keep: Keep,
         tells_events: bool,
         spin: Duration,
-        door: Door,
         service: &Arc<Handle>,
         errands: Weak<dyn Errands>,
     ) -> Self {
@@ -145,7 +146,8 @@ impl Reader {
             armed: false,
             asleep: false,
             polled: false,
-            at: if futex::available() { SleepsAt::Words { heard: Heard::default() } } else { SleepsAt::Sockets },
+            at: if futex::available() { SleepsAt::Words } else { SleepsAt::Sockets },
+            heard: Heard::default(),
             spin: Spin::up_to(spin),
             sent_ns: 0,
             apart_ns: u64::MAX,
@@ -153,7 +155,7 @@ impl Reader {
             trouble: None,
             events: VecDeque::new(),
             ended: VecDeque::new(),
-            door: Arc::new(door),
+            door: Arc::default(),
             bells: Bells::default(),
             service: Arc::clone(service),
             errands,
@@ -178,9 +180,11 @@ impl Reader {
                 }
             }
             // The newcomer's word is not among those that were noted: who sleeps is woken below, and announces a new sleep.
-            SleepsAt::Words { .. } => self.disarm(),
+            SleepsAt::Words => self.disarm(),
         }
         self.happened(&connection.link.info, EventKind::Joined);
+        connection.link.lease().set_joined();
+        connection.link.channel.ring(); // Somebody may wait for it to join.
         self.connections.push(connection);
         if let SleepsAt::Sockets = self.at {
             self.bells.hand_out(&mut self.connections, &self.door);
@@ -191,6 +195,13 @@ impl Reader {
     /// The connection to the publisher that `is_same` knows, if that is alive.
     pub fn find_live(&mut self, is_same: impl Fn(&PublisherInfo) -> bool) -> Option<&mut Connection> {
         self.connections.iter_mut().find(|known| known.is_live() && is_same(&known.link.info))
+    }
+
+    /// Messages of a connection are done with; of one that is gone nobody waits for that.
+    pub fn acknowledge(&mut self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) {
+        if let Some(connection) = self.connections.iter_mut().find(|it| it.id == connection) {
+            connection.acknowledge(sequences);
+        }
     }
 
     /// What waits to be received.
@@ -215,24 +226,33 @@ impl Reader {
     /// Takes the next message, up to the next event.
     #[inline(always)]
     pub fn take_one(&mut self) -> Result<Option<Message>> {
+        self.take_with(|message, _, _| message)
+    }
+
+    /// What `give` makes of the next message, its tag (0: none), and whom it is from.
+    #[inline(always)]
+    pub fn take_with<R>(&mut self, give: impl FnOnce(Message, u64, &Arc<Link>) -> R) -> Result<Option<R>> {
         if self.keep.policy == Policy::Block
             && let Some(connection) = self.connections.get_mut(self.turn)
             && let Some(head) = connection.take_inline()
         {
             let message = Message::inline(&connection.link.info, head, &connection.scratch);
+            let given = give(message, head.tag(&connection.scratch), &connection.link);
             let len = head.payload_len() as u64;
             self.stats.copied_bytes += len;
             self.took(len, head.timestamp_ns);
-            return Ok(Some(message));
+            return Ok(Some(given));
         }
-        self.take_unusual()
+        let Some((message, tag)) = self.take_unusual()? else { return Ok(None) };
+        Ok(Some(give(message, tag, &self.connections[self.taken_from].link)))
     }
 
     #[inline(never)]
-    fn take_unusual(&mut self) -> Result<Option<Message>> {
+    fn take_unusual(&mut self) -> Result<Option<(Message, u64)>> {
         let Some(taken) = self.take_record()? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
-        Ok(Some(Message::new(&connection.link.info, taken, &connection.scratch)))
+        let tag = taken.head.tag(&connection.scratch);
+        Ok(Some((Message::new(&connection.link.info, taken, &connection.scratch), tag)))
     }
 
     /// Takes the next job, of a puller.

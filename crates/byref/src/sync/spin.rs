@@ -239,6 +239,7 @@ mod tests {
     use super::*;
 
     const BRIEF: Duration = Duration::from_micros(20);
+    const LONG_REST: Duration = Duration::from_secs(3600);
 
     /// A spin whose looks find nothing, and last so long each.
     fn in_vain(spin: Spin, each: Duration) -> (Spun, Duration) {
@@ -258,8 +259,12 @@ mod tests {
         assert_eq!(in_vain(spin, 3 * INTERRUPTED).0, Spun::Interrupted);
         let mut rests = Vec::new();
         for _ in 0..4 {
+            let before = Instant::now();
             spin.slept(Spun::Interrupted, BRIEF);
-            assert_eq!(in_vain(spin, Duration::ZERO).0, Spun::InVain, "it spins for a moment only");
+            assert!(spin.rests_until >= Some(before + spin.rest));
+            spin.rests_until = Some(before + LONG_REST); // Others may keep this thread from running for longer than a rest.
+            let spins = (0..100).map(|_| in_vain(spin, Duration::ZERO).0);
+            assert!(spins.into_iter().any(|spun| spun == Spun::InVain), "it spins for a moment only");
             rests.push(spin.rest.as_millis());
         }
         assert_eq!(rests, [1, 2, 4, 8]);
@@ -310,7 +315,7 @@ mod tests {
         for _ in 0..4 {
             sleeps.push(sleeps_until_in_vain(&mut spin));
             moves.push(spin.moved);
-            spin.vain_at = Some(Instant::now()); // Others may keep this thread from running for long.
+            spin.vain_at = Some(Instant::now() + LONG_REST); // Others may keep this thread from running for long.
         }
         assert_eq!((moves, sleeps), (vec![false, true, false, true], vec![0, 16, 0, 1024]));
     }

@@ -105,6 +105,13 @@ impl<'a> Wait<'a> {
         Some(left.map_or(slice, |left| left.min(slice)))
     }
 
+    /// The same for so long, with the same interruptions.
+    pub(crate) fn limited_to(&mut self, timeout: Option<Duration>) -> Wait<'_> {
+        let (slice, longest_slice) = (self.slice, self.longest_slice);
+        let interrupt = self.interrupt.as_mut().map(|interrupt| &mut **interrupt as &mut dyn FnMut() -> bool);
+        Wait { permission: Permission::UpTo, timeout, started: None, slice, longest_slice, interrupt }
+    }
+
     pub(crate) fn may_be_interrupted(&self) -> bool {
         self.interrupt.is_some()
     }

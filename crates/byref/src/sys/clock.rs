@@ -98,6 +98,13 @@ fn ask(kernels: fn() -> u64) -> Option<(u64, u64)> {
     })
 }
 
+/// Microseconds of `CLOCK_MONOTONIC`, which is the same in all processes of the host (and of a time namespace).
+#[inline]
+pub(crate) fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// Finds out which clock serves.
 pub(super) fn prepare() {
     counter::is_the_kernels();

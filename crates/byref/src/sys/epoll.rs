@@ -1,6 +1,5 @@
 //! Waiting for descriptors.
 
-use super::futex::Gong;
 use super::limits;
 pub(crate) use super::woken::Woken;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -132,32 +131,5 @@ impl Alarm {
 impl AsFd for Alarm {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// What the threads that wait for an endpoint's peers sleep at: the peers' sockets, and a bell of the process's own.
-pub(crate) struct Door {
-    pub epoll: Epoll,
-    pub bell: Bell,
-    /// For who sleeps at words of memory instead: it is struck when the epoll instance has something.
-    pub gong: Gong,
-}
-
-impl Door {
-    /// The bell's token; peers count from zero.
-    pub const BELL: u64 = u64::MAX;
-    /// That of an alarm, where there is one.
-    pub const ALARM: u64 = u64::MAX - 1;
-
-    pub fn new() -> io::Result<Self> {
-        let door = Door { epoll: Epoll::new()?, bell: Bell::new()?, gong: Gong::default() };
-        door.epoll.add(&door.bell, Self::BELL, Interest::IN)?;
-        Ok(door)
-    }
-
-    /// Wakes who sleeps here, whatever at.
-    pub fn ring(&self) {
-        self.bell.ring();
-        self.gong.strike();
     }
 }

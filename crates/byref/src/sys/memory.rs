@@ -48,8 +48,8 @@ impl Mapping {
     }
 
     /// A mapping of shared memory, which core dumps leave out: writing a dump would fill the holes of a sparse segment.
-    fn shared(fd: impl AsFd, len: usize, prot: ProtFlags) -> io::Result<Self> {
-        let map = Mapping::new(fd, 0, len, prot, MapFlags::SHARED)?;
+    fn shared(fd: impl AsFd, from: u64, len: usize, prot: ProtFlags) -> io::Result<Self> {
+        let map = Mapping::new(fd, from, len, prot, MapFlags::SHARED)?;
         map.advise(0..len, Advice::LinuxDontDump)?;
         Ok(map)
     }
@@ -131,6 +131,32 @@ fn shortage_of_a_fault(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(libc::EFAULT) { Errno::NOMEM.into() } else { error }
 }
 
+/// Part of a segment, mapped for reading.
+pub(crate) struct View {
+    map: Mapping,
+    start: usize,
+    len: usize,
+}
+
+impl View {
+    /// The pages around `range` of a segment that has at least so many bytes.
+    fn new(fd: impl AsFd, range: Range<u64>) -> io::Result<Self> {
+        let page = rustix::param::page_size() as u64;
+        let first = range.start / page * page;
+        let len = usize::try_from((range.end - first).max(1)).map_err(|_| io::Error::from(Errno::NOMEM))?;
+        let map = Mapping::shared(fd, first, len, ProtFlags::READ)?;
+        Ok(View { map, start: (range.start - first) as usize, len: (range.end - range.start) as usize })
+    }
+
+    /// # Safety
+    /// Nobody may write the bytes as long as the slice lives.
+    pub unsafe fn bytes(&self) -> &[u8] {
+        let start = self.map.as_ptr().wrapping_add(self.start);
+        // SAFETY: `start` and `len` lie inside the mapping (see `new`), which lives as long as `self`; the caller answers for the rest.
+        unsafe { std::slice::from_raw_parts(start, self.len) }
+    }
+}
+
 /// A segment that this process writes and others read.
 pub(crate) struct OwnedSegment {
     map: Mapping,
@@ -155,7 +181,7 @@ impl OwnedSegment {
         rustix::fs::fchmod(&writable, Mode::RUSR | Mode::WUSR)?;
         rustix::fs::ftruncate(&writable, len)?;
         let size = usize::try_from(len).map_err(|_| io::Error::from(Errno::NOMEM))?;
-        let mut map = Mapping::shared(&writable, size, ProtFlags::READ | ProtFlags::WRITE)?;
+        let mut map = Mapping::shared(&writable, 0, size, ProtFlags::READ | ProtFlags::WRITE)?;
         map.advise(0..size, Advice::LinuxDontFork)?;
         map.only_in = Some(ForkId::current());
         // From here on `map` is the only writable mapping that will ever exist.
@@ -165,6 +191,12 @@ impl OwnedSegment {
         limits::leave_room(&shared);
         let writable = (!can_populate()).then_some(writable);
         Ok(OwnedSegment { map, shared, writable, populated: Count::new(0) })
+    }
+
+    /// Maps part of it for reading, also by children that are forked later.
+    pub fn view(&self, range: Range<u64>) -> io::Result<View> {
+        assert!(range.start <= range.end && range.end <= self.map.len() as u64);
+        View::new(&self.shared, range)
     }
 
     /// Gives the range memory, and its pages to this process: running out is an error here, not a signal at first touch.
@@ -247,7 +279,7 @@ impl PeerSegment {
     ///
     /// `len`: the bytes to map of a segment whose layout is known; `None` maps all of it.
     pub fn new(fd: OwnedFd, len: Option<u64>) -> Result<Self, (io::Error, OwnedFd)> {
-        let mapped = checked_len(&fd, len).and_then(|len| Mapping::shared(&fd, len, ProtFlags::READ));
+        let mapped = checked_len(&fd, len).and_then(|len| Mapping::shared(&fd, 0, len, ProtFlags::READ));
         match mapped {
             Ok(map) => Ok(PeerSegment { map, fd: Some(fd), populated: Count::new(0) }),
             Err(error) => Err((error, fd)),
@@ -310,6 +342,12 @@ impl PeerSegment {
         // SAFETY: the range lies inside the mapping (checked above), which is memory that cannot go away; what an owner that
         // breaks its promise changes meanwhile changes values only.
         Some(unsafe { std::slice::from_raw_parts(from, (range.end - range.start) as usize) }.to_vec())
+    }
+
+    /// A mapping of its own of the first `len` bytes.
+    pub fn map_start(&self, len: u64) -> io::Result<Mapping> {
+        let fd = self.fd.as_ref().ok_or(Errno::BADF)?;
+        Mapping::shared(fd, 0, len.min(self.map.len() as u64) as usize, ProtFlags::READ)
     }
 
     /// A private copy-on-write mapping of the pages around `range`, and where in it the range starts.

@@ -2,6 +2,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod door;
 pub(crate) mod epoll;
 pub(crate) mod fork;
 pub(crate) mod futex;

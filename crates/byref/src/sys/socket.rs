@@ -125,6 +125,11 @@ pub(crate) fn hang_up(fd: impl AsFd) {
     let _ = net::shutdown(fd, Shutdown::Both);
 }
 
+/// Whether an error of sending or receiving says that the other side went away in the middle of it.
+pub(crate) fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 /// Sends one packet, with at most one descriptor. `Ok(false)`: the peer's queue is full, or holds too many descriptors, or
 /// the system is short of memory.
 pub(crate) fn send(fd: impl AsFd, packet: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<bool> {
@@ -199,7 +204,7 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// A system without memory for packets, which cannot be had otherwise.
+/// A system without memory for packets, or a thread without descriptors, which cannot be had otherwise.
 #[cfg(all(test, not(loom)))]
 pub(crate) mod shortage {
     use rustix::io::Errno;
@@ -207,6 +212,16 @@ pub(crate) mod shortage {
 
     thread_local! {
         static LASTS_FOR: Cell<u32> = const { Cell::new(0) };
+        static OF_DESCRIPTORS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether descriptors find no room when this thread receives them.
+    pub fn of_descriptors(is_short: bool) {
+        OF_DESCRIPTORS.set(is_short);
+    }
+
+    pub fn is_of_descriptors() -> bool {
+        OF_DESCRIPTORS.get()
     }
 
     /// The next packets that this thread sends are refused.
@@ -219,6 +234,12 @@ pub(crate) mod shortage {
         LASTS_FOR.set(left.saturating_sub(1));
         if left > 0 { Err(Errno::NOBUFS) } else { Ok(()) }
     }
+}
+
+/// Takes the next packet without the descriptor that came with it, which [`receive`] has no room for; gives its length.
+pub(crate) fn receive_without_descriptor(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Result<usize> {
+    // Without a buffer for descriptors the kernel makes none.
+    Ok(net::recv(fd, &mut buffer[..], RecvFlags::DONTWAIT)?.0)
 }
 
 /// What a look at the socket found.
@@ -258,6 +279,10 @@ pub(crate) fn receive(fd: impl AsFd, buffer: &mut [u8; MAX_PACKET]) -> io::Resul
     });
     if seen.bytes == 0 {
         return Ok(Received::HungUp);
+    }
+    #[cfg(all(test, not(loom)))]
+    if passed.is_some() && shortage::is_of_descriptors() {
+        return Ok(Received::OutOfDescriptors);
     }
     if passed.is_none() && seen.flags.contains(ReturnFlags::CTRUNC) {
         return Ok(Received::OutOfDescriptors);

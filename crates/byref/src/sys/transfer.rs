@@ -87,6 +87,7 @@ mod tests {
     use super::*;
     use crate::sys::memory::OwnedSegment;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn streams_copy_every_byte_and_no_other() {
@@ -105,6 +106,9 @@ mod tests {
     #[test]
     fn what_was_streamed_is_there_before_what_is_stored_next() {
         const ROUNDS: u64 = 100_000;
+        // Fewer where two threads seldom run at the same time, and a round costs a time slice or two.
+        const LONGEST: Duration = Duration::from_secs(10);
+        const OVER: u64 = u64::MAX;
         const LEN: usize = 16 * LINE;
         let memory = OwnedSegment::new("test", LEN as u64).unwrap();
         memory.populate(0..LEN as u64).unwrap();
@@ -119,15 +123,23 @@ mod tests {
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut missing = 0;
-                for round in 1..=ROUNDS {
+                for round in 1.. {
                     wait_for(&sent, round);
+                    if sent.load(Ordering::Relaxed) == OVER {
+                        break;
+                    }
                     let words = memory.map().words()[..LEN / 8].iter().rev();
                     missing += words.filter(|word| word.load(Ordering::Relaxed) != round).count();
                     received.store(round, Ordering::Release);
                 }
                 missing
             });
-            for round in 1..=ROUNDS {
+            let began = Instant::now();
+            for round in 1.. {
+                if round > ROUNDS || began.elapsed() > LONGEST {
+                    sent.store(OVER, Ordering::Release);
+                    break;
+                }
                 let content = round.to_ne_bytes().repeat(LEN / 8);
                 // SAFETY: the mapping has so many bytes, which the other thread reads only between `sent` and `received`.
                 let to = unsafe { std::slice::from_raw_parts_mut(memory.map().as_ptr(), LEN) };

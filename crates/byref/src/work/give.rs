@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
+use crate::reader::message::PublisherInfo;
 use crate::sync::wait::Wait;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;
@@ -65,7 +66,7 @@ impl Shared {
         segment.write(chunk.offset, payload);
         segment.write(chunk.offset + behind as u64, attributes);
         let (len, copied) = (payload.len(), payload.len());
-        let filled = Filled { chunk: &chunk, count: 1, len, copied, attributes, tracked: None };
+        let filled = Filled { chunk: &chunk, count: 1, len, copied, attributes, tracked: None, tag: 0 };
         let pushed = self.push_filled(&filled, timestamp_ns, wait);
         if pushed.is_err() {
             let slot = chunk.slot;
@@ -96,6 +97,7 @@ impl Shared {
             attributes_len: attributes.len() as u32,
             refers: attributes.refers(),
             tracked: false,
+            tag: 0, // Each attempt has its own.
         };
         let content = || Content::Pooled(Arc::clone(&chunk.pin), at);
         let timestamp = |open: &mut Open| timestamp_ns.unwrap_or_else(|| open.clock.now());
@@ -144,8 +146,8 @@ impl Shared {
 }
 
 impl Lender for Arc<Shared> {
-    fn topic(&self) -> &str {
-        self.queue()
+    fn info(&self) -> &Arc<PublisherInfo> {
+        self.identity.info()
     }
 
     fn check_fork(&self) -> Result<()> {

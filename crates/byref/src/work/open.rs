@@ -4,7 +4,8 @@ use crate::direct::identity::Identity;
 use crate::link::announcement::Announcement;
 use crate::protocol::answers::Answers;
 use crate::protocol::lease::{COUNTS, Lease};
-use crate::protocol::ring::{NEVER, Tag};
+use crate::protocol::ring::{Descriptor, NEVER};
+use crate::reader::job::Tag;
 use crate::sync::heavy_fence;
 use crate::sys::clock::Clock;
 use crate::sys::memory::Mapping;
@@ -234,14 +235,16 @@ impl Open {
         while let Some((id, key)) = self.table.offer() {
             let Ok(index) = self.lines.binary_search_by_key(&id, |line| line.number) else { return };
             let job = self.table.job(key);
-            let tag = Tag { number: job.number, count: job.attempt() };
+            let tag = Tag { number: job.number, attempt: job.attempt() }.word();
             let (line, timestamp_ns) = (&mut self.lines[index], job.body.timestamp_ns);
             fault!("job.giving");
             let is_given = match &job.body.content {
                 Content::Inline(small) => {
-                    append::inline_tagged(line, small.payload(), small.attributes(), timestamp_ns, tag)
+                    append::job_inline(line, small.payload(), small.attributes(), tag, timestamp_ns)
                 }
-                Content::Pooled(_, at) => append::pooled_tagged(&mut self.store, line, *at, timestamp_ns, tag),
+                Content::Pooled(_, at) => {
+                    append::job_pooled(&mut self.store, line, Descriptor { tag, ..*at }, timestamp_ns)
+                }
             };
             if is_given {
                 self.table.given(id, now);

@@ -148,7 +148,7 @@ pub struct Pusher {
 }
 
 pub(super) struct Shared {
-    identity: Identity,
+    pub(super) identity: Identity,
     name: Option<String>,
     pub max_pending: usize,
     pub max_memory: u64,

@@ -2,7 +2,7 @@
 
 use crate::attributes::Encoded;
 use crate::memory::pool::Chunk;
-use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER, Tag};
+use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
 use crate::writer::attempt::{Attempt, LEASE_POLL};
 use crate::writer::line::Line;
 use crate::writer::release::Tracked;
@@ -22,6 +22,8 @@ pub(crate) struct Filled<'a> {
     pub attributes: &'a Encoded,
     /// Somebody wants to know of its release.
     pub tracked: Option<&'a Arc<Tracked>>,
+    /// The endpoint's own word; 0: none.
+    pub tag: u64,
 }
 
 /// Whether payload and attributes go into the record itself.
@@ -31,15 +33,34 @@ pub(crate) fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
         && !attributes.is_pooled()
 }
 
+/// The same, with a tag.
+#[inline]
+pub(crate) fn fits_inline_tagged(payload: usize, attributes: &Encoded) -> bool {
+    fits_inline(payload, attributes)
+        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT - 8
+}
+
 /// Appends a record with payload and attributes that fit into it; gives its number.
 #[inline]
 pub(crate) fn inline(line: &mut Line, payload: &[u8], attributes: &[u8], timestamp_ns: Option<u64>) -> Attempt<u64> {
+    inline_tagged(line, payload, attributes, 0, timestamp_ns)
+}
+
+/// The same, with a tag, for which there has to be room, too.
+#[inline]
+pub(crate) fn inline_tagged(
+    line: &mut Line,
+    payload: &[u8],
+    attributes: &[u8],
+    tag: u64,
+    timestamp_ns: Option<u64>,
+) -> Attempt<u64> {
     if let Some((at, poll)) = line.must_wait() {
         return Attempt::Wait { at, poll };
     }
     line.copied_bytes += payload.len() as u64;
     Attempt::Done(line.append(timestamp_ns, payload.len(), 1, |ring, place| {
-        ring.append_inline(place, payload, attributes);
+        ring.append_inline(place, payload, attributes, tag);
     }))
 }
 
@@ -50,8 +71,17 @@ pub(crate) fn pooled(
     filled: &Filled<'_>,
     timestamp_ns: Option<u64>,
 ) -> Attempt<u64> {
-    let &Filled { chunk, count, len, attributes, copied, tracked } = filled;
-    let at = Descriptor {
+    let appended = describe(store, line, descriptor(filled), filled.count, filled.tracked, timestamp_ns);
+    if let Attempt::Done(_) = appended {
+        line.copied_bytes += filled.copied as u64;
+    }
+    appended
+}
+
+/// Where a filled chunk lies.
+pub(crate) fn descriptor(filled: &Filled<'_>) -> Descriptor {
+    let &Filled { chunk, len, attributes, tracked, tag, .. } = filled;
+    Descriptor {
         segment: chunk.segment,
         slot: chunk.slot,
         offset: chunk.offset,
@@ -59,12 +89,8 @@ pub(crate) fn pooled(
         attributes_len: attributes.len() as u32,
         refers: attributes.refers(),
         tracked: tracked.is_some(),
-    };
-    let appended = describe(store, line, at, count, tracked, timestamp_ns);
-    if let Attempt::Done(_) = appended {
-        line.copied_bytes += copied as u64;
+        tag,
     }
-    appended
 }
 
 /// Appends a record that names a chunk, or a part of one, which was sent before and is kept from being freed.
@@ -91,22 +117,22 @@ fn must_wait_for_pooled(line: &mut Line) -> Option<(u64, Option<Duration>)> {
     line.must_wait().or_else(|| (!line.announced_to_lossless()).then_some((NEVER, Some(LEASE_POLL))))
 }
 
-/// Appends a record with a tag, and with payload and attributes that fit into it beside that; `false`: there is no room now.
-pub(crate) fn inline_tagged(line: &mut Line, payload: &[u8], attributes: &[u8], timestamp_ns: u64, tag: Tag) -> bool {
+/// Appends a job's record, with payload and attributes that fit into it beside the tag; `false`: there is no room now.
+pub(crate) fn job_inline(line: &mut Line, payload: &[u8], attributes: &[u8], tag: u64, timestamp_ns: u64) -> bool {
     let has_room = line.must_wait().is_none();
     if has_room {
         line.append(Some(timestamp_ns), payload.len(), 1, |ring, place| {
-            ring.append_inline_tagged(place, payload, attributes, tag);
+            ring.append_inline(place, payload, attributes, tag);
         });
     }
     has_room
 }
 
-/// The same for one that names a chunk, which is kept from being freed.
-pub(crate) fn pooled_tagged(store: &mut Store, line: &mut Line, at: Descriptor, timestamp_ns: u64, tag: Tag) -> bool {
+/// The same for a job that names a chunk, which is kept from being freed.
+pub(crate) fn job_pooled(store: &mut Store, line: &mut Line, at: Descriptor, timestamp_ns: u64) -> bool {
     let has_room = must_wait_for_pooled(line).is_none();
     if has_room {
-        store.append_tagged(line, at, timestamp_ns, tag);
+        store.append(line, at, 1, Some(timestamp_ns), None);
     }
     has_room
 }

@@ -14,23 +14,38 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+/// The most bells that one subscriber passes. An honest one passes another one if somebody broke the first.
+const MOST_BELLS: usize = 16;
+
 /// Reads what a subscriber sent: rings, as a rule, or the end.
 pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel, rings: &Rings) {
     let mut is_rung = false;
+    let mut bells = 0;
+    let mut bell = None;
     loop {
         match channel.take() {
             Ok(Said::Ring) => is_rung = true,
             Ok(Said::Nothing | Said::OutOfDescriptors) => break, // It does without a bell until there is room for one.
+            Ok(Said::Died) => lose(owner, line, peer, false),
             Ok(Said::HungUp) => return lose(owner, line, peer, true),
-            Ok(Said::Packet(packet, passed)) => {
-                if !take_bell(owner, line, peer, channel, &packet, passed) {
-                    return turn_away(owner, line, peer, channel);
+            Ok(Said::Packet(packet, passed)) => match bell_in(&packet, passed) {
+                Some(passed) => {
+                    bells += 1;
+                    bell = Some(passed);
                 }
-            }
+                None => return turn_away(owner, line, peer, channel),
+            },
             Err(_) => return turn_away(owner, line, peer, channel),
         }
     }
+    // The last one counts: a flood of them takes the endpoint's lock once in a while.
+    if let Some((number, passed)) = bell
+        && !take_bell(owner, line, peer, bells, channel.pair().bell(number, passed))
+    {
+        return turn_away(owner, line, peer, channel);
+    }
     if is_rung {
+        owner.changed(); // It may have joined.
         rings.room.strike();
         fence(Ordering::SeqCst); // Pairs with the one of who begins to wait for a release.
         if rings.awaits.load(Ordering::Relaxed) {
@@ -40,24 +55,21 @@ pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel,
     }
 }
 
-/// A subscriber has passed what it wants to be woken by; `false`: it is something else.
-fn take_bell(
-    owner: &dyn Owner,
-    line: u32,
-    peer: u64,
-    channel: &Channel,
-    packet: &[u8],
-    passed: Option<OwnedFd>,
-) -> bool {
-    let Some(ToPublisher::Bell { number }) = handshake::decode_to_publisher(packet) else { return false };
-    let Some(passed) = passed.filter(|passed| socket::is_bell(passed)) else { return false };
-    let bell = channel.pair().bell(number, passed);
-    owner.at_line(line, |_, line| {
-        if let Some(index) = line.position_of(peer) {
-            line.peers[index].bell = Some(bell);
-        }
-    });
-    true
+/// What a subscriber wants to be woken by, and its number; `None`: it says something else.
+fn bell_in(packet: &[u8], passed: Option<OwnedFd>) -> Option<(u64, OwnedFd)> {
+    let ToPublisher::Bell { number } = handshake::decode_to_publisher(packet)?;
+    Some((number, passed.filter(|passed| socket::is_bell(passed))?))
+}
+
+/// A subscriber has passed so many more bells, and this one last, if it can be kept; `false`: those are too many.
+fn take_bell(owner: &dyn Owner, line: u32, peer: u64, bells: usize, bell: Option<Arc<OwnedFd>>) -> bool {
+    let take = |line: &mut Line| {
+        let Some(index) = line.position_of(peer) else { return true };
+        let peer = &mut line.peers[index];
+        (peer.bell, peer.bells) = (bell, peer.bells + bells);
+        peer.bells <= MOST_BELLS
+    };
+    owner.at_line(line, |_, line| take(line)).unwrap_or(true)
 }
 
 /// The same for what nobody has read from the socket yet.
@@ -97,10 +109,6 @@ impl<T: Owner> Errands for T {
         (self as &dyn Owner).at_line(line, |_, line| line.flush_late_outboxes()).flatten()
     }
 
-    fn lose(&self, line: u32, peer: u64, hung_up: bool) {
-        lose(self, line, peer, hung_up);
-    }
-
     fn hear(&self, line: u32, peer: u64, channel: &Channel, rings: &Rings) {
         answer(self, line, peer, channel, rings);
     }
@@ -119,5 +127,9 @@ impl<T: Owner> Errands for T {
 
     fn settle_retired(&self) -> bool {
         (self as &dyn Owner).within(Store::settle_late).unwrap_or(false)
+    }
+
+    fn readers_changed(&self) {
+        Owner::changed(self);
     }
 }

@@ -11,10 +11,6 @@ pub(crate) trait Errands: Send + Sync {
     /// Sends what full sockets did not take before; gives the time to try again, unless that was all.
     fn flush_outboxes(&self, line: u32) -> Option<Duration>;
 
-    /// A subscriber's process died, or (`hung_up`) its connection was seen to have ended: nobody is left who could look at what
-    /// it holds.
-    fn lose(&self, line: u32, peer: u64, hung_up: bool);
-
     /// Reads what a subscriber sent.
     fn hear(&self, line: u32, peer: u64, channel: &Channel, rings: &Rings);
 
@@ -29,4 +25,7 @@ pub(crate) trait Errands: Send + Sync {
 
     /// Gives retired memory back that nobody has mapped any more; `true`: some of it is still mapped.
     fn settle_retired(&self) -> bool;
+
+    /// Subscribers came or went; tells whoever waits for that.
+    fn readers_changed(&self);
 }

@@ -7,6 +7,7 @@
 //! socket, to which the ring's generation sends it if it never sleeps.
 
 use crate::link::handshake::ToSubscriber;
+use crate::link::service::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::writer::attempt::Call;
@@ -26,7 +27,7 @@ impl Line {
         let peer = &mut self.peers[index];
         log::warn!("byref: topic '{topic}': evicted {}, which {why}", peer.who());
         peer.evicted = true;
-        peer.outbox.clear();
+        peer.outbox.retain(|(packet, _)| matches!(packet, ToSubscriber::Welcome(_))); // It understands nothing before that.
         peer.outbox.push_back((ToSubscriber::Evicted { why: why.to_owned() }, None));
         self.send_outboxes();
         self.call_readers();
@@ -34,6 +35,13 @@ impl Line {
         self.log.look_again();
         self.look_at_awaited();
         self.wake_senders();
+        let errands = self.errands.clone();
+        self.service.after(Duration::ZERO, move |_, _, _| {
+            if let Some(errands) = errands.upgrade() {
+                errands.readers_changed();
+            }
+            Next::Done
+        });
     }
 
     /// Has all subscribers read their sockets, also those that never sleep.

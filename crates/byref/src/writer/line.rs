@@ -451,6 +451,11 @@ impl Line {
             .map_or(NEVER, |at| at + 1)
     }
 
+    /// The position that its only reader takes next.
+    pub fn unread_from(&self) -> u64 {
+        self.peers.first().map_or(self.log.tail(), |peer| peer.cursor(self.log.tail()))
+    }
+
     // ---- the end of an only reader ----
 
     /// Whether somebody reads it.
@@ -461,7 +466,7 @@ impl Line {
     /// Looks whether its reader has left.
     pub fn look_at_reader(&mut self) {
         if let [peer] = &self.peers[..]
-            && (!peer.is_connected() || peer.channel.is_hung_up())
+            && (!peer.is_connected() || peer.channel.is_hung_up() || peer.channel.has_died())
         {
             self.note_departure(0);
         }
@@ -474,6 +479,15 @@ impl Line {
             let cursor = lease.cursor(); // Before the row: who leaves says first how far it came.
             let cursor = if cursor == CLOSED { CLOSED } else { cursor.clamp(start, self.log.tail()) };
             self.departed = Some((cursor, lease.row()));
+        }
+    }
+
+    /// Its reader is given up, whatever it does.
+    pub fn give_reader_up(&mut self) {
+        if self.peers.is_empty() {
+            self.departed.get_or_insert((self.log.tail(), 0));
+        } else {
+            self.note_departure(0);
         }
     }
 

@@ -1,7 +1,6 @@
 //! A connected subscriber, as its publisher knows it.
 
 use crate::link::channel::Channel;
-use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, ToSubscriber};
 use crate::protocol::claim::{Claim, Policy};
 use crate::protocol::lease::{CLOSED, COUNTS, Lease};
@@ -37,8 +36,9 @@ pub(crate) struct Peer {
     pub pid: i32,
     pub name: Option<String>,
     pub channel: Arc<Channel>,
-    /// What wakes it if it sleeps at sockets, and has passed one.
+    /// What wakes it if it sleeps at sockets, and has passed one; and how many it has passed.
     pub bell: Option<Arc<OwnedFd>>,
+    pub bells: usize,
     pub lease: Arc<Mapping>,
     pub policy: Policy,
     pub depth: u64,
@@ -59,10 +59,8 @@ pub(crate) struct Peer {
     pub owes: u64,
     /// It has done nothing while calls waited for it.
     pub silence: Silence,
-    /// Descriptors that a full socket did not take yet.
+    /// What a full socket did not take yet: its welcome, descriptors, news of them.
     pub outbox: VecDeque<(ToSubscriber, Option<Arc<OwnedSegment>>)>,
-    /// Somebody is told when its process dies.
-    pub _liveness: Liveness,
 }
 
 impl Peer {
@@ -73,6 +71,11 @@ impl Peer {
 
     pub fn is_connected(&self) -> bool {
         self.alive && !self.evicted && self.lease().cursor() != CLOSED
+    }
+
+    /// Whether it finds what it is sent. Before that it is connected, and misses nothing, but may not have taken the welcome in.
+    pub fn has_joined(&self) -> bool {
+        self.is_connected() && self.lease().has_joined()
     }
 
     /// Whether what waits in its outbox is to be sent.
@@ -147,12 +150,19 @@ impl Peer {
     pub fn flush_outbox(&mut self, next: u64) -> bool {
         self.written_off = self.written_off && self.is_behind();
         // New segments stay behind then. The other packets may overtake them: a segment that was not sent is not retired.
-        let is_due = |(_, segment): &(ToSubscriber, Option<Arc<OwnedSegment>>)| !self.written_off || segment.is_none();
+        let is_due = |(packet, segment): &(ToSubscriber, Option<Arc<OwnedSegment>>)| {
+            !self.written_off || segment.is_none() || matches!(packet, ToSubscriber::Welcome(_))
+        };
         while let Some(at) = self.outbox.iter().position(is_due) {
             let (packet, segment) = &self.outbox[at];
             let fd = segment.as_ref().map(|segment| segment.shared());
             fault!("announce.before");
-            match self.channel.send(&handshake::encode(packet), fd) {
+            let encode = if at == 0 && matches!(packet, ToSubscriber::Welcome(_)) {
+                handshake::encode_first
+            } else {
+                handshake::encode
+            };
+            match self.channel.send(&encode(packet), fd) {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(_) => return true, // It hung up; the service thread will notice.

@@ -11,6 +11,7 @@ use crate::sys::memory::{Mapping, OwnedSegment};
 use crate::writer::line::Line;
 use crate::writer::peer::{Peer, Silence};
 use crate::writer::store::Store;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,15 +39,6 @@ impl Line {
     /// Has senders that wait look again.
     pub fn wake_senders(&self) {
         self.rings.room.strike();
-    }
-
-    /// Answers a subscriber's hello.
-    fn welcome(&self, peer: &Peer, welcome: Welcome) -> io::Result<()> {
-        let packet = handshake::encode_first(&ToSubscriber::Welcome(welcome));
-        match peer.channel.send(&packet, Some(self.ring.shared()))? {
-            true => Ok(()),
-            false => Err(io::Error::other("the socket is full")),
-        }
     }
 
     /// Whether every lossless subscriber has been sent all descriptors.
@@ -154,30 +146,29 @@ impl Line {
         };
         let announce =
             |(id, memory): (u32, &Arc<OwnedSegment>)| (ToSubscriber::Segment { id }, Some(Arc::clone(memory)));
-        let outbox = store.segments().map(announce).collect();
+        let mut outbox: VecDeque<_> = store.segments().map(announce).collect();
+        let welcome = ToSubscriber::Welcome(welcome);
+        // What may fail comes first: whoever is welcome counts on it.
+        if !channel.send(&handshake::encode_first(&welcome), Some(self.ring.shared()))? {
+            outbox.push_front((welcome, Some(Arc::clone(&self.ring))));
+        }
+        fault!("accept.welcomed");
         self.had_readers = true;
         let id = store.number_peer();
-        // What may fail comes first: whoever is welcome counts on it.
-        let (errands, number) = (self.errands.clone(), self.number);
-        let liveness = self.service.deaths.watch(&self.service, pid, move || {
-            if let Some(errands) = errands.upgrade() {
-                errands.lose(number, id, false);
-            }
-        })?;
         let peer = Peer {
             id,
             pid: pid.map_or(0, |pid| pid.as_raw_nonzero().get()),
             name: hello.name.map(|name| printable(&name)),
             channel,
             bell: None,
+            bells: 0,
             lease: Arc::new(lease),
             policy: hello.policy,
             depth,
             start,
             sleeper: Sleeper::default(),
             membarrier: hello.membarrier,
-            alive: !liveness.is_dead,
-            _liveness: liveness,
+            alive: true,
             evicted: false,
             stall: None,
             joined: self.generation,
@@ -186,9 +177,8 @@ impl Line {
             silence: Silence::default(),
             outbox,
         };
-        self.welcome(&peer, welcome)?;
-        fault!("accept.welcomed");
-        let (errands, rings, channel) = (self.errands.clone(), Arc::clone(&self.rings), Arc::downgrade(&peer.channel));
+        let (errands, number) = (self.errands.clone(), self.number);
+        let (rings, channel) = (Arc::clone(&self.rings), Arc::downgrade(&peer.channel));
         peer.channel.listen(move || {
             if let (Some(errands), Some(channel)) = (errands.upgrade(), channel.upgrade()) {
                 errands.hear(number, id, &channel, &rings);

@@ -9,7 +9,7 @@ use crate::link::handshake::ToSubscriber;
 use crate::link::service::{Handle, Next};
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool};
-use crate::protocol::ring::{Descriptor, NEVER, Place, Ring, Tag};
+use crate::protocol::ring::{Descriptor, NEVER};
 use crate::sync::wait::Wait;
 use crate::sys::cgroup;
 use crate::sys::memory::OwnedSegment;
@@ -239,26 +239,6 @@ impl Store {
         timestamp_ns: Option<u64>,
         tracked: Option<&Arc<Tracked>>,
     ) -> u64 {
-        let write = |ring: Ring<'_>, place| ring.append_pooled(place, at, count);
-        self.append_as(line, at, count, timestamp_ns, tracked, write)
-    }
-
-    /// The same for one message, with a tag.
-    pub fn append_tagged(&mut self, line: &mut Line, at: Descriptor, timestamp_ns: u64, tag: Tag) -> u64 {
-        let write = |ring: Ring<'_>, place| ring.append_pooled_tagged(place, at, tag);
-        self.append_as(line, at, 1, Some(timestamp_ns), None, write)
-    }
-
-    #[inline]
-    fn append_as(
-        &mut self,
-        line: &mut Line,
-        at: Descriptor,
-        count: u32,
-        timestamp_ns: Option<u64>,
-        tracked: Option<&Arc<Tracked>>,
-        write: impl FnOnce(Ring<'_>, Place),
-    ) -> u64 {
         let (position, sequence, now) = (line.log.tail(), line.sent, line.clock.now());
         if let Some(tracked) = tracked {
             tracked.set_place(line.number, position, at.slot);
@@ -268,7 +248,9 @@ impl Store {
         self.pool.sent_mut(at.slot).add(sent);
         line.note_pending(at.slot);
         fault!("publish.pending");
-        line.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, write)
+        line.append(Some(timestamp_ns.unwrap_or(now)), at.len as usize, count, |ring, place| {
+            ring.append_pooled(place, at, count);
+        })
     }
 
     // ---- reclaiming ----

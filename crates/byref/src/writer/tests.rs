@@ -29,8 +29,6 @@ impl Errands for Nobody {
         None
     }
 
-    fn lose(&self, _: u32, _: u64, _: bool) {}
-
     fn hear(&self, _: u32, _: u64, _: &Channel, _: &Rings) {}
 
     fn look_at_awaited(&self, _: u32) -> bool {
@@ -46,6 +44,8 @@ impl Errands for Nobody {
     fn settle_retired(&self) -> bool {
         false
     }
+
+    fn readers_changed(&self) {}
 }
 
 /// A reader that does nothing by itself.
@@ -117,7 +117,8 @@ impl Stage {
     fn send(&mut self, bytes: u64, on: &[usize]) -> u32 {
         let chunk = self.store.try_allocate(&mut self.lines, bytes).unwrap();
         let Chunk { segment, slot, offset, .. } = chunk;
-        let at = Descriptor { segment, slot, offset, len: bytes, attributes_len: 0, refers: false, tracked: false };
+        let at =
+            Descriptor { segment, slot, offset, len: bytes, attributes_len: 0, refers: false, tracked: false, tag: 0 };
         for index in on {
             let line = &mut self.lines[*index];
             assert!(line.must_wait().is_none());

@@ -46,7 +46,7 @@ impl Publisher {
         match ended? {
             Ended::Done => self.flush_with(wait),
             Ended::TimedOut => Ok(()),
-            Ended::Interrupted => Err(Error::Interrupted { topic: shared.topic.clone() }),
+            Ended::Interrupted => Err(Error::Interrupted { topic: shared.info.topic.clone() }),
         }
     }
 }
@@ -60,7 +60,7 @@ impl super::Open {
         log::warn!(
             "byref: topic '{}': a publisher is closed whose {} messages reached nobody: no subscriber has been connected to it; call \
              wait_for_subscribers before the first send, or close(linger=seconds){}",
-            shared.topic,
+            shared.info.topic,
             self.line.sent,
             self.announcement.lookout().tell_subscribers_place(false)
         );

@@ -3,17 +3,20 @@
 use super::*;
 use crate::Subscriber;
 use crate::link::channel::joined;
+use crate::link::handshake::ToPublisher;
 use crate::link::inbox::Said;
 use crate::memory::pool::{Fate, Pool};
 use crate::protocol::lease::{COUNTS, Lease};
 use crate::protocol::wake::WAKE_WORD;
 use crate::protocol::wake::note;
+use crate::reader::bells::MOST_BROKEN;
 use crate::sys::memory::OwnedSegment;
 use crate::sys::socket::shortage;
 use crate::writer::duties;
 use crate::writer::line::MANY;
 use crate::writer::store::PATIENCE;
 use crate::writer::waker::Waker;
+use rustix::fd::AsFd;
 use std::cell::Cell;
 use std::time::Instant;
 
@@ -329,4 +332,91 @@ fn a_publisher_that_is_not_rung_looks_by_itself() {
         assert_eq!(sender.join().unwrap(), 16);
         shortage::of(0);
     });
+}
+
+#[test]
+fn a_welcome_that_finds_the_socket_full_comes_later_and_first() {
+    let _meeting = crate::link::meeting::meet_in_private();
+    let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+    let puppets = [Puppet::new(), Puppet::new()];
+    for (puppet, is_evicted) in puppets.iter().zip([false, true]) {
+        shortage::of(8);
+        let id = puppet.greet(&publisher, "t").expect("it is taken in all the same");
+        if is_evicted {
+            assert!(publisher.shared.evict(id).unwrap());
+        }
+        shortage::of(0);
+        let begin = Instant::now();
+        let mut packets = Vec::new();
+        while packets.len() < 1 + usize::from(is_evicted) {
+            puppet.channel.pump();
+            if let Ok(Said::Packet(packet, passed)) = puppet.channel.take() {
+                packets.push((packet, passed));
+            }
+            assert!(begin.elapsed() < SOON.unwrap());
+        }
+        let welcome = handshake::decode_first(&packets[0].0);
+        assert!(matches!(welcome, Ok(ToSubscriber::Welcome(_))) && packets[0].1.is_some());
+        if let Some((packet, _)) = packets.get(1) {
+            assert!(matches!(handshake::decode(packet), Some(ToSubscriber::Evicted { .. })));
+        }
+    }
+}
+
+#[test]
+fn a_bell_that_was_broken_is_replaced_some_times() {
+    let _meeting = crate::link::meeting::meet_in_private();
+    let (publisher, subscriber) = pair(16);
+    let readiness = subscriber.readiness().unwrap();
+    let bell = || {
+        let guard = publisher.shared.open.lock();
+        guard.as_ref().unwrap().line.peers[0].bell.clone()
+    };
+    let eventually = |done: &dyn Fn() -> bool| {
+        let begin = Instant::now();
+        while !done() {
+            assert!(begin.elapsed() < SOON.unwrap());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let wakes = || {
+        eventually(&|| subscriber.try_recv().unwrap().is_none());
+        publisher.send(b"x").unwrap();
+        readiness.0.epoll().wait(SOON, &mut Vec::new()).unwrap();
+        eventually(&|| subscriber.try_recv().unwrap().is_some());
+    };
+    for _ in 0..MOST_BROKEN {
+        eventually(&|| bell().is_some());
+        let broken = bell().unwrap();
+        socket::hang_up(&*broken);
+        eventually(&|| {
+            assert!(subscriber.try_recv().unwrap().is_none());
+            bell().is_some_and(|bell| !Arc::ptr_eq(&bell, &broken))
+        });
+        wakes();
+        assert!(bell().is_some(), "it works");
+    }
+    socket::hang_up(&*bell().unwrap());
+    assert!(subscriber.try_recv().unwrap().is_none());
+    wakes();
+    wakes();
+    assert!(bell().is_none(), "it was broken too often, and others pass the wake-ups on");
+}
+
+#[test]
+fn who_passes_bells_without_end_is_turned_away() {
+    let _meeting = crate::link::meeting::meet_in_private();
+    let publisher = Publisher::builder("t").capacity(16).build().unwrap();
+    let puppet = Puppet::new();
+    let id = puppet.greet(&publisher, "t").unwrap();
+    let (_own, theirs) = socket::bell().unwrap();
+    let pass = |number| {
+        let packet = handshake::encode_to_publisher(&ToPublisher::Bell { number });
+        assert!(puppet.channel.send(&packet, Some(theirs.as_fd())).unwrap());
+        duties::answer_now(&*publisher.shared, LINE, id);
+    };
+    (0..16).for_each(pass);
+    assert_eq!(publisher.subscribers().unwrap().len(), 1);
+    pass(16);
+    assert!(publisher.subscribers().unwrap().is_empty());
 }

@@ -56,7 +56,7 @@ fn who_polls_hears_later_of_a_message_that_was_missed() {
     while subscriber.publishers().unwrap().is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let wait = |time| readiness.0.epoll.wait(Some(time), &mut Vec::new()).unwrap();
+    let wait = |time| readiness.0.epoll().wait(Some(time), &mut Vec::new()).unwrap();
     while wait(Duration::ZERO) == Woken::Ready {
         assert!(subscriber.try_recv().unwrap().is_none());
     }
@@ -74,7 +74,7 @@ fn who_polls_hears_later_of_a_message_that_was_missed() {
 fn who_sleeps_again_at_words_announces_it_to_a_newcomer() {
     let _meeting = crate::link::meeting::meet_in_private();
     let subscriber = Subscriber::builder("t/*").build().unwrap();
-    let is_by_word = subscriber.shared.update(|open| matches!(open.reader.at, SleepsAt::Words { .. })).unwrap();
+    let is_by_word = subscriber.shared.update(|open| matches!(open.reader.at, SleepsAt::Words)).unwrap();
     let first = Publisher::builder("t/a").capacity(16).build().unwrap();
     subscriber.wait_for_publishers(1, Some(Duration::from_secs(20))).unwrap();
     subscriber.announce_sleep().unwrap();
@@ -92,17 +92,20 @@ fn who_sleeps_again_at_words_announces_it_to_a_newcomer() {
 #[test]
 fn a_sleep_in_pieces_is_one_sleep() {
     let _meeting = crate::link::meeting::meet_in_private();
-    let subscriber = Subscriber::builder("t").build().unwrap();
-    let mut looks = 0;
-    let mut look = || {
-        looks += 1;
-        false
+    let mut sleep = |_| {
+        let subscriber = Subscriber::builder("t").build().unwrap();
+        let mut looks = 0;
+        let mut look = || {
+            looks += 1;
+            false
+        };
+        let brief = Duration::from_millis(1);
+        let mut wait = Wait::up_to(Some(20 * brief)).interruptible(&mut look).at_least_every(brief);
+        subscriber.recv_with(&mut wait).unwrap_err();
+        (looks > 4).then(|| subscriber.shared.update(|open| open.reader.spin.time()).unwrap())
     };
-    let brief = Duration::from_millis(1);
-    let mut wait = Wait::up_to(Some(20 * brief)).interruptible(&mut look).at_least_every(brief);
-    subscriber.recv_with(&mut wait).unwrap_err();
-    assert!(looks > 4, "it slept in pieces");
-    let time = subscriber.shared.update(|open| open.reader.spin.time()).unwrap();
+    // Others may keep this thread from running for long.
+    let time = (0..100).find_map(&mut sleep).expect("it sleeps in pieces");
     assert!(time >= DEFAULT_MOST / 2, "{time:?}: one long sleep halves it once");
 }
 

@@ -1,0 +1,701 @@
+//! What a client knows of its requests and of the servers: a state machine without I/O.
+//!
+//! A *job* is a request as its caller sees it. It is at one server at a time, *under way* there by its number and its flag, or waits for
+//! one that has room. A job that nobody wants any more leaves its place under way behind: it counts against the server's room, and
+//! keeps its flag, until the server has answered or is gone. The head of [`rpc`](crate::rpc) has the states.
+
+use crate::direct::identity::Identity;
+use crate::link::role::Party;
+use crate::protocol::ring::FLAGS;
+use crate::rpc::failure::Failure;
+use crate::rpc::tag::{Answered, Kind, Moment};
+use std::collections::{HashMap, VecDeque};
+use std::task::Waker;
+
+/// A request's number in the table.
+pub(crate) type JobId = usize;
+
+/// Who may serve a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Any,
+    Group(Box<str>),
+    Server(Identity),
+}
+
+/// Why no more replies come.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The last one has come.
+    Done,
+    Failed(Identity, Failure),
+    Dropped(Identity),
+    Lost {
+        peer: Identity,
+        taken: bool,
+    },
+    Late,
+    Cancelled,
+}
+
+/// A request as its caller sees it. `M` is a reply, `B` what it takes to send the request once more.
+pub(crate) struct Job<M, B> {
+    /// Of all jobs that there have been.
+    serial: u64,
+    pub target: Target,
+    pub deadline: Option<Moment>,
+    place: Place,
+    /// What is to be sent while it waits; of one that may be repeated, always.
+    body: Option<B>,
+    /// It may be repeated although a server has taken it.
+    pub is_repeatable: bool,
+    pub replies: VecDeque<M>,
+    pub end: Option<End>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    Waiting,
+    At { server: u128, number: u64 },
+}
+
+/// A request that a server has not answered.
+struct UnderWay {
+    number: u64,
+    flag: usize,
+    /// Who wants the reply.
+    job: Option<JobId>,
+}
+
+struct Server<B> {
+    peer: Identity,
+    line: u32,
+    /// The most requests under way.
+    room: usize,
+    under_way: VecDeque<UnderWay>,
+    /// One bit for each flag in use.
+    flags: [u64; FLAGS / 64],
+    /// When it was chosen last.
+    chosen: u64,
+    /// What it has never taken, once it has ended.
+    untaken: Option<HashMap<u64, B>>,
+    /// All of its replies were received.
+    is_silent: bool,
+}
+
+impl<B> Server<B> {
+    fn is_there(&self) -> bool {
+        self.untaken.is_none() && !self.is_silent
+    }
+
+    fn is_meant(&self, target: &Target) -> bool {
+        match target {
+            Target::Any => true,
+            Target::Group(group) => Party::of(self.peer.address()).is_some_and(|party| *party.group == **group),
+            Target::Server(peer) => peer.incarnation() == self.peer.incarnation(),
+        }
+    }
+
+    fn free_flag(&mut self, flag: usize) {
+        self.flags[flag / 64] &= !(1 << (flag % 64));
+    }
+}
+
+/// Where a request can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// To the server at this index.
+    At(usize),
+    /// All that are meant have as many as they may.
+    Full,
+    Nobody,
+}
+
+/// What a reply was.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    For(JobId),
+    /// Nobody wants it any more.
+    Late,
+    /// The server was not asked for it.
+    Unasked,
+}
+
+/// See the head of this file.
+pub(crate) struct Table<M, B> {
+    servers: Vec<Server<B>>,
+    jobs: Vec<Option<Job<M, B>>>,
+    free: Vec<JobId>,
+    waiting: VecDeque<JobId>,
+    choices: u64,
+    serial: u64,
+    /// No deadline passes before this one.
+    next_deadline: Option<Moment>,
+    /// To be woken once no lock is held.
+    pub to_wake: Vec<Waker>,
+    /// Servers whose replies were all received, and of which it is to be found out what they have taken.
+    pub to_look_at: Vec<Identity>,
+    /// Replies that came too late, and those that nobody had asked for.
+    pub late: u64,
+    pub unasked: u64,
+    /// Requests that were sent to another server after the first one had ended.
+    pub resent: u64,
+}
+
+impl<M, B> Default for Table<M, B> {
+    fn default() -> Self {
+        Table {
+            servers: Vec::new(),
+            jobs: Vec::new(),
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            choices: 0,
+            serial: 0,
+            next_deadline: None,
+            to_wake: Vec::new(),
+            to_look_at: Vec::new(),
+            late: 0,
+            unasked: 0,
+            resent: 0,
+        }
+    }
+}
+
+impl<M, B: Clone> Table<M, B> {
+    // ---- servers ----
+
+    /// A server can be sent so many requests, on that line.
+    pub fn join(&mut self, peer: &Identity, line: u32, room: usize) {
+        self.servers.push(Server {
+            peer: peer.clone(),
+            line,
+            room: room.clamp(1, FLAGS),
+            under_way: VecDeque::new(),
+            flags: [0; _],
+            chosen: 0,
+            untaken: None,
+            is_silent: false,
+        });
+    }
+
+    fn position(&self, server: u128) -> Option<usize> {
+        self.servers.iter().position(|known| known.peer.incarnation() == server)
+    }
+
+    /// Those that can be sent something.
+    pub fn present(&self) -> impl Iterator<Item = &Identity> {
+        self.servers.iter().filter(|server| server.is_there()).map(|server| &server.peer)
+    }
+
+    pub fn line_at(&self, index: usize) -> u32 {
+        self.servers[index].line
+    }
+
+    pub fn peer_at(&self, index: usize) -> &Identity {
+        &self.servers[index].peer
+    }
+
+    /// The server for the next request: of those that are meant and have room the one with the fewest under way, and of several such the
+    /// one that was chosen longest ago.
+    #[inline]
+    pub fn choose(&self, target: &Target) -> Choice {
+        let meant =
+            || self.servers.iter().enumerate().filter(|(_, server)| server.is_there() && server.is_meant(target));
+        let free = meant().filter(|(_, server)| server.under_way.len() < server.room);
+        match free.min_by_key(|(_, server)| (server.under_way.len(), server.chosen)) {
+            Some((index, _)) => Choice::At(index),
+            None if meant().next().is_some() => Choice::Full,
+            None => Choice::Nobody,
+        }
+    }
+
+    /// A flag of that server's line for one more request.
+    #[inline]
+    pub fn take_flag(&mut self, index: usize) -> usize {
+        let flags = &mut self.servers[index].flags;
+        let word = flags.iter().position(|word| *word != u64::MAX).expect("there is one for each request in its room");
+        let bit = flags[word].trailing_ones() as usize;
+        flags[word] |= 1 << bit;
+        word * 64 + bit
+    }
+
+    /// The request was not sent after all.
+    pub fn give_flag_back(&mut self, index: usize, flag: usize) {
+        self.servers[index].free_flag(flag);
+    }
+
+    // ---- jobs ----
+
+    #[inline]
+    pub fn add(&mut self, target: Target, deadline: Option<Moment>, is_repeatable: bool) -> JobId {
+        self.next_deadline = self.next_deadline.into_iter().chain(deadline).min();
+        let (replies, place) = (VecDeque::new(), Place::Nowhere);
+        self.serial += 1;
+        let serial = self.serial;
+        let job = Job { serial, target, deadline, place, body: None, is_repeatable, replies, end: None, waker: None };
+        match self.free.pop() {
+            Some(id) => {
+                self.jobs[id] = Some(job);
+                id
+            }
+            None => {
+                self.jobs.push(Some(job));
+                self.jobs.len() - 1
+            }
+        }
+    }
+
+    #[inline]
+    pub fn job(&mut self, id: JobId) -> &mut Job<M, B> {
+        self.jobs[id].as_mut().expect("its owner has not removed it")
+    }
+
+    /// What tells the job of that number from those that have it later.
+    pub fn serial_of(&mut self, id: JobId) -> u64 {
+        self.job(id).serial
+    }
+
+    /// Whether it is still that job, and has not ended.
+    pub fn is_open(&self, id: JobId, serial: u64) -> bool {
+        let job = self.jobs.get(id).and_then(Option::as_ref);
+        job.is_some_and(|job| job.serial == serial && job.end.is_none())
+    }
+
+    /// How many requests were sent.
+    pub fn choices(&self) -> u64 {
+        self.choices
+    }
+
+    /// Whether there is something for its caller.
+    #[inline]
+    pub fn is_ready(&mut self, id: JobId) -> bool {
+        let job = self.job(id);
+        !job.replies.is_empty() || job.end.is_some()
+    }
+
+    /// Whether it was not ended yet, and is not at a server that could still answer.
+    #[cfg(test)]
+    fn is_waiting(&mut self, id: JobId) -> bool {
+        self.job(id).place == Place::Waiting
+    }
+
+    /// The job's request is under way.
+    #[inline]
+    pub fn sent(&mut self, index: usize, flag: usize, number: u64, id: JobId) {
+        self.choices += 1;
+        let (choices, server) = (self.choices, &mut self.servers[index]);
+        server.chosen = choices;
+        server.under_way.push_back(UnderWay { number, flag, job: Some(id) });
+        let place = Place::At { server: server.peer.incarnation(), number };
+        let job = self.job(id);
+        job.place = place;
+        if !job.is_repeatable {
+            job.body = None;
+        }
+    }
+
+    /// What to send again should its server end.
+    pub fn keep(&mut self, id: JobId, body: B) {
+        self.job(id).body = Some(body);
+    }
+
+    /// Lets the job wait for a server.
+    pub fn let_wait(&mut self, id: JobId, body: B) {
+        let job = self.job(id);
+        (job.body, job.place) = (Some(body), Place::Waiting);
+        self.waiting.push_back(id);
+    }
+
+    /// The next waiting job that can be sent, to the server at this index, and what to send.
+    pub fn next_to_send(&mut self) -> Option<(JobId, usize, B)> {
+        for at in 0..self.waiting.len() {
+            let id = self.waiting[at];
+            let job = self.jobs[id].as_ref().expect("waiting jobs are there");
+            if let Choice::At(index) = self.choose(&job.target)
+                && let Some(body) = job.body.clone()
+            {
+                self.waiting.remove(at);
+                return Some((id, index, body));
+            }
+        }
+        None
+    }
+
+    /// It could not be sent now.
+    pub fn put_back(&mut self, id: JobId) {
+        self.job(id).place = Place::Waiting;
+        self.waiting.push_front(id);
+    }
+
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Wakes that one when there is something for the job's caller.
+    pub fn wake_with(&mut self, id: JobId, waker: &Waker) {
+        let known = &mut self.job(id).waker;
+        if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    /// Has all wakers woken: the client was closed.
+    pub fn wake_everybody(&mut self) {
+        let wakers = self.jobs.iter_mut().flatten().filter_map(|job| job.waker.take());
+        self.to_wake.extend(wakers);
+    }
+
+    fn tell(&mut self, id: JobId, end: Option<End>) {
+        let job = self.job(id);
+        if job.end.is_none() {
+            job.end = end;
+        }
+        let waker = job.waker.take();
+        self.to_wake.extend(waker);
+    }
+
+    /// Nobody wants a reply any more, for this reason; gives the line and the flag by which to tell the server.
+    pub fn end(&mut self, id: JobId, why: End) -> Option<(u32, usize)> {
+        let job = self.job(id);
+        if job.end.is_some() {
+            return None;
+        }
+        let place = std::mem::replace(&mut job.place, Place::Nowhere);
+        job.body = None;
+        self.tell(id, Some(why));
+        match place {
+            Place::Nowhere => None,
+            Place::Waiting => {
+                self.waiting.retain(|waiting| *waiting != id);
+                None
+            }
+            Place::At { server, number } => {
+                let index = self.position(server)?;
+                let server = &mut self.servers[index];
+                let under_way = server.under_way.iter_mut().find(|it| it.number == number)?;
+                under_way.job = None;
+                Some((server.line, under_way.flag))
+            }
+        }
+    }
+
+    /// Its caller is gone; see [`end`](Self::end).
+    pub fn remove(&mut self, id: JobId) -> Option<(u32, usize)> {
+        let told = self.end(id, End::Cancelled);
+        self.jobs[id] = None;
+        self.free.push(id);
+        told
+    }
+
+    /// Ends those whose time is over; gives how to tell the servers, if there are any.
+    pub fn end_late(&mut self) -> Option<Vec<(u32, usize)>> {
+        let now = Moment::now();
+        if self.next_deadline.is_none_or(|next| next > now) {
+            return None;
+        }
+        let is_late = |job: &Job<M, B>| job.end.is_none() && job.deadline.is_some_and(|deadline| deadline <= now);
+        let late: Vec<_> = (0..self.jobs.len()).filter(|id| self.jobs[*id].as_ref().is_some_and(is_late)).collect();
+        let told = late.iter().filter_map(|id| self.end(*id, End::Late)).collect();
+        let open = self.jobs.iter().flatten().filter(|job| job.end.is_none());
+        self.next_deadline = open.filter_map(|job| job.deadline).min();
+        (!late.is_empty()).then_some(told)
+    }
+
+    // ---- replies ----
+
+    /// A server has replied.
+    #[inline]
+    pub fn answer(
+        &mut self,
+        server: u128,
+        Answered { kind, number }: Answered,
+        reply: M,
+        failure: impl FnOnce(M) -> Failure,
+    ) -> Reply {
+        let found = self.position(server).and_then(|index| {
+            let at = self.servers[index].under_way.iter().position(|it| it.number == number)?;
+            Some((index, at))
+        });
+        let Some((index, at)) = found else {
+            self.unasked += 1;
+            return Reply::Unasked;
+        };
+        let server = &mut self.servers[index];
+        let job = server.under_way[at].job;
+        if kind.is_last()
+            && let Some(over) = server.under_way.remove(at)
+        {
+            server.free_flag(over.flag);
+        }
+        let Some(id) = job else {
+            self.late += u64::from(!matches!(kind, Kind::Dropped | Kind::Over));
+            return Reply::Late;
+        };
+        let peer = |this: &Self| this.servers[index].peer.clone();
+        if kind.is_last() {
+            let job = self.job(id);
+            (job.place, job.body) = (Place::Nowhere, None);
+        }
+        let (part, end) = match kind {
+            Kind::More => (Some(reply), None),
+            Kind::Last => (Some(reply), Some(End::Done)),
+            Kind::Over => (None, Some(End::Done)),
+            Kind::Failed => (None, Some(End::Failed(peer(self), failure(reply)))),
+            // The server may see first that it is too late.
+            Kind::Dropped if self.job(id).deadline.is_some_and(Moment::is_over) => (None, Some(End::Late)),
+            Kind::Dropped => (None, Some(End::Dropped(peer(self)))),
+        };
+        self.job(id).replies.extend(part);
+        self.tell(id, end);
+        Reply::For(id)
+    }
+
+    // ---- the end of a server ----
+
+    /// A server has ended, and never took these.
+    pub fn part(&mut self, server: u128, untaken: impl Iterator<Item = (u64, B)>) {
+        if let Some(index) = self.position(server) {
+            self.servers[index].untaken.get_or_insert_with(|| untaken.collect());
+            self.settle(index);
+        }
+    }
+
+    /// All of a server's replies were received; there will be no more.
+    pub fn fall_silent(&mut self, server: u128) {
+        if let Some(index) = self.position(server) {
+            self.servers[index].is_silent = true;
+            if self.servers[index].untaken.is_none() {
+                self.to_look_at.push(self.servers[index].peer.clone());
+            }
+            self.settle(index);
+        }
+    }
+
+    /// Deals with what is under way at a server that is gone, once all is known about it.
+    fn settle(&mut self, index: usize) {
+        if !self.servers[index].is_silent {
+            return;
+        }
+        let Some(mut untaken) = self.servers[index].untaken.take() else { return };
+        let server = self.servers.remove(index);
+        let is_meant = |job: &Job<M, B>| matches!(&job.target, Target::Server(peer) if *peer == server.peer);
+        let stranded: Vec<_> =
+            self.waiting.iter().copied().filter(|id| self.jobs[*id].as_ref().is_some_and(is_meant)).collect();
+        for id in stranded {
+            self.end(id, End::Lost { peer: server.peer.clone(), taken: false });
+        }
+        for UnderWay { number, job, .. } in server.under_way.into_iter().rev() {
+            let Some(id) = job else { continue };
+            let body = untaken.remove(&number);
+            let taken = body.is_none();
+            let job = self.job(id);
+            let body = body.or_else(|| job.body.take().filter(|_| job.is_repeatable));
+            let (has_replies, target) = (!job.replies.is_empty(), job.target.clone());
+            job.place = Place::Nowhere;
+            match body {
+                // Of a streamed reply some parts have come: it is not begun anew.
+                Some(body) if !has_replies && self.choose(&target) != Choice::Nobody => {
+                    let job = self.job(id);
+                    (job.body, job.place) = (Some(body), Place::Waiting);
+                    self.waiting.push_front(id);
+                    self.resent += 1;
+                }
+                _ => self.tell(id, Some(End::Lost { peer: server.peer.clone(), taken })),
+            }
+        }
+    }
+
+    /// Whether all is known about each server that has ended.
+    pub fn is_settled(&self) -> bool {
+        self.servers.iter().all(Server::is_there)
+    }
+
+    /// How many requests are under way, and wait.
+    pub fn counts(&self) -> (u64, u64) {
+        let under_way = self.servers.iter().map(|server| server.under_way.len() as u64).sum();
+        (under_way, self.waiting.len() as u64)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::link::role::Role;
+
+    type Requests = Table<&'static str, u64>;
+
+    fn peer(id: u128, group: &str) -> Identity {
+        Identity::new(Role::Server.address("s", group, id), id, 1)
+    }
+
+    fn failure(_: &'static str) -> Failure {
+        Failure { code: 7.into(), text: String::new(), traceback: String::new() }
+    }
+
+    /// Sends a job's request to whom it may go, and gives to whom that was.
+    fn send(table: &mut Requests, id: JobId, number: u64) -> Option<u128> {
+        let target = table.job(id).target.clone();
+        let Choice::At(index) = table.choose(&target) else { return None };
+        let flag = table.take_flag(index);
+        table.sent(index, flag, number, id);
+        Some(table.peer_at(index).incarnation())
+    }
+
+    #[test]
+    fn the_one_with_the_fewest_under_way_is_next_and_none_has_more_than_its_room() {
+        let mut table = Requests::default();
+        let jobs: Vec<_> = (0..7).map(|_| table.add(Target::Any, None, false)).collect();
+        assert_eq!(send(&mut table, jobs[0], 0), None);
+        assert_eq!(table.choose(&Target::Any), Choice::Nobody);
+        table.join(&peer(1, ""), 1, 2);
+        table.join(&peer(2, ""), 2, 3);
+        let order: Vec<_> = (0..5).map(|n| send(&mut table, jobs[n], n as u64).unwrap()).collect();
+        assert_eq!(order, [1, 2, 1, 2, 2]);
+        assert_eq!(table.choose(&Target::Any), Choice::Full);
+        assert_eq!(table.answer(1, Answered { kind: Kind::Last, number: 2 }, "x", failure), Reply::For(jobs[2]));
+        assert_eq!(send(&mut table, jobs[5], 5), Some(1));
+        // Those that are meant alone.
+        table.join(&peer(3, "gpu"), 3, 1);
+        assert_eq!(table.choose(&Target::Server(peer(1, ""))), Choice::Full);
+        assert_eq!(table.choose(&Target::Group("gpu".into())), Choice::At(2));
+        assert_eq!(table.choose(&Target::Group("cpu".into())), Choice::Nobody);
+    }
+
+    /// Each way that the life of one request can take, up to some length: exactly one end, and all is given back.
+    #[test]
+    fn whatever_happens_a_request_has_one_end() {
+        #[derive(Clone, Copy, Debug)]
+        enum Step {
+            Answer(Kind),
+            Part { untaken: bool },
+            Silent,
+            Cancel,
+            Late,
+            Resend,
+        }
+        let steps = [
+            Step::Answer(Kind::Last),
+            Step::Answer(Kind::More),
+            Step::Answer(Kind::Failed),
+            Step::Answer(Kind::Dropped),
+            Step::Answer(Kind::Over),
+            Step::Part { untaken: true },
+            Step::Part { untaken: false },
+            Step::Silent,
+            Step::Cancel,
+            Step::Late,
+            Step::Resend,
+        ];
+        const LEN: u32 = 5;
+        for repeatable in [false, true] {
+            for path in 0..steps.len().pow(LEN) {
+                let path: Vec<_> = (0..LEN).map(|at| steps[path / steps.len().pow(at) % steps.len()]).collect();
+                let mut table = Requests::default();
+                table.join(&peer(1, ""), 1, 1);
+                let id = table.add(Target::Any, None, repeatable);
+                assert_eq!(send(&mut table, id, 0), Some(1));
+                if repeatable {
+                    table.keep(id, 7);
+                }
+                table.join(&peer(2, ""), 2, 1);
+                let (mut at, mut ended, mut replies, mut told) = (1, false, 0, false);
+                for step in &path {
+                    match *step {
+                        Step::Answer(kind) => {
+                            let reply = table.answer(at, Answered { kind, number: 0 }, "x", failure);
+                            assert!(!(ended && matches!(reply, Reply::For(_))), "{path:?}");
+                            replies += u32::from(reply == Reply::For(id) && matches!(kind, Kind::More | Kind::Last));
+                        }
+                        Step::Part { untaken } => table.part(at, untaken.then_some((0, 7)).into_iter()),
+                        Step::Silent => table.fall_silent(at),
+                        Step::Cancel => told |= table.end(id, End::Cancelled).is_some(),
+                        Step::Late => told |= table.end(id, End::Late).is_some(),
+                        Step::Resend => {
+                            if let Some((job, index, body)) = table.next_to_send() {
+                                assert_eq!((job, body, at), (id, 7, 1), "{path:?}");
+                                let flag = table.take_flag(index);
+                                table.sent(index, flag, 0, id);
+                                at = 2;
+                            }
+                        }
+                    }
+                    let has_end = table.job(id).end.is_some();
+                    assert!(has_end || !ended, "it has begun anew: {path:?}");
+                    assert!(!(has_end && table.is_waiting(id)), "{path:?}");
+                    ended = has_end;
+                }
+                assert_eq!(table.job(id).replies.len() as u32, replies, "{path:?}");
+                // Whatever it was, the end of both servers leaves nothing.
+                for server in [1, 2] {
+                    table.part(server, std::iter::empty());
+                    table.fall_silent(server);
+                }
+                let is_over = table.job(id).end.is_some() || table.is_waiting(id);
+                assert!(is_over && table.servers.is_empty(), "{path:?} {told}");
+                table.remove(id);
+                assert!(!table.has_waiting() && table.counts() == (0, 0), "{path:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_and_a_place_stay_taken_until_the_server_answers() {
+        let mut table = Requests::default();
+        table.join(&peer(1, ""), 9, 1);
+        let id = table.add(Target::Any, None, false);
+        send(&mut table, id, 4);
+        assert_eq!(table.remove(id), Some((9, 0)));
+        assert_eq!(table.choose(&Target::Any), Choice::Full);
+        assert_eq!(table.answer(1, Answered { kind: Kind::More, number: 4 }, "x", failure), Reply::Late);
+        assert_eq!(table.answer(1, Answered { kind: Kind::Dropped, number: 4 }, "", failure), Reply::Late);
+        assert_eq!((table.late, table.unasked), (1, 0));
+        assert_eq!(table.answer(1, Answered { kind: Kind::Last, number: 4 }, "x", failure), Reply::Unasked);
+        assert_eq!(table.answer(2, Answered { kind: Kind::Last, number: 4 }, "x", failure), Reply::Unasked);
+        assert_eq!((table.choose(&Target::Any), table.take_flag(0)), (Choice::At(0), 0));
+    }
+
+    #[test]
+    fn what_was_not_taken_goes_to_another_and_what_was_only_if_it_may_be_repeated() {
+        for (repeatable, target, others) in [
+            (false, Target::Any, true),
+            (true, Target::Any, true),
+            (false, Target::Any, false),
+            (true, Target::Server(peer(1, "")), true),
+        ] {
+            let mut table = Requests::default();
+            table.join(&peer(1, ""), 1, 4);
+            let jobs: Vec<_> = (0..2).map(|_| table.add(target.clone(), None, repeatable)).collect();
+            for (number, id) in jobs.iter().enumerate() {
+                assert_eq!(send(&mut table, *id, number as u64), Some(1));
+                if repeatable {
+                    table.keep(*id, 40 + number as u64);
+                }
+            }
+            if others {
+                table.join(&peer(2, ""), 2, 4);
+            }
+            table.part(1, [(1, 41)].into_iter()); // The first one was taken.
+            assert!(!table.is_ready(jobs[0]), "its reply may still come");
+            table.fall_silent(1);
+            let is_free = others && target == Target::Any;
+            let sent: Vec<_> = std::iter::from_fn(|| table.next_to_send())
+                .map(|(id, index, body)| {
+                    assert_eq!(index, 0);
+                    (id, body)
+                })
+                .collect();
+            let mut expected = Vec::new();
+            for (number, id) in jobs.iter().enumerate() {
+                match &table.job(*id).end {
+                    None => expected.push((*id, 40 + number as u64)),
+                    Some(End::Lost { taken, .. }) => assert_eq!(*taken, number == 0),
+                    end => panic!("{end:?}"),
+                }
+            }
+            assert_eq!(sent, expected);
+            assert_eq!(sent.len(), if is_free { 1 + usize::from(repeatable) } else { 0 });
+        }
+    }
+}
