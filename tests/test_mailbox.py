@@ -659,7 +659,7 @@ def test_an_event_queue_serves_a_mailbox_that_goes_on_without_it() -> None:
         assert bytes(take_message(box)) == b"3"
         with pytest.raises(ValueError, match="for topics"):
             queue.subscribe(box, got.append, depth=3)  # type: ignore[call-overload]
-        with pytest.raises(TypeError, match=r"a str or a byref\.Mailbox"):
+        with pytest.raises(TypeError, match=r"a str, a byref\.Mailbox or a byref\.Puller"):
             queue.subscribe(7, got.append)  # type: ignore[call-overload]
 
 

@@ -245,23 +245,17 @@ impl EventQueue {
         let callable = resolve(receiver)?;
         let label = name.clone().unwrap_or_else(|| label_of(receiver));
         let batch = batch.map_or(Ok(None), batch_size)?;
+        let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
+        let is_as_made = is_as_made && !writable && !allow_pickle && !events;
         let (mailbox, subscriber, manner, is_own) = if let Ok(mailbox) = topic.cast::<Mailbox>() {
-            let is_as_made = policy == "block" && depth.is_none() && history == 0 && ack == "auto";
-            if !is_as_made || writable || allow_pickle || events {
+            if !is_as_made {
                 let text = "a mailbox receives as it was made to: policy, depth, history, writable, allow_pickle, events and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (mailbox, subscriber, manner) = mailbox.get().parts();
             (Some(mailbox), subscriber, manner, false)
         } else if let Ok(puller) = topic.cast::<Puller>() {
-            if policy != "block"
-                || depth.is_some()
-                || history != 0
-                || writable
-                || allow_pickle
-                || events
-                || batch.is_some()
-            {
+            if !is_as_made || batch.is_some() {
                 let text = "a puller receives as it was made to, one job at a time: batch, policy, depth, history, writable, allow_pickle and \
                             events are for topics";
                 return Err(PyValueError::new_err(text));
