@@ -256,8 +256,8 @@ impl EventQueue {
             (Some(mailbox), subscriber, manner, false)
         } else if let Ok(puller) = topic.cast::<Puller>() {
             if !is_as_made || batch.is_some() {
-                let text = "a puller receives as it was made to, one job at a time: batch, policy, depth, history, writable, allow_pickle and \
-                            events are for topics";
+                let text = "a puller receives as it was made to, one job at a time: batch, policy, depth, history, writable, allow_pickle, events \
+                            and ack are for topics";
                 return Err(PyValueError::new_err(text));
             }
             let (subscriber, manner) = puller.get().parts();
