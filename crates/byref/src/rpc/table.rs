@@ -276,7 +276,7 @@ impl<M, B: Clone> Table<M, B> {
     }
 
     /// Whether it was not ended yet, and is not at a server that could still answer.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     fn is_waiting(&mut self, id: JobId) -> bool {
         self.job(id).place == Place::Waiting
     }
