@@ -149,8 +149,8 @@ impl Waker {
 
 impl Memory {
     pub fn new(shape: Shape) -> Rc<Self> {
-        // A pooled record uses four words of data, an inline one of the models two.
-        let data_words = if shape.chunks > 0 { 4 } else { 2 };
+        // A pooled record uses five words of data, an inline one of the models two.
+        let data_words = if shape.chunks > 0 { 5 } else { 2 };
         let regions = regions::Shape::with(shape.capacity, shape.first.unwrap_or(shape.capacity), 1);
         let grows = !regions.is_last(0);
         let ring = (0..regions.words() as usize).map(|word| match word {
