@@ -941,7 +941,7 @@ class Job:
     def done(self) -> None:
         """Say that it is done: it will not be given again. `ValueError` when it was answered before."""
 
-    def retry(self, delay: float = 0) -> None:
+    def retry(self, delay: float = 0.0) -> None:
         """Say that it has failed, and is to be given again after `delay` seconds, to whichever puller has room then.
 
         `ValueError` when it was answered before.
@@ -1062,7 +1062,7 @@ class Client:
         self,
         data: _Sendable | Loan[Any],
         headers: _Headers | None = None,
-        timeout: float | None = 30,
+        timeout: float | None = 30.0,
         to: Identity | str | None = None,
         wait: float | None = None,
         retry: Literal["idempotent"] | None = None,
@@ -1086,7 +1086,7 @@ class Client:
         self,
         data: _Sendable | Loan[Any],
         headers: _Headers | None = None,
-        timeout: float | None = 30,
+        timeout: float | None = 30.0,
         to: Identity | str | None = None,
         wait: float | None = None,
         retry: Literal["idempotent"] | None = None,
@@ -1102,7 +1102,7 @@ class Client:
         self,
         data: _Sendable,
         headers: _Headers | None = None,
-        timeout: float = 1,
+        timeout: float = 1.0,
         to: Identity | str | None = None,
         wait: float | None = None,
     ) -> list[Message]:
