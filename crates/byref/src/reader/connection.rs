@@ -211,10 +211,11 @@ impl Connection {
         if !memory.has_memory(0..shape.words_up_to(0) * 8) {
             return Err(refuse("its ring has holes"));
         }
+        // First: who has come to know all regions needs the descriptor no more, and the ring may have grown already.
+        let flags = has_flags.then(|| memory.map_start(FLAGS as u64 / 8)).transpose()?;
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
-        let flags = has_flags.then(|| ring.memory.map_start(FLAGS as u64 / 8)).transpose()?;
         let link = Arc::new(Link::new(info, lease, channel, flags));
         link.lease().set_cursor(welcome.start);
         Ok(Connection {

@@ -314,6 +314,7 @@ impl Client {
                 "service '{service}': this loan is another endpoint's; take it from the client that sends it"
             )));
         }
+        loan.memory().map_err(|error| self.inner.explained(error))?; // It is neither sent nor discarded.
         if fits_inline_tagged(loan.len(), attributes) {
             let pending = self.inner.begin(Payload::Inline(loan, attributes), ask, wait)?;
             loan.discard();
@@ -538,6 +539,7 @@ impl Inner {
 
     /// Begins a request.
     pub fn begin(self: &Arc<Self>, mut payload: Payload<'_>, ask: &Ask, wait: &mut Wait<'_>) -> Result<PendingReply> {
+        self.check_fork()?;
         loop {
             let mut table = self.table.lock();
             let choice = table.choose(&ask.target);

@@ -142,6 +142,7 @@ impl PendingReply {
 
     /// The time that is left until the deadline; `None`: there is no limit.
     pub fn time_left(&self) -> Option<Duration> {
+        self.inner.check_fork().ok()?;
         self.inner.with_table(|table| table.job(self.id).deadline).map(|deadline| deadline.left())
     }
 
@@ -157,7 +158,7 @@ impl PendingReply {
 
     /// Wants no reply any more; the server sees it while it works on the request. `false`: there was nothing to cancel any more.
     pub fn cancel(&mut self) -> bool {
-        !self.is_over && self.canceller().cancel()
+        !self.is_over && self.inner.check_fork().is_ok() && self.canceller().cancel()
     }
 }
 

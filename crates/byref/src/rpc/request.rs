@@ -164,6 +164,7 @@ impl Request {
                 "service '{service}': this loan is another endpoint's; take it from the request, or its server"
             )));
         }
+        loan.memory().map_err(|error| server.explained(error))?; // It is neither sent nor discarded.
         let kind = if more { Kind::More } else { Kind::Last };
         let payload = if fits_inline_tagged(loan.len(), attributes) {
             Payload::Inline(loan, attributes)

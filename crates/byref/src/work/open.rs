@@ -398,7 +398,7 @@ impl Open {
         for (line, seat) in self.lines.iter().zip(&self.seats).filter(|(_, seat)| seat.state != Presence::Gone) {
             let jobs = self.table.flights(line.number);
             let share = if is_for_room { jobs.div_ceil(2) } else { jobs };
-            line.ring().set_answer_at(seat.seen + share.max(1));
+            line.ring().set_answer_at(seat.seen.saturating_add(share.max(1))); // The count is a peer's word.
         }
         self.is_armed = true;
         fault!("work.armed");

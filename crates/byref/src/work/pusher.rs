@@ -497,6 +497,8 @@ impl Owner for Shared {
             if open.is_awaited() {
                 open.arm();
                 open.turn();
+            } else {
+                open.disarm(); // What was asked for is used up: who is to wait next asks anew.
             }
             self.see_to(open);
         }
