@@ -42,9 +42,8 @@ impl Door {
 
     /// One that has sockets.
     pub fn opened() -> io::Result<Self> {
-        let door = Door::default();
-        door.open()?;
-        Ok(door)
+        let sockets = OnceLock::from(Sockets::new()?); // Nobody has rung before.
+        Ok(Door { sockets, ..Door::default() })
     }
 
     /// Makes its sockets if it has none. By one thread at a time.
