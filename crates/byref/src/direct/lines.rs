@@ -320,6 +320,8 @@ impl Shared {
         if self.role == Role::Client && !(Party::has_id(&address, incarnation) && self.inbox.reads_from(&peer)) {
             return Err(io::Error::other("it is no server that this client reads from")); // It asks again.
         }
+        // Before the lock, which comes after the observer's.
+        let has_accounts = self.observer().is_some_and(|observer| observer.has_accounts_with(incarnation));
         let mut guard = self.lock().map_err(|_| gone())?;
         let open = self.opened(&mut guard).map_err(|_| gone())?;
         let is_expected = match self.role {
@@ -328,6 +330,9 @@ impl Shared {
         };
         if !is_expected || open.has_line_to_incarnation(&address, incarnation) {
             return channel.send(&handshake::encode_first(&ToSubscriber::NotThisTopic), None).map(drop);
+        }
+        if has_accounts {
+            return Err(io::Error::other("it has yet to answer what it was asked before")); // As above.
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
         // A server says how much of a client's may wait there.

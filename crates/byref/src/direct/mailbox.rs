@@ -162,6 +162,10 @@ pub(crate) struct Plan {
 pub(crate) trait Observer: Send + Sync {
     /// There is a line to this one, at which so many messages may wait.
     fn joined(&self, peer: &Identity, line: u32, depth: u64);
+    /// Whether not all is settled yet of a line that there was to it before.
+    fn has_accounts_with(&self, _incarnation: u128) -> bool {
+        false
+    }
     /// It has ended, and has never taken these.
     fn parted(self: Arc<Self>, peer: &Identity, untaken: Vec<Undelivered>);
 }

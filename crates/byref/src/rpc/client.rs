@@ -375,7 +375,7 @@ impl Client {
         for server in self.servers_for(ask)? {
             match self.submit_with(payload, attributes, &ask.clone().to(&server), wait) {
                 Ok(reply) => pending.push(reply),
-                Err(Error::NoServer { .. }) => {} // It has gone meanwhile.
+                Err(Error::NoServer { .. } | Error::ServerLost { .. }) => {} // It has gone meanwhile.
                 Err(error) => return Err(error),
             }
         }
@@ -732,9 +732,11 @@ impl Inner {
         if unwanted.peek().is_none() {
             return;
         }
+        // Under the table's lock: the server may have answered meanwhile, and another request have the flag.
+        let table = self.table.lock();
         let Ok(mut guard) = self.shared.lock() else { return };
         let Ok(open) = self.shared.opened(&mut guard) else { return };
-        for (line, flag) in unwanted {
+        for (line, flag) in unwanted.filter(|(line, flag)| table.is_unwanted(*line, *flag)) {
             if let Some(at) = open.line_numbered(line) {
                 fault!("cancel.before");
                 open.lines[at].ring().set_flag(flag, true);
@@ -964,12 +966,23 @@ impl Observer for Inner {
     fn joined(&self, peer: &Identity, line: u32, depth: u64) {
         let mut table = self.table.lock();
         table.join(peer, line, depth as usize);
+        // It may have ended before anybody could be told.
+        let reads = self.shared.lock().is_ok_and(|mut guard| {
+            self.shared.opened(&mut guard).is_ok_and(|open| open.line_of(peer.incarnation()).is_some())
+        });
+        if !reads {
+            table.part(peer.incarnation(), std::iter::empty());
+        }
         self.pump(&mut table);
         drop(table);
         if !self.shared.inbox.reads_from(peer) {
             self.hear_of_end(peer.incarnation(), EventKind::Lost);
             self.do_chores();
         }
+    }
+
+    fn has_accounts_with(&self, incarnation: u128) -> bool {
+        self.table.lock().knows(incarnation)
     }
 
     fn parted(self: Arc<Self>, peer: &Identity, untaken: Vec<Undelivered>) {

@@ -69,7 +69,7 @@ struct UnderWay {
     job: Option<JobId>,
 }
 
-struct Server<B> {
+struct Server {
     peer: Identity,
     line: u32,
     /// The most requests under way.
@@ -79,15 +79,15 @@ struct Server<B> {
     flags: [u64; FLAGS / 64],
     /// When it was chosen last.
     chosen: u64,
-    /// What it has never taken, once it has ended.
-    untaken: Option<HashMap<u64, B>>,
+    /// It takes no more requests; what is under way it has taken.
+    has_parted: bool,
     /// All of its replies were received.
     is_silent: bool,
 }
 
-impl<B> Server<B> {
+impl Server {
     fn is_there(&self) -> bool {
-        self.untaken.is_none() && !self.is_silent
+        !self.has_parted && !self.is_silent
     }
 
     fn is_meant(&self, target: &Target) -> bool {
@@ -125,7 +125,7 @@ pub(crate) enum Reply {
 
 /// See the head of this file.
 pub(crate) struct Table<M, B> {
-    servers: Vec<Server<B>>,
+    servers: Vec<Server>,
     jobs: Vec<Option<Job<M, B>>>,
     free: Vec<JobId>,
     waiting: VecDeque<JobId>,
@@ -175,13 +175,24 @@ impl<M, B: Clone> Table<M, B> {
             under_way: VecDeque::new(),
             flags: [0; _],
             chosen: 0,
-            untaken: None,
+            has_parted: false,
             is_silent: false,
         });
     }
 
     fn position(&self, server: u128) -> Option<usize> {
         self.servers.iter().position(|known| known.peer.incarnation() == server)
+    }
+
+    /// Whether not all is known yet of what was sent to it. Its requests on another line would have the same numbers.
+    pub fn knows(&self, server: u128) -> bool {
+        self.position(server).is_some()
+    }
+
+    /// Whether nobody wants the reply to the request that has this flag on that line.
+    pub fn is_unwanted(&self, line: u32, flag: usize) -> bool {
+        let under_way = self.servers.iter().filter(|server| server.line == line).flat_map(|server| &server.under_way);
+        under_way.into_iter().any(|it| it.flag == flag && it.job.is_none())
     }
 
     /// Those that can be sent something.
@@ -423,17 +434,17 @@ impl<M, B: Clone> Table<M, B> {
             return Reply::Unasked;
         };
         let server = &mut self.servers[index];
-        let job = server.under_way[at].job;
+        let (job, peer) = (server.under_way[at].job, server.peer.clone());
         if kind.is_last()
             && let Some(over) = server.under_way.remove(at)
         {
             server.free_flag(over.flag);
+            self.settle(index);
         }
         let Some(id) = job else {
             self.late += u64::from(!matches!(kind, Kind::Dropped | Kind::Over));
             return Reply::Late;
         };
-        let peer = |this: &Self| this.servers[index].peer.clone();
         if kind.is_last() {
             let job = self.job(id);
             (job.place, job.body) = (Place::Nowhere, None);
@@ -442,10 +453,10 @@ impl<M, B: Clone> Table<M, B> {
             Kind::More => (Some(reply), None),
             Kind::Last => (Some(reply), Some(End::Done)),
             Kind::Over => (None, Some(End::Done)),
-            Kind::Failed => (None, Some(End::Failed(peer(self), failure(reply)))),
+            Kind::Failed => (None, Some(End::Failed(peer, failure(reply)))),
             // The server may see first that it is too late.
             Kind::Dropped if self.job(id).deadline.is_some_and(Moment::is_over) => (None, Some(End::Late)),
-            Kind::Dropped => (None, Some(End::Dropped(peer(self)))),
+            Kind::Dropped => (None, Some(End::Dropped(peer))),
         };
         self.job(id).replies.extend(part);
         self.tell(id, end);
@@ -454,56 +465,71 @@ impl<M, B: Clone> Table<M, B> {
 
     // ---- the end of a server ----
 
-    /// A server has ended, and never took these.
+    /// A server takes no more, and never took these: they go to others. What it has taken it may still answer.
     pub fn part(&mut self, server: u128, untaken: impl Iterator<Item = (u64, B)>) {
-        if let Some(index) = self.position(server) {
-            self.servers[index].untaken.get_or_insert_with(|| untaken.collect());
-            self.settle(index);
+        let Some(index) = self.position(server).filter(|index| !self.servers[*index].has_parted) else { return };
+        let mut untaken: HashMap<u64, B> = untaken.collect();
+        let server = &mut self.servers[index];
+        server.has_parted = true;
+        let peer = server.peer.clone();
+        let under_way = std::mem::take(&mut server.under_way);
+        let (left, taken): (VecDeque<_>, VecDeque<_>) =
+            under_way.into_iter().partition(|it| untaken.contains_key(&it.number));
+        server.under_way = taken;
+        for UnderWay { number, job, .. } in left.into_iter().rev() {
+            if let Some(id) = job {
+                let body = untaken.remove(&number);
+                self.send_elsewhere(id, body, &peer, false);
+            }
         }
+        self.settle(index);
     }
 
     /// All of a server's replies were received; there will be no more.
     pub fn fall_silent(&mut self, server: u128) {
         if let Some(index) = self.position(server) {
             self.servers[index].is_silent = true;
-            if self.servers[index].untaken.is_none() {
+            if !self.servers[index].has_parted {
                 self.to_look_at.push(self.servers[index].peer.clone());
             }
             self.settle(index);
         }
     }
 
-    /// Deals with what is under way at a server that is gone, once all is known about it.
+    /// Forgets a server that takes no more, once it can answer no more, or has nothing left to answer.
     fn settle(&mut self, index: usize) {
-        if !self.servers[index].is_silent {
+        let server = &self.servers[index];
+        if !server.has_parted || !(server.is_silent || server.under_way.is_empty()) {
             return;
         }
-        let Some(mut untaken) = self.servers[index].untaken.take() else { return };
         let server = self.servers.remove(index);
-        let is_meant = |job: &Job<M, B>| matches!(&job.target, Target::Server(peer) if *peer == server.peer);
+        let is_stranded = |job: &Job<M, B>| self.choose(&job.target) == Choice::Nobody;
         let stranded: Vec<_> =
-            self.waiting.iter().copied().filter(|id| self.jobs[*id].as_ref().is_some_and(is_meant)).collect();
+            self.waiting.iter().copied().filter(|id| self.jobs[*id].as_ref().is_some_and(is_stranded)).collect();
         for id in stranded {
             self.end(id, End::Lost { peer: server.peer.clone(), taken: false });
         }
-        for UnderWay { number, job, .. } in server.under_way.into_iter().rev() {
-            let Some(id) = job else { continue };
-            let body = untaken.remove(&number);
-            let taken = body.is_none();
+        for id in server.under_way.into_iter().rev().filter_map(|it| it.job) {
             let job = self.job(id);
-            let body = body.or_else(|| job.body.take().filter(|_| job.is_repeatable));
-            let (has_replies, target) = (!job.replies.is_empty(), job.target.clone());
-            job.place = Place::Nowhere;
-            match body {
-                // Of a streamed reply some parts have come: it is not begun anew.
-                Some(body) if !has_replies && self.choose(&target) != Choice::Nobody => {
-                    let job = self.job(id);
-                    (job.body, job.place) = (Some(body), Place::Waiting);
-                    self.waiting.push_front(id);
-                    self.resent += 1;
-                }
-                _ => self.tell(id, Some(End::Lost { peer: server.peer.clone(), taken })),
+            let body = job.body.take().filter(|_| job.is_repeatable);
+            self.send_elsewhere(id, body, &server.peer, true);
+        }
+    }
+
+    /// A job's server is gone: it waits for another one if it may, and there is one.
+    fn send_elsewhere(&mut self, id: JobId, body: Option<B>, lost: &Identity, taken: bool) {
+        let job = self.job(id);
+        let (has_replies, target) = (!job.replies.is_empty(), job.target.clone());
+        job.place = Place::Nowhere;
+        match body {
+            // Of a streamed reply some parts have come: it is not begun anew.
+            Some(body) if !has_replies && self.choose(&target) != Choice::Nobody => {
+                let job = self.job(id);
+                (job.body, job.place) = (Some(body), Place::Waiting);
+                self.waiting.push_front(id);
+                self.resent += 1;
             }
+            _ => self.tell(id, Some(End::Lost { peer: lost.clone(), taken })),
         }
     }
 
@@ -697,5 +723,64 @@ mod tests {
             assert_eq!(sent, expected);
             assert_eq!(sent.len(), if is_free { 1 + usize::from(repeatable) } else { 0 });
         }
+    }
+
+    /// A request that waits for room, or that was to go to a server in the moment in which that ended.
+    #[test]
+    fn what_waits_for_the_last_server_ends_with_it() {
+        let mut table = Requests::default();
+        table.join(&peer(1, ""), 1, 1);
+        table.join(&peer(2, "gpu"), 2, 1);
+        let targets = [Target::Any, Target::Group("gpu".into()), Target::Server(peer(1, ""))];
+        let waiting = targets.map(|target| {
+            let id = table.add(target, None, false);
+            table.let_wait(id, 7);
+            id
+        });
+        let mut leave = |server| {
+            table.part(server, std::iter::empty());
+            waiting.map(|id| matches!(&table.job(id).end, Some(End::Lost { taken: false, .. })))
+        };
+        assert_eq!(leave(1), [false, false, true]);
+        assert_eq!(leave(2), [true, true, true]);
+        assert!(!table.has_waiting());
+    }
+
+    /// One that takes no more, but answers what it has taken, is known until then: on another line its numbers would be the same.
+    #[test]
+    fn who_takes_no_more_is_known_until_all_is_answered() {
+        let mut table = Requests::default();
+        table.join(&peer(1, ""), 1, 4);
+        let jobs = [0, 1, 2].map(|number| {
+            let id = table.add(Target::Any, None, false);
+            assert_eq!(send(&mut table, id, number), Some(1));
+            id
+        });
+        table.part(1, [(2, 42)].into_iter());
+        assert!(matches!(&table.job(jobs[2]).end, Some(End::Lost { taken: false, .. })), "there is nobody else");
+        assert_eq!(table.choose(&Target::Any), Choice::Nobody);
+        assert_eq!(table.answer(1, Answered { kind: Kind::Last, number: 2 }, "x", failure), Reply::Unasked);
+        for number in [1, 0] {
+            assert!(table.knows(1));
+            let reply = table.answer(1, Answered { kind: Kind::Last, number }, "x", failure);
+            assert_eq!(reply, Reply::For(jobs[number as usize]));
+        }
+        assert!(!table.knows(1));
+        table.join(&peer(1, ""), 2, 4);
+        assert_eq!(table.choose(&Target::Any), Choice::At(0));
+    }
+
+    #[test]
+    fn a_flag_that_another_request_has_by_now_is_left_alone() {
+        let mut table = Requests::default();
+        table.join(&peer(1, ""), 9, 1);
+        let id = table.add(Target::Any, None, false);
+        send(&mut table, id, 0);
+        assert_eq!(table.end(id, End::Late), Some((9, 0)));
+        assert!(table.is_unwanted(9, 0));
+        table.answer(1, Answered { kind: Kind::Last, number: 0 }, "x", failure);
+        let next = table.add(Target::Any, None, false);
+        send(&mut table, next, 1);
+        assert!(!table.is_unwanted(9, 0), "the flag is the next one's");
     }
 }
