@@ -85,6 +85,7 @@ def join_slowly(line: Line) -> None:
     os.environ["BYREF_FAULT"] = "connect.welcomed:1:stop"
     with byref.Subscriber("t") as sub:
         line.tell(bytes(sub.recv(timeout=30)).decode())
+        line.hear()
 
 
 @needs_faults
@@ -101,4 +102,5 @@ def test_who_is_waited_for_has_joined(spawn: Callable[..., Child], monkeypatch: 
         subscriber.signal(signal.SIGCONT)
         pub.wait_for_subscribers(timeout=30)
         assert subscriber.hear() == "early"
+        subscriber.tell()
         subscriber.finish()

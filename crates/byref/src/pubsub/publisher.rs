@@ -682,6 +682,10 @@ impl Owner for Shared {
     fn changed(&self) {
         self.note_change();
     }
+
+    fn rung(&self, _line: u32) {
+        self.note_change(); // It may have joined, or left.
+    }
 }
 
 impl Lender for Shared {

@@ -45,7 +45,6 @@ pub(crate) fn answer(owner: &dyn Owner, line: u32, peer: u64, channel: &Channel,
         return turn_away(owner, line, peer, channel);
     }
     if is_rung {
-        owner.changed(); // It may have joined.
         rings.room.strike();
         fence(Ordering::SeqCst); // Pairs with the one of who begins to wait for a release.
         if rings.awaits.load(Ordering::Relaxed) {
