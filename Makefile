@@ -66,7 +66,7 @@ remove: $(TESTING) ## take each seal, check and hold away, and see a test fail; 
 
 .PHONY: test-python
 test-python: $(TESTING) build-faults ## across real processes, with real libraries
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 
 .PHONY: torture
 SECONDS ?= 120

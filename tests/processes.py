@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,21 @@ def cpu_ticks(pid: int) -> int:
     """Processor time used by a process, all its threads, in clock ticks."""
     fields = stat_of(pid)
     return int(fields[11]) + int(fields[12])
+
+
+def use_no_processor_time(pids: Sequence[int], seconds: float = 5.0) -> bool:
+    """Whether processes that have nothing to do use nothing: at most one tick each, over so many seconds.
+
+    The kernel charges a whole tick to whoever runs when it strikes, and what was done before may still be tidied up, so
+    one look can be unlucky: who polls or spins shows it in each of six.
+    """
+
+    def used() -> int:
+        before = [cpu_ticks(pid) for pid in pids]
+        time.sleep(seconds)
+        return max(cpu_ticks(pid) - ticks for pid, ticks in zip(pids, before, strict=True))
+
+    return any(used() <= 1 for _ in range(6))
 
 
 def shared_memory() -> int:
