@@ -73,6 +73,34 @@ impl Attributes {
     }
 }
 
+/// What travels beside a payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Layout and headers (default: none).
+    pub attributes: &'a Encoded,
+    /// When it was sent, in nanoseconds (default: `CLOCK_REALTIME`).
+    pub timestamp_ns: Option<u64>,
+    /// A number of the sender's own, which costs 8 bytes of the record (default: 0, which costs nothing).
+    pub tag: u64,
+}
+
+impl Beside<'static> {
+    /// Nothing.
+    pub const NOTHING: Self = Beside { attributes: &Encoded::EMPTY, timestamp_ns: None, tag: 0 };
+}
+
+impl Default for Beside<'_> {
+    fn default() -> Self {
+        Beside::NOTHING
+    }
+}
+
+impl<'a> From<&'a Encoded> for Beside<'a> {
+    fn from(attributes: &'a Encoded) -> Self {
+        Beside { attributes, ..Beside::NOTHING }
+    }
+}
+
 /// [`Attributes`] in the form in which they travel.
 #[derive(Clone, Debug, Default)]
 pub struct Encoded {
@@ -82,6 +110,8 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    const EMPTY: Self = Encoded { bytes: Vec::new(), pooled: false, refers: false };
+
     /// For a message that travels in the pool, also when it is small: its payload is aligned to 64 bytes there.
     pub fn in_pool(self) -> Self {
         Encoded { pooled: true, ..self }

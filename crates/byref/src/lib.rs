@@ -53,13 +53,13 @@ mod topic;
 mod work;
 mod writer;
 
-pub use attributes::{Attributes, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
+pub use attributes::{Attributes, Beside, Encoded, HeaderValue, Layout, MAX_ATTRIBUTES};
 pub use copies::{Cause, Copied, copied_bytes, count as count_copied};
 pub use direct::everyone::Everyone;
 pub use direct::identity::Identity;
 pub use direct::lines::MailboxStats;
 pub use direct::mailbox::{Mailbox, MailboxBuilder};
-pub use direct::route::{Route, SendError, To};
+pub use direct::route::{Route, SendError, Target, To};
 pub use direct::undelivered::Undelivered;
 pub use doctor::{Check, State, checks};
 pub use error::{Conflict, Error, Result};
@@ -68,6 +68,7 @@ pub use faults::enabled::faults;
 pub use memory::glossary::Entry;
 pub use protocol::claim::Policy;
 pub use protocol::ring::INLINE_LIMIT;
+pub use pubsub::form::{Form, Kept, Rows, Single, Tracked};
 pub use pubsub::inspect::{PublisherReport, PublisherStats, SubscriberReport, publishers};
 pub use pubsub::loan::{Loan, LoanMemory};
 pub use pubsub::monitor::{

@@ -1,6 +1,6 @@
 //! A request that a server has taken.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::direct::identity::Identity;
 use crate::error::{Error, Result};
 use crate::memory::glossary::Entry;
@@ -413,7 +413,11 @@ impl Lender for Inner {
         self.shared.discard(slot);
     }
 
-    fn commit_inline(&self, _: &[u8], _: &Encoded, _: Option<u64>, _: &mut Wait<'_>) -> Result<u64> {
+    fn next_sequence(&self) -> Result<u64> {
+        Err(super::not_by_itself(&self.service, "reply"))
+    }
+
+    fn commit_inline(&self, _: &[u8], _: Beside<'_>, _: &mut Wait<'_>) -> Result<u64> {
         Err(super::not_by_itself(&self.service, "reply"))
     }
 
