@@ -180,7 +180,7 @@ impl Loan {
         let taken = self.state.with(|state| Some((state.loan.take()?, state.content.clone())));
         let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
         let attributes = match content {
-            Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
+            Content::Array { layout, .. } => Attributes { layout, headers }.encode().map_err(Into::into),
             Content::Batch(columns) => columns.finish(&mut loan, headers),
         };
         let sent = attributes.map_err(|error| to_python(py, error)).and_then(|attributes| send(&mut loan, &attributes));

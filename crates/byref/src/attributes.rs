@@ -1,6 +1,5 @@
 //! What travels beside a payload: its layout and the user's headers.
 
-use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes that layout and headers of one message may take together when encoded.
@@ -46,17 +45,13 @@ impl Attributes {
     }
 
     /// Makes them ready to send, as often as wanted.
-    pub fn encode(&self) -> Result<Encoded> {
+    pub fn encode(&self) -> Result<Encoded, TooLong> {
         if self.is_empty() {
             return Ok(Encoded::default());
         }
         let encoded = postcard::to_stdvec(self).expect("plain data always encodes");
         if encoded.len() > MAX_ATTRIBUTES {
-            let len = encoded.len();
-            let text = format!(
-                "headers and layout take {len} bytes, more than {MAX_ATTRIBUTES}; put large data into the payload"
-            );
-            return Err(Error::InvalidArgument(text));
+            return Err(TooLong(encoded.len()));
         }
         Ok(Encoded { bytes: encoded, pooled: false, refers: false })
     }
@@ -72,6 +67,11 @@ impl Attributes {
         })
     }
 }
+
+/// Headers and layout take so many bytes, more than [`MAX_ATTRIBUTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("headers and layout take {0} bytes, more than {MAX_ATTRIBUTES}; put large data into the payload")]
+pub struct TooLong(pub usize);
 
 /// What travels beside a payload.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::pubsub::form::{self, Single};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;

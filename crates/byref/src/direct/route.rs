@@ -7,13 +7,13 @@ use crate::direct::mailbox::{CANNOT_ASK, Mailbox, Shared, validate};
 use crate::direct::undelivered::{Body, Undelivered};
 use crate::error::{Error, Result};
 use crate::link::handshake::{self, Wish};
-use crate::link::rendezvous;
+use crate::link::names;
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::form::{self, Form, Single};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::wait::Wait;
 use crate::writer::append::{self, Filled, fits_inline};
@@ -560,7 +560,7 @@ impl<'a> Opening<'a> {
     fn knock(&mut self) -> Result<bool> {
         let (shared, address) = (self.shared, self.to.address().to_owned());
         let failed = || Error::system(shared.address(), CANNOT_ASK);
-        let name = rendezvous::mailbox_name(&address);
+        let name = names::mailbox_name(&address);
         let Some(connected) = Connected::to(&shared.lookout.directory(), &name).map_err(failed())? else {
             return self.found_nobody();
         };
@@ -574,7 +574,7 @@ impl<'a> Opening<'a> {
             }
         }
         fault!("knock.expecting");
-        let (incarnation, from) = (self.to.incarnation(), rendezvous::mailbox_name(shared.address()));
+        let (incarnation, from) = (self.to.incarnation(), names::mailbox_name(shared.address()));
         let wish = Wish::Knock { address, incarnation, from };
         self.question = connected.ask(wish).map_err(failed())?;
         self.next = Instant::now() + self.pause;

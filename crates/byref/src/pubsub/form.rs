@@ -3,7 +3,8 @@
 use crate::attributes::Beside;
 use crate::error::{Error, Result};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::message::Message;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::wait::Wait;
 use crate::sys::process::realtime_ns;
 use crate::writer::release::Tracked as Release;

@@ -4,7 +4,8 @@
 use crate::attributes::{Beside, Encoded};
 use crate::error::{Error, Result};
 use crate::memory::pool::{Chunk, Pin};
-use crate::reader::message::{Own, PublisherInfo};
+use crate::reader::message::Own;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::wait::Wait;
 use crate::sys::transfer;
 use crate::writer::append::{Filled, fits_inline};

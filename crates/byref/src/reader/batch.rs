@@ -3,8 +3,9 @@
 use crate::attributes::{Attributes, Layout};
 use crate::error::Result;
 use crate::protocol::ring::{Head, InlineData};
-use crate::reader::message::{Hold, Message, PublisherInfo};
+use crate::reader::message::{Hold, Message};
 use crate::reader::receipts;
+use crate::reader::sender::PublisherInfo;
 use std::ops::Range;
 use std::sync::Arc;
 

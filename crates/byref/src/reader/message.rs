@@ -12,7 +12,8 @@ use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::protocol::wake;
-use crate::reader::receipts::{self, AckedAt, Receipt};
+use crate::reader::receipts::{self, Receipt};
+use crate::reader::sender::PublisherInfo;
 use crate::sync::AtomicU64;
 use crate::sys::fork::ForkId;
 use crate::sys::futex;
@@ -28,20 +29,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const MAP_FROM: usize = 256 << 10;
 /// The most private mappings at a time; the system's limit is 65,530 of all kinds. Beyond it, copies serve.
 const MOST_MAPPINGS: usize = 1 << 14;
-
-/// Who published a message. Valid beyond the publisher's death.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct PublisherInfo {
-    /// Different from every other publisher's.
-    pub id: u128,
-    /// Its process (0 when it is out of sight).
-    pub pid: i32,
-    /// Its name, where it was given one.
-    pub name: Option<String>,
-    /// The topic.
-    pub topic: String,
-    pub(crate) acked_at: AckedAt,
-}
 
 /// The connection to one publisher, kept until the last view onto its messages is gone.
 pub(crate) struct Link {
@@ -499,7 +486,7 @@ impl Message {
 
     /// Whether its subscriber acknowledges by hand.
     pub fn is_acked_by_hand(&self) -> bool {
-        self.publisher().acked_at.is_by_hand()
+        self.publisher().acked_at.place().is_some()
     }
 
     /// Layout and headers, decoded anew on each call.
@@ -684,6 +671,7 @@ mod tests {
     use super::*;
     use crate::link::channel::joined;
     use crate::protocol::lease::LEASE_LEN;
+    use crate::reader::sender::AckedAt;
     use crate::sys::memory::OwnedSegment;
 
     #[test]

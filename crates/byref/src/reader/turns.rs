@@ -1,6 +1,6 @@
 //! Many connections, read in turns. Where they come from is their endpoint's business.
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::link::service::Handle;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::AWAKE;
@@ -11,11 +11,13 @@ use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
 use crate::reader::job::Job;
-use crate::reader::message::{Link, Message, PublisherInfo, Taken};
+use crate::reader::message::{Link, Message, Taken};
+use crate::reader::sender::PublisherInfo;
 use crate::sync::heavy_fence;
 use crate::sync::spin::Spin;
 use crate::sys::door::Door;
 use crate::sys::futex;
+use crate::sys::text::printable;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;

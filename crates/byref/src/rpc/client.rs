@@ -6,14 +6,16 @@ use crate::direct::mailbox::{Observer, Plan, Shared};
 use crate::direct::undelivered::{Body, Undelivered};
 use crate::error::{Error, Result};
 use crate::link::role::Role;
-use crate::link::service::{self, Next};
+use crate::link::service;
+use crate::link::tasks::{self, Next};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
 use crate::pubsub::subscriber::Readiness;
 use crate::reader::event::{EventKind, Incoming};
-use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::message::Message;
+use crate::reader::sender::PublisherInfo;
 use crate::reader::take::{Source, Take};
 use crate::rpc::failure::Failure;
 use crate::rpc::pending::PendingReply;
@@ -927,7 +929,7 @@ impl Inner {
             let failed = || Error::system(&self.service, "cannot watch for replies");
             let fd = Arc::new(readiness.as_fd().try_clone_to_owned().map_err(failed())?);
             let inner = Arc::downgrade(self);
-            let task = move |_: &Arc<service::Service>, _, _| match inner.upgrade() {
+            let task = move |_: &Arc<tasks::Service>, _, _| match inner.upgrade() {
                 Some(inner) if inner.check().is_ok() => {
                     inner.progress();
                     Next::Keep

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::wait::Wait;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;

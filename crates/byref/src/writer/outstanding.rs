@@ -1,6 +1,7 @@
 //! What subscribers hold, who they are, and the warnings about what they hold too long.
 
-use crate::link::service::{Handle, Next};
+use crate::link::service::Handle;
+use crate::link::tasks::Next;
 use crate::sys::process::realtime_ns;
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;

@@ -1,7 +1,7 @@
 //! Tickets: who asks, and who waits, whether a tracked message is released. (How that is found out, see [`release`](super::release).)
 
 use crate::error::{Error, Result};
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
