@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Client,
         Event,
         Job,
+        Mailbox,
         Message,
         PendingReply,
         Publisher,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         Server,
         Subscriber,
         Ticket,
-        _HeaderValue,
         _Jobs,
     )
 
@@ -294,17 +294,10 @@ class Parts:
             return part
 
 
-async def send(
-    publisher: Publisher,
-    data: Any,
-    headers: dict[str, _HeaderValue] | None,
-    timestamp_ns: int | None,
-    timeout: float | None,
-    tag: int,
-) -> int:
-    """Send a message; `Publisher.send_async`. Nothing is awaited once it is sent, so a cancelled one sent nothing."""
+async def send(endpoint: Publisher | Mailbox[Any], arguments: tuple[Any, ...], timeout: float | None) -> int:
+    """Send a message; `send_async`. Nothing is awaited once it is sent, so a cancelled one sent nothing."""
     await _now_and_then()
-    sending = publisher._send_now(data, headers, timestamp_ns, tag)
+    sending = endpoint._send_now(*arguments)
     if isinstance(sending, int):
         return sending
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -606,6 +606,30 @@ class Mailbox(Generic[_Told]):
         `ValueError` when it is full of messages to itself.
         """
 
+    def send_async(
+        self,
+        to: str | Identity,
+        data: _Sendable | Undelivered,
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+        tag: int = 0,
+    ) -> Coroutine[Any, Any, int]:
+        """Send as `send` does, and let other tasks run while there is no room; on asyncio, trio and anyio.
+
+        When it is cancelled, or raises, nothing was sent. Tasks that wait for room have no order among each other.
+        """
+
+    def _send_now(
+        self,
+        to: str | Identity,
+        data: _Sendable | Undelivered,
+        headers: _Headers | None,
+        timestamp_ns: int | None,
+        wait: float | None,
+        tag: int,
+    ) -> int | _Sending: ...
     def send_pickle(
         self,
         to: str | Identity,

@@ -9,12 +9,13 @@ use crate::message::{Manner, Message};
 use crate::outlet::{self, In, Marks, Outlet, Sender};
 use crate::publisher::{non_negative, positive, state};
 use crate::refusals::{class_name, located};
+use crate::sending::{self, Exit};
 use crate::subscriber::{Iteration, Subscriber};
 use crate::ticket::Ticket;
 use crate::undelivered::Undelivered;
 use crate::waiting::Timeout;
 use byref::{Beside, Encoded, Form, Route, Single, To, Tracked, Wait};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyRange, PyString, PyTuple};
 use std::os::fd::RawFd;
@@ -90,6 +91,15 @@ impl Mailbox {
         self.core.address()
     }
 
+    /// An error if an undelivered message is to be sent with something else beside it.
+    fn check_undelivered(&self, py: Python<'_>, is_changed: bool) -> PyResult<()> {
+        if !is_changed {
+            return Ok(());
+        }
+        let text = "an undelivered message keeps its headers, timestamp and tag; send bytes(message) with others";
+        Err(located(py, self.address(), "", PyValueError::new_err(text)))
+    }
+
     /// The way there; `wait`: for how many seconds to let the address come.
     fn route(&self, to: &Bound<'_, PyAny>, wait: Option<f64>) -> PyResult<Route> {
         let route = self.core.to(destination(to)?);
@@ -159,15 +169,48 @@ impl Mailbox {
         }
         let route = self.route(to, wait)?;
         if let Ok(message) = data.cast::<Undelivered>() {
-            if headers.is_some() || timestamp_ns.is_some() || tag != 0 {
-                let text =
-                    "an undelivered message keeps its headers, timestamp and tag; send bytes(message) with others";
-                return Err(located(py, self.address(), "", pyo3::exceptions::PyValueError::new_err(text)));
-            }
+            self.check_undelivered(py, headers.is_some() || timestamp_ns.is_some() || tag != 0)?;
             let message = &message.get().0;
             return timeout.wait_if_needed(py, |wait| route.send_undelivered(message, wait));
         }
         outlet::send(&route, data, headers.as_ref(), timeout, In(&route, Single, Marks { timestamp_ns, tag }))
+    }
+
+    #[doc = doc!("Mailbox.send_async")]
+    #[pyo3(signature = (to, data, headers=None, timestamp_ns=None, timeout=None, wait=None, tag=0))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn send_async<'py>(
+        slf: &Bound<'py, Self>,
+        to: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        headers: Option<&Bound<'py, PyAny>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+        wait: Option<f64>,
+        tag: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Timeout::new(timeout)?;
+        sending::coroutine(slf.as_any(), (to, data, headers, timestamp_ns, wait, tag), timeout)
+    }
+
+    /// For `send_async`: the number, if there is room at once; else what to try again.
+    #[expect(clippy::too_many_arguments, reason = "what send_async has")]
+    fn _send_now<'py>(
+        &self,
+        py: Python<'py>,
+        to: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        wait: Option<f64>,
+        tag: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let route = self.route(to, wait)?;
+        if let Ok(message) = data.cast::<Undelivered>() {
+            self.check_undelivered(py, headers.is_some() || timestamp_ns.is_some() || tag != 0)?;
+            return sending::begin_undelivered(py, route, message.get().0.clone());
+        }
+        sending::begin(Exit::by(route), data, headers, Marks { timestamp_ns, tag })
     }
 
     #[doc = doc!("Mailbox.send_pickle")]

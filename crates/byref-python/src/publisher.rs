@@ -8,13 +8,12 @@ use crate::message::{Manner, Message};
 use crate::outlet::{self, In, Marks, Outlet};
 use crate::outstanding::Outstanding;
 use crate::refusals::class_name;
-use crate::sending;
+use crate::sending::{self, Exit};
 use crate::ticket::Ticket;
 use crate::waiting::Timeout;
 use byref::{Kept, Policy, Single, Tracked, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyRange, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -216,12 +215,8 @@ impl Publisher {
         timeout: Option<f64>,
         tag: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        ending::outlive();
-        let py = slf.py();
         Timeout::new(timeout)?;
-        let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
-        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout, tag))
+        sending::coroutine(slf.as_any(), (data, headers, timestamp_ns, tag), timeout)
     }
 
     /// For `send_async`: the sequence number, if there is room at once; else what to try again.
@@ -232,7 +227,7 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         tag: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        sending::begin(slf, data, headers, Marks { timestamp_ns, tag })
+        sending::begin(Exit::Publisher(slf.clone().unbind()), data, headers, Marks { timestamp_ns, tag })
     }
 
     #[doc = doc!("Publisher.send_tracked")]

@@ -59,7 +59,7 @@ pub use direct::everyone::Everyone;
 pub use direct::identity::Identity;
 pub use direct::lines::MailboxStats;
 pub use direct::mailbox::{Mailbox, MailboxBuilder};
-pub use direct::route::{Route, SendError, Target, To};
+pub use direct::route::{Connecting, Route, SendError, Target, To};
 pub use direct::undelivered::Undelivered;
 pub use doctor::{Check, State, checks};
 pub use error::{Conflict, Error, Result};

@@ -85,10 +85,10 @@ impl Everyone {
 }
 
 /// One of those to send to.
-struct One<'a> {
+struct One {
     to: To,
     /// Its line is not there yet.
-    opening: Option<Opening<'a>>,
+    opening: Option<Opening>,
 }
 
 impl All {
@@ -143,9 +143,9 @@ impl All {
     }
 
     /// Sends to one if there is room; `None`: it has to be tried again.
-    fn try_one<'a>(
-        &'a self,
-        one: &mut One<'a>,
+    fn try_one(
+        &self,
+        one: &mut One,
         append: &mut dyn FnMut(&mut Store, &mut Line) -> Attempt<u64>,
     ) -> Result<Option<Identity>> {
         let shared = &*self.shared;
@@ -167,7 +167,7 @@ impl All {
                 };
             }
         }
-        let opening = one.opening.get_or_insert_with(|| Opening::new(shared, one.to.clone(), Duration::ZERO));
+        let opening = one.opening.get_or_insert_with(|| Opening::new(&self.shared, one.to.clone(), Duration::ZERO));
         if opening.step()? {
             one.opening = None;
             return self.try_one(one, append);

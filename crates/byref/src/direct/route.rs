@@ -160,6 +160,16 @@ pub(super) struct Way {
     come: Duration,
 }
 
+/// A way that is being found: what [`Route::connect`] gives. It has to be kept, and tried, until it is there.
+pub struct Connecting(Opening);
+
+impl Connecting {
+    /// Does what is to be done by now; `true`: the way is there. It does not wait.
+    pub fn step(&mut self) -> Result<bool> {
+        self.0.step()
+    }
+}
+
 /// A message that was not sent, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
@@ -237,6 +247,22 @@ impl Route {
     pub fn come_within(self, time: Duration) -> Self {
         let Way { shared, to, .. } = &*self.0;
         Route(Arc::new(Way { shared: Arc::clone(shared), to: to.clone(), come: time }))
+    }
+
+    /// The way to the mailbox that it leads to now, and to no later one with its address: a send waits for nothing but room there.
+    /// `None`: that is not known yet.
+    pub fn pinned(&self) -> Result<Option<Route>> {
+        let Way { shared, to, come } = &*self.0;
+        let mut guard = shared.lock()?;
+        let open = shared.opened(&mut guard)?;
+        let peer = open.line_to(to.address(), to.incarnation()).map(|index| open.destinations[index].peer.clone());
+        Ok(peer.map(|peer| Route(Arc::new(Way { shared: Arc::clone(shared), to: To::Peer(peer), come: *come }))))
+    }
+
+    /// Begins to find the way there, for who must not wait. (Sends that may wait do it by themselves.)
+    pub fn connect(&self) -> Connecting {
+        let Way { shared, to, come } = &*self.0;
+        Connecting(Opening::new(shared, to.clone(), *come))
     }
 
     /// Whom it leads to.
@@ -321,7 +347,7 @@ impl Lender for Way {
 impl Shared {
     #[inline]
     fn append_inline(
-        &self,
+        self: &Arc<Self>,
         to: Target<'_>,
         come: Duration,
         payload: &[u8],
@@ -370,7 +396,7 @@ impl Shared {
     /// Makes attempts on the line to an address until one is conclusive; makes that line first if there is none.
     #[inline]
     pub(super) fn until<T>(
-        &self,
+        self: &Arc<Self>,
         to: Target<'_>,
         come: Duration,
         wait: &mut Wait<'_>,
@@ -453,7 +479,7 @@ impl Shared {
 
     /// Takes a chunk of `bytes`, for a payload of `payload` bytes; for a destination, if there is one.
     pub(crate) fn allocate(
-        &self,
+        self: &Arc<Self>,
         to: Option<(&To, Duration)>,
         bytes: u64,
         payload: u64,
@@ -468,11 +494,11 @@ impl Shared {
         let mut attempt = |store: &mut Store, lines: &mut [Line]| {
             store.attempt(lines, line, (bytes, payload), &mut theirs, self.address())
         };
-        let first = (self as &dyn Owner).within(|store, lines| attempt(store, lines))?;
+        let first = (&**self as &dyn Owner).within(|store, lines| attempt(store, lines))?;
         let chunk = match first {
             Attempt::Done(chunk) => chunk,
             Attempt::Fail(error) => return Err(error),
-            Attempt::Wait { at, poll } => room::wait(self, line, wait, Call::Send, (at, poll), &mut attempt)
+            Attempt::Wait { at, poll } => room::wait(&**self, line, wait, Call::Send, (at, poll), &mut attempt)
                 .map_err(|error| self.on_the_way_to(to.map_or("all", |(to, _)| to.address()), error))?,
         };
         store::populate(chunk, self.address(), wait).map_err(|(error, slot)| {
@@ -493,7 +519,7 @@ impl Shared {
 
     /// Makes a line to an address.
     #[cold]
-    fn open_line(&self, to: Target<'_>, come: Duration, wait: &mut Wait<'_>) -> Result<()> {
+    fn open_line(self: &Arc<Self>, to: Target<'_>, come: Duration, wait: &mut Wait<'_>) -> Result<()> {
         if let Target::Address(address) = to {
             validate(address)?;
         }
@@ -511,8 +537,8 @@ impl Shared {
 }
 
 /// A line that is being made.
-pub(super) struct Opening<'a> {
-    shared: &'a Shared,
+pub(super) struct Opening {
+    shared: Arc<Shared>,
     to: To,
     began: Instant,
     come: Duration,
@@ -527,15 +553,16 @@ pub(super) struct Opening<'a> {
     peer: Option<Identity>,
 }
 
-impl<'a> Opening<'a> {
-    pub fn new(shared: &'a Shared, to: To, come: Duration) -> Self {
+impl Opening {
+    pub fn new(shared: &Arc<Shared>, to: To, come: Duration) -> Self {
         let (began, pause) = (Instant::now(), FIRST_PAUSE);
+        let shared = Arc::clone(shared);
         Opening { shared, to, began, come, question: None, expected: None, next: began, pause, peer: None }
     }
 
     /// Does what is to be done by now; `true`: the line is there.
     pub fn step(&mut self) -> Result<bool> {
-        let (shared, to) = (self.shared, &self.to);
+        let (shared, to) = (&*self.shared, &self.to);
         if shared.opened(&mut shared.lock()?)?.line_to(to.address(), to.incarnation()).is_some() {
             return Ok(true);
         }
@@ -558,7 +585,7 @@ impl<'a> Opening<'a> {
     }
 
     fn knock(&mut self) -> Result<bool> {
-        let (shared, address) = (self.shared, self.to.address().to_owned());
+        let (shared, address) = (Arc::clone(&self.shared), self.to.address().to_owned());
         let failed = || Error::system(shared.address(), CANNOT_ASK);
         let name = names::mailbox_name(&address);
         let Some(connected) = Connected::to(&shared.lookout.directory(), &name).map_err(failed())? else {
@@ -621,7 +648,7 @@ impl<'a> Opening<'a> {
     }
 }
 
-impl Drop for Opening<'_> {
+impl Drop for Opening {
     fn drop(&mut self) {
         self.expect_no_more();
     }
