@@ -1,8 +1,8 @@
 """pyzmq's own tests against byref.zmq, for `make pyzmq`.
 
 It gets, by pip, the source distribution of the pyzmq that is installed, and a virtual environment for what those tests
-need beside what is installed here, both below target/. Each file of tests runs in a process of its own; a line tells how
-it went. `--stock` runs them on pyzmq's own backend, to compare. Names of files choose: `test_socket test_poll`.
+need beside what is installed here, both below target/. Each file of tests runs in a process of its own; a line tells
+how it went. `--stock` runs them on pyzmq's own backend, to compare. Names of files choose: `test_socket test_poll`.
 """
 
 import argparse
