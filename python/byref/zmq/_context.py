@@ -183,7 +183,7 @@ class Context:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__ == "zmq.sugar.context" and "destroy" in cls.__dict__:
-            cls.destroy = _close_with_shadows(cls.__dict__["destroy"])  # type: ignore[attr-defined]
+            type.__setattr__(cls, "destroy", _close_with_shadows(cls.__dict__["destroy"]))
 
     def __init__(self, io_threads: int = 1, shadow: int = 0) -> None:
         if shadow:

@@ -43,7 +43,7 @@ class Frame(_Buffered):
 
     more = False
     tracker: Any = None
-    closed = False
+    closed: bool = False
     _part: Part | None = None
     _share: _Share | None = None
     _bytes: bytes | None = None
@@ -125,7 +125,8 @@ class Frame(_Buffered):
     def __eq__(self, other: object) -> bool:
         return self.bytes == (other if type(other) is bytes else bytes(memoryview(other)))  # type: ignore[arg-type]
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        raise TypeError(f"unhashable type: {type(self).__name__!r}")
 
     @property
     def done(self) -> bool:

@@ -25,7 +25,7 @@ class Socket:
     """A socket: a mailbox, and pipes to others."""
 
     context: Any = None
-    copy_threshold = 0
+    copy_threshold: int = 0
     _core: Core | None = None
     _closed: Any = True
     _shadow: Any = False
