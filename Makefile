@@ -68,6 +68,10 @@ remove: $(TESTING) ## take each seal, check and hold away, and see a test fail; 
 test-python: $(TESTING) build-faults ## across real processes, with real libraries
 	$(BIN)/python -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 
+.PHONY: pyzmq
+pyzmq: $(TESTING) ## pyzmq's own tests, on byref.zmq (ARGS="--stock" for its own backend, or names of files)
+	$(BIN)/python tools/pyzmq_tests.py $(ARGS)
+
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=

@@ -48,9 +48,12 @@ def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
         asyncio.run(begun)
 
 
-@pytest.mark.parametrize(("page", "line", "code"), blocks(*sorted((ROOT / "docs/formats").glob("*.md"))))
+WHOLE = [page for folder in ("formats", "integrations") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
+
+
+@pytest.mark.parametrize(("page", "line", "code"), blocks(*WHOLE))
 def test_example(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those about formats need nothing else."""
+    """Those about formats and other libraries need nothing else."""
     monkeypatch.chdir(tmp_path)
     run(page, line, code, {})
 

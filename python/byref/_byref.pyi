@@ -96,6 +96,7 @@ __all__ = [
     "Ticket",
     "Timer",
     "Undelivered",
+    "_Buffered",
     "_Iterator",
     "_Jobs",
     "_Owner",
@@ -1943,6 +1944,12 @@ class _Iterator(Generic[_Told]):
 
     def __iter__(self) -> Self: ...
     def __next__(self) -> Message | _Told: ...
+
+class _Buffered:
+    """A buffer: that of its attribute `buffer`, which classes in Python that derive from it have."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class _Owner:

@@ -7,6 +7,7 @@
 
 mod doctor;
 mod echo;
+mod exec;
 mod output;
 mod rates;
 mod send;
@@ -16,6 +17,7 @@ mod topics;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+pub use exec::Exec;
 use std::ffi::OsString;
 use std::io;
 
@@ -54,6 +56,8 @@ enum Command {
     Pub(send::Send),
     /// Look for what keeps byref from working, or from working well, on this host
     Doctor(doctor::Doctor),
+    /// Run a program with pyzmq's, ezmsg's or dora's messages carried by byref
+    Exec(Exec),
     /// Write what a shell needs to complete this command
     Completions {
         /// The shell
@@ -85,6 +89,11 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command of these arguments, the first of which is its name; gives the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    run_within(arguments, |_| exec::without_python())
+}
+
+/// Runs the command as [`run`] does, within something that can put adapters into Python programs; `exec` gives its exit code.
+pub fn run_within(arguments: impl IntoIterator<Item = OsString>, exec: impl FnOnce(Exec) -> u8) -> u8 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(problem) => {
@@ -101,6 +110,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Echo(echo) => echo.run(),
         Command::Pub(send) => send.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Exec(asked) => return exec(asked),
         Command::Completions { shell } => complete(shell),
     };
     match outcome {

@@ -7,6 +7,7 @@ include!(concat!(env!("OUT_DIR"), "/docs.rs"));
 mod array;
 mod arrow;
 mod batch;
+mod buffered;
 mod called;
 mod capsule;
 mod client;
@@ -53,6 +54,7 @@ mod waiting;
 use byref::Cause;
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -65,6 +67,18 @@ fn in_main_interpreter() -> bool {
     current == unsafe { ffi::PyInterpreterState_Main() }
 }
 
+/// What `byref exec` does, in Python.
+fn exec(py: Python<'_>, asked: &byref_cli::Exec) -> u8 {
+    let call = || -> PyResult<u8> {
+        let module = py.import(intern!(py, "byref.integrations._exec"))?;
+        module.call_method1(intern!(py, "run"), (asked.adapters(), asked.quiet, &asked.program))?.extract()
+    };
+    call().unwrap_or_else(|error| {
+        error.print(py);
+        1
+    })
+}
+
 // On a free-threaded interpreter the module asks for the GIL, until its stress (`make test-threaded`) has passed on a version that
 // PyO3 supports. What is in `test_free_threads.py` holds without the GIL; PYTHON_GIL=0 has the last word.
 #[pymodule(gil_used = true)]
@@ -75,6 +89,8 @@ mod _byref {
     use crate::arrow::Arrow;
     #[pymodule_export]
     use crate::batch::Batch;
+    #[pymodule_export]
+    use crate::buffered::Buffered;
     #[pymodule_export]
     use crate::client::{Client, PendingReply};
     #[pymodule_export]
@@ -139,7 +155,7 @@ mod _byref {
     /// The `byref` command with these arguments; gives its exit code.
     #[pyfunction]
     fn _command(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> u8 {
-        py.detach(|| byref_cli::run(arguments))
+        py.detach(|| byref_cli::run_within(arguments, |asked| Python::attach(|py| exec(py, &asked))))
     }
 
     /// The most bytes of payload and attributes together that travel inside the ring.
