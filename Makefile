@@ -68,6 +68,10 @@ remove: $(TESTING) ## take each seal, check and hold away, and see a test fail; 
 test-python: $(TESTING) build-faults ## across real processes, with real libraries
 	$(BIN)/python -m pytest --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks
 
+.PHONY: ezmsg
+ezmsg: $(TESTING) ## ezmsg's own tests, on it alone and with byref's adapter: as many pass (ARGS goes to pytest)
+	$(BIN)/python tools/ezmsg_tests.py $(ARGS)
+
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=

@@ -33,7 +33,7 @@ from ._topics import is_of_this_host, is_topic
 
 # How long a publisher may take to be reached, on this host; in seconds. ezmsg's graph server waits twice as long for a
 # subscriber to meet its publishers.
-_REACH = 1.0
+_REACH = 0.5
 # A subscriber that finds its queue empty looks into its inboxes itself. After so many looks other tasks have a turn.
 _LOOKS = 8
 # How long after ezmsg byref may tell that a publisher ended; in seconds.
