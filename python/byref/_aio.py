@@ -300,10 +300,11 @@ async def send(
     headers: dict[str, _HeaderValue] | None,
     timestamp_ns: int | None,
     timeout: float | None,
+    tag: int,
 ) -> int:
     """Send a message; `Publisher.send_async`. Nothing is awaited once it is sent, so a cancelled one sent nothing."""
     await _now_and_then()
-    sending = publisher._send_now(data, headers, timestamp_ns)
+    sending = publisher._send_now(data, headers, timestamp_ns, tag)
     if isinstance(sending, int):
         return sending
     deadline = None if timeout is None else time.monotonic() + timeout

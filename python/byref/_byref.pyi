@@ -157,6 +157,7 @@ class Publisher:
         timestamp_ns: int | None = None,
         timeout: float | None = None,
         keep: Literal[False] = False,
+        tag: int = 0,
     ) -> int: ...
     @overload
     def send(
@@ -167,6 +168,7 @@ class Publisher:
         timeout: float | None = None,
         *,
         keep: Literal[True],
+        tag: int = 0,
     ) -> Message: ...
     @overload
     def send(
@@ -177,6 +179,7 @@ class Publisher:
         timeout: float | None = None,
         *,
         keep: bool,
+        tag: int = 0,
     ) -> int | Message:
         """Send a copy of `data`; return its sequence number, or, with `keep=True`, the `Message`.
 
@@ -187,6 +190,9 @@ class Publisher:
 
         `keep`: what a subscriber would receive is returned, as a lease like any other: its memory is not reused as long
         as the message, or a view of it, lives.
+
+        `tag`: a number of one's own, from 0 to 2**64 - 1, that the receiver finds in `msg.tag`. It costs 8 bytes of the
+        record; a header costs more.
 
         `timestamp_ns`: default `CLOCK_REALTIME`, in nanoseconds. `timeout`: the most seconds to wait for lossless
         subscribers; `Timeout` means that nobody received anything. Raises `PoolExhausted` when memory can not be had by
@@ -199,6 +205,7 @@ class Publisher:
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
+        tag: int = 0,
     ) -> Coroutine[Any, Any, int]:
         """Send as `send` does, and let other tasks run while there is no room; on asyncio, trio and anyio.
 
@@ -206,13 +213,16 @@ class Publisher:
         other.
         """
 
-    def _send_now(self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None) -> int | _Sending: ...
+    def _send_now(
+        self, data: _Sendable, headers: _Headers | None, timestamp_ns: int | None, tag: int
+    ) -> int | _Sending: ...
     def send_pickle(
         self,
         obj: object,
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
+        tag: int = 0,
     ) -> int:
         """Send any object that pickle can take; return its sequence number.
 
@@ -226,6 +236,7 @@ class Publisher:
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
+        tag: int = 0,
     ) -> Ticket:
         """Send as `send` does; return a `Ticket`, which tells when no subscriber wants or holds the message any more.
 
@@ -238,11 +249,12 @@ class Publisher:
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
+        tag: int = 0,
     ) -> range:
         """Send copies of the rows of an array as that many messages, in one step; return their sequence numbers.
 
         `rows`: an array (its rows are those along the first dimension), or a list or tuple of payloads of the same
-        size and type. They share headers and timestamp, lie packed, and are all sent or, when it raises, none of them.
+        size and type. They share headers, timestamp and tag, lie packed, and are all sent or, when it raises, none.
         Raises as `send` does, and `ValueError` for payloads that differ, or that are empty.
         """
 
@@ -580,13 +592,14 @@ class Mailbox(Generic[_Told]):
         timestamp_ns: int | None = None,
         timeout: float | None = None,
         wait: float | None = None,
+        tag: int = 0,
     ) -> int:
         """Send a copy of `data`; return its number among the messages from here to there.
 
         `to`: an address, whoever has it; or an `Identity`, such as `msg.sender`, and no later mailbox with its address.
-        `data`: what `Publisher.send` takes; or an `Undelivered` message, which goes on with its headers and timestamp,
-        without a copy if this mailbox had sent it. `timeout`: the most seconds to wait for room, and for the other side
-        to answer at first. `wait`: for how many seconds to let an address come that nobody has (default: none).
+        `data`: what `Publisher.send` takes; or an `Undelivered` message, which goes on with its headers, timestamp and
+        tag, without a copy if this mailbox had sent it. `timeout`: the most seconds to wait for room, and for the other
+        side to answer at first. `wait`: for how many seconds to let an address come that nobody has (default: none).
 
         A call that raises sent nothing: `Unroutable` when nobody has the address, `PeerLost` when the mailbox has
         ended, or ended while this call waited for it, `Timeout`, `PoolExhausted`, `TypeError`, `Closed`, `Forked`;
@@ -601,6 +614,7 @@ class Mailbox(Generic[_Told]):
         timestamp_ns: int | None = None,
         timeout: float | None = None,
         wait: float | None = None,
+        tag: int = 0,
     ) -> int:
         """Send any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
 
@@ -612,6 +626,7 @@ class Mailbox(Generic[_Told]):
         timestamp_ns: int | None = None,
         timeout: float | None = None,
         wait: float | None = None,
+        tag: int = 0,
     ) -> Ticket:
         """Send as `send` does; the ticket tells when nobody holds the message any more."""
 
@@ -623,6 +638,7 @@ class Mailbox(Generic[_Told]):
         timestamp_ns: int | None = None,
         timeout: float | None = None,
         wait: float | None = None,
+        tag: int = 0,
     ) -> range:
         """Send copies of the rows of an array as that many messages, as `Publisher.send_many` does.
 
@@ -636,6 +652,7 @@ class Mailbox(Generic[_Told]):
         headers: _Headers | None = None,
         timestamp_ns: int | None = None,
         timeout: float | None = None,
+        tag: int = 0,
     ) -> list[Identity]:
         """Send a copy of `data` to all other mailboxes whose addresses `pattern` matches; return to whom it was sent.
 
@@ -1027,6 +1044,10 @@ class Undelivered:
     @property
     def timestamp_ns(self) -> int:
         """When it was sent: nanoseconds of `CLOCK_REALTIME`, or what the sender gave."""
+
+    @property
+    def tag(self) -> int:
+        """The number that its sender gave it with `tag=`; 0: none."""
 
     @property
     def headers(self) -> dict[str, _HeaderValue]:
@@ -1630,6 +1651,10 @@ class Message:
         """When it was sent: nanoseconds since the epoch, or what the sender gave."""
 
     @property
+    def tag(self) -> int:
+        """The number that its sender gave it with `tag=`; 0: none."""
+
+    @property
     def sender(self) -> Identity | None:
         """Which mailbox sent it, if a mailbox received it; otherwise None. `Mailbox.send` takes it."""
 
@@ -1748,6 +1773,10 @@ class Batch:
         """A new array of the times at which they were sent, in nanoseconds since the epoch, or what the sender gave."""
 
     @property
+    def tags(self) -> NDArray[np.uint64]:
+        """The tag of each message (`Message.tag`)."""
+
+    @property
     def publishers(self) -> list[tuple[range, PublisherInfo]]:
         """Who sent which messages: ranges of indices, which follow each other, and their publishers."""
 
@@ -1819,7 +1848,7 @@ class Loan(Generic[_Lent]):
     def truncate(self, n: int) -> None:
         """Shorten the message to `n` rows (elements of the first dimension; bytes for a loan of bytes)."""
 
-    def send(self, timestamp_ns: int | None = None, timeout: float | None = None) -> int:
+    def send(self, timestamp_ns: int | None = None, timeout: float | None = None, tag: int = 0) -> int:
         """Send the message; return its sequence number. A send that times out leaves the loan as it was."""
 
     def discard(self) -> None:

@@ -142,6 +142,12 @@ impl Batch {
         PyArray1::from_vec(py, self.core.timestamps_ns())
     }
 
+    #[doc = doc!("Batch.tags")]
+    #[getter]
+    fn tags<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u64>> {
+        PyArray1::from_vec(py, self.core.tags())
+    }
+
     #[doc = doc!("Batch.publishers")]
     #[getter]
     fn publishers<'py>(&self, py: Python<'py>) -> PyResult<Vec<(Bound<'py, PyRange>, PublisherInfo)>> {

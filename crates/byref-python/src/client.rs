@@ -1,6 +1,5 @@
 //! `Client` and `PendingReply`, seen from Python.
 
-use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::guarded::Guarded;
@@ -11,7 +10,7 @@ use crate::message::{Manner, Message};
 use crate::outlet::{self, Outlet};
 use crate::publisher::{non_negative, positive, state};
 use crate::receipt::note_caller;
-use crate::refusals::{class_name, located};
+use crate::refusals::class_name;
 use crate::waiting::Timeout;
 use byref::{Ask, Encoded, Error, Readiness, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -101,12 +100,9 @@ impl Client {
             self.core.submit_loan(loan, attributes, ask, wait)
         };
         if pickled {
-            ending::outlive();
-            let py = data.py();
-            let draft = Draft::pickle(data).map_err(|error| located(py, self.core.service(), "", error))?;
-            return outlet::send_draft(&self.core, py, &draft, headers, unlimited, send, send_loan);
+            return outlet::send_pickle(&self.core, data, headers, unlimited, (send, send_loan));
         }
-        outlet::send(&self.core, data, headers, unlimited, send, send_loan)
+        outlet::send(&self.core, data, headers, unlimited, (send, send_loan))
     }
 }
 

@@ -23,7 +23,8 @@ macro_rules! exception {
 }
 
 /// The Python exception for a core error.
-pub fn to_python(py: Python<'_>, error: Error) -> PyErr {
+pub fn to_python(py: Python<'_>, error: impl Into<Error>) -> PyErr {
+    let error = error.into();
     let text = error.to_string();
     if let Error::AddressInUse { .. } | Error::Unroutable { .. } | Error::PeerLost { .. } = error {
         return about_address(py, error, text).unwrap_or_else(|failed| failed);

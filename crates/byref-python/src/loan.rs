@@ -11,7 +11,7 @@ use crate::headers;
 use crate::message::shape_text;
 use crate::owner::{Memory, Owner};
 use crate::waiting::Timeout;
-use byref::{Attributes, Encoded, Layout};
+use byref::{Attributes, Beside, Encoded, Layout, Single};
 use byref_parts::arrow::Field;
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -180,7 +180,7 @@ impl Loan {
         let taken = self.state.with(|state| Some((state.loan.take()?, state.content.clone())));
         let Some((mut loan, content)) = taken else { return Err(self.over(py)) };
         let attributes = match content {
-            Content::Array { layout, .. } => Attributes { layout, headers }.encode(),
+            Content::Array { layout, .. } => Attributes { layout, headers }.encode().map_err(Into::into),
             Content::Batch(columns) => columns.finish(&mut loan, headers),
         };
         let sent = attributes.map_err(|error| to_python(py, error)).and_then(|attributes| send(&mut loan, &attributes));
@@ -272,12 +272,13 @@ impl Loan {
     }
 
     #[doc = doc!("Loan.send")]
-    #[pyo3(signature = (timestamp_ns=None, timeout=None))]
-    fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>) -> PyResult<u64> {
+    #[pyo3(signature = (timestamp_ns=None, timeout=None, tag=0))]
+    fn send(&self, py: Python<'_>, timestamp_ns: Option<u64>, timeout: Option<f64>, tag: u64) -> PyResult<u64> {
         ending::outlive();
         let timeout = Timeout::new(timeout)?;
         self.send_as(py, None, |loan, attributes| {
-            timeout.wait_if_needed(py, |wait| loan.send_with(attributes, timestamp_ns, wait))
+            let beside = Beside { attributes, timestamp_ns, tag };
+            timeout.wait_if_needed(py, |wait| loan.send_as(Single, beside, wait))
         })
     }
 
@@ -309,7 +310,7 @@ impl Loan {
         if self.state.with(|state| state.loan.is_none()) {
             return Ok(());
         }
-        let sent = self.send(py, None, None).map(drop);
+        let sent = self.send(py, None, None, 0).map(drop);
         if sent.is_err() {
             self.discard(py)?;
         }

@@ -1,20 +1,19 @@
 //! `Mailbox`, seen from Python. What it receives, its receiving half gives, a [`Subscriber`].
 
-use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::identity::Identity;
 use crate::loan::Loan;
 use crate::message::{Manner, Message};
-use crate::outlet::{self, Outlet};
+use crate::outlet::{self, In, Marks, Outlet, Sender};
 use crate::publisher::{non_negative, positive, state};
 use crate::refusals::{class_name, located};
 use crate::subscriber::{Iteration, Subscriber};
 use crate::ticket::Ticket;
 use crate::undelivered::Undelivered;
 use crate::waiting::Timeout;
-use byref::{Encoded, Route, To, Wait};
+use byref::{Beside, Encoded, Form, Route, Single, To, Tracked, Wait};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyRange, PyString, PyTuple};
@@ -39,6 +38,18 @@ impl Outlet for Route {
 
     fn explain(&self, bytes: &[u8]) -> byref::Result<Option<byref::Entry>> {
         Route::explain(self, bytes)
+    }
+}
+
+impl Sender for Route {
+    fn send_as<F: Form>(
+        &self,
+        form: F,
+        payload: &[u8],
+        beside: Beside<'_>,
+        wait: &mut Wait<'_>,
+    ) -> byref::Result<F::Sent> {
+        Route::send_as(self, form, payload, beside, wait)
     }
 }
 
@@ -122,7 +133,7 @@ impl Mailbox {
     // ---- sending ----
 
     #[doc = doc!("Mailbox.send")]
-    #[pyo3(signature = (to, data, headers=None, timestamp_ns=None, timeout=None, wait=None))]
+    #[pyo3(signature = (to, data, headers=None, timestamp_ns=None, timeout=None, wait=None, tag=0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn send(
         &self,
@@ -133,67 +144,52 @@ impl Mailbox {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
         wait: Option<f64>,
+        tag: u64,
     ) -> PyResult<u64> {
         let timeout = Timeout::new(timeout)?;
         if let (Ok(bytes), None, None) = (data.cast_exact::<PyBytes>(), &headers, wait) {
             // Most messages, without a route of their own.
-            let bytes = bytes.as_bytes();
+            let (bytes, beside) = (bytes.as_bytes(), Beside { timestamp_ns, tag, ..Beside::NOTHING });
             if let Ok(address) = to.cast::<PyString>() {
                 let address = address.to_str()?;
-                return timeout.wait_if_needed(py, |wait| {
-                    self.core.send_to_address(address, bytes, &Encoded::default(), timestamp_ns, wait)
-                });
+                return timeout.wait_if_needed(py, |wait| self.core.send_as(Single, address, bytes, beside, wait));
             }
             let to = destination(to)?;
-            return timeout
-                .wait_if_needed(py, |wait| self.core.send_with(&to, bytes, &Encoded::default(), timestamp_ns, wait));
+            return timeout.wait_if_needed(py, |wait| self.core.send_as(Single, &to, bytes, beside, wait));
         }
         let route = self.route(to, wait)?;
         if let Ok(message) = data.cast::<Undelivered>() {
-            if headers.is_some() || timestamp_ns.is_some() {
+            if headers.is_some() || timestamp_ns.is_some() || tag != 0 {
                 let text =
-                    "an undelivered message keeps its headers and its timestamp; send bytes(message) with others";
+                    "an undelivered message keeps its headers, timestamp and tag; send bytes(message) with others";
                 return Err(located(py, self.address(), "", pyo3::exceptions::PyValueError::new_err(text)));
             }
             let message = &message.get().0;
             return timeout.wait_if_needed(py, |wait| route.send_undelivered(message, wait));
         }
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            route.send_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
-        };
-        outlet::send(&route, data, headers.as_ref(), timeout, send, send_loan)
+        outlet::send(&route, data, headers.as_ref(), timeout, In(&route, Single, Marks { timestamp_ns, tag }))
     }
 
     #[doc = doc!("Mailbox.send_pickle")]
-    #[pyo3(signature = (to, obj, headers=None, timestamp_ns=None, timeout=None, wait=None))]
+    #[pyo3(signature = (to, obj, headers=None, timestamp_ns=None, timeout=None, wait=None, tag=0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn send_pickle(
         &self,
-        py: Python<'_>,
         to: &Bound<'_, PyAny>,
         obj: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
         wait: Option<f64>,
+        tag: u64,
     ) -> PyResult<u64> {
         let (timeout, route) = (Timeout::new(timeout)?, self.route(to, wait)?);
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            route.send_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
-        };
-        ending::outlive();
-        let draft = Draft::pickle(obj).map_err(|error| located(py, self.address(), "", error))?;
-        outlet::send_draft(&route, py, &draft, headers.as_ref(), timeout, send, send_loan)
+        outlet::send_pickle(&route, obj, headers.as_ref(), timeout, In(&route, Single, Marks { timestamp_ns, tag }))
     }
 
     #[doc = doc!("Mailbox.send_tracked")]
-    #[pyo3(signature = (to, data, headers=None, timestamp_ns=None, timeout=None, wait=None))]
+    #[pyo3(signature = (to, data, headers=None, timestamp_ns=None, timeout=None, wait=None, tag=0))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn send_tracked(
         &self,
         to: &Bound<'_, PyAny>,
@@ -202,40 +198,34 @@ impl Mailbox {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
         wait: Option<f64>,
+        tag: u64,
     ) -> PyResult<Ticket> {
         let (timeout, route) = (Timeout::new(timeout)?, self.route(to, wait)?);
         ending::outlive();
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            route.send_tracked_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_tracked_with(attributes, timestamp_ns, wait)
-        };
-        outlet::send(&route, data, headers.as_ref(), timeout, send, send_loan).map(Ticket)
+        let way = In(&route, Tracked, Marks { timestamp_ns, tag });
+        outlet::send(&route, data, headers.as_ref(), timeout, way).map(Ticket)
     }
 
     #[doc = doc!("Mailbox.send_many")]
-    #[pyo3(signature = (to, rows, headers=None, timestamp_ns=None, timeout=None, wait=None))]
+    #[pyo3(signature = (to, rows, headers=None, timestamp_ns=None, timeout=None, wait=None, tag=0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn send_many<'py>(
         &self,
-        py: Python<'py>,
         to: &Bound<'py, PyAny>,
         rows: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
         wait: Option<f64>,
+        tag: u64,
     ) -> PyResult<Bound<'py, PyRange>> {
         let (timeout, route) = (Timeout::new(timeout)?, self.route(to, wait)?);
-        let send = |bytes: &[u8], row_len: usize, attributes: &Encoded, wait: &mut Wait<'_>| {
-            route.send_many(bytes, row_len, attributes, timestamp_ns, wait).map(|sent| sent.start)
-        };
-        outlet::send_many(&route, py, rows, headers.as_ref(), timestamp_ns, timeout, send)
+        outlet::send_many(&route, rows, headers.as_ref(), Marks { timestamp_ns, tag }, timeout)
     }
 
     #[doc = doc!("Mailbox.send_to_all")]
-    #[pyo3(signature = (pattern, data, headers=None, timestamp_ns=None, timeout=None))]
+    #[pyo3(signature = (pattern, data, headers=None, timestamp_ns=None, timeout=None, tag=0))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn send_to_all(
         &self,
         py: Python<'_>,
@@ -244,17 +234,19 @@ impl Mailbox {
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
+        tag: u64,
     ) -> PyResult<Vec<Identity>> {
         let timeout = Timeout::new(timeout)?;
         let everyone = self.core.to_all(pattern).map_err(|error| to_python(py, error))?;
+        let marks = Marks { timestamp_ns, tag };
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            everyone.send_with(bytes, attributes, timestamp_ns, wait).map(drop)
+            everyone.send_with(bytes, marks.with(attributes), wait)
         };
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait).map(drop)
+            loan.send_as(Single, marks.with(attributes), wait).map(|_| everyone.reached())
         };
-        outlet::send(&everyone, data, headers.as_ref(), timeout, send, send_loan)?;
-        Ok(everyone.reached().into_iter().map(Identity).collect())
+        let reached = outlet::send(&everyone, data, headers.as_ref(), timeout, (send, send_loan))?;
+        Ok(reached.into_iter().map(Identity).collect())
     }
 
     #[doc = doc!("Mailbox.loan")]

@@ -347,6 +347,12 @@ impl Message {
         self.with(py, byref::Message::timestamp_ns)
     }
 
+    #[doc = doc!("Message.tag")]
+    #[getter]
+    fn tag(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, byref::Message::tag)
+    }
+
     #[doc = doc!("Message.sender")]
     #[getter]
     fn sender(&self, py: Python<'_>) -> PyResult<Option<Identity>> {

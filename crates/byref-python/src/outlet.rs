@@ -16,7 +16,7 @@ use crate::refusals::located;
 use crate::rows::Rows;
 use crate::value;
 use crate::waiting::Patience;
-use byref::{Attributes, Encoded, HeaderValue, Wait};
+use byref::{Attributes, Beside, Encoded, Form, HeaderValue, Wait};
 use byref_parts::layout::{Place, Whole};
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -51,24 +51,116 @@ impl Outlet for byref::Publisher {
     }
 }
 
-/// Sends what `data` is, `send` if it lies in one piece, else by way of a loan, `send_loan`.
-pub fn send<T: Send>(
+/// One that sends in any form.
+pub trait Sender: Outlet {
+    fn send_as<F: Form>(
+        &self,
+        form: F,
+        payload: &[u8],
+        beside: Beside<'_>,
+        wait: &mut Wait<'_>,
+    ) -> byref::Result<F::Sent>;
+}
+
+impl Sender for byref::Publisher {
+    #[inline]
+    fn send_as<F: Form>(
+        &self,
+        form: F,
+        payload: &[u8],
+        beside: Beside<'_>,
+        wait: &mut Wait<'_>,
+    ) -> byref::Result<F::Sent> {
+        byref::Publisher::send_as(self, form, payload, beside, wait)
+    }
+}
+
+/// What is done with a message when it is known where it lies.
+pub trait Way: Send {
+    type Sent: Send;
+
+    /// In one piece, to be copied.
+    fn send_copy(&mut self, payload: &[u8], attributes: &Encoded, wait: &mut Wait<'_>) -> byref::Result<Self::Sent>;
+
+    /// In a loan of the outlet's.
+    fn send_loan(
+        &mut self,
+        loan: &mut byref::Loan,
+        attributes: &Encoded,
+        wait: &mut Wait<'_>,
+    ) -> byref::Result<Self::Sent>;
+}
+
+/// A function for each case.
+impl<T, C, L> Way for (C, L)
+where
+    T: Send,
+    C: FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+    L: FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
+{
+    type Sent = T;
+
+    #[inline]
+    fn send_copy(&mut self, payload: &[u8], attributes: &Encoded, wait: &mut Wait<'_>) -> byref::Result<T> {
+        self.0(payload, attributes, wait)
+    }
+
+    fn send_loan(&mut self, loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>) -> byref::Result<T> {
+        self.1(loan, attributes, wait)
+    }
+}
+
+/// It is sent in a form, by `0`.
+pub struct In<'a, S, F>(pub &'a S, pub F, pub Marks);
+
+/// What a sender may say of a message beside its headers.
+#[derive(Clone, Copy)]
+pub struct Marks {
+    pub timestamp_ns: Option<u64>,
+    pub tag: u64,
+}
+
+impl Marks {
+    pub fn with(self, attributes: &Encoded) -> Beside<'_> {
+        Beside { attributes, timestamp_ns: self.timestamp_ns, tag: self.tag }
+    }
+}
+
+impl<S: Sender, F: Form<Sent: Send> + Send> Way for In<'_, S, F> {
+    type Sent = F::Sent;
+
+    #[inline]
+    fn send_copy(&mut self, payload: &[u8], attributes: &Encoded, wait: &mut Wait<'_>) -> byref::Result<F::Sent> {
+        self.0.send_as(self.1, payload, self.2.with(attributes), wait)
+    }
+
+    fn send_loan(
+        &mut self,
+        loan: &mut byref::Loan,
+        attributes: &Encoded,
+        wait: &mut Wait<'_>,
+    ) -> byref::Result<F::Sent> {
+        loan.send_as(self.1, self.2.with(attributes), wait)
+    }
+}
+
+/// Sends what `data` is, as a copy if it lies in one piece, else by way of a loan.
+pub fn send<W: Way>(
     outlet: &impl Outlet,
     data: &Bound<'_, PyAny>,
     headers: Option<&Bound<'_, PyDict>>,
     timeout: impl Patience,
-    send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    mut send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
+    mut way: W,
+) -> PyResult<W::Sent> {
     let py = data.py();
     if let (Ok(bytes), None) = (data.cast_exact::<PyBytes>(), headers) {
         // Most messages, before anything larger than registers is passed around.
-        return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, send);
+        return send_bytes(py, bytes.as_bytes(), &Encoded::default(), timeout, way);
     }
     ending::outlive(); // Reading it may run any Python code.
     let payload = match Draft::of(data, outlet.topic())? {
         Ok(payload) => payload,
-        Err(draft) => return send_draft(outlet, py, &draft, headers, timeout, send, send_loan),
+        Err(draft) => return send_draft(outlet, py, &draft, headers, timeout, way),
     };
     let layout = payload.layout().map_err(|error| located(py, outlet.topic(), "", error))?;
     let attributes = if layout.is_none() && headers.is_none() {
@@ -78,9 +170,9 @@ pub fn send<T: Send>(
         Attributes { layout, headers }.encode().map_err(|error| to_python(py, error))?
     };
     match (payload.bytes(), &payload) {
-        (Some(bytes), _) => send_bytes(py, bytes, &attributes, timeout, send),
+        (Some(bytes), _) => send_bytes(py, bytes, &attributes, timeout, way),
         (None, Payload::Array(array)) => {
-            let send = |loan: &mut byref::Loan, wait: &mut Wait<'_>| send_loan(loan, &attributes, wait);
+            let send = |loan: &mut byref::Loan, wait: &mut Wait<'_>| way.send_loan(loan, &attributes, wait);
             send_array(outlet, array, attributes.len(), timeout, send)
         }
         (None, _) => unreachable!("only arrays come in pieces"),
@@ -92,42 +184,41 @@ pub fn header_list(outlet: &impl Outlet, headers: Option<&Bound<'_, PyDict>>) ->
     headers.map_or_else(|| Ok(Vec::new()), |headers| headers::from_python(headers, outlet.topic()))
 }
 
-/// Sends what `draft` is made of: a packed value or a lone pickle by `send`, anything else by way of a loan, `send_loan`.
-pub fn send_draft<'py, T: Send>(
+/// Sends what `draft` is made of: a packed value or a lone pickle as a copy, anything else by way of a loan.
+pub fn send_draft<'py, W: Way>(
     outlet: &impl Outlet,
     py: Python<'py>,
     draft: &Draft<'py>,
     headers: Option<&Bound<'py, PyDict>>,
     timeout: impl Patience,
-    send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
+    way: W,
+) -> PyResult<W::Sent> {
     match draft.whole() {
-        Some((whole, stream)) => send_whole(outlet, py, whole, stream, headers, timeout, send),
-        None => send_parts(outlet, py, draft, headers, timeout, send_loan),
+        Some((whole, stream)) => send_whole(outlet, py, whole, stream, headers, timeout, way),
+        None => send_parts(outlet, py, draft, headers, timeout, way),
     }
 }
 
 /// Sends what lies in one piece.
-fn send_whole<'py, T: Send>(
+fn send_whole<'py, W: Way>(
     outlet: &impl Outlet,
     py: Python<'py>,
     whole: Whole,
     stream: &[u8],
     headers: Option<&Bound<'py, PyDict>>,
     timeout: impl Patience,
-    send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
+    way: W,
+) -> PyResult<W::Sent> {
     /// What most of them have beside the payload.
     static PLAIN: [OnceLock<Encoded>; 2] = [OnceLock::new(), OnceLock::new()];
     let encode = |headers| Attributes { layout: Some(value::layout(Place::Whole(whole))), headers }.encode();
     if headers.is_none() {
         let plain = PLAIN[usize::from(whole == Whole::Pickle)]
             .get_or_init(|| encode(Vec::new()).expect("a layout alone is short"));
-        return send_bytes(py, stream, plain, timeout, send);
+        return send_bytes(py, stream, plain, timeout, way);
     }
     let attributes = encode(header_list(outlet, headers)?).map_err(|error| to_python(py, error))?;
-    send_bytes(py, stream, &attributes, timeout, send)
+    send_bytes(py, stream, &attributes, timeout, way)
 }
 
 /// Sends an array by way of a loan.
@@ -146,32 +237,32 @@ fn send_array<T: Send>(
 }
 
 /// Sends what `draft` is made of in one loan.
-fn send_parts<'py, T: Send>(
+fn send_parts<'py, W: Way>(
     outlet: &impl Outlet,
     py: Python<'py>,
     draft: &Draft<'py>,
     headers: Option<&Bound<'py, PyDict>>,
     timeout: impl Patience,
-    mut send: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
+    mut way: W,
+) -> PyResult<W::Sent> {
     let headers = header_list(outlet, headers)?;
     let planned = draft.plan(py, outlet, headers)?;
     let (size, room) = (planned.size(), planned.attributes.len());
     let mut loan = timeout.wait_if_needed(py, |wait| outlet.loan_with(size, room, wait))?;
     let attributes = planned.fill(py, &mut loan)?;
-    timeout.wait_if_needed(py, |wait| send(&mut loan, &attributes, wait))
+    timeout.wait_if_needed(py, |wait| way.send_loan(&mut loan, &attributes, wait))
 }
 
 /// Sends bytes in one piece; large ones are copied without the interpreter.
 #[inline]
-fn send_bytes<T: Send>(
+fn send_bytes<W: Way>(
     py: Python<'_>,
     bytes: &[u8],
     attributes: &Encoded,
     timeout: impl Patience,
-    mut send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-) -> PyResult<T> {
-    let send = |wait: &mut Wait<'_>| send(bytes, attributes, wait);
+    mut way: W,
+) -> PyResult<W::Sent> {
+    let send = |wait: &mut Wait<'_>| way.send_copy(bytes, attributes, wait);
     if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send) } else { timeout.wait(py, send) }
 }
 
@@ -197,40 +288,49 @@ pub fn resized() -> PyErr {
     PyValueError::new_err("the array changed its size while it was being sent")
 }
 
-/// Sends rows together: by `send` if they lie in one piece, else by way of a loan. Gives their numbers.
-pub fn send_many<'py>(
+/// Sends the pickle of an object.
+pub fn send_pickle<'py, W: Way>(
     outlet: &impl Outlet,
-    py: Python<'py>,
+    object: &Bound<'py, PyAny>,
+    headers: Option<&Bound<'py, PyDict>>,
+    timeout: impl Patience,
+    way: W,
+) -> PyResult<W::Sent> {
+    ending::outlive();
+    let py = object.py();
+    let draft = Draft::pickle(object).map_err(|error| located(py, outlet.topic(), "", error))?;
+    send_draft(outlet, py, &draft, headers, timeout, way)
+}
+
+/// Sends rows together. Gives their numbers.
+pub fn send_many<'py>(
+    sender: &impl Sender,
     rows: &Bound<'py, PyAny>,
     headers: Option<&Bound<'py, PyDict>>,
-    timestamp_ns: Option<u64>,
+    marks: Marks,
     timeout: impl Patience,
-    mut send: impl FnMut(&[u8], usize, &Encoded, &mut Wait<'_>) -> byref::Result<u64> + Send,
 ) -> PyResult<Bound<'py, PyRange>> {
     ending::outlive();
-    let rows = Rows::of(rows, outlet.topic())?;
-    let headers = header_list(outlet, headers)?;
+    let py = rows.py();
+    let rows = Rows::of(rows, sender.topic())?;
+    let headers = header_list(sender, headers)?;
     let attributes = Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
-    let (count, row_len) = (rows.count(), rows.row_len());
-    if count > 0 && row_len == 0 {
+    let count = rows.count();
+    if count > 0 && rows.row_len() == 0 {
         let text = "rows of 0 bytes cannot be sent together; send them one by one";
-        return Err(located(py, outlet.topic(), "", PyValueError::new_err(text)));
+        return Err(located(py, sender.topic(), "", PyValueError::new_err(text)));
     }
-    let first = match rows.bytes() {
-        bytes if count == 0 || bytes.is_some() => {
-            // No rows have no length either; that the endpoint is closed shows all the same.
-            let (bytes, row_len) = (bytes.unwrap_or_default(), row_len.max(1));
-            let send = |wait: &mut Wait<'_>| send(bytes, row_len, &attributes, wait);
-            if bytes.len() < COPY_DETACHED { timeout.wait_if_needed(py, send)? } else { timeout.wait(py, send)? }
-        }
+    let mut way = In(sender, byref::Rows(count), marks);
+    let sent = match rows.bytes() {
+        bytes if count == 0 || bytes.is_some() => send_bytes(py, bytes.unwrap_or_default(), &attributes, timeout, way)?,
         _ => {
-            let len = count.saturating_mul(row_len);
-            let mut loan = timeout.wait_if_needed(py, |wait| outlet.loan_with(len, attributes.len(), wait))?;
+            let len = count.saturating_mul(rows.row_len());
+            let mut loan = timeout.wait_if_needed(py, |wait| sender.loan_with(len, attributes.len(), wait))?;
             rows.gather(&mut loan)?;
-            timeout.wait_if_needed(py, |wait| loan.send_many_with(count, &attributes, timestamp_ns, wait))?
+            timeout.wait_if_needed(py, |wait| way.send_loan(&mut loan, &attributes, wait))?
         }
     };
-    PyRange::new(py, first as isize, (first + count as u64) as isize)
+    PyRange::new(py, sent.start as isize, sent.end as isize)
 }
 
 /// Lends memory as an array of that type and shape.

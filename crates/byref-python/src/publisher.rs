@@ -1,18 +1,17 @@
 //! `Publisher`, seen from Python.
 
-use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
 use crate::message::{Manner, Message};
-use crate::outlet::{self, Outlet};
+use crate::outlet::{self, In, Marks, Outlet};
 use crate::outstanding::Outstanding;
-use crate::refusals::{class_name, located};
+use crate::refusals::class_name;
 use crate::sending;
 use crate::ticket::Ticket;
-use crate::waiting::{Patience, Timeout};
-use byref::{Encoded, Policy, Wait};
+use crate::waiting::Timeout;
+use byref::{Kept, Policy, Single, Tracked, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -94,34 +93,16 @@ impl OnIdle {
 }
 
 impl Publisher {
-    /// See [`outlet::send`].
-    pub fn send_as<T: Send>(
-        &self,
-        data: &Bound<'_, PyAny>,
-        headers: Option<&Bound<'_, PyDict>>,
-        timeout: impl Patience,
-        send: impl FnMut(&[u8], &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-        send_loan: impl FnMut(&mut byref::Loan, &Encoded, &mut Wait<'_>) -> byref::Result<T> + Send,
-    ) -> PyResult<T> {
-        outlet::send(&self.0, data, headers, timeout, send, send_loan)
-    }
-
     #[cold]
     fn send_kept<'py>(
         &self,
         data: &Bound<'py, PyAny>,
         headers: Option<&Bound<'py, PyDict>>,
-        timestamp_ns: Option<u64>,
+        marks: Marks,
         timeout: Timeout,
     ) -> PyResult<Bound<'py, PyAny>> {
         ending::outlive();
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            self.0.send_kept_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_kept_with(attributes, timestamp_ns, wait)
-        };
-        let message = outlet::send(&Plain(&self.0), data, headers, timeout, send, send_loan)?;
+        let message = outlet::send(&Plain(&self.0), data, headers, timeout, In(&self.0, Kept, marks))?;
         Ok(Bound::new(data.py(), Message::new(message, Manner::default()))?.into_any())
     }
 }
@@ -207,7 +188,7 @@ impl Publisher {
     }
 
     #[doc = doc!("Publisher.send")]
-    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, keep=false))]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, keep=false, tag=0))]
     fn send<'py>(
         &self,
         data: &Bound<'py, PyAny>,
@@ -215,35 +196,32 @@ impl Publisher {
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
         keep: bool,
+        tag: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let (timeout, marks) = (Timeout::new(timeout)?, Marks { timestamp_ns, tag });
         if keep {
-            return self.send_kept(data, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?);
+            return self.send_kept(data, headers.as_ref(), marks, timeout);
         }
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            self.0.send_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
-        };
-        let sent = self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)?;
+        let sent = outlet::send(&self.0, data, headers.as_ref(), timeout, In(&self.0, Single, marks))?;
         Ok(sent.into_pyobject(data.py())?.into_any())
     }
 
     #[doc = doc!("Publisher.send_async")]
-    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, tag=0))]
     fn send_async<'py>(
         slf: &Bound<'py, Self>,
         data: &Bound<'py, PyAny>,
         headers: Option<&Bound<'py, PyAny>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
+        tag: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         static SEND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         ending::outlive();
         let py = slf.py();
         Timeout::new(timeout)?;
         let send = SEND.get_or_try_init(py, || py.import("byref._aio")?.getattr("send").map(Bound::unbind))?;
-        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout))
+        send.bind(py).call1((slf, data, headers, timestamp_ns, timeout, tag))
     }
 
     /// For `send_async`: the sequence number, if there is room at once; else what to try again.
@@ -252,64 +230,51 @@ impl Publisher {
         data: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
+        tag: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
-        sending::begin(slf, data, headers, timestamp_ns)
+        sending::begin(slf, data, headers, Marks { timestamp_ns, tag })
     }
 
     #[doc = doc!("Publisher.send_tracked")]
-    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None))]
+    #[pyo3(signature = (data, headers=None, timestamp_ns=None, timeout=None, tag=0))]
     fn send_tracked(
         &self,
         data: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
+        tag: u64,
     ) -> PyResult<Ticket> {
         ending::outlive();
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            self.0.send_tracked_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_tracked_with(attributes, timestamp_ns, wait)
-        };
-        self.send_as(data, headers.as_ref(), Timeout::new(timeout)?, send, send_loan).map(Ticket)
+        let way = In(&self.0, Tracked, Marks { timestamp_ns, tag });
+        outlet::send(&self.0, data, headers.as_ref(), Timeout::new(timeout)?, way).map(Ticket)
     }
 
     #[doc = doc!("Publisher.send_pickle")]
-    #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None))]
+    #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None, tag=0))]
     fn send_pickle(
         &self,
-        py: Python<'_>,
         obj: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
+        tag: u64,
     ) -> PyResult<u64> {
-        let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
-            self.0.send_with(bytes, attributes, timestamp_ns, wait)
-        };
-        let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
-        };
-        ending::outlive();
-        let draft = Draft::pickle(obj).map_err(|error| located(py, self.0.topic(), "", error))?;
-        outlet::send_draft(&self.0, py, &draft, headers.as_ref(), Timeout::new(timeout)?, send, send_loan)
+        let way = In(&self.0, Single, Marks { timestamp_ns, tag });
+        outlet::send_pickle(&self.0, obj, headers.as_ref(), Timeout::new(timeout)?, way)
     }
 
     #[doc = doc!("Publisher.send_many")]
-    #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
+    #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None, tag=0))]
     fn send_many<'py>(
         &self,
-        py: Python<'py>,
         rows: &Bound<'py, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
+        tag: u64,
     ) -> PyResult<Bound<'py, PyRange>> {
-        let send = |bytes: &[u8], row_len: usize, attributes: &Encoded, wait: &mut Wait<'_>| {
-            self.0.send_many(bytes, row_len, attributes, timestamp_ns, wait).map(|sent| sent.start)
-        };
-        outlet::send_many(&self.0, py, rows, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?, send)
+        outlet::send_many(&self.0, rows, headers.as_ref(), Marks { timestamp_ns, tag }, Timeout::new(timeout)?)
     }
 
     #[doc = doc!("Publisher.loan")]

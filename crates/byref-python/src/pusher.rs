@@ -1,15 +1,13 @@
 //! `Pusher`, seen from Python.
 
-use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
 use crate::loan::Loan;
 use crate::outlet::{self, Outlet};
 use crate::publisher::{non_negative, positive, state};
-use crate::refusals::located;
 use crate::waiting::Timeout;
-use byref::{Encoded, Wait};
+use byref::{Beside, Encoded, Single, Wait};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -93,31 +91,28 @@ impl Pusher {
             pusher.send_with(bytes, attributes, timestamp_ns, wait)
         };
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
+            loan.send_as(Single, Beside { attributes, timestamp_ns, tag: 0 }, wait)
         };
-        outlet::send(pusher, data, headers.as_ref(), timeout, send, send_loan)
+        outlet::send(pusher, data, headers.as_ref(), timeout, (send, send_loan))
     }
 
     #[doc = doc!("Pusher.send_pickle")]
     #[pyo3(signature = (obj, headers=None, timestamp_ns=None, timeout=None))]
     fn send_pickle(
         &self,
-        py: Python<'_>,
         obj: &Bound<'_, PyAny>,
         #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'_, PyDict>>,
         timestamp_ns: Option<u64>,
         timeout: Option<f64>,
     ) -> PyResult<u64> {
         let (pusher, timeout) = (&self.0, Timeout::new(timeout)?);
-        ending::outlive();
-        let draft = Draft::pickle(obj).map_err(|error| located(py, pusher.queue(), "", error))?;
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
             pusher.send_with(bytes, attributes, timestamp_ns, wait)
         };
         let send_loan = |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            loan.send_with(attributes, timestamp_ns, wait)
+            loan.send_as(Single, Beside { attributes, timestamp_ns, tag: 0 }, wait)
         };
-        outlet::send_draft(pusher, py, &draft, headers.as_ref(), timeout, send, send_loan)
+        outlet::send_pickle(pusher, obj, headers.as_ref(), timeout, (send, send_loan))
     }
 
     #[doc = doc!("Pusher.loan")]

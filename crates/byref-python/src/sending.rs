@@ -8,11 +8,11 @@
 use crate::draft::Draft;
 use crate::ending;
 use crate::errors::is_would_block;
-use crate::outlet;
+use crate::outlet::{self, Marks};
 use crate::payload::Payload;
 use crate::publisher::Publisher;
 use crate::waiting::{Attempt, Patience};
-use byref::{Encoded, Error, INLINE_LIMIT, Loan, Wait};
+use byref::{Encoded, Error, INLINE_LIMIT, Loan, Single, Wait};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,7 @@ use std::time::Instant;
 pub struct Sending {
     publisher: Py<Publisher>,
     headers: Option<Py<PyDict>>,
-    timestamp_ns: Option<u64>,
+    marks: Marks,
     began: Instant,
     /// `None`: it was sent or given up, or an attempt is being made.
     stage: Mutex<Option<Stage>>,
@@ -65,7 +65,7 @@ impl Sending {
         let headers = self.headers.as_ref().map(|headers| headers.bind(py));
         let filled = Mutex::new(None);
         let send_loan = |loan: &mut Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
-            let sent = loan.send_with(attributes, self.timestamp_ns, wait);
+            let sent = loan.send_as(Single, self.marks.with(attributes), wait);
             if let Err(Error::WouldBlock { .. }) = sent {
                 *lock(&filled) = Some((loan.take(), attributes.clone()));
             }
@@ -73,7 +73,7 @@ impl Sending {
         };
         let send = |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
             if bytes.len() <= INLINE_LIMIT {
-                return publisher.0.send_with(bytes, attributes, self.timestamp_ns, wait);
+                return publisher.0.send_as(Single, bytes, self.marks.with(attributes), wait);
             }
             let mut loan = publisher.0.loan_with(bytes.len(), attributes.len(), wait)?;
             loan.write(0, bytes);
@@ -82,15 +82,16 @@ impl Sending {
         };
         let (sent, unsent) = match stage {
             Stage::Object(object) => {
-                let sent = publisher.send_as(object.bind(py), headers, attempt, send, send_loan);
+                let sent = outlet::send(&publisher.0, object.bind(py), headers, attempt, (send, send_loan));
                 (sent, Stage::Object(object))
             }
             Stage::Draft(kept) => {
-                let sent = outlet::send_draft(&publisher.0, py, &kept.0, headers, attempt, send, send_loan);
+                let sent = outlet::send_draft(&publisher.0, py, &kept.0, headers, attempt, (send, send_loan));
                 (sent, Stage::Draft(kept))
             }
             Stage::Filled(mut loan, attributes) => {
-                let sent = attempt.wait_if_needed(py, |wait| loan.send_with(&attributes, self.timestamp_ns, wait));
+                let send = |wait: &mut Wait<'_>| loan.send_as(Single, self.marks.with(&attributes), wait);
+                let sent = attempt.wait_if_needed(py, send);
                 (sent, Stage::Filled(loan, attributes))
             }
         };
@@ -111,7 +112,7 @@ pub fn begin<'py>(
     publisher: &Bound<'py, Publisher>,
     data: &Bound<'py, PyAny>,
     headers: Option<Bound<'py, PyDict>>,
-    timestamp_ns: Option<u64>,
+    marks: Marks,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = data.py();
     ending::outlive();
@@ -123,7 +124,7 @@ pub fn begin<'py>(
         Ok(Payload::Bytes(_) | Payload::Buffer(_)) => Stage::Object(data.clone().unbind()),
     };
     let (publisher, headers) = (publisher.clone().unbind(), headers.map(Bound::unbind));
-    let sending = Sending { publisher, headers, timestamp_ns, began, stage: Mutex::new(None) };
+    let sending = Sending { publisher, headers, marks, began, stage: Mutex::new(None) };
     match sending.try_once(py, stage, Attempt::Since(began))? {
         Some(sequence) => Ok(sequence.into_pyobject(py)?.into_any()),
         None => Ok(Bound::new(py, sending)?.into_any()),

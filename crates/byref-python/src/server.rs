@@ -1,7 +1,6 @@
 //! `Server` and `Request`, seen from Python.
 #![allow(unsafe_code)]
 
-use crate::draft::Draft;
 use crate::ending;
 use crate::errors::to_python;
 use crate::headers;
@@ -11,7 +10,6 @@ use crate::message::{Manner, Message};
 use crate::outlet::{self, Outlet};
 use crate::publisher::{non_negative, state};
 use crate::receipt::note_caller;
-use crate::refusals::located;
 use crate::waiting::Timeout;
 use byref::{Code, Encoded, Error, Failure, Readiness, Wait};
 use pyo3::exceptions::PyTypeError;
@@ -270,11 +268,9 @@ impl Request {
             self.core.reply_loan(loan, attributes, more, timestamp_ns, wait)
         };
         if pickle {
-            ending::outlive();
-            let draft = Draft::pickle(data).map_err(|error| located(py, self.core.service(), "", error))?;
-            return outlet::send_draft(&self.core, py, &draft, headers.as_ref(), timeout, send, send_loan);
+            return outlet::send_pickle(&self.core, data, headers.as_ref(), timeout, (send, send_loan));
         }
-        outlet::send(&self.core, data, headers.as_ref(), timeout, send, send_loan)
+        outlet::send(&self.core, data, headers.as_ref(), timeout, (send, send_loan))
     }
 
     #[doc = doc!("Request.finish")]

@@ -30,6 +30,12 @@ impl Undelivered {
         self.0.timestamp_ns()
     }
 
+    #[doc = doc!("Undelivered.tag")]
+    #[getter]
+    fn tag(&self) -> u64 {
+        self.0.tag()
+    }
+
     #[doc = doc!("Undelivered.headers")]
     #[getter]
     fn headers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

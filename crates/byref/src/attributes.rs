@@ -1,6 +1,5 @@
 //! What travels beside a payload: its layout and the user's headers.
 
-use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes that layout and headers of one message may take together when encoded.
@@ -46,17 +45,13 @@ impl Attributes {
     }
 
     /// Makes them ready to send, as often as wanted.
-    pub fn encode(&self) -> Result<Encoded> {
+    pub fn encode(&self) -> Result<Encoded, TooLong> {
         if self.is_empty() {
             return Ok(Encoded::default());
         }
         let encoded = postcard::to_stdvec(self).expect("plain data always encodes");
         if encoded.len() > MAX_ATTRIBUTES {
-            let len = encoded.len();
-            let text = format!(
-                "headers and layout take {len} bytes, more than {MAX_ATTRIBUTES}; put large data into the payload"
-            );
-            return Err(Error::InvalidArgument(text));
+            return Err(TooLong(encoded.len()));
         }
         Ok(Encoded { bytes: encoded, pooled: false, refers: false })
     }
@@ -73,6 +68,39 @@ impl Attributes {
     }
 }
 
+/// Headers and layout take so many bytes, more than [`MAX_ATTRIBUTES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("headers and layout take {0} bytes, more than {MAX_ATTRIBUTES}; put large data into the payload")]
+pub struct TooLong(pub usize);
+
+/// What travels beside a payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Layout and headers (default: none).
+    pub attributes: &'a Encoded,
+    /// When it was sent, in nanoseconds (default: `CLOCK_REALTIME`).
+    pub timestamp_ns: Option<u64>,
+    /// A number of the sender's own, which costs 8 bytes of the record (default: 0, which costs nothing).
+    pub tag: u64,
+}
+
+impl Beside<'static> {
+    /// Nothing.
+    pub const NOTHING: Self = Beside { attributes: &Encoded::EMPTY, timestamp_ns: None, tag: 0 };
+}
+
+impl Default for Beside<'_> {
+    fn default() -> Self {
+        Beside::NOTHING
+    }
+}
+
+impl<'a> From<&'a Encoded> for Beside<'a> {
+    fn from(attributes: &'a Encoded) -> Self {
+        Beside { attributes, ..Beside::NOTHING }
+    }
+}
+
 /// [`Attributes`] in the form in which they travel.
 #[derive(Clone, Debug, Default)]
 pub struct Encoded {
@@ -82,6 +110,8 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    const EMPTY: Self = Encoded { bytes: Vec::new(), pooled: false, refers: false };
+
     /// For a message that travels in the pool, also when it is small: its payload is aligned to 64 bytes there.
     pub fn in_pool(self) -> Self {
         Encoded { pooled: true, ..self }

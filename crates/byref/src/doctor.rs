@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::link::ask::{Answered, look_at};
 use crate::link::location::Location;
-use crate::link::rendezvous::{Directory, is_final};
+use crate::link::names::is_final;
+use crate::link::rendezvous::Directory;
 use crate::sys::memory::{OwnedSegment, PeerSegment};
 use crate::sys::socket::Connect;
 use crate::sys::{cgroup, futex, limits, membarrier};

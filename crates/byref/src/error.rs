@@ -1,9 +1,11 @@
 //! Everything that can go wrong, in words for the person who has to act on it.
 
-use crate::direct::identity::Identity;
+use crate::attributes::TooLong;
+use crate::direct::identity::{Identity, Successor};
 use crate::direct::undelivered::Undelivered;
 use crate::rpc::failure::Failure;
 use crate::sys::limits;
+use crate::sys::text::printable;
 use std::borrow::Cow;
 use std::io;
 use std::path::Path;
@@ -292,21 +294,14 @@ pub enum Conflict {
     TakenOver,
 }
 
-/// A text that another process gave, as it may stand in a log line, in an error, and on a terminal.
-pub(crate) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            printable.extend(character.escape_default());
-        } else {
-            printable.push(character);
-        }
-    }
-    printable
-}
-
 /// This library's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<TooLong> for Error {
+    fn from(error: TooLong) -> Self {
+        Error::InvalidArgument(error.to_string())
+    }
+}
 
 impl Error {
     pub(crate) fn system(topic: &str, what: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -323,6 +318,11 @@ impl Error {
             }
             Error::directory(path, format!("{what}: {error}"))
         }
+    }
+
+    /// Of who had the address before.
+    pub(crate) fn taken_over(address: String, by: &Successor) -> Error {
+        Error::AddressInUse { address, pid: by.pid, name: by.name.clone(), conflict: Conflict::TakenOver }
     }
 
     pub(crate) fn directory(path: &Path, reason: impl Into<String>) -> Error {

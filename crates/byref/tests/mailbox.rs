@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use byref::{
-    Attributes, Conflict, Encoded, Error, EventKind, HeaderValue, Incoming, Mailbox, Message, One, Publisher,
-    Subscriber, To, Told, Wait,
+    Attributes, Beside, Conflict, Error, EventKind, HeaderValue, Incoming, Mailbox, Message, One, Publisher, Rows,
+    Single, Subscriber, To, Told, Tracked, Wait,
 };
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,7 +34,7 @@ fn receive(mailbox: &Mailbox) -> Message {
 
 /// An error of one that may not wait.
 fn at_once(mailbox: &Mailbox, to: &str, payload: &[u8]) -> byref::Result<u64> {
-    mailbox.send_with(&To::from(to), payload, &Encoded::default(), None, &mut Wait::up_to(Some(Duration::ZERO)))
+    mailbox.send_as(Single, to, payload, Beside::NOTHING, &mut Wait::up_to(Some(Duration::ZERO)))
 }
 
 fn eventually(mut is_so: impl FnMut() -> bool) {
@@ -73,7 +73,8 @@ fn attributes_timestamps_loans_and_blocks_travel() {
     let encoded = attributes.encode().unwrap();
     let (to, wait) = (To::from(&there), &mut Wait::up_to(Some(SOON)));
     for len in [3, 200, 5000] {
-        one.send_with(&to, &vec![9; len], &encoded, Some(77), wait).unwrap();
+        let beside = Beside { attributes: &encoded, timestamp_ns: Some(77), tag: 0 };
+        one.send_as(Single, &to, &vec![9; len], beside, wait).unwrap();
         let message = receive(&other);
         assert_eq!((message.attributes(), message.timestamp_ns(), message.len()), (attributes.clone(), 77, len));
     }
@@ -83,10 +84,10 @@ fn attributes_timestamps_loans_and_blocks_travel() {
     loan.send().unwrap();
     let message = receive(&other);
     assert!(message.len() == 1 << 20 && message.iter().all(|byte| *byte == 5) && !message.is_inline());
-    assert_eq!(route.send_many(b"aabbcc", 2, &Encoded::default(), None, wait).unwrap(), 4..7);
+    assert_eq!(route.send_as(Rows(3), b"aabbcc", Beside::NOTHING, wait).unwrap(), 4..7);
     let rows: Vec<_> = (0..3).map(|_| receive(&other).to_vec()).collect();
     assert_eq!(rows, [b"aa", b"bb", b"cc"]);
-    let ticket = route.send_tracked_with(b"tracked", &Encoded::default(), None, wait).unwrap();
+    let ticket = route.send_as(Tracked, b"tracked", Beside::NOTHING, wait).unwrap();
     let message = receive(&other);
     assert!(!ticket.is_released().unwrap());
     drop(message);
@@ -164,7 +165,7 @@ fn to_nobody_and_to_one_that_comes() {
         let waiting = scope.spawn(|| own.wait_for_peer("test/**", Some(SOON)).unwrap());
         let sending = scope.spawn(|| {
             let route = own.to(&later).come_within(SOON);
-            route.send_with(b"hello", &Encoded::default(), None, &mut Wait::up_to(None))
+            route.send_as(Single, b"hello", Beside::NOTHING, &mut Wait::up_to(None))
         });
         std::thread::sleep(Duration::from_millis(50));
         let other = mailbox(&later);
@@ -204,9 +205,10 @@ fn what_was_never_taken_is_the_senders_again_and_goes_on_without_a_copy() {
     for number in 0..6u8 {
         let payload = vec![number; if number % 2 == 0 { 10 } else { 100_000 }];
         let encoded = headers.encode().unwrap();
-        own.send_with(&To::from(&there), &payload, &encoded, Some(number as u64), wait).unwrap();
+        let beside = Beside { attributes: &encoded, timestamp_ns: Some(number as u64), tag: 0 };
+        own.send_as(Single, &there, &payload, beside, wait).unwrap();
     }
-    own.to(&there).send_many(&[7; 9000], 3000, &Encoded::default(), Some(6), wait).unwrap();
+    own.to(&there).send_as(Rows(3), &[7; 9000], Beside { timestamp_ns: Some(6), ..Beside::NOTHING }, wait).unwrap();
     let kept: Vec<_> = (0..3).map(|_| receive(&other)).collect(); // Its holds outlive the mailbox.
     assert_eq!(own.undelivered(&there).unwrap().len(), 0, "it lives");
     other.close();
@@ -243,7 +245,7 @@ fn what_was_never_taken_is_the_senders_again_and_goes_on_without_a_copy() {
 fn a_row_that_was_taken_is_not_undelivered() {
     let there = address();
     let (own, other) = (mailbox(&address()), mailbox(&there));
-    own.to(&there).send_many(b"abcdef", 1, &Encoded::default(), None, &mut Wait::up_to(Some(SOON))).unwrap();
+    own.to(&there).send_as(Rows(6), b"abcdef", Beside::NOTHING, &mut Wait::up_to(Some(SOON))).unwrap();
     let taken: Vec<u8> = (0..4).map(|_| receive(&other)[0]).collect();
     assert_eq!(taken, *b"abcd");
     other.close();
@@ -386,7 +388,7 @@ fn all_that_a_pattern_matches_get_one_copy() {
     assert!(stranger.try_recv().unwrap().is_none());
     assert!(own.send_to_all("nobody/*", b"").unwrap().is_empty());
     let mut loan = own.to_all("nobody/*").unwrap().loan_with(5000, 0, &mut Wait::up_to(Some(SOON))).unwrap();
-    assert_eq!(loan.send_with(&Encoded::default(), None, &mut Wait::up_to(Some(SOON))).unwrap(), 0);
+    assert_eq!(loan.send_as(Single, Beside::NOTHING, &mut Wait::up_to(Some(SOON))).unwrap(), 0);
 }
 
 #[test]
@@ -404,7 +406,7 @@ fn one_that_is_full_or_gone_keeps_nothing_from_the_others() {
     others[1].close();
     let brief = &mut Wait::up_to(Some(Duration::from_secs(3))); // In which the others say who they are.
     let everyone = own.to_all(&format!("{base}/**")).unwrap();
-    let reached = everyone.send_with(b"all", &Encoded::default(), None, brief).unwrap();
+    let reached = everyone.send_with(b"all", Beside::NOTHING, brief).unwrap();
     assert_eq!(reached, [others[2].identity().clone()]);
     assert_eq!(receive(&others[2])[..], *b"all");
 }

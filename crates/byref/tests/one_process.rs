@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use byref::{
-    Attributes, Batch, Encoded, Error, Event, EventKind, HeaderValue, Incoming, Layout, One, Policy, Publisher,
-    Subscriber, Told, UpTo, Wait,
+    Attributes, Batch, Beside, Encoded, Error, Event, EventKind, HeaderValue, Incoming, Kept, Layout, One, Policy,
+    Publisher, Rows, Single, Subscriber, Told, Tracked, UpTo, Wait,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,12 +56,13 @@ fn attributes_travel_with_small_and_large_payloads() {
     let attributes = Attributes { layout: None, headers };
     let encoded = attributes.encode().unwrap();
     for len in [0, 3, 200, 224, 5000] {
-        publisher.send_with(&vec![9; len], &encoded, Some(77), &mut Wait::up_to(SOON)).unwrap();
+        let beside = Beside { attributes: &encoded, timestamp_ns: Some(77), tag: 0 };
+        publisher.send_as(Single, &vec![9; len], beside, &mut Wait::up_to(SOON)).unwrap();
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
         assert_eq!((message.attributes(), message.timestamp_ns(), message.len()), (attributes.clone(), 77, len));
         let mut loan = publisher.loan(len).unwrap();
         loan.fill(8);
-        loan.send_with(&encoded, None, &mut Wait::up_to(SOON)).unwrap();
+        loan.send_as(Single, (&encoded).into(), &mut Wait::up_to(SOON)).unwrap();
         let message = subscriber.recv_timeout(SOON.unwrap()).unwrap();
         assert_eq!(message.attributes(), attributes);
         assert!(message.len() == len && message.iter().all(|byte| *byte == 8));
@@ -78,7 +79,7 @@ fn block_waits_and_loses_nothing() {
         publisher.send(&i.to_le_bytes()).unwrap();
     }
     let mut brief = Wait::up_to(Some(Duration::from_millis(20)));
-    let error = publisher.send_with(b"five", &Encoded::default(), None, &mut brief).unwrap_err();
+    let error = publisher.send_as(Single, b"five", Beside::NOTHING, &mut brief).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert!(error.to_string().contains("4 messages unread"), "{error}");
     std::thread::scope(|scope| {
@@ -192,7 +193,7 @@ fn a_full_pool_names_its_holder_and_recovers() {
         })
         .collect();
     let mut brief = Wait::up_to(Some(Duration::from_millis(20)));
-    let error = publisher.send_with(&vec![2; 1 << 20], &Encoded::default(), None, &mut brief).unwrap_err();
+    let error = publisher.send_as(Single, &vec![2; 1 << 20], Beside::NOTHING, &mut brief).unwrap_err();
     assert!(error.to_string().contains("('hoarder') holds 4"), "{error}");
     let releaser = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(30));
@@ -431,8 +432,48 @@ fn a_publisher_that_dies_hides_nobody() {
     }
 }
 
-fn send_rows(publisher: &Publisher, rows: &[u8], row_len: usize) -> byref::Result<std::ops::Range<u64>> {
-    publisher.send_many(rows, row_len, &Encoded::default(), None, &mut Wait::up_to(SOON))
+fn send_rows(publisher: &Publisher, rows: &[u8], count: usize) -> byref::Result<std::ops::Range<u64>> {
+    publisher.send_as(Rows(count), rows, Beside::NOTHING, &mut Wait::up_to(SOON))
+}
+
+/// With payloads that leave a tag just enough room in the record, and just not enough.
+#[test]
+fn tags_travel_beside_payloads_of_every_size() {
+    let topic = topic();
+    let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
+    publisher.wait_for_subscribers(1, SOON).unwrap();
+    let wait = &mut Wait::up_to(SOON);
+    let tagged = |tag| Beside { tag, ..Beside::NOTHING };
+    let sizes = [0, 1, 31, 32, 33, 39, 40, 41, 5000];
+    for (number, len) in sizes.into_iter().enumerate() {
+        for tag in [0, 1 + number as u64, u64::MAX] {
+            let payload = vec![number as u8; len];
+            publisher.send_as(Single, &payload, tagged(tag), wait).unwrap();
+            publisher.send_as(Tracked, &payload, tagged(tag), wait).unwrap();
+            let kept = publisher.send_as(Kept, &payload, tagged(tag), wait).unwrap();
+            assert_eq!((kept.tag(), &kept[..]), (tag, &payload[..]));
+            let mut loan = publisher.loan(len).unwrap();
+            loan.copy_from_slice(&payload);
+            loan.send_as(Single, tagged(tag), wait).unwrap();
+            for _ in 0..4 {
+                let message = subscriber.recv().unwrap();
+                assert_eq!((message.tag(), &message[..]), (tag, &payload[..]));
+            }
+        }
+    }
+    for len in sizes {
+        publisher.send_as(Single, &vec![7; len], tagged(if len % 2 == 1 { len as u64 } else { 0 }), wait).unwrap();
+    }
+    publisher.send_as(Rows(4), &[0; 4000], tagged(9), wait).unwrap();
+    publisher.send(b"without").unwrap();
+    let batch = subscriber.receive(UpTo(sizes.len()), wait).unwrap();
+    let tags = sizes.map(|len| if len % 2 == 1 { len as u64 } else { 0 });
+    assert_eq!(batch.tags(), tags);
+    assert_eq!(batch.iter().map(|message| message.tag()).collect::<Vec<_>>(), tags);
+    assert_eq!(subscriber.recv().unwrap().tag(), 9);
+    let rows = subscriber.receive(UpTo(9), wait).unwrap();
+    assert_eq!((rows.tags(), rows.get(2).unwrap().tag()), (vec![9; 3], 9));
+    assert_eq!(subscriber.recv().unwrap().tag(), 0);
 }
 
 #[test]
@@ -441,11 +482,11 @@ fn rows_are_messages_and_batches() {
     let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
     publisher.wait_for_subscribers(1, SOON).unwrap();
     let rows: Vec<u8> = (0..60).collect();
-    assert_eq!(send_rows(&publisher, &rows, 12).unwrap(), 0..5);
-    assert_eq!(send_rows(&publisher, &rows[..12], 12).unwrap(), 5..6);
-    assert_eq!(send_rows(&publisher, &[], 12).unwrap(), 6..6);
-    for row_len in [0, 7, 61] {
-        assert!(matches!(send_rows(&publisher, &rows, row_len), Err(Error::InvalidArgument(_))));
+    assert_eq!(send_rows(&publisher, &rows, 5).unwrap(), 0..5);
+    assert_eq!(send_rows(&publisher, &rows[..12], 1).unwrap(), 5..6);
+    assert_eq!(send_rows(&publisher, &[], 0).unwrap(), 6..6);
+    for count in [0, 7, 61] {
+        assert!(matches!(send_rows(&publisher, &rows, count), Err(Error::InvalidArgument(_))));
     }
     assert_eq!(&subscriber.recv().unwrap()[..], &rows[..12]);
     let batch = subscriber.receive(UpTo(3), &mut Wait::up_to(None)).unwrap();
@@ -466,7 +507,7 @@ fn each_row_holds_its_block() {
     let (publisher, subscriber) = (publisher(&topic), subscriber(&topic));
     publisher.wait_for_subscribers(1, SOON).unwrap();
     subscriber.wait_for_publishers(1, SOON).unwrap();
-    send_rows(&publisher, &[7; 60], 12).unwrap();
+    send_rows(&publisher, &[7; 60], 5).unwrap();
     let mut rows: Vec<_> = std::iter::from_fn(|| subscriber.try_recv().unwrap()).collect();
     let last = rows.swap_remove(2);
     assert_eq!(rows.len(), 4);
@@ -483,7 +524,7 @@ fn the_newest_rows_of_a_block_are_kept() {
     let lossy = Subscriber::builder(&topic).policy(Policy::DropOldest).depth(3).build().unwrap();
     publisher.wait_for_subscribers(1, SOON).unwrap();
     lossy.wait_for_publishers(1, SOON).unwrap();
-    send_rows(&publisher, &[7; 60], 6).unwrap();
+    send_rows(&publisher, &[7; 60], 10).unwrap();
     let rows = std::iter::from_fn(|| lossy.try_recv().unwrap());
     assert_eq!(rows.map(|row| row.sequence()).collect::<Vec<_>>(), [7, 8, 9]);
     assert_eq!(lossy.stats().unwrap().lost, 7);
@@ -504,9 +545,10 @@ fn a_loan_is_sent_as_rows() {
         loan.iter_mut().enumerate().for_each(|(index, byte)| *byte = (index / 1024) as u8);
         let wait = &mut Wait::up_to(SOON);
         for count in [0, 3, 5000, usize::MAX] {
-            assert!(matches!(loan.send_many_with(count, &encoded, None, wait), Err(Error::InvalidArgument(_))));
+            assert!(matches!(loan.send_as(Rows(count), (&encoded).into(), wait), Err(Error::InvalidArgument(_))));
         }
-        let first = loan.send_many_with(4, &encoded, Some(9), wait).unwrap();
+        let beside = Beside { attributes: &encoded, timestamp_ns: Some(9), tag: 0 };
+        let first = loan.send_as(Rows(4), beside, wait).unwrap().start;
         assert!(!loan.is_open());
         let batch = subscriber.receive(UpTo(10), &mut Wait::up_to(None)).unwrap();
         assert_eq!((batch.len(), batch.layout()), (4, Ok(layout.clone())));
@@ -538,7 +580,7 @@ fn a_batch_ends_although_its_publisher_goes_on() {
     });
     assert!(longest <= Some(32), "{longest:?}");
     while subscriber.try_recv().unwrap().is_some() {}
-    send_rows(&publisher, &[1; 1000], 1).unwrap();
+    send_rows(&publisher, &[1; 1000], 1000).unwrap();
     assert_eq!(
         subscriber.receive(UpTo(usize::MAX), &mut Wait::up_to(None)).unwrap().len(),
         8,
@@ -554,7 +596,7 @@ fn events_are_told_to_those_who_ask() {
     let publisher = publisher(&topic);
     publisher.wait_for_subscribers(3, SOON).unwrap();
     for count in [10, 2] {
-        send_rows(&publisher, &vec![0; count], 1).unwrap();
+        send_rows(&publisher, &vec![0; count], count).unwrap();
     }
     publisher.close();
     let event = |kind| Some(format!("{kind:?}"));
@@ -602,7 +644,7 @@ fn the_glossary_explains_to_early_and_late_subscribers() {
     assert_eq!(publisher.explain(b"a schema").unwrap(), Some(schema));
     let refers = Encoded::default().with_glossary();
     for _ in 0..2 {
-        publisher.send_with(b"tiny", &refers, None, &mut Wait::up_to(SOON)).unwrap();
+        publisher.send_as(Single, b"tiny", (&refers).into(), &mut Wait::up_to(SOON)).unwrap();
     }
     let late = Subscriber::builder(&topic).policy(Policy::DropOldest).history(4).build().unwrap();
     for subscriber in [early, late] {
@@ -640,7 +682,11 @@ fn two_readers_of_a_subscribers_socket_lose_nobody() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..TRACKED {
-                publisher.send_tracked(b"tracked").unwrap().wait_released(SOON).unwrap();
+                publisher
+                    .send_as(Tracked, b"tracked", Beside::NOTHING, &mut Wait::up_to(None))
+                    .unwrap()
+                    .wait_released(SOON)
+                    .unwrap();
             }
         });
         scope.spawn(|| {

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use byref::{Ended, Item, Publisher, Selector, Subscriber, Wait};
+use byref::{Beside, Ended, Item, Publisher, Selector, Single, Subscriber, Wait};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -199,7 +199,8 @@ fn the_backlog_counts_what_waits() {
     let encoded = byref::Attributes::default().encode().unwrap();
     for timestamp in [500, 600, 700] {
         for (publisher, offset) in publishers.iter().zip([0, 50]) {
-            publisher.send_with(b"x", &encoded, Some(timestamp - offset), &mut Wait::up_to(SOON)).unwrap();
+            let beside = Beside { attributes: &encoded, timestamp_ns: Some(timestamp - offset), tag: 0 };
+            publisher.send_as(Single, b"x", beside, &mut Wait::up_to(SOON)).unwrap();
         }
     }
     let backlog = subscriber.backlog().unwrap();

@@ -1,14 +1,15 @@
 //! Sending to every mailbox that a pattern matches: one copy in memory, one record for each.
 
-use crate::attributes::Encoded;
+use crate::attributes::Beside;
 use crate::direct::identity::Identity;
 use crate::direct::mailbox::{Mailbox, Shared};
 use crate::direct::route::{Opening, To};
 use crate::error::{Error, Result};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
+use crate::pubsub::form::{self, Single};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
@@ -32,7 +33,7 @@ pub struct Everyone(Arc<All>);
 struct All {
     shared: Arc<Shared>,
     pattern: Box<str>,
-    /// To whom the last message went.
+    /// To whom the last loan went.
     reached: Mutex<Vec<Identity>>,
 }
 
@@ -48,28 +49,18 @@ impl Mailbox {
     /// without limit for those that are full, while the others have it already; one that ends meanwhile is not among them. Nor is one
     /// that does not say within 5 s which address it has; it is asked once.
     pub fn send_to_all(&self, pattern: &str, payload: &[u8]) -> Result<Vec<Identity>> {
-        self.to_all(pattern)?.send_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
+        self.to_all(pattern)?.send_with(payload, Beside::NOTHING, &mut Wait::up_to(None))
     }
 }
 
 impl Everyone {
-    /// [`Mailbox::send_to_all`] with attributes and a timestamp. Those that have no room in time are not among those that it gives.
-    pub fn send_with(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Vec<Identity>> {
-        if append::fits_inline(payload.len(), attributes) {
-            let append = &mut |_: &mut Store, line: &mut Line| append::inline(line, payload, attributes, timestamp_ns);
-            let (reached, outcome) = self.0.send(wait, append);
-            return outcome.map(|()| reached);
-        }
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)?;
-        Ok(self.reached())
+    /// [`Mailbox::send_to_all`] with what is to be beside the payload. Those that have no room in time are not among those that it gives.
+    pub fn send_with(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<Vec<Identity>> {
+        // Several threads may be at it, each to be told whom its own message reached.
+        let All { shared, pattern, .. } = &*self.0;
+        let all = Arc::new(All { shared: Arc::clone(shared), pattern: pattern.clone(), reached: Mutex::default() });
+        form::send(&all, Single, payload, beside, wait)?;
+        Ok(std::mem::take(&mut *all.reached.lock()))
     }
 
     /// Lends `len` bytes with room for `attributes_len` bytes of encoded attributes, to be filled in place and sent to all.
@@ -77,7 +68,7 @@ impl Everyone {
         Loan::take_from(Arc::clone(&self.0) as _, len, attributes_len, wait)
     }
 
-    /// To whom the last message went that was sent with this, or with a loan of it.
+    /// To whom the last loan of this went.
     pub fn reached(&self) -> Vec<Identity> {
         self.0.reached.lock().clone()
     }
@@ -206,15 +197,12 @@ impl Lender for All {
         self.shared.discard(slot);
     }
 
-    fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        let append = &mut |_: &mut Store, line: &mut Line| append::inline(line, payload, attributes, timestamp_ns);
-        let (reached, outcome) = self.send(wait, append);
+    fn next_sequence(&self) -> Result<u64> {
+        self.shared.opened(&mut self.shared.lock()?).map(|_| 0)
+    }
+
+    fn commit_inline(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<u64> {
+        let (reached, outcome) = self.send(wait, &mut |_, line| append::inline(line, payload, beside));
         outcome.map(|()| reached.len() as u64)
     }
 

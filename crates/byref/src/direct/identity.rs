@@ -1,8 +1,6 @@
 //! Who a mailbox is.
 
-use crate::error::{Conflict, Error};
-use crate::reader::message::PublisherInfo;
-use crate::reader::receipts::AckedAt;
+use crate::reader::sender::{AckedAt, PublisherInfo};
 use crate::sys::process;
 use std::fmt;
 use std::sync::Arc;
@@ -65,10 +63,5 @@ impl Successor {
     /// The mailbox of a process.
     pub fn in_process(pid: i32) -> Self {
         Successor { pid, name: process::command_of(pid).map(String::into_boxed_str) }
-    }
-
-    /// The error of who had the address before.
-    pub fn error(&self, address: String) -> Error {
-        Error::AddressInUse { address, pid: self.pid, name: self.name.clone(), conflict: Conflict::TakenOver }
     }
 }

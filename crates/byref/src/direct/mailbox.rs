@@ -27,6 +27,7 @@ use crate::link::channel::Channel;
 use crate::link::claims::{Attempted, Claim};
 use crate::link::handshake::{self, ToSubscriber, Whereabouts, Wish};
 use crate::link::lookout::{Lookout, Neighbour};
+use crate::link::names;
 use crate::link::rendezvous::{self, Announced, Directory};
 use crate::link::role::Role;
 use crate::link::service::{self, Handle};
@@ -296,7 +297,7 @@ impl Drop for Mailbox {
 
 /// Claims an address.
 fn claim(directory: &Directory, address: &str, incarnation: u128, takeover: bool) -> Result<Arc<Claim>> {
-    let name = rendezvous::mailbox_name(address);
+    let name = names::mailbox_name(address);
     let failed = |error| Error::meeting(address, directory.path(), CANNOT_CLAIM)(error);
     let began = Instant::now();
     loop {
@@ -496,7 +497,7 @@ impl Host for Shared {
             Wish::Who => true,
             Wish::Knock { address, incarnation, from } => {
                 let is_meant = address == own && incarnation.is_none_or(|meant| meant == own_incarnation);
-                if is_meant && rendezvous::is_mailbox(&from) {
+                if is_meant && names::is_mailbox(&from) {
                     fault!("knock.heard");
                     self.inbox.collect_at(&from);
                 }

@@ -1,28 +1,27 @@
 //! Sending to one address: finding who has it, and the line to it.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::direct::asking::{Answer, Connected, Question};
 use crate::direct::identity::Identity;
 use crate::direct::mailbox::{CANNOT_ASK, Mailbox, Shared, validate};
 use crate::direct::undelivered::{Body, Undelivered};
 use crate::error::{Error, Result};
 use crate::link::handshake::{self, Wish};
-use crate::link::rendezvous;
+use crate::link::names;
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
+use crate::pubsub::form::{self, Form, Single};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::changes::Ended;
 use crate::sync::wait::Wait;
-use crate::writer::append::{self, Filled};
+use crate::writer::append::{self, Filled, fits_inline};
 use crate::writer::attempt::{Attempt, Call};
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;
 use crate::writer::room;
 use crate::writer::store::{self, Store};
-use crate::writer::ticket::Ticket;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,10 +69,36 @@ impl From<&Identity> for To {
 }
 
 /// The same, borrowed.
-#[derive(Clone, Copy)]
-pub(super) enum Target<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Target<'a> {
+    /// Whoever has the address.
     Address(&'a str),
+    /// This mailbox and no later one with its address.
     Peer(&'a Identity),
+}
+
+impl<'a> From<&'a str> for Target<'a> {
+    fn from(address: &'a str) -> Self {
+        Target::Address(address)
+    }
+}
+
+impl<'a> From<&'a String> for Target<'a> {
+    fn from(address: &'a String) -> Self {
+        Target::Address(address)
+    }
+}
+
+impl<'a> From<&'a Identity> for Target<'a> {
+    fn from(peer: &'a Identity) -> Self {
+        Target::Peer(peer)
+    }
+}
+
+impl<'a> From<&'a To> for Target<'a> {
+    fn from(to: &'a To) -> Self {
+        to.target()
+    }
 }
 
 impl Target<'_> {
@@ -156,38 +181,28 @@ impl Mailbox {
     ///
     /// A call that fails sent nothing.
     pub fn send(&self, to: impl Into<To>, payload: &[u8]) -> Result<u64> {
-        self.send_with(&to.into(), payload, &Encoded::default(), None, &mut Wait::up_to(None))
+        self.send_as(Single, &to.into(), payload, Beside::NOTHING, &mut Wait::up_to(None))
     }
 
-    /// Sends a copy of `payload` with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`).
-    pub fn send_with(
+    /// Sends a copy of `payload` in that form, with what is to be beside it. Of [`Rows`](crate::Rows) a block counts as one message
+    /// against `depth`.
+    #[inline]
+    pub fn send_as<'a, F: Form>(
         &self,
-        to: &To,
+        form: F,
+        to: impl Into<Target<'a>>,
         payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        if append::fits_inline(payload.len(), attributes) {
-            return self.shared.append_inline(to.target(), Duration::ZERO, payload, attributes, timestamp_ns, wait);
+    ) -> Result<F::Sent> {
+        let target = to.into();
+        if form.count() == 1 && !form.is_pooled() && fits_inline(payload.len(), beside) {
+            // Most messages, without a route to be made.
+            let beside = form.stamped(beside);
+            let sequence = self.shared.append_inline(target, Duration::ZERO, payload, beside, wait)?;
+            return Ok(form.of_inline(self.shared.identity.info(), sequence, payload, beside));
         }
-        self.to(to.clone()).send_with(payload, attributes, timestamp_ns, wait)
-    }
-
-    /// [`send_with`](Self::send_with) to whoever has an address.
-    pub fn send_to_address(
-        &self,
-        address: &str,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        if append::fits_inline(payload.len(), attributes) {
-            let target = Target::Address(address);
-            return self.shared.append_inline(target, Duration::ZERO, payload, attributes, timestamp_ns, wait);
-        }
-        self.to(address).send_with(payload, attributes, timestamp_ns, wait)
+        self.to(target.to_owned()).send_as(form, payload, beside, wait)
     }
 
     /// Sends a message that another mailbox never took, with what was beside it; its payload is not copied if it was sent from
@@ -234,67 +249,15 @@ impl Route {
         self.0.shared.address()
     }
 
-    /// [`Publisher::send_with`](crate::Publisher::send_with).
-    pub fn send_with(
+    /// [`Publisher::send_as`](crate::Publisher::send_as). Of [`Rows`](crate::Rows) a block counts as one message against `depth`.
+    pub fn send_as<F: Form>(
         &self,
+        form: F,
         payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        if append::fits_inline(payload.len(), attributes) {
-            let Way { shared, to, come } = &*self.0;
-            return shared.append_inline(to.target(), *come, payload, attributes, timestamp_ns, wait);
-        }
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)
-    }
-
-    /// [`Publisher::send_many`](crate::Publisher::send_many): a block counts as one message against `depth`.
-    pub fn send_many(
-        &self,
-        rows: &[u8],
-        row_len: usize,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Range<u64>> {
-        if row_len == 0 || !rows.len().is_multiple_of(row_len) {
-            let (sender, len) = (self.sender(), rows.len());
-            return Err(Error::InvalidArgument(format!(
-                "mailbox '{sender}': {len} bytes are not rows of {row_len} bytes"
-            )));
-        }
-        let count = rows.len() / row_len;
-        let first = match count {
-            // That the mailbox is closed shows all the same.
-            0 => {
-                let shared = &self.0.shared;
-                shared.opened(&mut shared.lock()?)?;
-                return Ok(0..0);
-            }
-            1 => self.send_with(rows, attributes, timestamp_ns, wait)?,
-            _ => {
-                let mut loan = self.loan_with(rows.len(), attributes.len(), wait)?;
-                loan.write(0, rows);
-                loan.send_rows(count, attributes, timestamp_ns, rows.len(), wait)?
-            }
-        };
-        Ok(first..first + count as u64)
-    }
-
-    /// [`Publisher::send_tracked_with`](crate::Publisher::send_tracked_with).
-    pub fn send_tracked_with(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Ticket> {
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
+    ) -> Result<F::Sent> {
+        form::send(&self.0, form, payload, beside, wait)
     }
 
     /// Sends a message that another mailbox never took; see [`Mailbox::send_undelivered`].
@@ -340,14 +303,13 @@ impl Lender for Way {
         self.shared.discard(slot);
     }
 
-    fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.shared.append_inline(self.to.target(), self.come, payload, attributes, timestamp_ns, wait)
+    /// Sequence numbers are each destination's own; here it only matters whether the mailbox is closed.
+    fn next_sequence(&self) -> Result<u64> {
+        self.shared.opened(&mut self.shared.lock()?).map(|_| 0)
+    }
+
+    fn commit_inline(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.shared.append_inline(self.to.target(), self.come, payload, beside, wait)
     }
 
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {
@@ -363,11 +325,10 @@ impl Shared {
         to: Target<'_>,
         come: Duration,
         payload: &[u8],
-        attributes: &[u8],
-        timestamp_ns: Option<u64>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        self.until(to, come, wait, |_, line| append::inline(line, payload, attributes, timestamp_ns))
+        self.until(to, come, wait, |_, line| append::inline(line, payload, beside))
     }
 
     fn append_undelivered(
@@ -377,11 +338,11 @@ impl Shared {
         message: &Undelivered,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let timestamp_ns = Some(message.timestamp_ns());
+        let (timestamp_ns, tag) = (Some(message.timestamp_ns()), message.tag());
         match message.body() {
-            Body::Inline(payload, attributes) => {
-                self.append_inline(to.target(), come, payload, attributes, timestamp_ns, wait)
-            }
+            Body::Inline(payload, attributes) => self.until(to.target(), come, wait, |_, line| {
+                append::inline_tagged(line, payload, attributes, tag, timestamp_ns)
+            }),
             Body::Pooled(pooled)
                 if message.sender() == self.identity.incarnation()
                     && (pooled.is_whole() || pooled.at.attributes_len == 0) =>
@@ -401,9 +362,7 @@ impl Shared {
             Body::Pooled(_) => {
                 let attributes = Encoded::copied(message.encoded_attributes(), message.refers());
                 let way = Way { shared: Arc::clone(self), to: to.clone(), come };
-                let mut loan = Loan::take_from(Arc::new(way) as _, message.len(), attributes.len(), wait)?;
-                loan.write(0, message);
-                loan.send_encoded(&attributes, timestamp_ns, message.len(), wait)
+                form::send(&Arc::new(way), Single, message, Beside { attributes: &attributes, timestamp_ns, tag }, wait)
             }
         }
     }
@@ -601,7 +560,7 @@ impl<'a> Opening<'a> {
     fn knock(&mut self) -> Result<bool> {
         let (shared, address) = (self.shared, self.to.address().to_owned());
         let failed = || Error::system(shared.address(), CANNOT_ASK);
-        let name = rendezvous::mailbox_name(&address);
+        let name = names::mailbox_name(&address);
         let Some(connected) = Connected::to(&shared.lookout.directory(), &name).map_err(failed())? else {
             return self.found_nobody();
         };
@@ -615,7 +574,7 @@ impl<'a> Opening<'a> {
             }
         }
         fault!("knock.expecting");
-        let (incarnation, from) = (self.to.incarnation(), rendezvous::mailbox_name(shared.address()));
+        let (incarnation, from) = (self.to.incarnation(), names::mailbox_name(shared.address()));
         let wish = Wish::Knock { address, incarnation, from };
         self.question = connected.ask(wish).map_err(failed())?;
         self.next = Instant::now() + self.pause;

@@ -22,6 +22,7 @@ struct Untaken {
     peer: Identity,
     sequence: u64,
     timestamp_ns: u64,
+    tag: u64,
     body: Body,
     /// The store that it lies in is that of this mailbox.
     sender: u128,
@@ -57,7 +58,7 @@ impl Undelivered {
         let bytes: Vec<u8> = data.words().take(head.data_words()).flat_map(u64::to_ne_bytes).collect();
         let behind = head.payload_len().next_multiple_of(8);
         let (payload, attributes) = (&bytes[..head.payload_len()], &bytes[behind..behind + head.attributes_len()]);
-        Self::copied(peer, sender, head.sequence, head.timestamp_ns, payload, attributes)
+        Self::copied(peer, sender, head.sequence, head.timestamp_ns, head.tag(data), payload, attributes)
     }
 
     pub(crate) fn copied(
@@ -65,24 +66,25 @@ impl Undelivered {
         sender: u128,
         sequence: u64,
         timestamp_ns: u64,
+        tag: u64,
         payload: &[u8],
         attributes: &[u8],
     ) -> Self {
-        Self::new(peer, sender, sequence, timestamp_ns, Body::Inline(payload.into(), attributes.into()))
+        Self::new(peer, sender, (sequence, timestamp_ns, tag), Body::Inline(payload.into(), attributes.into()))
     }
 
     pub(crate) fn pooled(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, pooled: Pooled) -> Self {
-        Self::new(peer, sender, sequence, timestamp_ns, Body::Pooled(pooled))
+        Self::new(peer, sender, (sequence, timestamp_ns, pooled.at.tag), Body::Pooled(pooled))
     }
 
-    fn new(peer: &Identity, sender: u128, sequence: u64, timestamp_ns: u64, body: Body) -> Self {
+    fn new(peer: &Identity, sender: u128, (sequence, timestamp_ns, tag): (u64, u64, u64), body: Body) -> Self {
         let (peer, made_in) = (peer.clone(), ForkId::current());
-        Undelivered(Arc::new(Untaken { peer, sequence, timestamp_ns, body, sender, made_in }))
+        Undelivered(Arc::new(Untaken { peer, sequence, timestamp_ns, tag, body, sender, made_in }))
     }
 
     /// What was sent inside of a record, for who may send it again.
     pub(crate) fn of_inline(peer: &Identity, sender: u128, payload: &[u8], attributes: &[u8]) -> Self {
-        Self::new(peer, sender, 0, 0, Body::Inline(payload.into(), attributes.into()))
+        Self::new(peer, sender, (0, 0, 0), Body::Inline(payload.into(), attributes.into()))
     }
 
     /// The same for what was sent in a chunk.
@@ -103,6 +105,11 @@ impl Undelivered {
     /// When it was sent: nanoseconds of `CLOCK_REALTIME`, or what the sender gave.
     pub fn timestamp_ns(&self) -> u64 {
         self.0.timestamp_ns
+    }
+
+    /// The number that its sender gave it beside the payload; 0: none.
+    pub fn tag(&self) -> u64 {
+        self.0.tag
     }
 
     /// Layout and headers.

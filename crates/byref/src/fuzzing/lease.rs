@@ -9,12 +9,12 @@ use crate::protocol::claim::Policy;
 use crate::protocol::lease::{COUNTS, LEASE_LEN, MAX_SLOTS};
 use crate::pubsub::publisher::Publisher;
 use crate::reader::connection::{Connection, LOSSLESS};
-use crate::reader::message::{Message, PublisherInfo};
-use crate::reader::receipts::AckedAt;
+use crate::reader::message::Message;
+use crate::reader::sender::{AckedAt, PublisherInfo};
 use crate::sync::Ordering;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::duties;
-use crate::{Encoded, Loan, Wait};
+use crate::{Beside, Loan, Rows, Single, Wait};
 use arbitrary::{Arbitrary, Unstructured};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -135,14 +135,14 @@ impl Stage {
         match step {
             Step::Send { len } => {
                 let number = self.number();
-                let sent =
-                    self.publisher.send_with(&content(number, len as usize), &Encoded::default(), None, &mut soon());
+                let payload = content(number, len as usize);
+                let sent = self.publisher.send_as(Single, &payload, Beside::NOTHING, &mut soon());
                 self.note(sent, number, [len as usize]);
             }
             Step::SendMany { rows, len } => {
                 let (number, len) = (self.number(), len as usize + 1);
                 let rows = (0..rows as u64).map(|row| content(number + row, len)).collect::<Vec<_>>().concat();
-                let sent = self.publisher.send_many(&rows, len, &Encoded::default(), None, &mut soon());
+                let sent = self.publisher.send_as(Rows(rows.len() / len), &rows, Beside::NOTHING, &mut soon());
                 self.note(sent.map(|range| range.start), number, vec![len; rows.len() / len]);
             }
             Step::Lend { len } if self.loans.len() < 8 => {
@@ -153,7 +153,7 @@ impl Stage {
                 if let Some(mut loan) = self.loans.pop() {
                     let (number, len) = (self.number(), loan.len());
                     loan.copy_from_slice(&content(number, len));
-                    let sent = loan.send_with(&Encoded::default(), None, &mut soon());
+                    let sent = loan.send_as(Single, Beside::NOTHING, &mut soon());
                     self.note(sent, number, [len]);
                 }
             }

@@ -1,6 +1,6 @@
 //! The names of files in the rendezvous directory, topics and patterns.
 
-use crate::link::rendezvous::{is_final, is_queue, may_match};
+use crate::link::names::{is_final, is_queue, may_match};
 use crate::topic;
 
 pub fn run(input: &[u8]) {

@@ -8,7 +8,8 @@ use crate::link::handshake::{self, Call, Greeting, NotUnderstood, ToSubscriber, 
 use crate::link::pair::{Answers, Attendant, Pair, Wire};
 use crate::link::pairs::Pairs;
 use crate::link::rendezvous::{Announced, Directory};
-use crate::link::service::{Event, Handle, Next, Service, Token};
+use crate::link::service::Handle;
+use crate::link::tasks::{Event, Next, Service, Token};
 use crate::sync::locks::Mutex;
 use crate::sys::epoll::Interest;
 use crate::sys::limits;
@@ -135,7 +136,7 @@ impl Acceptors {
         who: Announced,
         host: &Weak<dyn Host>,
     ) -> io::Result<Place> {
-        let claim = who.claim(directory)?;
+        let claim = Claim::for_name(&who, directory)?;
         let mut present = self.present.lock();
         if let Some(listening) = present.as_ref().filter(|it| Arc::ptr_eq(&it.acceptor.directory, directory))
             && let Some(name) = listening.acceptor.link(&who, host)

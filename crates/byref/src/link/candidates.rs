@@ -1,7 +1,7 @@
 //! The publishers' sockets that concern a subscriber: each is asked once, and only a few at a time. A pattern has to
 //! ask every publisher there is, and each question takes descriptors until it is answered.
 
-use crate::link::rendezvous::same_publisher;
+use crate::link::names::same_publisher;
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 

@@ -92,7 +92,7 @@ impl Channel {
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn joined() -> (Channel, Channel) {
     use crate::link::pair::Side;
-    use crate::link::service::Service;
+    use crate::link::tasks::Service;
     use crate::sys::socket;
 
     let service = Service::idle();
@@ -111,7 +111,7 @@ pub(crate) fn joined() -> (Channel, Channel) {
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) fn beside_stranger() -> (rustix::fd::OwnedFd, Arc<Pair>) {
     use crate::link::pair::Side;
-    use crate::link::service::Service;
+    use crate::link::tasks::Service;
     use crate::sys::socket;
 
     let (stranger, own) = socket::pair().expect("two sockets");
@@ -142,6 +142,7 @@ mod tests {
     use crate::link::meeting::{Meeting, meet_in_private};
     use crate::link::pair::{Answers, MOST_CHANNELS, Side};
     use crate::link::service::{self, Handle};
+    use crate::link::tasks;
     use crate::protocol::claim::Policy;
     use crate::sync::locks::Mutex;
     use crate::sys::memory::OwnedSegment;
@@ -565,7 +566,7 @@ mod tests {
         let memory = OwnedSegment::new("test", 4096).unwrap();
         let first = both.open_with("a", Some(memory.shared()));
         socket::shortage::of_descriptors(true);
-        let _ = both.theirs.run(service::Event::Ready);
+        let _ = both.theirs.run(tasks::Event::Ready);
         socket::shortage::of_descriptors(false);
         let (name, its, passed) = both.called_there.0.lock().pop().expect("a call");
         assert_eq!((&*name, passed.unwrap_err().raw_os_error()), ("a", Some(libc::EMFILE)));
@@ -604,7 +605,7 @@ mod tests {
         });
         assert!(stranger.says(2, 0, None) && stranger.says(2, 2, None));
         for _ in 0..2 * MOST {
-            let _ = pair.run(service::Event::Ready);
+            let _ = pair.run(tasks::Event::Ready);
         }
         assert_eq!(text(told.take()), None, "it is as it was");
         assert_eq!(taken.load(Ordering::Relaxed), sent.load(Ordering::Relaxed));

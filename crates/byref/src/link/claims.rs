@@ -8,10 +8,11 @@
 //! These locks are a process's own, and go when it closes any descriptor of the file. So a process opens the file once, keeps it open
 //! as long as it has a claim there, and remembers which bytes are its own: the kernel would give them to it again.
 
-use crate::link::rendezvous::Directory;
+use crate::link::rendezvous::{Announced, Directory};
 use crate::sync::locks::Mutex;
 use crate::sys::fork::{ForkId, PerProcess};
 use crate::sys::ranges;
+use crate::topic;
 use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::io;
@@ -51,6 +52,17 @@ fn byte_of(hash: u128) -> u64 {
 }
 
 impl Claim {
+    /// Takes the claim that a name needs, if it needs one.
+    pub fn for_name(who: &Announced, directory: &Directory) -> io::Result<Option<Arc<Self>>> {
+        let Announced::Mailbox { address, id } = who else { return Ok(None) };
+        match Claim::attempt(directory, topic::wide_hash(address), *id)? {
+            Attempted::Taken(claim) => Ok(Some(claim)),
+            Attempted::Held(pid) => {
+                Err(io::Error::new(io::ErrorKind::AddrInUse, format!("process {pid} has the address '{address}'")))
+            }
+        }
+    }
+
     /// Claims the address of that hash in `directory`. What `owner` has already it gets again.
     pub fn attempt(directory: &Directory, hash: u128, owner: u128) -> io::Result<Attempted> {
         let mut files = FILES.get().lock();

@@ -1,7 +1,7 @@
 //! Who wants to know of the death of a process: one descriptor and one task of the service thread for each process, however many
 //! endpoints of this one are connected to it.
 
-use crate::link::service::{Next, Service, Token};
+use crate::link::tasks::{Next, Service, Token};
 use crate::sync::locks::Mutex;
 use crate::sys::epoll::Interest;
 use crate::sys::fork::ForkId;

@@ -1,7 +1,7 @@
 //! Connections to a process that have said nothing yet. Each has a descriptor, so there are only so many of them.
 
 use crate::link::pair::Pair;
-use crate::link::service::Token;
+use crate::link::tasks::Token;
 use crate::sync::locks::Mutex;
 use std::collections::VecDeque;
 use std::io;

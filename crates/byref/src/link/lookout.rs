@@ -21,8 +21,10 @@ use crate::link::acceptor::Acceptors;
 use crate::link::access::Access;
 use crate::link::announcement::Announcement;
 use crate::link::location::Location;
-use crate::link::rendezvous::{self, CANNOT_LIST, Directory, Key, News, Stamp, Told, Watch};
-use crate::link::service::{Handle, Next, Token};
+use crate::link::names::{self, Key};
+use crate::link::rendezvous::{CANNOT_LIST, Directory, News, Stamp, Told, Watch};
+use crate::link::service::Handle;
+use crate::link::tasks::{Next, Token};
 use crate::sync::locks::Mutex;
 use crate::sys::door::{Door, Doors};
 use crate::sys::epoll::Interest;
@@ -133,7 +135,7 @@ impl Names {
     fn in_directory(directory: &Directory) -> io::Result<Self> {
         let mut names = Names::default();
         for name in directory.entries()? {
-            if let Some(key) = rendezvous::key_in(&name) {
+            if let Some(key) = names::key_in(&name) {
                 names.insert(key, name);
             }
         }
@@ -425,13 +427,13 @@ impl Lookout {
 
     fn tell(&self, state: &mut State, news: News) {
         let (News::Appeared(name) | News::Vanished(name)) = &news;
-        if rendezvous::is_mailbox(name) || rendezvous::is_party(name) {
+        if names::is_mailbox(name) || names::is_party(name) {
             self.tell_neighbours(|neighbour| match &news {
                 News::Appeared(_) => neighbour.appeared(),
                 News::Vanished(name) => neighbour.vanished(name),
             });
         }
-        let Some(key) = rendezvous::key_in(name) else { return };
+        let Some(key) = names::key_in(name) else { return };
         let concerned = self.listeners.lock().concerned(key); // Without the lock: they connect, and log.
         for listener in concerned {
             match &news {

@@ -15,8 +15,11 @@ pub(crate) mod location;
 pub(crate) mod lookout;
 #[cfg(all(any(test, fuzzing), not(loom)))]
 pub(crate) mod meeting;
+pub(crate) mod names;
 pub(crate) mod pair;
 pub(crate) mod pairs;
 pub(crate) mod rendezvous;
 pub(crate) mod role;
 pub(crate) mod service;
+pub(crate) mod sweep;
+pub(crate) mod tasks;

@@ -40,7 +40,8 @@
 use crate::link::deaths::Liveness;
 use crate::link::handshake::{self, Paired};
 use crate::link::inbox::{Inbox, Phase, Said};
-use crate::link::service::{Event, Handle, Next, Service, Token};
+use crate::link::service::Handle;
+use crate::link::tasks::{Event, Next, Service, Token};
 use crate::sync::locks::{Mutex, MutexGuard};
 use crate::sys::epoll::Interest;
 use crate::sys::fork::ForkId;

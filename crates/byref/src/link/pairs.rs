@@ -8,7 +8,8 @@
 
 use crate::link::pair::{Answers, Attendant, Pair, Side};
 use crate::link::rendezvous::{Directory, SocketId};
-use crate::link::service::{Handle, Token};
+use crate::link::service::Handle;
+use crate::link::tasks::Token;
 use crate::sync::locks::Mutex;
 use crate::sys::socket::{self, Connect, is_hang_up};
 use rustix::fd::OwnedFd;

@@ -10,8 +10,8 @@
 
 use crate::error::{Error, Result};
 use crate::link::access::Access;
-use crate::link::claims::{Attempted, Claim};
 use crate::link::location::Location;
+use crate::link::names::{Key, is_mailbox, is_queue, key_in, mailbox_name, may_match, publisher_name, queue_name};
 use crate::link::role::Role;
 use crate::sys::process::{self, Process};
 use crate::sys::socket::{self, Connect};
@@ -21,7 +21,6 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::Gid;
-use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -37,10 +36,6 @@ const REFUSED_AT_ONCE: usize = 64;
 /// The most publishers that are tried to find out whether one listens in another directory.
 const GLANCES: usize = 16;
 const TEMPORARY: &str = "tmp-";
-const QUEUE: &str = "queue-";
-const MAILBOX: &str = "box-";
-pub(crate) const SERVER: &str = "server-";
-pub(crate) const CLIENT: &str = "client-";
 /// The file whose bytes are the claims on addresses.
 const ADDRESSES: &str = "addresses";
 /// What could not be done with the directory.
@@ -357,38 +352,11 @@ impl Directory {
         Ok((fd, identity(stat)))
     }
 
-    /// Removes what dead publishers of any topic, and dead event queues, mailboxes, clients and servers, left behind.
-    pub fn sweep(&self) {
-        // One socket has a name for each publisher of its process.
-        let mut alive = HashSet::new();
-        for name in self.entries().unwrap_or_default() {
-            if is_final(&name) || is_queue(&name) || is_party(&name) {
-                let socket = self.socket_id(&name);
-                // A live process sees a connection that says nothing and ends.
-                if !alive.contains(&socket) && !matches!(self.connect(&name), Ok(Connect::Refused)) {
-                    alive.insert(socket);
-                }
-            } else if let Some(hash) = address_hash_in(&name) {
-                self.sweep_mailbox(&name, hash);
-            } else if name.starts_with(TEMPORARY) && self.is_abandoned(&name) {
-                self.remove(&name);
-            }
+    /// Whether it is the temporary name of one that died long ago.
+    pub fn is_abandoned(&self, name: &str) -> bool {
+        if !name.starts_with(TEMPORARY) {
+            return false;
         }
-    }
-
-    /// Removes the name of a mailbox that is dead. Whoever claims its address meanwhile has to wait.
-    fn sweep_mailbox(&self, name: &str, hash: u128) {
-        if !matches!(self.connect(name), Ok(Connect::Refused)) {
-            return;
-        }
-        if let Ok(Attempted::Taken(_claim)) = Claim::attempt(self, hash, new_id())
-            && matches!(self.connect(name), Ok(Connect::Refused))
-        {
-            self.remove(name);
-        }
-    }
-
-    fn is_abandoned(&self, name: &str) -> bool {
         let Ok(stat) = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
         if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
             return false;
@@ -463,104 +431,15 @@ impl Announced {
         }
     }
 
-    /// Takes the claim that the name needs, if it needs one.
-    pub fn claim(&self, directory: &Directory) -> io::Result<Option<Arc<Claim>>> {
-        let Announced::Mailbox { address, id } = self else { return Ok(None) };
-        match Claim::attempt(directory, topic::wide_hash(address), *id)? {
-            Attempted::Taken(claim) => Ok(Some(claim)),
-            Attempted::Held(pid) => {
-                Err(io::Error::new(io::ErrorKind::AddrInUse, format!("process {pid} has the address '{address}'")))
-            }
-        }
-    }
-
     /// Its name in the directory.
     pub fn name(&self) -> String {
         match self {
-            Announced::Publisher { topic, .. } => format!("{:016x}-{:032x}", topic::hash(topic), self.id()),
-            Announced::Queue { .. } => format!("{QUEUE}{:032x}", self.id()),
+            Announced::Publisher { topic, .. } => publisher_name(topic, self.id()),
+            Announced::Queue { .. } => queue_name(self.id()),
             Announced::Mailbox { address, .. } => mailbox_name(address),
             Announced::Party { role, address } => role.name(address).expect("the role has made the address"),
         }
     }
-}
-
-/// What pushers of a queue are announced as: publishers of a topic that no publisher can have.
-pub(crate) fn topic_of_pushers(queue: &str) -> String {
-    format!("**/pushers/{queue}")
-}
-
-/// The name of whichever mailbox has this address.
-pub(crate) fn mailbox_name(address: &str) -> String {
-    format!("{MAILBOX}{:032x}", topic::wide_hash(address))
-}
-
-/// What says whether the publisher of some identity may have announced itself under this name.
-pub(crate) fn may_be_of(name: &str) -> impl Fn(u128) -> bool {
-    let identity = identity_in(name);
-    move |publisher| identity == Some(publisher >> 32)
-}
-
-/// Whether both can be names of one publisher.
-pub(crate) fn same_publisher(one: &str, other: &str) -> bool {
-    identity_in(one).is_some() && identity_in(one) == identity_in(other)
-}
-
-/// What the names of one publisher have in common.
-fn identity_in(name: &str) -> Option<u128> {
-    let (_, id) = name.split_once('-')?;
-    Some(u128::from_str_radix(id, 16).ok()? >> 32)
-}
-
-/// Whether this is the name of a socket whose publisher may match a pattern. Only the names of single topics can be
-/// told apart.
-pub(crate) fn may_match(name: &str, pattern: &str) -> bool {
-    let same_hash = || name.starts_with(&format!("{:016x}-", topic::hash(pattern)));
-    is_final(name) && (topic::is_pattern(pattern) || same_hash())
-}
-
-pub(crate) fn is_final(name: &str) -> bool {
-    name.split_once('-').is_some_and(|(hash, id)| is_hex(hash, 16) && is_hex(id, 32))
-}
-
-/// By what those who look for them know names: by the hash of their topic, or service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    Topic(u64),
-    /// The servers of a service.
-    Service(u64),
-}
-
-/// The key of a name; `None`: nobody looks for it.
-pub(crate) fn key_in(name: &str) -> Option<Key> {
-    let hash = |name: &str| u64::from_str_radix(&name[..16], 16).ok();
-    match name.strip_prefix(SERVER) {
-        Some(rest) if is_final(rest) => hash(rest).map(Key::Service),
-        None if is_final(name) => hash(name).map(Key::Topic),
-        _ => None,
-    }
-}
-
-/// Whether it is the name of a client or a server.
-pub(crate) fn is_party(name: &str) -> bool {
-    [SERVER, CLIENT].iter().any(|prefix| name.strip_prefix(prefix).is_some_and(is_final))
-}
-
-pub(crate) fn is_queue(name: &str) -> bool {
-    name.strip_prefix(QUEUE).is_some_and(|id| is_hex(id, 32))
-}
-
-pub(crate) fn is_mailbox(name: &str) -> bool {
-    address_hash_in(name).is_some()
-}
-
-fn address_hash_in(name: &str) -> Option<u128> {
-    let hash = name.strip_prefix(MAILBOX).filter(|hash| is_hex(hash, 32))?;
-    u128::from_str_radix(hash, 16).ok()
-}
-
-pub(crate) fn is_hex(part: &str, len: usize) -> bool {
-    part.len() == len && part.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// What happened to a name in the directory.
@@ -634,6 +513,7 @@ pub(crate) fn new_id() -> u128 {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::link::names::{is_final, may_be_of};
     use std::collections::HashSet;
 
     fn open() -> Directory {
@@ -652,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn only_old_temporary_sockets_are_swept() {
+    fn only_old_temporary_sockets_are_abandoned() {
         let _meeting = crate::link::meeting::meet_in_private();
         let directory = open();
         let path = |name: &str| directory.path().join(name);
@@ -665,9 +545,9 @@ mod tests {
         for name in [old, alive, file] {
             rustix::fs::utimensat(&directory.fd, name, &times, AtFlags::empty()).unwrap();
         }
-        directory.sweep();
-        assert!(!path(old).exists());
-        assert!([young, alive, file].iter().all(|name| path(name).exists()));
+        for name in directory.entries().unwrap() {
+            assert_eq!(directory.is_abandoned(&name), name == old, "{name}");
+        }
     }
 
     #[test]

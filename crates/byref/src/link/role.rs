@@ -4,7 +4,7 @@
 //! service, a group and an id, from which its name follows. So who looks for the servers of a service knows them by their names, and
 //! nobody takes one for a mailbox.
 
-use crate::link::rendezvous::{self, Key};
+use crate::link::names::{self, Key};
 use crate::topic;
 
 /// What it is.
@@ -34,7 +34,7 @@ impl<'a> Party<'a> {
         let (rest, id) = address.rsplit_once('/')?;
         let (service, group) = rest.rsplit_once('/')?;
         let group = group.strip_prefix('@')?;
-        rendezvous::is_hex(id, 32).then_some(Party { service, group, id })
+        names::is_hex(id, 32).then_some(Party { service, group, id })
     }
 
     /// Whether it is the address of the one with that id.
@@ -71,11 +71,11 @@ impl Role {
     /// The name in the rendezvous directory of the one with that address; `None`: nobody of this role can have it.
     pub fn name(self, address: &str) -> Option<String> {
         if self == Role::Mailbox {
-            return Some(rendezvous::mailbox_name(address));
+            return Some(names::mailbox_name(address));
         }
         let party = Party::of(address).filter(|party| (party.group == OF_CLIENTS) == (self == Role::Client))?;
         let (service, id) = (topic::hash(party.service), party.id);
-        let prefix = if self == Role::Client { rendezvous::CLIENT } else { rendezvous::SERVER };
+        let prefix = if self == Role::Client { names::CLIENT } else { names::SERVER };
         Some(format!("{prefix}{service:016x}-{id}"))
     }
 
@@ -95,11 +95,11 @@ mod tests {
         let server = Role::Server.address("math/add", "gpu", 7);
         assert_eq!(Party::of(&server).map(|it| (it.service, it.group)), Some(("math/add", "gpu")));
         let name = Role::Server.name(&server).unwrap();
-        assert!(rendezvous::is_party(&name), "{name}");
-        assert_eq!(rendezvous::key_in(&name), Some(Key::Service(topic::hash("math/add"))));
+        assert!(names::is_party(&name), "{name}");
+        assert_eq!(names::key_in(&name), Some(Key::Service(topic::hash("math/add"))));
         let client = Role::Client.address("math/add", "gpu", 7);
         let name = Role::Client.name(&client).unwrap();
-        assert!(rendezvous::is_party(&name) && rendezvous::key_in(&name).is_none(), "{name}");
+        assert!(names::is_party(&name) && names::key_in(&name).is_none(), "{name}");
         assert_eq!(Role::Client.looks_for(&client), Some(Key::Service(topic::hash("math/add"))));
         for other in ["", "a", "a/b", "a/@/b", &server[1..server.len() - 1], "a//@x/00000000000000000000000000000007x"]
         {

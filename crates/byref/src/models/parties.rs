@@ -389,7 +389,7 @@ impl Publisher {
         self.send_chunk(append_pooled).is_some()
     }
 
-    /// `Publisher::send_tracked`; position and slot.
+    /// A `Tracked` message; position and slot.
     pub fn send_tracked(&mut self) -> (u64, u32) {
         let slot = self.send_chunk(append_tracked).expect("there is room");
         (self.log.tail() - 1, slot)

@@ -5,10 +5,10 @@
 //! words are relaxed: nothing depends on a note, and one that is read while it is written is mixed, but harmless. The
 //! publisher takes it for what a stranger says.
 
-use crate::error::printable;
 use crate::protocol::lease::{NOTE_LEN, NOTES_START};
 use crate::sync::{AtomicU64, Ordering};
 use crate::sys::memory::Mapping;
+use crate::sys::text::printable;
 use std::ops::Range;
 
 const WORDS: usize = NOTE_LEN / 8;

@@ -161,11 +161,11 @@ impl Head {
         self.payload_len().div_ceil(8) + self.attributes_len().div_ceil(8)
     }
 
-    /// The tag of the record that was copied into `data`; 0: it has none.
+    /// The tag of the inline record that was copied into `data`; 0: it has none.
     #[inline]
     pub fn tag(self, data: &InlineData) -> u64 {
-        let at = if self.meta & POOLED == 0 { self.content_words() } else { 0 };
-        if self.meta & TAGGED == 0 { 0 } else { data.0[at].load(std::sync::atomic::Ordering::Relaxed) }
+        let word = || data.0[self.content_words()].load(std::sync::atomic::Ordering::Relaxed);
+        if self.meta & TAGGED == 0 { 0 } else { word() }
     }
 }
 
@@ -393,7 +393,6 @@ impl<'a> Ring<'a> {
                 tracked: last & TRACKED != 0,
                 tag: if head.meta & TAGGED != 0 { from[POOLED_TAG].load(Ordering::Relaxed) } else { 0 },
             };
-            data.0[0].store(at.tag, std::sync::atomic::Ordering::Relaxed); // For `Head::tag`.
             return Look::Pooled(head, at);
         }
         match self.look_inline(position, data) {

@@ -4,13 +4,15 @@
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::link::ask::{Answered, look_at};
 use crate::link::handshake;
 use crate::link::location::Location;
-use crate::link::rendezvous::{CANNOT_LIST, Directory, may_match};
+use crate::link::names::may_match;
+use crate::link::rendezvous::{CANNOT_LIST, Directory};
 use crate::protocol::claim::Policy;
 use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::sys::text::printable;
 use crate::topic;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};

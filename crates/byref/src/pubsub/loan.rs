@@ -1,17 +1,16 @@
 //! A loan: pool memory to be filled in place and sent without a copy.
 #![allow(unsafe_code)]
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::error::{Error, Result};
 use crate::memory::pool::{Chunk, Pin};
-use crate::reader::message::{Message, Own, PublisherInfo};
+use crate::reader::message::Own;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::wait::Wait;
-use crate::sys::process::realtime_ns;
 use crate::sys::transfer;
 use crate::writer::append::{Filled, fits_inline};
 use crate::writer::owner::Owner;
 use crate::writer::release::Tracked;
-use crate::writer::ticket::Ticket;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
@@ -30,17 +29,13 @@ pub(crate) trait Lender: Send + Sync {
     fn allocate(&self, bytes: u64, payload: u64, wait: &mut Wait<'_>) -> Result<Chunk>;
     /// Takes back a chunk that was never sent.
     fn discard(&self, slot: u32);
+    /// The number of the message that would be next; an error if the endpoint is closed.
+    fn next_sequence(&self) -> Result<u64>;
     /// Sends `payload` inside the record, where it fits.
-    fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64>;
+    fn commit_inline(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<u64>;
     /// Whether `payload` bytes travel inside the record.
-    fn fits_inline(&self, payload: usize, attributes: &Encoded) -> bool {
-        fits_inline(payload, attributes)
+    fn fits_inline(&self, payload: usize, beside: Beside<'_>) -> bool {
+        fits_inline(payload, beside)
     }
     /// Sends a filled chunk. An error says that nobody received it; one inside of it, that somebody did: then the chunk is sent.
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>>;
@@ -56,8 +51,6 @@ pub struct Loan {
     len: usize,
     /// Bytes that a library which fills it says it copied.
     copied: usize,
-    /// While it is being sent by somebody who wants to know of its release.
-    tracked: Option<Arc<Tracked>>,
 }
 
 /// Keeps the memory of a [`Loan`] from being used for anything else, for arrays made from it that outlive it.
@@ -73,7 +66,7 @@ impl LoanMemory {
 
 impl Loan {
     fn new(lender: Arc<dyn Lender>, chunk: Chunk, len: usize) -> Self {
-        Loan { lender, chunk: Some(chunk), len, copied: 0, tracked: None }
+        Loan { lender, chunk: Some(chunk), len, copied: 0 }
     }
 
     /// Takes `len` bytes of payload, and `attributes_len` of attributes.
@@ -90,7 +83,7 @@ impl Loan {
     }
 
     /// The chunk; in a forked child, where the memory is not mapped, an error.
-    fn chunk(&self) -> Result<&Chunk> {
+    pub(super) fn chunk(&self) -> Result<&Chunk> {
         self.lender.check_fork()?;
         let over = || Error::Closed { what: "loan", topic: self.lender.topic().to_owned() };
         self.chunk.as_ref().ok_or_else(over)
@@ -103,13 +96,7 @@ impl Loan {
 
     /// The loan itself, for who has it by reference; what is left behind is over.
     pub fn take(&mut self) -> Loan {
-        Loan {
-            lender: Arc::clone(&self.lender),
-            chunk: self.chunk.take(),
-            len: self.len,
-            copied: self.copied,
-            tracked: self.tracked.take(),
-        }
+        Loan { lender: Arc::clone(&self.lender), chunk: self.chunk.take(), len: self.len, copied: self.copied }
     }
 
     /// Counts `bytes` of the payload as copied to here, for libraries that fill loans with what their callers give them.
@@ -145,132 +132,28 @@ impl Loan {
         Ok(())
     }
 
-    /// Sends the payload; returns its sequence number. Waits for lossless subscribers without limit.
-    pub fn send(mut self) -> Result<u64> {
-        self.send_with(&Encoded::default(), None, &mut Wait::up_to(None))
+    /// Who lent it.
+    pub(crate) fn lender(&self) -> &Arc<dyn Lender> {
+        &self.lender
     }
 
-    /// Sends the payload with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`). When it fails, nobody
-    /// received anything and the loan is as before.
-    pub fn send_with(&mut self, attributes: &Encoded, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<u64> {
-        self.send_encoded(attributes, timestamp_ns, self.copied, wait)
-    }
-
-    /// [`send_with`](Self::send_with), and a ticket that tells when the message is released.
-    pub fn send_tracked_with(
+    /// Sends the payload from its chunk, as `count` messages of equal length; `prepare` is called before, with what will be sent.
+    pub(super) fn commit<T>(
         &mut self,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
+        count: usize,
+        tracked: Option<&Arc<Tracked>>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
-    ) -> Result<Ticket> {
-        self.send_tracked_encoded(attributes, timestamp_ns, self.copied, wait)
-    }
-
-    /// [`send_with`](Self::send_with), and the message, as a subscriber would have it: its memory is not reused as long as that lives.
-    pub fn send_kept_with(
-        &mut self,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Message> {
-        let info = Arc::clone(self.lender.info());
-        let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
-        self.chunk()?;
-        if fits_inline(self.len, attributes) {
-            let kept = Message::copied(&info, 0, timestamp_ns, self, attributes);
-            let sequence = self.lender.commit_inline(self, attributes, Some(timestamp_ns), wait)?;
-            self.discard();
-            return Ok(kept.numbered(sequence));
-        }
-        let mut larger = self.larger_for(attributes, wait)?;
-        let copied = self.copied + larger.as_ref().map_or(0, |larger| larger.len);
+        prepare: impl FnOnce(&Loan) -> Result<T>,
+    ) -> Result<(u64, T)> {
+        let mut larger = self.larger_for(beside.attributes, wait)?;
         let sent = larger.as_mut().unwrap_or(self);
-        let pin = &sent.chunk()?.pin;
-        // Before it is sent: afterwards nothing may fail.
-        let view = pin.view(sent.len).map_err(Error::system(&info.topic, "cannot map a message of one's own"))?;
-        let view = Own { view, attributes: attributes[..].into(), _pin: Arc::clone(pin) };
-        let sequence = sent.publish(1, attributes, Some(timestamp_ns), copied, wait)?;
-        if larger.is_some() {
+        let prepared = prepare(sent)?;
+        let sequence = sent.publish(count, tracked, beside, wait);
+        if larger.is_some_and(|larger| !larger.is_open()) {
             self.discard();
         }
-        Ok(Message::own(info, sequence, timestamp_ns, view))
-    }
-
-    /// Sends the payload as `count` messages of equal length, which lie packed for receivers, too, and share attributes and
-    /// timestamp; see [`Publisher::send_many`](crate::Publisher::send_many). Returns the first one's sequence number. When it
-    /// fails, nobody received anything and the loan is as before.
-    pub fn send_many_with(
-        &mut self,
-        count: usize,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        match count {
-            1 => self.send_encoded(attributes, timestamp_ns, self.copied, wait),
-            _ if count == 0 || self.len == 0 || !self.len.is_multiple_of(count) => {
-                let text = format!(
-                    "topic '{}': {} bytes are not {count} messages of equal length",
-                    self.lender.topic(),
-                    self.len
-                );
-                Err(Error::InvalidArgument(text))
-            }
-            _ => self.send_rows(count, attributes, timestamp_ns, self.copied, wait),
-        }
-    }
-
-    /// `copied`: how many of the payload's bytes the library copied to here.
-    pub(crate) fn send_encoded(
-        &mut self,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        copied: usize,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.chunk()?;
-        if self.lender.fits_inline(self.len, attributes) {
-            let sent = self.lender.commit_inline(self, attributes, timestamp_ns, wait);
-            if sent.is_ok() {
-                self.discard();
-            }
-            return sent;
-        }
-        self.send_rows(1, attributes, timestamp_ns, copied, wait)
-    }
-
-    /// `copied`: as above.
-    pub(crate) fn send_tracked_encoded(
-        &mut self,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        copied: usize,
-        wait: &mut Wait<'_>,
-    ) -> Result<Ticket> {
-        let tracked = Tracked::new();
-        self.tracked = Some(Arc::clone(&tracked));
-        let sent = self.send_rows(1, attributes, timestamp_ns, copied, wait);
-        self.tracked = None;
-        Ok(Ticket::new(Arc::clone(&self.lender).owner(), tracked, sent?))
-    }
-
-    /// Sends the payload as `count` messages of equal length.
-    pub(crate) fn send_rows(
-        &mut self,
-        count: usize,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        copied: usize,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        let Some(mut larger) = self.larger_for(attributes, wait)? else {
-            return self.publish(count, attributes, timestamp_ns, copied, wait);
-        };
-        let sequence = larger.publish(count, attributes, timestamp_ns, copied + self.len, wait);
-        if !larger.is_open() {
-            self.discard();
-        }
-        sequence
+        Ok((sequence?, prepared))
     }
 
     /// Headers that came after the loan may not fit beside it: a larger chunk is sent then, and this loan stays until that is done.
@@ -282,7 +165,7 @@ impl Loan {
         let chunk = self.lender.allocate(needed, self.len as u64, wait)?;
         let mut larger = Loan::new(Arc::clone(&self.lender), chunk, self.len);
         larger.write(0, self);
-        larger.tracked = self.tracked.clone();
+        larger.count_copied(self.copied + self.len);
         Ok(Some(larger))
     }
 
@@ -301,8 +184,7 @@ impl Loan {
     /// Makes it ready to be sent by somebody else than its lender: with these attributes behind the payload, in a larger chunk if
     /// they need one.
     pub(crate) fn prepare(&mut self, attributes: &Encoded, wait: &mut Wait<'_>) -> Result<()> {
-        if let Some(mut larger) = self.larger_for(attributes, wait)? {
-            larger.copied = self.copied + self.len;
+        if let Some(larger) = self.larger_for(attributes, wait)? {
             *self = larger;
         }
         self.write_attributes(attributes)
@@ -328,22 +210,30 @@ impl Loan {
     fn publish(
         &mut self,
         count: usize,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        copied: usize,
+        tracked: Option<&Arc<Tracked>>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
+        let Beside { attributes, timestamp_ns, tag } = beside;
         self.write_attributes(attributes)?;
         let chunk = self.chunk()?;
         let count = u32::try_from(count).map_err(|_| {
             Error::InvalidArgument(format!("topic '{}': {count} rows at once are too many", self.lender.topic()))
         })?;
         fault!("loan.filled");
-        let filled = Filled { chunk, count, len: self.len, copied, attributes, tracked: self.tracked.as_ref(), tag: 0 };
+        let filled = Filled { chunk, count, len: self.len, copied: self.copied, attributes, tracked, tag };
         let sequence = self.lender.commit(&filled, timestamp_ns, wait)?;
         fault!("loan.sent");
         self.chunk = None;
         sequence
+    }
+
+    /// A view of what it holds, for who keeps its message.
+    pub(super) fn view(&self, attributes: &Encoded) -> Result<Own> {
+        let pin = &self.chunk()?.pin;
+        let view = pin.view(self.len);
+        let view = view.map_err(Error::system(self.lender.topic(), "cannot map a message of one's own"))?;
+        Ok(Own { view, attributes: attributes[..].into(), _pin: Arc::clone(pin) })
     }
 
     /// Gives the memory back without sending. Doing so twice is fine.

@@ -1,5 +1,6 @@
 //! The endpoints of publish and subscribe, and what they give their callers.
 
+pub(crate) mod form;
 pub(crate) mod inspect;
 pub(crate) mod loan;
 pub(crate) mod monitor;

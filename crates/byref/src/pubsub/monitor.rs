@@ -19,7 +19,7 @@
 //! The texts of a place are rewritten when it is used anew. A reader looks at the generation before and after, as with a
 //! sequence lock, and leaves out what changed meanwhile. Places beyond the segment's are kept in the process alone.
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::link::acceptor::Host;
 use crate::link::announcement::Announcement;
 use crate::link::ask::{Answered, look_at};
@@ -28,7 +28,8 @@ use crate::link::handshake::{self, ToSubscriber, Wish};
 use crate::link::location::Location;
 use crate::link::lookout::Lookout;
 use crate::link::rendezvous::{self, Announced, CANNOT_LIST, Directory};
-use crate::link::service::{self, Handle, Next, Service};
+use crate::link::service::{self, Handle};
+use crate::link::tasks::{Next, Service};
 use crate::pubsub::subscriber::Subscriber;
 use crate::sync::locks::Mutex;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -37,6 +38,7 @@ use crate::sys::fork::ForkId;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::process::{monotonic_ns, realtime_ns};
 use crate::sys::socket::{self, MAX_PACKET, Received};
+use crate::sys::text::printable;
 use crate::topic::MAX_TOPIC;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};

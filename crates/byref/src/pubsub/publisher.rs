@@ -6,7 +6,7 @@ mod linger;
 mod tests;
 
 use self::idle::{Idle, OnIdle};
-use crate::attributes::Encoded;
+use crate::attributes::Beside;
 use crate::copies::{self, Cause, Endpoint};
 use crate::error::{Error, Result};
 use crate::link::acceptor::Host;
@@ -19,10 +19,10 @@ use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
+use crate::pubsub::form::{self, Form, Single};
 use crate::pubsub::inspect::{self, PublisherReport, PublisherStats, SubscriberReport};
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::{Message, PublisherInfo};
-use crate::reader::receipts::AckedAt;
+use crate::reader::sender::{AckedAt, PublisherInfo};
 use crate::sync::biased::{Biased, BiasedGuard};
 use crate::sync::changes::{Changes, Ended};
 use crate::sync::locks::Mutex;
@@ -42,10 +42,8 @@ use crate::writer::owner::Owner;
 use crate::writer::readers::{Introduction, Newcomer};
 use crate::writer::room;
 use crate::writer::store::{self, Store};
-use crate::writer::ticket::Ticket;
 use rustix::fd::OwnedFd;
 use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -249,97 +247,35 @@ impl Publisher {
 
     /// Sends a copy of `payload`; returns its sequence number. Waits for lossless subscribers without limit.
     pub fn send(&self, payload: &[u8]) -> Result<u64> {
-        self.send_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
+        self.send_as(Single, payload, Beside::NOTHING, &mut Wait::up_to(None))
     }
 
-    /// Sends a copy of `payload` with attributes and a timestamp (nanoseconds; default: `CLOCK_REALTIME`).
+    /// Sends a copy of `payload` in that form, with what is to be beside it.
     ///
     /// A call that fails sent nothing to anybody.
-    pub fn send_with(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        if append::fits_inline(payload.len(), attributes) {
-            return self.shared.append_inline(payload, attributes, timestamp_ns, wait);
-        }
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.send_encoded(attributes, timestamp_ns, payload.len(), wait)
-    }
-
-    /// Sends a copy of `rows`, packed payloads of `row_len` bytes each, as that many messages; returns their sequence numbers.
-    /// They lie packed for receivers, too, and share attributes and timestamp. A subscriber's `depth` counts them as one
-    /// while it blocks the publisher, and one by one when the oldest are dropped.
     ///
-    /// A call that fails sent nothing to anybody.
-    pub fn send_many(
-        &self,
-        rows: &[u8],
-        row_len: usize,
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Range<u64>> {
-        if row_len == 0 || !rows.len().is_multiple_of(row_len) {
-            let text =
-                format!("topic '{}': {} bytes are not rows of {row_len} bytes", self.shared.info.topic, rows.len());
-            return Err(Error::InvalidArgument(text));
-        }
-        let count = rows.len() / row_len;
-        if count < 2 {
-            // Also for no rows: whether the publisher is closed shows all the same.
-            let first = match count {
-                0 => self.shared.next_sequence()?,
-                _ => self.send_with(rows, attributes, timestamp_ns, wait)?,
-            };
-            return Ok(first..first + count as u64);
-        }
-        let mut loan = self.loan_with(rows.len(), attributes.len(), wait)?;
-        loan.write(0, rows);
-        let first = loan.send_rows(count, attributes, timestamp_ns, rows.len(), wait)?;
-        Ok(first..first + count as u64)
-    }
-
-    /// Sends a copy of `payload`, and tells by the ticket when it is released. Waits for lossless subscribers without limit.
+    /// ```
+    /// use byref::{Beside, Publisher, Rows, Tracked, Wait};
+    /// use std::time::Duration;
     ///
-    /// A tracked message always travels through the pool, also a small one.
-    pub fn send_tracked(&self, payload: &[u8]) -> Result<Ticket> {
-        self.send_tracked_with(payload, &Encoded::default(), None, &mut Wait::up_to(None))
-    }
-
-    /// [`send_tracked`](Self::send_tracked) with what [`send_with`](Self::send_with) takes.
-    pub fn send_tracked_with(
+    /// let publisher = Publisher::builder("orders").build()?;
+    /// let wait = &mut Wait::up_to(Some(Duration::from_secs(1)));
+    /// let ticket = publisher.send_as(Tracked, b"one", Beside { tag: 7, ..Beside::NOTHING }, wait)?;
+    /// let numbers = publisher.send_as(Rows(2), b"two three", Beside::NOTHING, wait);
+    /// assert!(numbers.is_err()); // These are 9 bytes.
+    /// assert_eq!(publisher.send_as(Rows(3), b"two three", Beside::NOTHING, wait)?, 1..4);
+    /// # drop(ticket);
+    /// # Ok::<(), byref::Error>(())
+    /// ```
+    #[inline]
+    pub fn send_as<F: Form>(
         &self,
+        form: F,
         payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
+        beside: Beside<'_>,
         wait: &mut Wait<'_>,
-    ) -> Result<Ticket> {
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.send_tracked_encoded(attributes, timestamp_ns, payload.len(), wait)
-    }
-
-    /// Sends a copy of `payload` as [`send_with`](Self::send_with) does; gives the message, as a subscriber would have it.
-    pub fn send_kept_with(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<Message> {
-        if append::fits_inline(payload.len(), attributes) {
-            let timestamp_ns = timestamp_ns.unwrap_or_else(realtime_ns);
-            let sequence = self.shared.append_inline(payload, attributes, Some(timestamp_ns), wait)?;
-            return Ok(Message::copied(&self.shared.info, sequence, timestamp_ns, payload, attributes));
-        }
-        let mut loan = self.loan_with(payload.len(), attributes.len(), wait)?;
-        loan.write(0, payload);
-        loan.count_copied(payload.len());
-        loan.send_kept_with(attributes, timestamp_ns, wait)
+    ) -> Result<F::Sent> {
+        form::send(&self.shared, form, payload, beside, wait)
     }
 
     /// Lends `len` bytes of the pool, to be filled in place and sent without a copy. The content is arbitrary at first.
@@ -521,22 +457,6 @@ impl Shared {
     #[inline]
     fn opened<'a>(&self, guard: &'a mut BiasedGuard<'_, Option<Open>>) -> Result<&'a mut Open> {
         guard.as_mut().ok_or_else(|| self.closed())
-    }
-
-    /// Appends a record with payload and attributes that fit into it, when there is room for it.
-    #[inline]
-    fn append_inline(
-        &self,
-        payload: &[u8],
-        attributes: &[u8],
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.until(wait, Call::Send, |_, line| append::inline(line, payload, attributes, timestamp_ns))
-    }
-
-    fn next_sequence(&self) -> Result<u64> {
-        Ok(self.opened(&mut self.lock()?)?.line.sent)
     }
 
     /// Makes attempts until one is conclusive. The first is the fast path.
@@ -722,14 +642,13 @@ impl Lender for Shared {
         }
     }
 
-    fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.append_inline(payload, attributes, timestamp_ns, wait)
+    fn next_sequence(&self) -> Result<u64> {
+        Ok(self.opened(&mut self.lock()?)?.line.sent)
+    }
+
+    #[inline]
+    fn commit_inline(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.until(wait, Call::Send, |_, line| append::inline(line, payload, beside))
     }
 
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {

@@ -6,17 +6,19 @@ mod tests;
 
 use crate::copies::{self, Cause, Endpoint};
 use crate::direct::identity::{Identity, Successor};
-use crate::error::{Error, PULLER, Result, printable};
+use crate::error::{Error, PULLER, Result};
 use crate::link::candidates::{Candidate, Candidates, FIRST_PAUSE};
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Call, Hello, NotUnderstood, ToSubscriber, VERSION, Welcome, Wish};
 use crate::link::inbox::Said;
 use crate::link::lookout::{Listener, ListenerId, Lookout};
+use crate::link::names::{self, Key};
 use crate::link::pair::Pair;
 use crate::link::pairs::Reached;
-use crate::link::rendezvous::{self, Directory, Key};
+use crate::link::rendezvous::Directory;
 use crate::link::role::Role;
-use crate::link::service::{self, Handle, Next};
+use crate::link::service::{self, Handle};
+use crate::link::tasks::Next;
 use crate::protocol::answers::PULLER_LEASE_LEN;
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::{CLOSED, COUNTS, LEASE_LEN, Lease};
@@ -26,8 +28,9 @@ use crate::reader::event::{EventKind, Incoming};
 use crate::reader::future::Receiving;
 use crate::reader::item::{Item, Taker};
 use crate::reader::job::{Desk, Floor, Job};
-use crate::reader::message::{Message, PublisherInfo};
-use crate::reader::receipts::{AckedAt, Unacknowledged};
+use crate::reader::message::Message;
+use crate::reader::receipts::Unacknowledged;
+use crate::reader::sender::{AckedAt, Acknowledges, Over, PublisherInfo};
 use crate::reader::sleep::{self, Owner, Rest};
 use crate::reader::take::{One, OneJob, Source, Take};
 use crate::reader::turns::{Backlog, Keep, Reader, SubscriberStats};
@@ -43,6 +46,7 @@ use crate::sys::limits;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment, PeerSegment};
 use crate::sys::socket::is_hang_up;
+use crate::sys::text::printable;
 use crate::topic;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::Pid;
@@ -641,7 +645,7 @@ impl Listener for Shared {
             return Some(partners.unwrap_or(nobody));
         }
         if self.options.puller.is_some() {
-            return Some(Key::Topic(topic::hash(&rendezvous::topic_of_pushers(topic))));
+            return Some(Key::Topic(topic::hash(&names::topic_of_pushers(topic))));
         }
         (!topic::is_pattern(topic)).then(|| Key::Topic(topic::hash(topic)))
     }
@@ -696,7 +700,7 @@ impl Shared {
         let topic = self.options.topic.clone();
         match self.successor.get() {
             None => Error::Closed { what: self.options.what(), topic },
-            Some(successor) => successor.error(topic),
+            Some(successor) => Error::taken_over(topic, successor),
         }
     }
 
@@ -751,7 +755,7 @@ impl Shared {
     /// further name is kept then. Its process vouches for it: names and identities can be copied.
     fn knows(&self, name: &str, pid: Option<Pid>) -> bool {
         let pid = number(pid);
-        let may_be_of = rendezvous::may_be_of(name); // Once: there may be a thousand connections.
+        let may_be_of = names::may_be_of(name); // Once: there may be a thousand connections.
         let is_same = |info: &PublisherInfo| may_be_of(info.id) && info.pid == pid;
         let known = |open: &mut Open| {
             let is_known = open.reader.find_live(is_same).is_some();
@@ -1094,10 +1098,12 @@ impl Errands for Shared {
     fn look_for_missed(&self) {
         self.update(|open| open.reader.look_for_missed());
     }
+}
 
-    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
-        let mut guard = self.lock()?;
-        self.opened(&mut guard)?.reader.acknowledge(connection, sequences);
+impl Acknowledges for Shared {
+    fn acknowledge(&self, connection: u64, sequences: &mut dyn Iterator<Item = u64>) -> Result<(), Over> {
+        let mut guard = self.lock().map_err(|_| Over::Forked)?;
+        guard.as_mut().ok_or(Over::Closed)?.reader.acknowledge(connection, sequences);
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 use crate::attributes::{Attributes, Layout};
 use crate::error::Result;
 use crate::protocol::ring::{Head, InlineData};
-use crate::reader::message::{Hold, Message, PublisherInfo};
+use crate::reader::message::{Hold, Message};
 use crate::reader::receipts;
+use crate::reader::sender::PublisherInfo;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,6 +50,8 @@ struct Each {
     held: Vec<(usize, Hold)>,
     /// Encoded attributes, and the index up to which messages have the same. (Those that are held count as having none.)
     attributes: Vec<(usize, Box<[u8]>)>,
+    /// Up to the last one that is not 0.
+    tags: Vec<u64>,
 }
 
 /// Rows of one block.
@@ -86,6 +89,7 @@ impl Batch {
         }
         each.bytes.truncate(end);
         each.push(head, Some(len), end);
+        each.note_tag(head.tag(data));
         if attributes_len > 0 || !each.attributes.is_empty() {
             let attributes: Vec<u8> =
                 words.take(attributes_len.div_ceil(8)).flat_map(u64::to_ne_bytes).take(attributes_len).collect();
@@ -95,8 +99,10 @@ impl Batch {
 
     pub(crate) fn push_held(&mut self, head: Head, hold: Hold) {
         let each = self.each();
+        let tag = hold.tag();
         each.held.push((each.sequences.len(), hold));
         each.push(head, None, each.bytes.len());
+        each.note_tag(tag);
         if !each.attributes.is_empty() {
             each.note_attributes(&[]); // Its own are behind its payload.
         }
@@ -227,6 +233,18 @@ impl Batch {
         }
     }
 
+    /// The tag of each message.
+    pub fn tags(&self) -> Vec<u64> {
+        match &self.content {
+            Content::Each(each) => {
+                let mut tags = each.tags.clone();
+                tags.resize(self.len(), 0);
+                tags
+            }
+            Content::Rows(rows) => vec![rows.hold.tag(); rows.count],
+        }
+    }
+
     /// The payloads, one behind the other without room in between, if they lie like that and have the same length: that
     /// length comes first.
     pub fn packed(&self) -> Option<(usize, &[u8])> {
@@ -281,6 +299,15 @@ impl Each {
     }
 
     /// Of the message pushed last.
+    #[inline]
+    fn note_tag(&mut self, tag: u64) {
+        if tag != 0 {
+            self.tags.resize(self.sequences.len() - 1, 0);
+            self.tags.push(tag);
+        }
+    }
+
+    /// Of the message pushed last.
     #[cold]
     fn note_attributes(&mut self, attributes: &[u8]) {
         let len = self.sequences.len();
@@ -331,7 +358,8 @@ impl Each {
             None => {
                 let start = if index == 0 { 0 } else { self.ends[index - 1] };
                 let payload = &self.bytes[start..self.ends[index]];
-                Message::copied(&publisher, sequence, timestamp_ns, payload, self.encoded_attributes(index))
+                let tag = self.tags.get(index).copied().unwrap_or(0);
+                Message::copied(&publisher, sequence, timestamp_ns, tag, payload, self.encoded_attributes(index))
             }
         }
     }

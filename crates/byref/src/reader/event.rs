@@ -1,7 +1,7 @@
 //! What happens to a subscriber's publishers.
 
 use crate::direct::identity::Identity;
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use std::sync::Arc;
 
 /// Something that happened to one publisher. It comes in order with that publisher's messages.

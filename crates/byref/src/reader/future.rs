@@ -1,7 +1,8 @@
 //! Receiving as a future, without a runtime: the service thread looks at the descriptor, and wakes the task.
 
 use crate::error::{Error, Result};
-use crate::link::service::{Handle, Next, Token};
+use crate::link::service::Handle;
+use crate::link::tasks::{Next, Token};
 use crate::pubsub::subscriber::Subscriber;
 use crate::reader::take::Take;
 use crate::sys::epoll::Interest;

@@ -151,10 +151,17 @@ pub struct Job {
 
 impl Job {
     /// Of a message that was just taken.
-    pub(crate) fn new(message: Message, place: u64, tag: u64, desk: &Arc<Desk>) -> Self {
+    pub(crate) fn new(message: Message, place: u64, desk: &Arc<Desk>) -> Self {
         desk.take();
-        let Tag { number, attempt } = Tag::of(tag);
-        Job { message, number, attempt, place, is_answered: AtomicBool::new(false), desk: Arc::clone(desk) }
+        let Tag { number, attempt } = Tag::of(message.tag());
+        Job {
+            message: message.untagged(),
+            number,
+            attempt,
+            place,
+            is_answered: AtomicBool::new(false),
+            desk: Arc::clone(desk),
+        }
     }
 
     /// Its number among the jobs of its pusher, from 0; the same in each attempt.

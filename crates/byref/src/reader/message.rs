@@ -12,7 +12,8 @@ use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
 use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
 use crate::protocol::wake;
-use crate::reader::receipts::{self, AckedAt, Receipt};
+use crate::reader::receipts::{self, Receipt};
+use crate::reader::sender::PublisherInfo;
 use crate::sync::AtomicU64;
 use crate::sys::fork::ForkId;
 use crate::sys::futex;
@@ -28,20 +29,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 const MAP_FROM: usize = 256 << 10;
 /// The most private mappings at a time; the system's limit is 65,530 of all kinds. Beyond it, copies serve.
 const MOST_MAPPINGS: usize = 1 << 14;
-
-/// Who published a message. Valid beyond the publisher's death.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub struct PublisherInfo {
-    /// Different from every other publisher's.
-    pub id: u128,
-    /// Its process (0 when it is out of sight).
-    pub pid: i32,
-    /// Its name, where it was given one.
-    pub name: Option<String>,
-    /// The topic.
-    pub topic: String,
-    pub(crate) acked_at: AckedAt,
-}
 
 /// The connection to one publisher, kept until the last view onto its messages is gone.
 pub(crate) struct Link {
@@ -157,19 +144,25 @@ pub(crate) struct Hold {
     attributes_len: u32,
     /// The publisher wants to know when the last hold is gone.
     tracked: bool,
+    tag: u64,
 }
 
 impl Hold {
     /// `segment` was asked to check `at`, whose slot is held for this.
     #[inline]
     pub fn of(segment: Arc<Segment>, at: Descriptor) -> Self {
-        let Descriptor { slot, offset, len, attributes_len, tracked, .. } = at;
-        Hold { segment, slot, offset, len, attributes_at: offset + len.next_multiple_of(8), attributes_len, tracked }
+        let Descriptor { slot, offset, len, attributes_len, tracked, tag, .. } = at;
+        let attributes_at = offset + len.next_multiple_of(8);
+        Hold { segment, slot, offset, len, attributes_at, attributes_len, tracked, tag }
     }
 
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
+    }
+
+    pub fn tag(&self) -> u64 {
+        self.tag
     }
 
     /// Another hold, on `rows` of the packed rows of `row_len` bytes from number `first` on.
@@ -255,6 +248,7 @@ struct About {
 #[derive(Clone)]
 struct Copied {
     about: About,
+    tag: u64,
     len: u16,
     attributes_len: u16,
     /// The payload, then the attributes, each in full words: so many are initialised.
@@ -275,7 +269,7 @@ impl Inline {
     #[inline(always)]
     fn new(
         publisher: &Arc<PublisherInfo>,
-        (sequence, timestamp_ns): (u64, u64),
+        (sequence, timestamp_ns, tag): (u64, u64, u64),
         len: usize,
         attributes_len: usize,
         words: impl Iterator<Item = u64>,
@@ -286,7 +280,7 @@ impl Inline {
         if !Arc::ptr_eq(&copied.about.publisher, publisher) {
             copied.about.publisher = Arc::clone(publisher);
         }
-        (copied.about.sequence, copied.about.timestamp_ns) = (sequence, timestamp_ns);
+        (copied.about.sequence, copied.about.timestamp_ns, copied.tag) = (sequence, timestamp_ns, tag);
         (copied.len, copied.attributes_len) = (len as u16, attributes_len as u16);
         let mut written = 0;
         for (to, word) in copied.words.iter_mut().take(used).zip(words) {
@@ -318,7 +312,7 @@ impl Copied {
     #[cold]
     fn of(publisher: &Arc<PublisherInfo>) -> Box<Self> {
         let about = About { publisher: Arc::clone(publisher), sequence: 0, timestamp_ns: 0 };
-        Box::new(Copied { about, len: 0, attributes_len: 0, words: [MaybeUninit::uninit(); _] })
+        Box::new(Copied { about, tag: 0, len: 0, attributes_len: 0, words: [MaybeUninit::uninit(); _] })
     }
 
     #[inline]
@@ -363,6 +357,7 @@ enum Body {
 #[derive(Clone)]
 struct Kept {
     about: About,
+    tag: u64,
     own: Arc<Own>,
 }
 
@@ -392,7 +387,7 @@ impl Message {
 
     #[inline(always)]
     pub(crate) fn inline(publisher: &Arc<PublisherInfo>, head: Head, data: &InlineData) -> Self {
-        let place = (head.sequence, head.timestamp_ns);
+        let place = (head.sequence, head.timestamp_ns, head.tag(data));
         Message(Body::Inline(Inline::new(publisher, place, head.payload_len(), head.attributes_len(), data.words())))
     }
 
@@ -405,6 +400,7 @@ impl Message {
         publisher: &Arc<PublisherInfo>,
         sequence: u64,
         timestamp_ns: u64,
+        tag: u64,
         payload: &[u8],
         attributes: &[u8],
     ) -> Self {
@@ -413,21 +409,22 @@ impl Message {
             word[..chunk.len()].copy_from_slice(chunk);
             u64::from_ne_bytes(word)
         });
-        let place = (sequence, timestamp_ns);
+        let place = (sequence, timestamp_ns, tag);
         Message(Body::Inline(Inline::new(publisher, place, payload.len(), attributes.len(), words)))
     }
 
     /// One that its publisher keeps.
-    pub(crate) fn own(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, own: Own) -> Self {
-        Message(Body::Kept(Box::new(Kept { about: About { publisher, sequence, timestamp_ns }, own: Arc::new(own) })))
+    pub(crate) fn own(publisher: Arc<PublisherInfo>, sequence: u64, timestamp_ns: u64, tag: u64, own: Own) -> Self {
+        let about = About { publisher, sequence, timestamp_ns };
+        Message(Body::Kept(Box::new(Kept { about, tag, own: Arc::new(own) })))
     }
 
-    /// The same with another number.
-    pub(crate) fn numbered(mut self, sequence: u64) -> Self {
+    /// The same without its tag, which was the library's own.
+    pub(crate) fn untagged(mut self) -> Self {
         match &mut self.0 {
-            Body::Inline(inline) => inline.0.about.sequence = sequence,
-            Body::Held(held) => held.about.sequence = sequence,
-            Body::Kept(kept) => kept.about.sequence = sequence,
+            Body::Inline(inline) => inline.0.tag = 0,
+            Body::Held(held) => held.hold.tag = 0,
+            Body::Kept(kept) => kept.tag = 0,
         }
         self
     }
@@ -466,6 +463,15 @@ impl Message {
         self.about().timestamp_ns
     }
 
+    /// The number that its sender gave it beside the payload; 0: none.
+    pub fn tag(&self) -> u64 {
+        match &self.0 {
+            Body::Inline(inline) => inline.0.tag,
+            Body::Held(held) => held.hold.tag,
+            Body::Kept(kept) => kept.tag,
+        }
+    }
+
     /// Tells the publisher that the message is done with, whatever views of it are kept: it counts against the subscriber's depth until
     /// then, and a flush waits for it. Only for a subscriber that [acknowledges by hand](crate::SubscriberBuilder::manual_ack). Doing so
     /// twice is fine.
@@ -480,7 +486,7 @@ impl Message {
 
     /// Whether its subscriber acknowledges by hand.
     pub fn is_acked_by_hand(&self) -> bool {
-        self.publisher().acked_at.is_by_hand()
+        self.publisher().acked_at.place().is_some()
     }
 
     /// Layout and headers, decoded anew on each call.
@@ -665,6 +671,7 @@ mod tests {
     use super::*;
     use crate::link::channel::joined;
     use crate::protocol::lease::LEASE_LEN;
+    use crate::reader::sender::AckedAt;
     use crate::sys::memory::OwnedSegment;
 
     #[test]
@@ -676,7 +683,7 @@ mod tests {
         for round in 0..64 {
             let publisher = &publishers[round % 3 % 2];
             let (payload, attributes) = (vec![round as u8; round], vec![!round as u8; round / 2]);
-            let message = Message::copied(publisher, round as u64, !round as u64, &payload, &attributes);
+            let message = Message::copied(publisher, round as u64, !round as u64, 3, &payload, &attributes);
             if round % 5 == 0 {
                 kept.push((message.clone(), round));
             }
@@ -691,7 +698,7 @@ mod tests {
         let weak = publishers.each_ref().map(Arc::downgrade);
         drop(publishers);
         // One that outlives its thread, and that thread's spare.
-        drop(std::thread::spawn(move || Message::copied(&info(2), 0, 0, b"", b"")).join());
+        drop(std::thread::spawn(move || Message::copied(&info(2), 0, 0, 0, b"", b"")).join());
         let left = weak.iter().filter(|publisher| publisher.strong_count() > 0).count();
         assert!(left <= 1, "the spare refers to one publisher at most");
     }

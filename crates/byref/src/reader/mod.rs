@@ -12,6 +12,7 @@ pub(crate) mod item;
 pub(crate) mod job;
 pub(crate) mod message;
 pub(crate) mod receipts;
+pub(crate) mod sender;
 pub(crate) mod sleep;
 pub(crate) mod take;
 pub(crate) mod turns;

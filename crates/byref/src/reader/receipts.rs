@@ -1,13 +1,10 @@
 //! Messages that their subscriber acknowledges itself: until then they wait, as far as the publisher knows.
 
 use crate::error::{Error, Result};
-use crate::reader::errands::Errands;
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::{Over, PublisherInfo};
 use std::collections::BTreeMap;
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// What a connection has taken, and what is not acknowledged yet: the position of each message's record.
 #[derive(Default)]
@@ -36,38 +33,6 @@ impl Unacknowledged {
     }
 }
 
-/// Where messages of a connection are acknowledged, if by hand. It is no part of whom they come from.
-#[derive(Clone, Default)]
-pub(crate) struct AckedAt(Option<(Weak<dyn Errands>, u64)>);
-
-impl AckedAt {
-    pub fn of(subscriber: Weak<dyn Errands>, connection: u64) -> Self {
-        AckedAt(Some((subscriber, connection)))
-    }
-
-    pub fn is_by_hand(&self) -> bool {
-        self.0.is_some()
-    }
-}
-
-impl PartialEq for AckedAt {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for AckedAt {}
-
-impl Hash for AckedAt {
-    fn hash<H: Hasher>(&self, _: &mut H) {}
-}
-
-impl fmt::Debug for AckedAt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_by_hand() { "by hand" } else { "by themselves" })
-    }
-}
-
 /// What a message is acknowledged by when it is dropped first.
 #[derive(Clone, Debug)]
 pub struct Receipt {
@@ -89,14 +54,16 @@ impl Receipt {
 /// Acknowledges messages of one publisher.
 pub(crate) fn acknowledge(publisher: &PublisherInfo, sequences: &mut dyn Iterator<Item = u64>) -> Result<()> {
     let topic = &publisher.topic;
-    let Some((subscriber, connection)) = &publisher.acked_at.0 else {
+    let Some((subscriber, connection)) = publisher.acked_at.place() else {
         return Err(Error::InvalidArgument(format!(
             "topic '{topic}': this message was acknowledged when it was received; only a subscriber that was made for it acknowledges \
              by hand"
         )));
     };
-    match subscriber.upgrade() {
-        Some(subscriber) => subscriber.acknowledge(*connection, sequences),
-        None => Err(Error::Closed { what: "subscriber", topic: topic.clone() }),
+    let what = "subscriber";
+    match subscriber.upgrade().map_or(Err(Over::Closed), |subscriber| subscriber.acknowledge(connection, sequences)) {
+        Ok(()) => Ok(()),
+        Err(Over::Closed) => Err(Error::Closed { what, topic: topic.clone() }),
+        Err(Over::Forked) => Err(Error::Forked { what, topic: topic.clone() }),
     }
 }

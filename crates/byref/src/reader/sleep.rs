@@ -1,7 +1,7 @@
 //! Sleeping for many connections at once, at their publishers' wake words or at their sockets.
 
 use crate::error::{Error, Result};
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::protocol::lease::AWAKE;
 use crate::protocol::wake::BY_WORD;
 use crate::reader::connection::Connection;
@@ -225,7 +225,7 @@ fn sleep_until(
             still_armed = woken != Woken::Ready;
             *took_wake_ups |= !ready.is_empty() && reader.polled;
             reader.handle(&ready);
-            Ok(())
+            Ok::<_, Error>(())
         })??;
     }
 }

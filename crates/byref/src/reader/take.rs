@@ -71,7 +71,7 @@ impl Take for OneJob {
 }
 
 /// A batch of the messages that are there, at most so many. It waits for the first only. Messages that were sent together with
-/// [`send_many`](crate::Publisher::send_many) are a batch, or several, without others.
+/// [`Rows`](crate::Rows) are a batch, or several, without others.
 #[derive(Clone, Copy, Debug)]
 pub struct UpTo(pub usize);
 

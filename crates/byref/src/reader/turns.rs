@@ -1,6 +1,6 @@
 //! Many connections, read in turns. Where they come from is their endpoint's business.
 
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::link::service::Handle;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::lease::AWAKE;
@@ -11,11 +11,13 @@ use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
 use crate::reader::job::Job;
-use crate::reader::message::{Link, Message, PublisherInfo, Taken};
+use crate::reader::message::{Link, Message, Taken};
+use crate::reader::sender::PublisherInfo;
 use crate::sync::heavy_fence;
 use crate::sync::spin::Spin;
 use crate::sys::door::Door;
 use crate::sys::futex;
+use crate::sys::text::printable;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -226,42 +228,41 @@ impl Reader {
     /// Takes the next message, up to the next event.
     #[inline(always)]
     pub fn take_one(&mut self) -> Result<Option<Message>> {
-        self.take_with(|message, _, _| message)
+        self.take_with(|message, _| message)
     }
 
-    /// What `give` makes of the next message, its tag (0: none), and whom it is from.
+    /// What `give` makes of the next message, and whom it is from.
     #[inline(always)]
-    pub fn take_with<R>(&mut self, give: impl FnOnce(Message, u64, &Arc<Link>) -> R) -> Result<Option<R>> {
+    pub fn take_with<R>(&mut self, give: impl FnOnce(Message, &Arc<Link>) -> R) -> Result<Option<R>> {
         if self.keep.policy == Policy::Block
             && let Some(connection) = self.connections.get_mut(self.turn)
             && let Some(head) = connection.take_inline()
         {
             let message = Message::inline(&connection.link.info, head, &connection.scratch);
-            let given = give(message, head.tag(&connection.scratch), &connection.link);
+            let given = give(message, &connection.link);
             let len = head.payload_len() as u64;
             self.stats.copied_bytes += len;
             self.took(len, head.timestamp_ns);
             return Ok(Some(given));
         }
-        let Some((message, tag)) = self.take_unusual()? else { return Ok(None) };
-        Ok(Some(give(message, tag, &self.connections[self.taken_from].link)))
+        let Some(message) = self.take_unusual()? else { return Ok(None) };
+        Ok(Some(give(message, &self.connections[self.taken_from].link)))
     }
 
     #[inline(never)]
-    fn take_unusual(&mut self) -> Result<Option<(Message, u64)>> {
+    fn take_unusual(&mut self) -> Result<Option<Message>> {
         let Some(taken) = self.take_record()? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
-        let tag = taken.head.tag(&connection.scratch);
-        Ok(Some((Message::new(&connection.link.info, taken, &connection.scratch), tag)))
+        Ok(Some(Message::new(&connection.link.info, taken, &connection.scratch)))
     }
 
     /// Takes the next job, of a puller.
     pub fn take_job(&mut self) -> Result<Option<Job>> {
         let Some(taken) = self.take_record()? else { return Ok(None) };
         let connection = &self.connections[self.taken_from];
-        let (place, tag) = (taken.sequence, taken.head.tag(&connection.scratch));
+        let place = taken.sequence;
         let message = Message::new(&connection.link.info, taken, &connection.scratch);
-        Ok(connection.desk.as_ref().map(|desk| Job::new(message, place, tag, desk)))
+        Ok(connection.desk.as_ref().map(|desk| Job::new(message, place, desk)))
     }
 
     #[cold]

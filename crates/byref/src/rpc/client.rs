@@ -1,19 +1,21 @@
 //! The asking side of a service.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::direct::identity::Identity;
 use crate::direct::mailbox::{Observer, Plan, Shared};
 use crate::direct::undelivered::{Body, Undelivered};
 use crate::error::{Error, Result};
 use crate::link::role::Role;
-use crate::link::service::{self, Next};
+use crate::link::service;
+use crate::link::tasks::{self, Next};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
 use crate::pubsub::subscriber::Readiness;
 use crate::reader::event::{EventKind, Incoming};
-use crate::reader::message::{Message, PublisherInfo};
+use crate::reader::message::Message;
+use crate::reader::sender::PublisherInfo;
 use crate::reader::take::{Source, Take};
 use crate::rpc::failure::Failure;
 use crate::rpc::pending::PendingReply;
@@ -501,10 +503,10 @@ impl Take for Progress<'_> {
             {
                 return Ok(Some(Step::Ready));
             }
-            let give = |message: Message, tag: u64, _: &Arc<_>| (message, tag);
+            let give = |message: Message, _: &Arc<_>| message;
             let Some(incoming) = from.0.take_incoming(|reader| reader.take_with(give))? else { return Ok(None) };
             let has_chores = match incoming {
-                Incoming::Message((message, tag)) => inner.hear(message, tag, self.job),
+                Incoming::Message(message) => inner.hear(message, self.job),
                 Incoming::Event(event) => inner.hear_of_end(event.publisher.id, event.kind),
             };
             if has_chores {
@@ -749,14 +751,14 @@ impl Inner {
 
     /// A server has said something; whether there is something to do without locks.
     #[inline]
-    fn hear(&self, message: Message, tag: u64, own: Option<JobId>) -> bool {
+    fn hear(&self, message: Message, own: Option<JobId>) -> bool {
         let server = message.publisher().id;
         let mut table = self.table.lock();
-        let Some(answered) = Answered::decode(tag) else {
+        let Some(answered) = Answered::decode(message.tag()) else {
             table.unasked += 1;
             return false;
         };
-        let reply = table.answer(server, answered, message, |message| Failure::decode(&message));
+        let reply = table.answer(server, answered, message.untagged(), |message| Failure::decode(&message));
         if table.has_waiting() {
             self.pump(&mut table);
         }
@@ -927,7 +929,7 @@ impl Inner {
             let failed = || Error::system(&self.service, "cannot watch for replies");
             let fd = Arc::new(readiness.as_fd().try_clone_to_owned().map_err(failed())?);
             let inner = Arc::downgrade(self);
-            let task = move |_: &Arc<service::Service>, _, _| match inner.upgrade() {
+            let task = move |_: &Arc<tasks::Service>, _, _| match inner.upgrade() {
                 Some(inner) if inner.check().is_ok() => {
                     inner.progress();
                     Next::Keep
@@ -1023,7 +1025,11 @@ impl Lender for Inner {
         self.shared.discard(slot);
     }
 
-    fn commit_inline(&self, _: &[u8], _: &Encoded, _: Option<u64>, _: &mut Wait<'_>) -> Result<u64> {
+    fn next_sequence(&self) -> Result<u64> {
+        Err(super::not_by_itself(&self.service, "request"))
+    }
+
+    fn commit_inline(&self, _: &[u8], _: Beside<'_>, _: &mut Wait<'_>) -> Result<u64> {
         Err(super::not_by_itself(&self.service, "request"))
     }
 

@@ -1,6 +1,6 @@
 //! How a service fails: what a server says instead of a reply.
 
-use crate::error::printable;
+use crate::sys::text::printable;
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of each text; the rest of a longer one is cut off.

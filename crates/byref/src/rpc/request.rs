@@ -1,13 +1,14 @@
 //! A request that a server has taken.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::direct::identity::Identity;
 use crate::error::{Error, Result};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::NEVER;
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::{Link, Message, PublisherInfo};
+use crate::reader::message::{Link, Message};
+use crate::reader::sender::PublisherInfo;
 use crate::rpc::STREAMED;
 use crate::rpc::failure::{Code, Failure};
 use crate::rpc::server::Inner;
@@ -413,7 +414,11 @@ impl Lender for Inner {
         self.shared.discard(slot);
     }
 
-    fn commit_inline(&self, _: &[u8], _: &Encoded, _: Option<u64>, _: &mut Wait<'_>) -> Result<u64> {
+    fn next_sequence(&self) -> Result<u64> {
+        Err(super::not_by_itself(&self.service, "reply"))
+    }
+
+    fn commit_inline(&self, _: &[u8], _: Beside<'_>, _: &mut Wait<'_>) -> Result<u64> {
         Err(super::not_by_itself(&self.service, "reply"))
     }
 

@@ -256,9 +256,9 @@ impl Take for Next<'_> {
     fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Request>> {
         let inner = self.0;
         loop {
-            let give = |message: crate::Message, tag: u64, link: &Arc<_>| {
-                let asked = Asked::decode(tag)?;
-                Some(Request::new(inner, message, asked, Arc::clone(link)))
+            let give = |message: crate::Message, link: &Arc<_>| {
+                let asked = Asked::decode(message.tag())?;
+                Some(Request::new(inner, message.untagged(), asked, Arc::clone(link)))
             };
             match from.0.take_with(give)? {
                 None => return Ok(None),

@@ -14,6 +14,7 @@ pub(crate) mod process;
 pub(crate) mod processor;
 pub(crate) mod ranges;
 pub(crate) mod socket;
+pub(crate) mod text;
 pub(crate) mod transfer;
 pub(crate) mod users;
 pub(crate) mod woken;

@@ -67,7 +67,7 @@ impl Rejected {
         let (sender, timestamp_ns) = (pusher.incarnation(), body.timestamp_ns);
         let message = match body.content {
             Content::Inline(small) => {
-                Undelivered::copied(pusher, sender, number, timestamp_ns, small.payload(), small.attributes())
+                Undelivered::copied(pusher, sender, number, timestamp_ns, 0, small.payload(), small.attributes())
             }
             Content::Pooled(pin, at) => {
                 let pooled = Pooled { pin, at, part: (0, at.len) };

@@ -1,11 +1,11 @@
 //! Pushing: what the user gives becomes a job, and goes to a puller at once if one has room.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::error::{Error, Result};
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::sync::wait::Wait;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;
@@ -166,14 +166,12 @@ impl Lender for Arc<Shared> {
         Shared::discard(self, slot);
     }
 
-    fn commit_inline(
-        &self,
-        payload: &[u8],
-        attributes: &Encoded,
-        timestamp_ns: Option<u64>,
-        wait: &mut Wait<'_>,
-    ) -> Result<u64> {
-        self.push_copy(payload, attributes, timestamp_ns, wait)
+    fn next_sequence(&self) -> Result<u64> {
+        self.opened(&mut self.lock()?).map(|_| 0) // No rows are no job.
+    }
+
+    fn commit_inline(&self, payload: &[u8], beside: Beside<'_>, wait: &mut Wait<'_>) -> Result<u64> {
+        self.push_copy(payload, beside.attributes, beside.timestamp_ns, wait)
     }
 
     fn commit(&self, filled: &Filled<'_>, timestamp_ns: Option<u64>, wait: &mut Wait<'_>) -> Result<Result<u64>> {

@@ -5,7 +5,7 @@ use crate::protocol::answers::WINDOW;
 use crate::pubsub::subscriber::{Pull, Subscriber};
 use crate::reader::future::Receiving;
 use crate::reader::job::{Floor, Job};
-use crate::reader::message::PublisherInfo;
+use crate::reader::sender::PublisherInfo;
 use crate::reader::take::OneJob;
 use crate::reader::turns::SubscriberStats;
 use crate::sync::spin::DEFAULT_MOST;

@@ -22,6 +22,7 @@ use crate::link::announcement::Announcement;
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Hello, ToSubscriber, Wish};
 use crate::link::lookout::Lookout;
+use crate::link::names;
 use crate::link::rendezvous::{self, Announced};
 use crate::link::service::{self, Handle};
 use crate::memory::glossary::Entry;
@@ -210,7 +211,7 @@ impl Pusher {
         });
         let pusher = Pusher { shared, closes: true };
         let host: Weak<dyn Host> = Arc::downgrade(&pusher.shared) as _;
-        let who = Announced::Publisher { topic: rendezvous::topic_of_pushers(&queue), id, times: 0 };
+        let who = Announced::Publisher { topic: names::topic_of_pushers(&queue), id, times: 0 };
         let announcement = Announcement::new(&lookout, &service, &queue, who, host)?;
         if let Some(open) = pusher.shared.open.lock().as_mut() {
             open.announcement = Some(announcement);
@@ -421,7 +422,7 @@ impl Shared {
         let lease = PeerSegment::new(lease, Some(PULLER_LEASE_LEN)).map_err(|(error, _)| error)?.into_map();
         fault!("work.lease_mapped");
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let (name, prefetch) = (hello.name.as_deref().map(crate::error::printable), prefetch.clamp(1, WINDOW / 2));
+        let (name, prefetch) = (hello.name.as_deref().map(crate::sys::text::printable), prefetch.clamp(1, WINDOW / 2));
         let mut guard = self.lock().map_err(|_| gone())?;
         let open = self.opened(&mut guard).map_err(|_| gone())?;
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;

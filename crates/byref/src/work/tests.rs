@@ -1,7 +1,7 @@
 use crate::error::Error;
 use crate::sync::wait::Wait;
 use crate::work::Reason;
-use crate::{Job, Policy, Publisher, Puller, Pusher, Subscriber};
+use crate::{Beside, Job, Policy, Publisher, Puller, Pusher, Rows, Subscriber};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -295,7 +295,7 @@ fn what_cannot_be_is_refused() {
     invalid(Puller::builder("jobs").prefetch(100_000).build().err().unwrap());
     let (pusher, puller) = (pusher(), puller(1));
     let mut rows = pusher.loan(1000).unwrap();
-    invalid(rows.send_many_with(10, &Default::default(), None, &mut Wait::up_to(None)).unwrap_err());
+    invalid(rows.send_as(Rows(10), Beside::NOTHING, &mut Wait::up_to(None)).unwrap_err());
     drop(rows);
     pusher.close();
     puller.close();

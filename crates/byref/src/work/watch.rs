@@ -1,7 +1,7 @@
 //! Who takes turns when no call of the user does: waiting calls, and the service thread.
 
 use crate::error::{Error, Result};
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::sync::wait::Wait;
 use crate::work::open::Open;
 use crate::work::pusher::Shared;

@@ -1,6 +1,6 @@
 //! Attempts to append a record to a line.
 
-use crate::attributes::Encoded;
+use crate::attributes::{Beside, Encoded};
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::{Descriptor, INLINE_LIMIT, NEVER};
 use crate::writer::attempt::{Attempt, LEASE_POLL};
@@ -26,27 +26,32 @@ pub(crate) struct Filled<'a> {
     pub tag: u64,
 }
 
-/// Whether payload and attributes go into the record itself.
-pub(crate) fn fits_inline(payload: usize, attributes: &Encoded) -> bool {
-    payload <= INLINE_LIMIT
-        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT
-        && !attributes.is_pooled()
+/// Whether payload and what is beside it go into the record itself.
+#[inline]
+pub(crate) fn fits_inline(payload: usize, beside: Beside<'_>) -> bool {
+    fits(payload, beside.attributes, if beside.tag == 0 { INLINE_LIMIT } else { INLINE_LIMIT - 8 })
 }
 
-/// The same, with a tag.
+/// Whether payload, attributes and a tag do.
 #[inline]
 pub(crate) fn fits_inline_tagged(payload: usize, attributes: &Encoded) -> bool {
-    fits_inline(payload, attributes)
-        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= INLINE_LIMIT - 8
+    fits(payload, attributes, INLINE_LIMIT - 8)
+}
+
+#[inline]
+fn fits(payload: usize, attributes: &Encoded, room: usize) -> bool {
+    payload <= room
+        && payload.next_multiple_of(8) + attributes.len().next_multiple_of(8) <= room
+        && !attributes.is_pooled()
 }
 
 /// Appends a record with payload and attributes that fit into it; gives its number.
 #[inline]
-pub(crate) fn inline(line: &mut Line, payload: &[u8], attributes: &[u8], timestamp_ns: Option<u64>) -> Attempt<u64> {
-    inline_tagged(line, payload, attributes, 0, timestamp_ns)
+pub(crate) fn inline(line: &mut Line, payload: &[u8], beside: Beside<'_>) -> Attempt<u64> {
+    inline_tagged(line, payload, beside.attributes, beside.tag, beside.timestamp_ns)
 }
 
-/// The same, with a tag, for which there has to be room, too.
+/// The same, of what is beside it one by one.
 #[inline]
 pub(crate) fn inline_tagged(
     line: &mut Line,

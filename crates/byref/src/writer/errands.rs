@@ -1,7 +1,7 @@
 //! What the service thread does for a writing endpoint. Lines and stores ask for it, and know no more of their endpoint.
 
 use crate::link::channel::Channel;
-use crate::writer::line::Rings;
+use crate::writer::rings::Rings;
 use crate::writer::waker::Waker;
 use std::sync::Arc;
 use std::time::Duration;

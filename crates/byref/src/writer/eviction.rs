@@ -7,7 +7,7 @@
 //! socket, to which the ring's generation sends it if it never sleeps.
 
 use crate::link::handshake::ToSubscriber;
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::writer::attempt::Call;

@@ -3,7 +3,8 @@
 //! A line appends, wakes who sleeps, and knows how far its readers are. What they are told, and how they come and go, is in
 //! [`readers`](super::readers). Payload memory is the [`store`](super::store)'s, which may serve many lines.
 
-use crate::link::service::{Handle, Next};
+use crate::link::service::Handle;
+use crate::link::tasks::Next;
 use crate::protocol::claim::{Claim, Horizon, Policy};
 use crate::protocol::lease::{CLOSED, COUNTS, Lease, RING_WORD};
 use crate::protocol::regions::Shape;
@@ -12,12 +13,13 @@ use crate::protocol::wake::{WAKE_WORD, Way};
 use crate::sync::locks::Turn;
 use crate::sync::{AtomicU32, Pairing};
 use crate::sys::clock::Clock;
-use crate::sys::futex::{Gong, MOST_WORDS};
+use crate::sys::futex::MOST_WORDS;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::errands::Errands;
 use crate::writer::log::Log;
 use crate::writer::peer::Peer;
 use crate::writer::release::Tracked;
+use crate::writer::rings::Rings;
 use crate::writer::waker::{Siren, Waker};
 use std::collections::VecDeque;
 use std::io;
@@ -56,15 +58,6 @@ pub(crate) struct Plan<'a> {
     pub generation: u64,
     /// It has one reader, and what that never takes is kept until [`Line::let_go`].
     pub keeps_untaken: bool,
-}
-
-/// Who waits for subscribers to ring. The service thread, which hears them, looks here without the line's lock.
-#[derive(Default)]
-pub(crate) struct Rings {
-    /// What senders that wait for room sleep at.
-    pub room: Gong,
-    /// Somebody waits for a release, perhaps.
-    pub awaits: AtomicBool,
 }
 
 /// One ring and its readers.

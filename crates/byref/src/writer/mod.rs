@@ -12,6 +12,7 @@ pub(crate) mod owner;
 pub(crate) mod peer;
 pub(crate) mod readers;
 pub(crate) mod release;
+pub(crate) mod rings;
 pub(crate) mod room;
 pub(crate) mod sent;
 pub(crate) mod store;

@@ -1,6 +1,7 @@
 //! What subscribers hold, who they are, and the warnings about what they hold too long.
 
-use crate::link::service::{Handle, Next};
+use crate::link::service::Handle;
+use crate::link::tasks::Next;
 use crate::sys::process::realtime_ns;
 use crate::writer::line::Line;
 use crate::writer::owner::Owner;
@@ -22,7 +23,7 @@ const PAUSE_FACTOR: u32 = 50;
 /// What subscribers hold of a publisher's messages: taken, and not released yet. What is still unread is not held. Messages that
 /// travel inside the ring (see [`INLINE_LIMIT`](crate::INLINE_LIMIT)) are copied by whoever takes them, so they are never held.
 ///
-/// Messages that were sent together ([`Publisher::send_many`](crate::Publisher::send_many)) lie in one piece of memory, so they
+/// Messages that were sent together ([`Rows`](crate::Rows)) lie in one piece of memory, so they
 /// are held together: all of them, as long as one of them is.
 #[derive(Clone, Debug, Default)]
 pub struct Outstanding {

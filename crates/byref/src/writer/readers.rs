@@ -1,13 +1,13 @@
 //! The subscribers of a line: how they come and go, and what they are told.
 
-use crate::error::printable;
 use crate::link::channel::Channel;
 use crate::link::handshake::{self, Hello, ToSubscriber, Welcome};
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::protocol::claim::{Policy, retention_limit};
 use crate::protocol::wake::Sleeper;
 use crate::sys::membarrier;
 use crate::sys::memory::{Mapping, OwnedSegment};
+use crate::sys::text::printable;
 use crate::writer::line::Line;
 use crate::writer::peer::{Peer, Silence};
 use crate::writer::store::Store;

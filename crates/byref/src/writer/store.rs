@@ -6,7 +6,8 @@
 
 use crate::error::{Error, Result};
 use crate::link::handshake::ToSubscriber;
-use crate::link::service::{Handle, Next};
+use crate::link::service::Handle;
+use crate::link::tasks::Next;
 use crate::memory::glossary::{Entry, GLOSSARY, Glossary};
 use crate::memory::pool::{Chunk, Fate, NoChunk, Pool};
 use crate::protocol::ring::{Descriptor, NEVER};

@@ -1,7 +1,7 @@
 //! Tickets: who asks, and who waits, whether a tracked message is released. (How that is found out, see [`release`](super::release).)
 
 use crate::error::{Error, Result};
-use crate::link::service::Next;
+use crate::link::tasks::Next;
 use crate::protocol::claim::Policy;
 use crate::protocol::ring::NEVER;
 use crate::sync::heavy_fence;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-/// Tells when the message of a [`send_tracked`](crate::Publisher::send_tracked) is released: every subscriber that was connected
+/// Tells when a [`Tracked`](crate::Tracked) message is released: every subscriber that was connected
 /// at some moment after the send has passed it, and none holds it any more. (That the publisher keeps it for late
 /// subscribers, as history, does not count; one that comes later and receives it is not waited for.)
 ///

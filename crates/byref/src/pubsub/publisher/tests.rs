@@ -1,7 +1,6 @@
 //! Tests that need both ends, or look inside.
 
 use super::*;
-use crate::Subscriber;
 use crate::link::channel::joined;
 use crate::link::handshake::ToPublisher;
 use crate::link::inbox::Said;
@@ -16,6 +15,7 @@ use crate::writer::duties;
 use crate::writer::line::MANY;
 use crate::writer::store::PATIENCE;
 use crate::writer::waker::Waker;
+use crate::{Single, Subscriber};
 use rustix::fd::AsFd;
 use std::cell::Cell;
 use std::time::Instant;
@@ -178,7 +178,7 @@ fn only_a_hang_up_takes_holds_away() {
         duties::answer_now(&*publisher.shared, LINE, peer);
         assert!(publisher.subscribers().unwrap().is_empty(), "it is turned away");
         assert_eq!(publisher.outstanding().unwrap().messages, 1, "and keeps what it holds");
-        let refused = publisher.send_with(&[2; 700_000], &Encoded::default(), None, &mut Wait::never());
+        let refused = publisher.send_as(Single, &[2; 700_000], Beside::NOTHING, &mut Wait::never());
         assert!(matches!(refused, Err(Error::PoolExhausted { .. })));
         drop(puppet);
         duties::answer_now(&*publisher.shared, LINE, peer);
@@ -321,7 +321,7 @@ fn a_publisher_that_is_not_rung_looks_by_itself() {
         for _ in 0..16 {
             publisher.send(b"").unwrap();
         }
-        let send = || publisher.send_with(b"one more", &Encoded::default(), None, &mut Wait::up_to(SOON)).unwrap();
+        let send = || publisher.send_as(Single, b"one more", Beside::NOTHING, &mut Wait::up_to(SOON)).unwrap();
         let sender = scope.spawn(send);
         while publisher.stats().unwrap().waits == 0 {
             std::thread::yield_now();
