@@ -320,7 +320,7 @@ class Receiving:
             if type(self.source) is Inbox:
                 if type(self.message) is not Message:
                     raise self.message
-                self._lease, self._kind, self._number = None, self.source.kind, self.message.sequence
+                self._lease, self._kind, self._number = None, self.source.kind, self.message.tag
                 break
             # By TCP; else it comes from a publisher that was unregistered.
             channel = subscriber._channels.get(self.source)

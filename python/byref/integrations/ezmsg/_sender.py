@@ -232,7 +232,6 @@ async def broadcast(self: Any, obj: Any) -> None:
         while not self._backpressure.available(self._msg_id % self._num_buffers):
             with _waiting(self):
                 await self._backpressure.wait(self._msg_id % self._num_buffers)
-    number = self._msg_id
     if is_remote or outlet.clients:
         try:
             buffers = pubclient.MessageMarshal.dump(obj)
@@ -247,17 +246,16 @@ async def broadcast(self: Any, obj: Any) -> None:
             sent["by_reference"] += 1
         else:
             data = buffers[0] if len(buffers) == 1 else tuple(buffers)
-        sequence = outlet.publisher._send_now(data, None, None)
+        sequence = outlet.publisher._send_now(data, None, None, self._msg_id)
         if not isinstance(sequence, int):
             sequence = await _send_when_there_is_room(self, outlet, sequence)
         outlet.next = sequence + 1
         if kept is not None and kept in outlet.objects:
             outlet.objects[kept].sequence = sequence
         sent["messages"] += 1
-        number = sequence
     if others:
         await _send_by_tcp(self, obj, others)
-    self._profile.record_publish(0, msg_seq=number)
+    self._profile.record_publish(0, msg_seq=self._msg_id)
     self._msg_id += 1
 
 
