@@ -183,7 +183,8 @@ async def test_a_leaky_subscriber_is_told_of_ends_after_the_last_messages(contex
     await third.broadcast("third")
     third.close()
     await third.wait_closed()
-    await asyncio.sleep(0.2)
+    while leaky._incoming.qsize() < 2:
+        await asyncio.sleep(0.001)
     for number in range(5):
         await other.broadcast(number)
     await asyncio.sleep(0.1)
@@ -387,6 +388,35 @@ class Fragile:
 
 def _fail() -> None:
     raise RuntimeError("not here")
+
+
+@scenario
+async def test_a_subscriber_of_another_event_loop_is_waited_for(context: Any) -> None:
+    publisher = await context.publisher("A", num_buffers=2)
+    received, go_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    async def receive() -> None:
+        import ezmsg.core as ez
+
+        async with ez.GraphContext(context.graph_address, auto_start=False) as own:
+            subscriber = await own.subscriber("A")
+            received.set()
+            go_on.wait(60)
+            for number in range(3):
+                assert await subscriber.recv() == number
+            over.set()
+
+    receiving = asyncio.create_task(asyncio.to_thread(asyncio.run, receive()))
+    await asyncio.to_thread(received.wait, 60)
+    await publisher.broadcast(0)
+    await publisher.broadcast(1)
+    third = asyncio.create_task(publisher.broadcast(2))
+    assert await is_waiting(third)
+    go_on.set()
+    await asyncio.wait_for(third, 20)
+    await asyncio.wait_for(publisher.sync(), 20)
+    await receiving
+    assert over.is_set()
 
 
 @scenario

@@ -66,12 +66,13 @@ def _options(size: int) -> dict[str, int]:
 
 
 def _run(system: str, address: Address, program: Any) -> Any:
-    logging.getLogger("ezmsg").setLevel(logging.ERROR)
     if system == "byref":
         from byref.integrations.ezmsg import install
 
         install()
     from ezmsg.core.graphcontext import GraphContext
+
+    logging.getLogger("ezmsg").setLevel(logging.ERROR)  # No word when a subscriber is slow.
 
     async def main() -> Any:
         async with GraphContext(("127.0.0.1", address.port), auto_start=False) as context:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from copy import deepcopy
 from types import TracebackType
 from typing import Any
@@ -110,9 +111,9 @@ class Inlet:
         """Answer what can be answered now."""
         if not self.questions or self._writer is None:
             return
-        oldest = [next(iter(inbox.unprocessed)) for inbox in list(self.inboxes.values()) if inbox.unprocessed]
+        oldest = min((inbox.oldest() for inbox in list(self.inboxes.values())), default=math.inf)
         for number, sequence in list(self.questions.items()):
-            if all(sequence < other for other in oldest):
+            if sequence < oldest:
                 del self.questions[number]
                 with contextlib.suppress(OSError):
                     self._writer.write(Command.RX_ACK.value + uint64_to_bytes(number))
@@ -169,6 +170,14 @@ class Inbox:
                 return
         # The descriptor tells of messages only when all are taken. Other tasks have their turn meanwhile.
         self.loop.call_soon(self.take)
+
+    def oldest(self) -> float:
+        """The sequence number of the oldest message that was taken and is not processed."""
+        while True:
+            try:
+                return next(iter(self.unprocessed), math.inf)
+            except RuntimeError:  # Another thread has just processed one.
+                continue
 
     def processed(self, message: Message) -> None:
         """The client is done with a message."""

@@ -312,7 +312,15 @@ async def sync(self: Any) -> None:
     outlet = self._shm
     if type(outlet) is Outlet:
         self._running.clear()
-        await outlet.processed(self, outlet.next - 1)
+        with contextlib.suppress(Closed):
+            while True:
+                await outlet.processed(self, outlet.next - 1)
+                try:
+                    outlet.publisher.flush(timeout=0)
+                    break
+                except TimeoutError:
+                    # A subscriber of another event loop has yet to look.
+                    await asyncio.sleep(_FIRST_PAUSE)
     await _stock_sync(self)
 
 
