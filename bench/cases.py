@@ -317,8 +317,7 @@ def _of_ezmsg(name: str, title: str, bound: float, size: int, length: int, **pla
         partial(_graph, size=size, **places),
         ("byref", "ezmsg"),
         length=length,
-        note="publisher and subscribers are processes; recv(), of which ezmsg alone makes a deep copy; "
-        f"{graphs.BUFFERS} buffers, or {graphs.LARGE_BUFFERS} of 1 MiB",
+        note="all are processes; recv(), for which ezmsg alone makes a deep copy; 32 buffers, ezmsg's default",
         group=SEEDS,
     )
 
@@ -677,7 +676,7 @@ CASES = (
         length=20_000,
         chart=TRIPS,
     ),
-    _of_ezmsg("64", f"arrays of {SIZE} B", 4, SIZE, 5_000, receivers=1),
+    _of_ezmsg("64", f"{SIZE} B", 4, SIZE, 5_000, receivers=1),
     _of_ezmsg("1048576", f"arrays of {_size(MIB)}", 3, MIB, 200, receivers=1),
     _of_ezmsg("stages", f"three stages, arrays of {_size(MIB)}", 2, MIB, 200, receivers=2, stages=1),
     _of_ezmsg("two", f"two subscribers, arrays of {_size(MIB)}", 2, MIB, 200, receivers=2),

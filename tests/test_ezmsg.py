@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.ezmsg_programs import LOCAL, PROCESS, SHM, run, run_units, serve
-from tests.processes import Child, eventually
+from tests.processes import PATIENCE, Child, eventually
 
 Spawn = Callable[..., Child]
 
@@ -42,7 +42,9 @@ class Graph:
 
 
 @pytest.fixture
-def graph(spawn: Spawn) -> Graph:
+def graph(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> Graph:
+    # On a busy machine it takes longer than ezmsg allows until all know each other; what is sent before goes past them.
+    monkeypatch.setenv("EZMSG_SUBSCRIBER_UPDATE_TIMEOUT_SEC", str(PATIENCE))
     return Graph(spawn)
 
 

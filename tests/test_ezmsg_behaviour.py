@@ -17,14 +17,11 @@ import pytest
 
 from tests.ezmsg_programs import prepare
 from tests.processes import Child, Line, eventually
-from tests.test_ezmsg import Graph
+from tests.test_ezmsg import Graph, graph
+
+__all__ = ["graph"]  # A fixture.
 
 Spawn = Callable[..., Child]
-
-
-@pytest.fixture
-def graph(spawn: Spawn) -> Graph:
-    return Graph(spawn)
 
 
 def inside(line: Line, name: str, address: list[Any]) -> None:
@@ -214,6 +211,41 @@ async def test_received_arrays_are_private_and_lent_ones_read_only(context: Any)
             await one.recv()
             await other.recv()
         assert (kept == np.arange(length)).all()
+
+
+@scenario
+async def test_arrays_of_every_kind_arrive_as_they_were(context: Any) -> None:
+    """Whether byref carries them as they are, or in a pickle."""
+    subscriber, lent = await context.subscriber("A"), await context.subscriber("A")
+    publisher = await context.publisher("A")
+
+    class Own(np.ndarray):
+        pass
+
+    for array in (
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6).reshape(2, 3)),
+        np.arange(100_000, dtype=">i4"),
+        np.arange(100_000, dtype=np.complex64)[::2],
+        np.array(3.5),
+        np.zeros((0, 4)),
+        np.zeros(3, [("a", "i4"), ("b", "f8")]),
+        np.array(["a", None, 3], object),
+        np.array(["one", "two"]),
+        np.array(["2020-01-01"], "M8[D]"),
+        np.array([True, False]),
+        np.float32(1.5),
+        np.arange(50_000).view(Own),
+    ):
+        await publisher.broadcast(array)
+        async with held(lent) as read_only:
+            for found in (await subscriber.recv(), read_only):
+                assert type(found) is type(array)
+                assert found.dtype == array.dtype
+                assert found.shape == array.shape
+                if array.flags.c_contiguous or array.flags.f_contiguous:
+                    assert found.flags.f_contiguous == array.flags.f_contiguous
+                np.testing.assert_array_equal(np.asarray(found), np.asarray(array))
 
 
 @scenario

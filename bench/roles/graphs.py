@@ -11,8 +11,8 @@ import numpy as np
 
 from bench.peers import Address
 
-BUFFERS, LARGE_BUFFERS = 1024, 8
-"""Of small and of large messages; measured best for ezmsg alone, see `peers.ezmsg_`."""
+LARGE = 64 << 10
+"""Bytes from which a message is an array, instead of bytes."""
 
 WARM_UP = 50
 
@@ -28,7 +28,7 @@ def publish(channels: list[Connection], system: str, address: Address, count: in
     async def send_all(context: Any) -> float:
         for channel in channels:
             await asyncio.to_thread(channel.recv)
-        publisher = await context.publisher("0", **_options(size))
+        publisher = await context.publisher("0", buf_size=size + LARGE)
         await _send(publisher, 0, WARM_UP, size)
         for channel in channels:
             await asyncio.to_thread(channel.recv)
@@ -48,7 +48,7 @@ def receive(channel: Connection, system: str, address: Address, count: int, size
     topic, onward = channel.recv()
 
     async def receive_all(context: Any) -> None:
-        publisher = await context.publisher(onward, **_options(size)) if onward else None
+        publisher = await context.publisher(onward, buf_size=size + LARGE) if onward else None
         subscriber = await context.subscriber(topic)
         channel.send(None)
         await _receive(subscriber, publisher, 0, WARM_UP)
@@ -58,11 +58,6 @@ def receive(channel: Connection, system: str, address: Address, count: int, size
         await asyncio.to_thread(channel.recv)
 
     _run(system, address, receive_all)
-
-
-def _options(size: int) -> dict[str, int]:
-    is_small = size < 64 << 10
-    return {"num_buffers": BUFFERS if is_small else LARGE_BUFFERS, "buf_size": size + (64 << 10)}
 
 
 def _run(system: str, address: Address, program: Any) -> Any:
@@ -82,18 +77,28 @@ def _run(system: str, address: Address, program: Any) -> Any:
     return asyncio.run(main())
 
 
+def _number_of(message: Any) -> int:
+    """The number of a message; `ValueError` if it is not whole."""
+    first, last = (
+        (message[0], message[-1]) if isinstance(message, np.ndarray) else np.frombuffer(message, np.int64)[[0, -1]]
+    )
+    if first != last:
+        raise ValueError(f"a message of {first} and {last}")
+    return int(first)
+
+
 async def _send(publisher: Any, first: int, count: int, size: int) -> None:
     array = np.zeros(size // 8, np.int64)
     for number in range(first, first + count):
         array[0] = array[-1] = number
-        await publisher.broadcast(array)
+        await publisher.broadcast(array if size >= LARGE else array.tobytes())
 
 
 async def _receive(subscriber: Any, publisher: Any, first: int, count: int) -> None:
     for number in range(first, first + count):
-        array = await subscriber.recv()
-        if not array[0] == array[-1] == number:
-            raise ValueError(f"message {number} arrived as {array[0]}, {array[-1]}")
+        message = await subscriber.recv()
+        if (found := _number_of(message)) != number:
+            raise ValueError(f"message {number} arrived as {found}")
         if publisher is not None:
-            array[1] += 1
-            await publisher.broadcast(array)
+            message[1] += 1
+            await publisher.broadcast(message)

@@ -29,12 +29,12 @@ from ezmsg.core.netprotocol import Command, close_stream_writer, read_int, read_
 from ..._byref import Event, Message, Subscriber
 from ..._errors import Error
 from . import PublisherClosed, PublisherEnded, PublisherLost
-from ._sender import Outlet, outlet_here
-from ._topics import is_of_this_host, is_topic
+from ._sender import ARRAY, FORM, FORM_BITS, OBJECT, PICKLE, Outlet, outlet_here
+from ._topics import is_of_this_directory, is_of_this_host, is_topic
 
-# How long a publisher may take to be reached, on this host; in seconds. ezmsg's graph server waits twice as long for a
-# subscriber to meet its publishers.
-_REACH = 0.5
+# How long it may take to reach a publisher that is sure to be in the same rendezvous directory, and one that may not
+# be; in seconds. ezmsg's graph server waits for 1 s until a subscriber has met its publishers.
+_REACH, _REACH_ELSEWHERE = 10.0, 0.4
 # A subscriber that finds its queue empty looks into its inboxes itself. After so many looks other tasks have a turn.
 _LOOKS = 8
 # How long after ezmsg byref may tell that a publisher ended; in seconds.
@@ -67,7 +67,7 @@ async def _reach(topic: str) -> None:
     if not is_of_this_host(topic):
         raise ValueError("the publisher is on another host")
     loop = asyncio.get_running_loop()
-    until = loop.time() + _REACH
+    until = loop.time() + (_REACH if is_of_this_directory(topic) else _REACH_ELSEWHERE)
     try:
         with Subscriber(topic, policy="latest") as probe:
             while not probe.publishers:
@@ -183,8 +183,8 @@ class Inbox:
         """The client is done with a message."""
         self.unprocessed.pop(message.sequence, None)
         inlet = self.inlet
-        if inlet.outlet is not None and inlet.outlet.objects and type(value := message.value) is dict:
-            inlet.outlet.let_go(value["object"])
+        if message.tag & FORM == OBJECT and inlet.outlet is not None:
+            inlet.outlet.let_go(int.from_bytes(message))
         if self._is_open:
             message.ack()
         if inlet.questions:
@@ -192,19 +192,13 @@ class Inbox:
 
     def value(self, message: Message, writable: bool) -> Any:
         """What was sent, anew: with arrays that are private and copy-on-write, or read-only."""
-        buffers = message.value
-        if type(buffers) is tuple:
-            if writable:
-                buffers = message.writable()
-            return messagecache.MessageMarshal.load(buffers)
-        if type(buffers) is dict:
-            return self.inlet.outlet.objects[buffers["object"]].object  # type: ignore[union-attr]
-        return messagecache.MessageMarshal.load([buffers])
-
-    def is_by_reference(self, message: Message) -> bool:
-        """Whether the value is the object that was sent, instead of one like it."""
-        outlet = self.inlet.outlet
-        return outlet is not None and bool(outlet.objects) and type(message.value) is dict
+        form = message.tag & FORM
+        if form == PICKLE:
+            return messagecache.MessageMarshal.load([message.value])
+        if form == OBJECT:
+            return self.inlet.outlet.objects[int.from_bytes(message)].object  # type: ignore[union-attr]
+        value = message.writable() if writable else message.value
+        return value if form == ARRAY else messagecache.MessageMarshal.load(value)
 
     def leave(self, at_once: bool) -> None:
         """The client is unregistered: it ends itself (`at_once`), or is disconnected, or the publisher is gone."""
@@ -329,7 +323,7 @@ class Receiving:
             if type(self.source) is Inbox:
                 if type(self.message) is not Message:
                     raise self.message
-                self._lease, self._kind, self._number = None, self.source.kind, self.message.tag
+                self._lease, self._kind, self._number = None, self.source.kind, self.message.tag >> FORM_BITS
                 break
             # By TCP; else it comes from a publisher that was unregistered.
             channel = subscriber._channels.get(self.source)
@@ -353,7 +347,7 @@ class Receiving:
 
     def is_shared(self) -> bool:
         """Whether others may have the very object that `value` gives."""
-        return self._lease is not None or self.source.is_by_reference(self.message)
+        return self._lease is not None or self.message.tag & FORM == OBJECT
 
     def processed(self) -> None:
         """The publisher need not wait for it any more."""

@@ -25,6 +25,7 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 from ezmsg.core import profiling, pubclient
 from ezmsg.core.graphmeta import ProfileChannelType
 from ezmsg.core.netprotocol import Command, close_stream_writer, encode_str, read_int, uint64_to_bytes
@@ -35,6 +36,11 @@ from ._memory import most_memory
 from ._topics import new_topic
 
 QUESTION = 1 << 63
+
+# What a message is, in the lowest bits of its tag: an array as it is, a pickle, one with its buffers beside it, or the
+# number of an object that cannot be pickled. The other bits are ezmsg's number of the message, for profiles.
+FORM_BITS, FORM = 2, 3
+ARRAY, PICKLE, PARTS, OBJECT = range(4)
 
 # The most messages that a publisher's ring can hold for a subscriber.
 MOST_BUFFERS = 16384
@@ -211,6 +217,20 @@ class Metrics(profiling._PublisherMetrics):  # type: ignore[misc]
         pass
 
 
+_stock_dump = pubclient.MessageMarshal.dump
+
+
+def _travels_as_it_is(array: np.ndarray[Any, Any]) -> bool:
+    """Whether byref gives the same array as a pickle would, if nobody has exchanged how ezmsg pickles."""
+    return (
+        array.dtype.kind in "biufc"
+        and array.dtype.isnative
+        and array.flags.c_contiguous
+        and array.ndim > 0
+        and pubclient.MessageMarshal.dump is _stock_dump
+    )
+
+
 async def broadcast(self: Any, obj: Any) -> None:
     """Stand for `Publisher.broadcast`."""
     outlet = self._shm
@@ -233,20 +253,22 @@ async def broadcast(self: Any, obj: Any) -> None:
             with _waiting(self):
                 await self._backpressure.wait(self._msg_id % self._num_buffers)
     if is_remote or outlet.clients:
-        try:
-            buffers = pubclient.MessageMarshal.dump(obj)
-        except Exception:
-            if is_remote or others:
-                raise
-            buffers = None
         kept = None
-        if buffers is None:
-            kept = outlet.keep(obj)
-            data: Any = {"object": kept}
-            sent["by_reference"] += 1
+        data: Any
+        if type(obj) is np.ndarray and _travels_as_it_is(obj):
+            data, form = obj, ARRAY
         else:
-            data = buffers[0] if len(buffers) == 1 else tuple(buffers)
-        sequence = outlet.publisher._send_now(data, None, None, self._msg_id)
+            try:
+                buffers = pubclient.MessageMarshal.dump(obj)
+            except Exception:
+                if is_remote or others:
+                    raise
+                kept = outlet.keep(obj)
+                data, form = kept.to_bytes(8), OBJECT
+                sent["by_reference"] += 1
+            else:
+                data, form = (buffers[0], PICKLE) if len(buffers) == 1 else (tuple(buffers), PARTS)
+        sequence = outlet.publisher._send_now(data, None, None, self._msg_id << FORM_BITS | form)
         if not isinstance(sequence, int):
             sequence = await _send_when_there_is_room(self, outlet, sequence)
         outlet.next = sequence + 1
