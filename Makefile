@@ -155,7 +155,7 @@ FAULTS := target/faults
 build-faults: build
 	$(CARGO) build --quiet --package byref-python --features faults --profile faults
 	@mkdir -p $(FAULTS)/python/byref
-	@cp python/byref/*.py $(FAULTS)/python/byref/
+	@cp -r python/byref/*.py python/byref/integrations $(FAULTS)/python/byref/
 	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
 
 .PHONY: steps

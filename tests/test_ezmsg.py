@@ -1,6 +1,7 @@
 """`byref.integrations.ezmsg`: what programs of ezmsg have of it, with subscribers in every place that they can be."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,29 @@ def test_what_was_sent_arrives_then_the_end_is_told_once(graph: Graph, where: st
     assert receiver.hear()[:2] == [[], "silence"]
     receiver.tell("end")
     receiver.finish()
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+def test_who_waits_is_told_of_an_end_within_200_ms(graph: Graph, end: str) -> None:
+    """On a busy machine not each time, but once in a few."""
+    took = []
+    for _ in range(10):
+        receiver = graph.start("receive_late")
+        assert receiver.hear() == "ready"
+        receiver.tell(60)
+        sender = graph.start("send_and_stay", count=3)
+        assert sender.hear() == "sent"
+        began = time.monotonic()
+        if end == "kill":
+            sender.process.kill()
+        else:
+            sender.tell("close")
+        assert receiver.hear()[0] == [0, 1, 2]
+        took.append(time.monotonic() - began)
+        receiver.tell("end")
+        if took[-1] < 0.2:
+            return
+    raise AssertionError(f"it took {took} seconds")
 
 
 @EVERYWHERE

@@ -320,6 +320,24 @@ async def test_a_disconnected_subscriber_gets_nothing_more(context: Any) -> None
 
 
 @scenario
+async def test_what_was_sent_arrives_if_ezmsg_tells_the_end_before_byref(context: Any) -> None:
+    from byref.integrations.ezmsg import PublisherClosed
+    from ezmsg.core.channelmanager import CHANNELS
+
+    subscriber = await context.subscriber("A")
+    publisher = await context.publisher("A")
+    for number in range(5):
+        await publisher.broadcast(number)
+    # What a subscriber does upon the graph server's word that the publisher is gone.
+    await CHANNELS.unregister(publisher.id, subscriber.id, context.graph_address)
+    del subscriber._channels[publisher.id]
+    publisher.close()
+    assert [await asyncio.wait_for(subscriber.recv(), 20) for _ in range(5)] == list(range(5))
+    with pytest.raises(PublisherClosed):
+        await asyncio.wait_for(subscriber.recv(), 20)
+
+
+@scenario
 async def test_cancelled_receives_lose_nothing(context: Any) -> None:
     subscriber = await context.subscriber("A")
     publisher = await context.publisher("A", num_buffers=64)

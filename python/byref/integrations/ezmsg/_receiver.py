@@ -90,6 +90,7 @@ class Inlet:
         self.inboxes: dict[UUID, Inbox] = {}
         # What the publisher asked and was not answered: numbers of questions, and sequence numbers of messages.
         self.questions: dict[int, int] = {}
+        self.answers_soon = False
         self._writer: asyncio.StreamWriter | None = None
 
     def close(self) -> None:
@@ -109,6 +110,7 @@ class Inlet:
 
     def answer(self) -> None:
         """Answer what can be answered now."""
+        self.answers_soon = False
         if not self.questions or self._writer is None:
             return
         oldest = min((inbox.oldest() for inbox in list(self.inboxes.values())), default=math.inf)
@@ -187,7 +189,9 @@ class Inbox:
             inlet.outlet.let_go(int.from_bytes(message))
         if self._is_open:
             message.ack()
-        if inlet.questions:
+        if inlet.questions and not inlet.answers_soon:
+            # Once the client has no more to take, or waits: until then it may process others.
+            inlet.answers_soon = True
             inlet.loop.call_soon_threadsafe(inlet.answer)
 
     def value(self, message: Message, writable: bool) -> Any:
