@@ -1,10 +1,10 @@
 """Who may connect: real users and groups, where the tests run as root."""
 
-import contextlib
 import ctypes
 import json
 import os
 import select
+import signal
 import stat
 import sys
 import traceback
@@ -29,6 +29,7 @@ class Person:
     """A process of another user that does one thing, and tells what came of it."""
 
     def __init__(self, user: int, groups: list[int], allow: str, task: Callable[["Person"], Any]) -> None:
+        self.is_over = False
         self._answers, answers = os.pipe()
         self._end, end = os.pipe()
         self.errors, errors = os.pipe()
@@ -78,6 +79,7 @@ class Person:
 
     def end(self) -> str:
         """Let it go; gives what it logged."""
+        self.is_over = True
         os.close(self._end)
         os.waitpid(self.pid, 0)
         logged = os.read(self.errors, 1 << 16).decode()
@@ -101,7 +103,8 @@ def people(rendezvous: Path) -> Iterator[People]:
 
     yield start
     for person in made:
-        with contextlib.suppress(OSError):  # The test has done so.
+        if not person.is_over:
+            os.kill(person.pid, signal.SIGKILL)  # It may wait for somebody who does not come.
             person.end()
 
 
