@@ -72,6 +72,10 @@ test-python: $(TESTING) build-faults ## across real processes, with real librari
 pyzmq: $(TESTING) ## pyzmq's own tests, on byref.zmq (ARGS="--stock" for its own backend, or names of files)
 	$(BIN)/python tools/pyzmq_tests.py $(ARGS)
 
+.PHONY: ezmsg
+ezmsg: $(TESTING) ## ezmsg's own tests, on it alone and with byref's adapter: as many pass (ARGS goes to pytest)
+	$(BIN)/python tools/ezmsg_tests.py $(ARGS)
+
 .PHONY: torture
 SECONDS ?= 120
 SEED ?=
@@ -155,7 +159,7 @@ FAULTS := target/faults
 build-faults: build
 	$(CARGO) build --quiet --package byref-python --features faults --profile faults
 	@mkdir -p $(FAULTS)/python/byref
-	@cp python/byref/*.py $(FAULTS)/python/byref/
+	@cp -r python/byref/*.py python/byref/integrations $(FAULTS)/python/byref/
 	@cp $(FAULTS)/lib_byref.so $(FAULTS)/python/byref/_byref.so
 
 .PHONY: steps

@@ -28,7 +28,7 @@ def main() -> int:
     outcomes = []
     print(report.header())
     for case in CASES:
-        if case.name in options.only:
+        if case.name in options.only or case.group in options.only:
             outcomes.append(run(case, effort, lambda step, name=case.name: _progress(f"{name}: {step}")))
             _progress("")
             print(report.text(outcomes[-1]), flush=True)
@@ -50,8 +50,9 @@ def _parse() -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure byref beside its peers.")
     parser.add_argument("--repeats", type=int, metavar="N", help="trials of each system (5, or 2 if quick)")
-    only = f"only this case; may be given again: {', '.join(names)}"
-    parser.add_argument("--only", action="append", choices=names, metavar="CASE", help=only)
+    groups = sorted({case.group for case in CASES if case.group})
+    only = f"only this case, or group of cases; may be given again: {', '.join([*groups, *names])}"
+    parser.add_argument("--only", action="append", choices=[*groups, *names], metavar="CASE", help=only)
     parser.add_argument("--quick", action="store_true", help="short trials, for a first look")
     output = "where to write PATH.json, PATH.md and PATH.svg (docs/bench; target/bench if quick or not all cases)"
     parser.add_argument("--output", type=Path, metavar="PATH", help=output)

@@ -18,6 +18,7 @@ from bench.roles import (
     broadcasts,
     coroutines,
     crowds,
+    graphs,
     idle,
     jobs,
     loans,
@@ -41,6 +42,9 @@ CACHE_LINE = "cache line"
 MEMCPY = "memcpy"
 PYARROW = "pyarrow alone"
 EXECUTOR = "concurrent.futures"
+
+SEEDS = "seeds"
+"""The group of cases in which programs of other systems run on byref."""
 
 RATES, TRIPS = "million messages per second (longer is better)", "round trip, median in µs (shorter is better)"
 """The panels of the chart."""
@@ -221,6 +225,15 @@ def _jobs(system: str, length: int) -> Trial:
     return Trial(seconds, (length / seconds / 1e6,))
 
 
+def _graph(system: str, length: int, size: int, receivers: int, stages: int = 0) -> Trial:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = Address("", port)
+    with load("ezmsg").service(address):
+        took = run_star(graphs.publish, graphs.receive, receivers, system, address, length, size, stages)
+    return Trial(took / 1e9, (1e6 * length / took,))
+
+
 _LOAN_SIZES = (4 * KIB, 64 * KIB, MIB, 16 * MIB)
 
 
@@ -294,6 +307,19 @@ def _round_trips(size: int, systems: tuple[str, ...], *targets: Target) -> Case:
     title = f"round trip, {_size(size)}, back to back"
     trial = partial(_round_trip, size=size)
     return Case(f"round-trip-{size}", title, _times(*targets), trial, systems, length=200, chart=TRIPS)
+
+
+def _of_ezmsg(name: str, title: str, bound: float, size: int, length: int, **places: int) -> Case:
+    return Case(
+        f"ezmsg-{name}",
+        f"a program of ezmsg, with and without byref's adapter: {title}",
+        (Metric("rate", "thousand msg/s", at_least(bound, "ezmsg")),),
+        partial(_graph, size=size, **places),
+        ("byref", "ezmsg"),
+        length=length,
+        note="all are processes; recv(), for which ezmsg alone makes a deep copy; 32 buffers, ezmsg's default",
+        group=SEEDS,
+    )
 
 
 def _paced(size: int, others: str) -> Case:
@@ -650,4 +676,8 @@ CASES = (
         length=20_000,
         chart=TRIPS,
     ),
+    _of_ezmsg("64", f"{SIZE} B", 4, SIZE, 5_000, receivers=1),
+    _of_ezmsg("1048576", f"arrays of {_size(MIB)}", 3, MIB, 200, receivers=1),
+    _of_ezmsg("stages", f"three stages, arrays of {_size(MIB)}", 2, MIB, 200, receivers=2, stages=1),
+    _of_ezmsg("two", f"two subscribers, arrays of {_size(MIB)}", 2, MIB, 200, receivers=2),
 )

@@ -77,3 +77,6 @@ class Case:
 
     chart: str = ""
     """The panel of the chart in which its first metric is shown."""
+
+    group: str = ""
+    """What it belongs to, for `--only`."""

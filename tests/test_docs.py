@@ -58,6 +58,24 @@ def test_example(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: 
     run(page, line, code, {})
 
 
+@pytest.mark.parametrize(("page", "line", "code"), blocks(ROOT / "docs/integrations/ezmsg.md"))
+def test_program(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those about other systems are whole programs: what an adapter exchanges is exchanged for the whole process."""
+    from ezmsg.core.graphserver import GraphServer
+
+    server = GraphServer()
+    server.start(("127.0.0.1", 0))
+    try:
+        monkeypatch.setenv("EZMSG_GRAPHSERVER_ADDR", str(server.address))
+        program = tmp_path / f"program_{line}.py"
+        program.write_text("\n" * line + code)
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
 class Seen(KeyboardInterrupt):
     """A fragment has printed, or called, what it has to; many would go on for ever."""
 
