@@ -37,6 +37,7 @@ pub(crate) mod enabled {
         "work.added",
         "job.giving",
         "job.given",
+        "job.passed_over",
         "work.lease_mapped",
         "work.admitted",
         "work.parting",

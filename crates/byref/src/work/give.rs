@@ -10,6 +10,7 @@ use crate::sync::wait::Wait;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;
 use crate::work::pusher::{Pusher, Shared};
+use crate::work::watch::Awaited;
 use crate::writer::append::Filled;
 use crate::writer::attempt::Attempt;
 use crate::writer::owner::Owner;
@@ -127,7 +128,7 @@ impl Shared {
                 return Ok(self.add(open, len, copied, &body));
             }
         }
-        self.wait_until(wait, "push", |open| {
+        self.wait_until(wait, Awaited::Room, |open| {
             (open.table.pending() < self.max_pending).then(|| Ok(self.add(open, len, copied, &body)))
         })
     }
@@ -190,7 +191,10 @@ impl Shared {
             match open.store.attempt(&mut open.lines, 0, (bytes, payload), &mut theirs, self.queue()) {
                 Attempt::Done(chunk) => Some(Ok(chunk)),
                 // What is pending, or held, may be given back.
-                Attempt::Wait { .. } => None,
+                Attempt::Wait { .. } => {
+                    open.wants_memory = true;
+                    None
+                }
                 Attempt::Fail(Error::PoolExhausted { .. }) if open.table.pending() > 0 => None,
                 Attempt::Fail(error) => Some(Err(error)),
             }
@@ -198,7 +202,7 @@ impl Shared {
         let first = attempt(self.opened(&mut self.lock()?)?);
         let chunk = match first {
             Some(outcome) => outcome?,
-            None => self.wait_until(wait, "push", attempt)?,
+            None => self.wait_until(wait, Awaited::Room, attempt)?,
         };
         store::populate(chunk, self.queue(), wait).map_err(|(error, slot)| {
             self.discard(slot);

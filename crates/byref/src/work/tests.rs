@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod corners;
+
 const SOON: Duration = Duration::from_secs(20);
 
 fn puller(prefetch: u64) -> Puller {
@@ -388,8 +390,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return value;
         }
-        assert!(began.elapsed() < SOON, "nobody woke it");
         thread::park_timeout(SOON);
+        assert!(began.elapsed() < SOON, "nobody woke it");
     }
 }
 
