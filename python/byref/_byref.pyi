@@ -770,6 +770,19 @@ class Pusher:
     ) -> int:
         """Push any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
 
+    def send_many(
+        self,
+        rows: Buffer | NDArray[Any] | _Tensor | _List[_Payload] | tuple[_Payload, ...],
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> range:
+        """Push each row as a job of its own, all or none; return their numbers.
+
+        `rows`: what `Publisher.send_many` takes. It waits for room for all of them; more than `max_pending` are a
+        `ValueError`. Raises as `send` does.
+        """
+
     def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
         """Lend memory to be filled in place and pushed as a job, as `Publisher.loan` does; raises as `send` does."""
 

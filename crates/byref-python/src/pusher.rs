@@ -10,8 +10,9 @@ use crate::publisher::{non_negative, positive, state};
 use crate::refusals::located;
 use crate::waiting::Timeout;
 use byref::{Encoded, Wait};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyRange, PyTuple};
 
 #[doc = doc!("Pusher")]
 #[pyclass(frozen, weakref, module = "byref")]
@@ -118,6 +119,30 @@ impl Pusher {
             loan.send_with(attributes, timestamp_ns, wait)
         };
         outlet::send_draft(pusher, py, &draft, headers.as_ref(), timeout, send, send_loan)
+    }
+
+    #[doc = doc!("Pusher.send_many")]
+    #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_many<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyRange>> {
+        ending::outlive();
+        let rows = match rows.cast::<PyUntypedArray>() {
+            // Each row is copied to a place of its own anyway.
+            Ok(array) if !array.is_c_contiguous() => {
+                py.import("numpy")?.getattr("ascontiguousarray")?.call1((array,))?
+            }
+            _ => rows.clone(),
+        };
+        let send = |bytes: &[u8], row_len: usize, attributes: &Encoded, wait: &mut Wait<'_>| {
+            self.0.send_many(bytes, row_len, attributes, timestamp_ns, wait).map(|sent| sent.start)
+        };
+        outlet::send_many(&self.0, py, &rows, headers.as_ref(), timestamp_ns, Timeout::new(timeout)?, send)
     }
 
     #[doc = doc!("Pusher.loan")]

@@ -204,6 +204,38 @@ fn a_very_old_job_stops_nobody() {
     }
 }
 
+/// All or none, small and large.
+#[test]
+fn rows_are_jobs_of_their_own() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let pusher = Pusher::builder("jobs").max_pending(10).max_memory(1 << 20).build().unwrap();
+    let puller = puller(4);
+    let send = |rows: &[u8], len, wait: &mut Wait<'_>| pusher.send_many(rows, len, &Default::default(), None, wait);
+    let mut number = 0;
+    for len in [1, 8, 216, 217, 5000] {
+        let rows: Vec<_> = (0..7u8).flat_map(|row| vec![row; len]).collect();
+        assert_eq!(send(&rows, len, &mut Wait::up_to(Some(SOON))).unwrap(), number..number + 7);
+        assert!(
+            matches!(send(&rows, len, &mut Wait::never()), Err(Error::WouldBlock { .. })),
+            "seven and seven are more"
+        );
+        for row in 0..7u8 {
+            let job = recv(&puller);
+            assert_eq!((job.number(), &job[..]), (number, &vec![row; len][..]));
+            job.done().unwrap();
+            number += 1;
+        }
+        pusher.join(Some(SOON)).unwrap();
+    }
+    assert_eq!(send(&[], 8, &mut Wait::never()).unwrap(), 35..35);
+    for (rows, len) in [(&[0; 11][..], 1), (&[0; 11], 2), (&[0; 8], 0)] {
+        assert!(matches!(send(rows, len, &mut Wait::never()), Err(Error::InvalidArgument(_))));
+    }
+    within(&pusher, |open| open.store.collect(&mut open.lines, usize::MAX));
+    let stats = pusher.stats().unwrap();
+    assert_eq!((stats.pushed, stats.done, stats.pool_used), (35, 35, 0));
+}
+
 /// Many old ones in a row, and those after them.
 #[test]
 fn many_old_jobs_stop_nobody() {
