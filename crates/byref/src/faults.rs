@@ -37,7 +37,6 @@ pub(crate) mod enabled {
         "work.added",
         "job.giving",
         "job.given",
-        "job.passed_over",
         "work.lease_mapped",
         "work.admitted",
         "work.parting",

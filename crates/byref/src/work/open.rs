@@ -267,7 +267,6 @@ impl Open {
             while self.table.must_pass_over(id) && append::job_inline(&mut self.lines[index], &[], &[], Tag::NO_JOB, 0)
             {
                 self.table.passed_over(id);
-                fault!("job.passed_over");
             }
             let job = self.table.job(key);
             let tag = Tag { number: job.number, attempt: job.attempt() }.word();
