@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAGIC = 0x6279_7265
-VERSION = 7
+VERSION = 8
 FIRST = struct.pack("<II", MAGIC, VERSION)
 # What a process says first when it connects; the answer is `FIRST`.
 GREETING = FIRST + b"\0"

@@ -349,6 +349,13 @@ def test_pullers_that_are_killed_at_random(spawn: Spawn, tmp_path: Path) -> None
     assert twice <= stats["failed"] <= kills * 5, "only what had been taken is given again as an attempt"
 
 
+def test_the_bench_of_deaths_accounts_for_each_job() -> None:
+    command = [sys.executable, "-m", "bench.deaths", "--jobs", "3000", "--deaths", "8"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert run.returncode == 0, run.stderr
+    assert "done: 3,000\nmissing: 0\n" in run.stdout
+
+
 # ---- within one process ----
 
 
@@ -517,6 +524,24 @@ def test_an_event_queue_awaits_coroutine_functions(queue: tuple[byref.Pusher, by
     asyncio.run(main())
     assert sorted(seen) == [b"bad", b"bad", b"good"]
     assert (push.stats()["done"], len(push.rejected)) == (1, 1)
+
+
+@pytest.mark.parametrize("columns", [1, 60])
+def test_rows_are_jobs_of_their_own(queue: tuple[byref.Pusher, byref.Puller], columns: int) -> None:
+    push, pull = queue
+    rows = np.arange(6 * columns, dtype=np.float64).reshape(6, columns)
+    for sent in (rows, rows[::-1], np.asfortranarray(rows)):
+        numbers = push.send_many(sent, headers={"a": 1}, timeout=PATIENCE)
+        for number, row in zip(numbers, sent, strict=True):
+            job = pull.recv(PATIENCE)
+            assert (job.number, job.headers, job.value.tolist()) == (number, {"a": 1}, row.tolist())
+            job.done()
+        push.join(PATIENCE)
+    assert list(push.send_many([b"ab", b"cd"])) == [18, 19]
+    assert [bytes(job) for job in (pull.recv(PATIENCE), pull.recv(PATIENCE))] == [b"ab", b"cd"]
+    with pytest.raises(ValueError, match=r"2000 jobs at once are more than max_pending=1000"):
+        push.send_many(np.zeros((2000, 2)))
+    assert push.stats()["pushed"] == 20
 
 
 def test_what_makes_no_sense(queue: tuple[byref.Pusher, byref.Puller]) -> None:

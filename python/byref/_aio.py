@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from . import _loops
 from ._byref import _Releases
 from ._errors import Closed, WouldBlock
 
@@ -195,18 +196,21 @@ class Messages:
 
 
 class Jobs:
-    """The jobs of a puller as they come; each is done when the body of the loop has ended without an exception."""
+    """The jobs of a puller as they come. In a loop each is done when the body has ended without an exception."""
 
-    def __init__(self, puller: Puller) -> None:
+    def __init__(self, puller: Puller, is_loop: bool) -> None:
         self._puller = puller
-        self._work: _Jobs = iter(puller)
+        self._work: _Jobs | None = puller._loop() if is_loop else None
         self._in_a_row = 0
 
     def __aiter__(self) -> Jobs:
+        if self._work is None and _loops.begins(sys._getframe(1)):
+            return Jobs(self._puller, True)  # A loop over one that others have, too, gets its own.
         return self
 
     async def __anext__(self) -> Job:
-        self._work._go_on_with()
+        if self._work is not None:
+            self._work._go_on_with()
         self._in_a_row += 1
         if self._in_a_row > _IN_A_ROW:
             self._in_a_row = 0
@@ -218,7 +222,8 @@ class Jobs:
                 await _message(self._puller, fileno)
         except Closed:
             raise StopAsyncIteration from None
-        self._work._go_on_with(job)
+        if self._work is not None:
+            self._work._go_on_with(job)
         return job
 
 

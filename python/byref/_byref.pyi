@@ -812,6 +812,19 @@ class Pusher:
     ) -> int:
         """Push any object that pickle can take, as `Publisher.send_pickle` does; raises as `send` does."""
 
+    def send_many(
+        self,
+        rows: Buffer | NDArray[Any] | _Tensor | _List[_Payload] | tuple[_Payload, ...],
+        headers: _Headers | None = None,
+        timestamp_ns: int | None = None,
+        timeout: float | None = None,
+    ) -> range:
+        """Push each row as a job of its own, all or none; return their numbers.
+
+        `rows`: what `Publisher.send_many` takes. It waits for room for all of them; more than `max_pending` are a
+        `ValueError`. Raises as `send` does.
+        """
+
     def loan(self, shape: int | Sequence[int], dtype: DTypeLike | None = None, timeout: float | None = None) -> Loan:
         """Lend memory to be filled in place and pushed as a job, as `Publisher.loan` does; raises as `send` does."""
 
@@ -900,8 +913,10 @@ class Rejected:
 class Puller:
     """Takes jobs from the pushers of a queue, present and future. It may be shared by threads: each job goes to one.
 
-    In `for job in puller:` a job is done when the body has ended without an exception, unless it was answered there; if
-    an exception ends the body, the job has failed, and is given again. After `recv` the caller answers.
+    In `for job in puller:` a job is done when the body has ended without an exception, unless it was answered there;
+    if an exception ends the body, the job has failed, and is given again. That holds for the `for` statement itself,
+    for comprehensions and for `async for`. Who takes a job in any other way answers it: by `recv`, `next`, `zip`,
+    `map`, `list`.
     """
 
     def __new__(
@@ -966,6 +981,7 @@ class Puller:
         """Its queue."""
 
     def __iter__(self) -> _Jobs: ...
+    def _loop(self) -> _Jobs: ...
     def __aiter__(self) -> AsyncIterator[Job]: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -1932,7 +1948,7 @@ class SubscriberInfo:
 
 @final
 class _Jobs:
-    """The jobs of a puller. One is done when the loop's body has ended, or has failed if an exception ended that."""
+    """The jobs of a puller. In a loop one is done when the body has ended, or has failed if an exception ended that."""
 
     def __iter__(self) -> Self: ...
     def __next__(self) -> Job: ...

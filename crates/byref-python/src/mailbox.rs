@@ -14,7 +14,7 @@ use crate::subscriber::{Iteration, Subscriber};
 use crate::ticket::Ticket;
 use crate::undelivered::Undelivered;
 use crate::waiting::Timeout;
-use byref::{Beside, Encoded, Form, Route, Single, To, Tracked, Wait};
+use byref::{Beside, Encoded, Form, Route, Rows, Single, To, Tracked, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyRange, PyString, PyTuple};
@@ -263,7 +263,8 @@ impl Mailbox {
         tag: u64,
     ) -> PyResult<Bound<'py, PyRange>> {
         let (timeout, route) = (Timeout::new(timeout)?, self.route(to, wait)?);
-        outlet::send_many(&route, rows, headers.as_ref(), Marks { timestamp_ns, tag }, timeout)
+        let way = |count| In(&route, Rows(count), Marks { timestamp_ns, tag });
+        outlet::send_many(&route, rows, headers.as_ref(), timeout, way)
     }
 
     #[doc = doc!("Mailbox.send_to_all")]

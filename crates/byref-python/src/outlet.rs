@@ -22,6 +22,7 @@ use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyRange};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// From this size on, the interpreter is released while the payload is copied, in bytes.
@@ -302,30 +303,30 @@ pub fn send_pickle<'py, W: Way>(
     send_draft(outlet, py, &draft, headers, timeout, way)
 }
 
-/// Sends rows together. Gives their numbers.
-pub fn send_many<'py>(
-    sender: &impl Sender,
+/// Sends rows together, by the `way` for so many. Gives their numbers.
+pub fn send_many<'py, W: Way<Sent = Range<u64>>>(
+    outlet: &impl Outlet,
     rows: &Bound<'py, PyAny>,
     headers: Option<&Bound<'py, PyDict>>,
-    marks: Marks,
     timeout: impl Patience,
+    way: impl FnOnce(usize) -> W,
 ) -> PyResult<Bound<'py, PyRange>> {
     ending::outlive();
     let py = rows.py();
-    let rows = Rows::of(rows, sender.topic())?;
-    let headers = header_list(sender, headers)?;
+    let rows = Rows::of(rows, outlet.topic())?;
+    let headers = header_list(outlet, headers)?;
     let attributes = Attributes { layout: rows.layout()?, headers }.encode().map_err(|error| to_python(py, error))?;
     let count = rows.count();
     if count > 0 && rows.row_len() == 0 {
         let text = "rows of 0 bytes cannot be sent together; send them one by one";
-        return Err(located(py, sender.topic(), "", PyValueError::new_err(text)));
+        return Err(located(py, outlet.topic(), "", PyValueError::new_err(text)));
     }
-    let mut way = In(sender, byref::Rows(count), marks);
+    let mut way = way(count);
     let sent = match rows.bytes() {
         bytes if count == 0 || bytes.is_some() => send_bytes(py, bytes.unwrap_or_default(), &attributes, timeout, way)?,
         _ => {
             let len = count.saturating_mul(rows.row_len());
-            let mut loan = timeout.wait_if_needed(py, |wait| sender.loan_with(len, attributes.len(), wait))?;
+            let mut loan = timeout.wait_if_needed(py, |wait| outlet.loan_with(len, attributes.len(), wait))?;
             rows.gather(&mut loan)?;
             timeout.wait_if_needed(py, |wait| way.send_loan(&mut loan, &attributes, wait))?
         }

@@ -11,7 +11,7 @@ use crate::refusals::class_name;
 use crate::sending::{self, Exit};
 use crate::ticket::Ticket;
 use crate::waiting::Timeout;
-use byref::{Kept, Policy, Single, Tracked, Wait};
+use byref::{Kept, Policy, Rows, Single, Tracked, Wait};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyRange, PyTuple};
@@ -269,7 +269,8 @@ impl Publisher {
         timeout: Option<f64>,
         tag: u64,
     ) -> PyResult<Bound<'py, PyRange>> {
-        outlet::send_many(&self.0, rows, headers.as_ref(), Marks { timestamp_ns, tag }, Timeout::new(timeout)?)
+        let way = |count| In(&self.0, Rows(count), Marks { timestamp_ns, tag });
+        outlet::send_many(&self.0, rows, headers.as_ref(), Timeout::new(timeout)?, way)
     }
 
     #[doc = doc!("Publisher.loan")]

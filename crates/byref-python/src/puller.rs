@@ -117,12 +117,18 @@ impl Puller {
 
     fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Jobs>> {
         ending::outlive();
-        Bound::new(slf.py(), Jobs { puller: slf.clone().unbind(), work: Work::default() })
+        let py = slf.py();
+        Jobs::new(py, slf.clone().unbind(), is_loop(py)?)
     }
 
     fn __aiter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         ending::outlive();
-        slf.py().import("byref._aio")?.getattr("Jobs")?.call1((slf,))
+        slf.py().import("byref._aio")?.getattr("Jobs")?.call1((slf, is_loop(slf.py())?))
+    }
+
+    /// For `async for`: what answers the jobs of that loop.
+    fn _loop<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Jobs>> {
+        Jobs::new(slf.py(), slf.clone().unbind(), true)
     }
 
     #[doc = doc!("Puller.fileno")]
@@ -348,16 +354,36 @@ impl Job {
     }
 }
 
-/// What a loop works on. The job of a body that has ended is done; if an exception ended it, that job has failed.
+/// Whether a `for` statement is about to begin where Python code has called this.
+fn is_loop(py: Python<'_>) -> PyResult<bool> {
+    static BEGINS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let begins = BEGINS.get_or_try_init(py, || py.import("byref._loops")?.getattr("begins").map(Bound::unbind))?;
+    begins.bind(py).call0()?.extract()
+}
+
+/// The Python frame that runs now, as a number: 0 if none does.
+fn running_frame(_py: Python<'_>) -> usize {
+    // SAFETY: this thread is attached to the interpreter.
+    unsafe { ffi::PyEval_GetFrame() as usize }
+}
+
+/// The same, of who called that one.
+fn calling_frame(py: Python<'_>) -> PyResult<usize> {
+    let frame = py.import("sys")?.getattr("_getframe")?.call1((1,))?;
+    Ok(frame.as_ptr() as usize)
+}
+
+/// What a loop works on, and the frame of that loop. The job of a body that has ended is done; if an exception ended it, or its frame
+/// ended without it, that job has failed.
 #[derive(Default)]
-struct Work(Mutex<Option<Arc<byref::Job>>>);
+struct Work(Mutex<Option<(Arc<byref::Job>, usize)>>);
 
 impl Work {
     /// The body that worked on the last one has ended without an exception; it goes on with this one.
-    fn go_on_with(&self, next: Option<&Job>) {
-        let next = next.map(|job| Arc::clone(&job.core));
+    fn go_on_with(&self, next: Option<(&Job, usize)>) {
+        let next = next.map(|(job, frame)| (Arc::clone(&job.core), frame));
         let last = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
-        if let Some(last) = last {
+        if let Some((last, _)) = last {
             settle(&last, true);
         }
     }
@@ -366,10 +392,11 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         let last = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(last) = last.filter(|last| !last.is_answered()) {
-            // A frame gives its loops back while the exception that ends it is set.
-            let failed = Python::try_attach(PyErr::occurred).unwrap_or(true);
-            settle(&last, !failed);
+        if let Some((last, frame)) = last.filter(|(last, _)| !last.is_answered()) {
+            // A frame that goes on gives the iterator of its loop back itself; one that an exception ends does so while that is set. A
+            // generator that is given up may end without any.
+            let has_ended = |py: Python<'_>| !PyErr::occurred(py) && running_frame(py) == frame;
+            settle(&last, Python::try_attach(has_ended).unwrap_or(false));
         }
     }
 }
@@ -378,27 +405,44 @@ impl Drop for Work {
 #[pyclass(frozen, name = "_Jobs", module = "byref")]
 pub struct Jobs {
     puller: Py<Puller>,
-    work: Work,
+    /// Of an iterator that a `for` statement has for itself: nobody else takes from that. Otherwise who takes a job answers it.
+    work: Option<Work>,
+}
+
+impl Jobs {
+    fn new(py: Python<'_>, puller: Py<Puller>, is_loop: bool) -> PyResult<Bound<'_, Self>> {
+        Bound::new(py, Jobs { puller, work: is_loop.then(Work::default) })
+    }
 }
 
 #[pymethods]
 impl Jobs {
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf
+    /// A loop over one that others have, too, gets its own.
+    fn __iter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        ending::outlive();
+        let py = slf.py();
+        let this = slf.get();
+        if this.work.is_none() && is_loop(py)? {
+            return Jobs::new(py, this.puller.clone_ref(py), true);
+        }
+        Ok(slf)
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, Job>>> {
-        self.work.go_on_with(None);
+        let Some(work) = &self.work else { return self.puller.get().next(py) };
+        work.go_on_with(None);
         let next = self.puller.get().next(py)?;
-        if let Some(job) = &next {
-            self.work.go_on_with(Some(job.get()));
-        }
+        work.go_on_with(next.as_ref().map(|job| (job.get(), running_frame(py))));
         Ok(next)
     }
 
-    /// For `async for`: the body that worked on the last job has ended; it goes on with this one.
+    /// For `async for`: the body that worked on the last job has ended; the caller's caller goes on with this one.
     #[pyo3(signature = (job=None))]
-    fn _go_on_with(&self, job: Option<&Bound<'_, Job>>) {
-        self.work.go_on_with(job.map(Bound::get));
+    fn _go_on_with(&self, py: Python<'_>, job: Option<&Bound<'_, Job>>) -> PyResult<()> {
+        if let Some(work) = &self.work {
+            let frame = if job.is_some() { calling_frame(py)? } else { 0 };
+            work.go_on_with(job.map(|job| (job.get(), frame)));
+        }
+        Ok(())
     }
 }

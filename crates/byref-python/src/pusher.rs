@@ -7,9 +7,10 @@ use crate::loan::Loan;
 use crate::outlet::{self, Outlet};
 use crate::publisher::{non_negative, positive, state};
 use crate::waiting::Timeout;
-use byref::{Beside, Encoded, Single, Wait};
+use byref::{Beside, Encoded, Rows, Single, Wait};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyRange, PyTuple};
 
 #[doc = doc!("Pusher")]
 #[pyclass(frozen, weakref, module = "byref")]
@@ -113,6 +114,38 @@ impl Pusher {
             loan.send_as(Single, Beside { attributes, timestamp_ns, tag: 0 }, wait)
         };
         outlet::send_pickle(pusher, obj, headers.as_ref(), timeout, (send, send_loan))
+    }
+
+    #[doc = doc!("Pusher.send_many")]
+    #[pyo3(signature = (rows, headers=None, timestamp_ns=None, timeout=None))]
+    fn send_many<'py>(
+        &self,
+        py: Python<'py>,
+        rows: &Bound<'py, PyAny>,
+        #[pyo3(from_py_with = headers::argument)] headers: Option<Bound<'py, PyDict>>,
+        timestamp_ns: Option<u64>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyRange>> {
+        ending::outlive();
+        let rows = match rows.cast::<PyUntypedArray>() {
+            // Each row is copied to a place of its own anyway.
+            Ok(array) if !array.is_c_contiguous() => {
+                py.import("numpy")?.getattr("ascontiguousarray")?.call1((array,))?
+            }
+            _ => rows.clone(),
+        };
+        let pusher = &self.0;
+        let way = |count: usize| {
+            let send = move |bytes: &[u8], attributes: &Encoded, wait: &mut Wait<'_>| {
+                let row_len = bytes.len().checked_div(count).unwrap_or(1);
+                pusher.send_many(bytes, row_len, attributes, timestamp_ns, wait)
+            };
+            let send_loan = move |loan: &mut byref::Loan, attributes: &Encoded, wait: &mut Wait<'_>| {
+                loan.send_as(Rows(count), Beside { attributes, timestamp_ns, tag: 0 }, wait)
+            };
+            (send, send_loan)
+        };
+        outlet::send_many(pusher, &rows, headers.as_ref(), Timeout::new(timeout)?, way)
     }
 
     #[doc = doc!("Pusher.loan")]

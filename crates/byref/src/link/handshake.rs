@@ -10,7 +10,7 @@ use crate::topic;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The version of this protocol and of the memory layouts behind it.
-pub(crate) const VERSION: u32 = 7;
+pub(crate) const VERSION: u32 = 8;
 const MAGIC: u32 = 0x6279_7265; // "byre"
 
 /// The first packet of whoever connects to a process.

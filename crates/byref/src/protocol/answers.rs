@@ -10,8 +10,9 @@
 //! | 9 + 2 e | of that entry: nanoseconds of a delay, or bytes of a reason |
 //! | 8 + 2 [`WINDOW`] + 32 e | the reason of entry `e`: up to [`MOST_REASON`] bytes of text |
 //!
-//! A job is known by its number on the line, and its entry is that number modulo [`WINDOW`]. The pusher gives a job only when the
-//! puller has answered the one that had the entry before.
+//! A job is known by its number on the line, and its entry is that number modulo [`WINDOW`]. The pusher gives a job that number only
+//! when the puller has answered the one that had the entry before; a number whose entry is taken it gives to a record that is no job.
+//! A puller has at most half as many jobs as there are entries, so one is free soon, however old some of its jobs are.
 //!
 //! # Invariants
 //!

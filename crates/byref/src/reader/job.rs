@@ -35,21 +35,22 @@ impl Floor {
         let mut desks = self.desks.lock();
         desks.retain(|known| known.strong_count() > 0);
         desks.push(Arc::downgrade(desk));
-        self.has_several.store(desks.len() > 1, Ordering::Relaxed);
+        self.has_several.store(desks.len() > 1, Ordering::SeqCst); // Pairs with the look after each change of a number.
         drop(desks);
         self.tell_others(None);
     }
 
     /// Tells all pushers, but the one whose job came or went, how many jobs of the others there are.
     fn tell_others(&self, but: Option<&Desk>) {
-        if !self.has_several.load(Ordering::Relaxed) {
+        if !self.has_several.load(Ordering::SeqCst) {
             return;
         }
         let desks = self.desks.lock(); // Held: of two threads the later one says the later number.
+        // What a pusher is told comes from the numbers of the others alone: whoever changes one of these tells it after that.
+        let all: u64 = desks.iter().filter_map(Weak::upgrade).map(|desk| desk.look_at_open()).sum();
         for desk in desks.iter().filter_map(Weak::upgrade) {
             if !but.is_some_and(|but| std::ptr::eq(but, &*desk)) {
-                let others = self.open().saturating_sub(desk.open.load(Ordering::Relaxed));
-                let count = desk.answers().set_elsewhere(others);
+                let count = desk.answers().set_elsewhere(all.saturating_sub(desk.counted.load(Ordering::Relaxed)));
                 desk.ring_if_due(count);
             }
         }
@@ -66,6 +67,8 @@ pub(crate) struct Desk {
     rung: AtomicU64,
     /// Jobs of this pusher that are not answered.
     open: AtomicU64,
+    /// So many there were when they were last counted, with the floor's desks locked.
+    counted: AtomicU64,
     floor: Arc<Floor>,
 }
 
@@ -77,6 +80,7 @@ impl Desk {
             pairing,
             rung: AtomicU64::new(NEVER),
             open: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
             floor: Arc::clone(floor),
         });
         floor.add(&desk);
@@ -87,15 +91,21 @@ impl Desk {
         Answers::new(self.link.lease_words())
     }
 
+    fn look_at_open(&self) -> u64 {
+        let open = self.open.load(Ordering::SeqCst);
+        self.counted.store(open, Ordering::Relaxed);
+        open
+    }
+
     fn take(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::SeqCst);
         self.floor.open.fetch_add(1, Ordering::Relaxed);
         self.floor.tell_others(Some(self));
     }
 
     fn answer(&self, place: u64, verdict: &Verdict) {
         let count = self.answers().give(place, verdict);
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::SeqCst);
         self.floor.open.fetch_sub(1, Ordering::Relaxed);
         if *verdict == Verdict::Done {
             self.ring_if_due(count);
@@ -124,6 +134,8 @@ pub(crate) struct Tag {
 }
 
 impl Tag {
+    /// Of a record that is no job, and only takes a place (see [`answers`](crate::protocol::answers)): the first attempt is 1.
+    pub const NO_JOB: u64 = 0;
     const ATTEMPT_AT: u32 = 48;
 
     pub fn word(&self) -> u64 {

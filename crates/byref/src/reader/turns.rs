@@ -10,7 +10,7 @@ use crate::reader::bells::Bells;
 use crate::reader::connection::{Connection, LOSSLESS, Stop};
 use crate::reader::errands::Errands;
 use crate::reader::event::{Event, EventKind, Incoming};
-use crate::reader::job::Job;
+use crate::reader::job::{Job, Tag};
 use crate::reader::message::{Link, Message, Taken};
 use crate::reader::sender::PublisherInfo;
 use crate::sync::heavy_fence;
@@ -258,11 +258,17 @@ impl Reader {
 
     /// Takes the next job, of a puller.
     pub fn take_job(&mut self) -> Result<Option<Job>> {
-        let Some(taken) = self.take_record()? else { return Ok(None) };
-        let connection = &self.connections[self.taken_from];
-        let place = taken.sequence;
-        let message = Message::new(&connection.link.info, taken, &connection.scratch);
-        Ok(connection.desk.as_ref().map(|desk| Job::new(message, place, desk)))
+        while let Some(taken) = self.take_record()? {
+            let connection = &self.connections[self.taken_from];
+            let place = taken.sequence;
+            let message = Message::new(&connection.link.info, taken, &connection.scratch);
+            if message.tag() == Tag::NO_JOB {
+                self.stats.received -= 1;
+                continue;
+            }
+            return Ok(connection.desk.as_ref().map(|desk| Job::new(message, place, desk)));
+        }
+        Ok(None)
     }
 
     #[cold]

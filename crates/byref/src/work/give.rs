@@ -1,6 +1,7 @@
 //! Pushing: what the user gives becomes a job, and goes to a puller at once if one has room.
 
 use crate::attributes::{Beside, Encoded};
+use crate::direct::undelivered::{Pooled, Undelivered};
 use crate::error::{Error, Result};
 use crate::memory::pool::Chunk;
 use crate::protocol::ring::Descriptor;
@@ -10,10 +11,12 @@ use crate::sync::wait::Wait;
 use crate::work::body::{Body, Content, Small, fits_inline};
 use crate::work::open::Open;
 use crate::work::pusher::{Pusher, Shared};
-use crate::writer::append::Filled;
+use crate::work::watch::Awaited;
+use crate::writer::append::{self, Filled};
 use crate::writer::attempt::Attempt;
 use crate::writer::owner::Owner;
 use crate::writer::store;
+use std::ops::Range;
 use std::sync::Arc;
 
 impl Pusher {
@@ -33,6 +36,26 @@ impl Pusher {
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
         self.shared.push_copy(payload, attributes, timestamp_ns, wait)
+    }
+
+    /// Pushes each row of `row_len` bytes as a job of its own, all or none; returns their numbers. Waits for room for all of them.
+    ///
+    /// More rows than [`max_pending`](crate::PusherBuilder::max_pending) are an error. A call that fails pushed nothing.
+    pub fn send_many(
+        &self,
+        rows: &[u8],
+        row_len: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Range<u64>> {
+        if row_len == 0 || !rows.len().is_multiple_of(row_len) {
+            let (queue, len) = (self.queue(), rows.len());
+            return Err(Error::InvalidArgument(format!(
+                "queue '{queue}': {len} bytes are not rows of {row_len} bytes"
+            )));
+        }
+        self.shared.push_rows(rows, row_len, attributes, timestamp_ns, wait)
     }
 
     /// Lends `len` bytes, to be filled in place and sent as a job without a copy.
@@ -76,29 +99,92 @@ impl Shared {
         pushed
     }
 
+    fn push_rows(
+        self: &Arc<Self>,
+        rows: &[u8],
+        row_len: usize,
+        attributes: &Encoded,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+    ) -> Result<Range<u64>> {
+        let count = rows.len() / row_len;
+        if count > self.max_pending {
+            let (queue, most) = (self.queue(), self.max_pending);
+            return Err(Error::InvalidArgument(format!(
+                "queue '{queue}': {count} jobs at once are more than max_pending={most}; send fewer, or raise that"
+            )));
+        }
+        let row = |index: usize| &rows[index * row_len..][..row_len];
+        if count == 0 || fits_inline(row_len, attributes.len()) && !attributes.is_pooled() {
+            let content = |index| Content::Inline(Small::new(row(index), attributes));
+            return self.push_all(count, row_len, timestamp_ns, wait, content);
+        }
+        // Each row has its attributes behind it, and begins at a cache line.
+        let behind = row_len.next_multiple_of(8);
+        let stride = (behind + attributes.len()).next_multiple_of(64);
+        let chunk = self.allocate((count * stride) as u64, rows.len() as u64, wait)?;
+        let at = |index: usize| chunk.offset + (index * stride) as u64;
+        for index in 0..count {
+            let segment = chunk.pin.segment();
+            segment.write(at(index), row(index));
+            segment.write(at(index) + behind as u64, attributes);
+        }
+        let filled =
+            Filled { chunk: &chunk, count: 1, len: row_len, copied: row_len, attributes, tracked: None, tag: 0 };
+        let whole = append::descriptor(&filled);
+        let content = |index| Content::Pooled(Arc::clone(&chunk.pin), Descriptor { offset: at(index), ..whole });
+        let pushed = self.push_all(count, row_len, timestamp_ns, wait, content);
+        if pushed.is_err() {
+            let slot = chunk.slot;
+            drop(chunk); // The pool sees then that nobody uses it.
+            self.discard(slot);
+        }
+        pushed
+    }
+
+    /// Makes jobs of what `content` gives, when there may be so many more.
+    fn push_all(
+        self: &Arc<Self>,
+        count: usize,
+        row_len: usize,
+        timestamp_ns: Option<u64>,
+        wait: &mut Wait<'_>,
+        content: impl Fn(usize) -> Content,
+    ) -> Result<Range<u64>> {
+        self.wait_until(wait, Awaited::Room, |open| {
+            if open.table.pending() + count > self.max_pending {
+                return None;
+            }
+            let timestamp_ns = timestamp_ns.unwrap_or_else(|| open.clock.now());
+            let first = open.table.tally.pushed;
+            for index in 0..count {
+                open.table.add(Body { timestamp_ns, content: content(index) });
+            }
+            open.payload_bytes += (count * row_len) as u64;
+            open.copied_bytes += (count * row_len) as u64;
+            fault!("work.added");
+            open.give();
+            Some(Ok(first..first + count as u64))
+        })
+    }
+
     fn push_filled(
         self: &Arc<Self>,
         filled: &Filled<'_>,
         timestamp_ns: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<u64> {
-        let &Filled { chunk, count, len, copied, attributes, .. } = filled;
+        let &Filled { chunk, count, len, copied, .. } = filled;
         if count != 1 {
-            let queue = self.queue();
-            return Err(Error::InvalidArgument(format!(
-                "queue '{queue}': rows are jobs of their own; send them one by one"
-            )));
+            // Each is kept for as long as it takes, by itself.
+            let at = append::descriptor(filled);
+            let pooled = Pooled { pin: Arc::clone(&chunk.pin), at, part: (0, at.len) };
+            let rows = Undelivered::pooled(&self.identity, self.identity.incarnation(), 0, 0, pooled);
+            let pushed = self.push_rows(&rows, len / count as usize, filled.attributes, timestamp_ns, wait)?;
+            self.discard(chunk.slot); // When the loan lets go of it.
+            return Ok(pushed.start);
         }
-        let at = Descriptor {
-            segment: chunk.segment,
-            slot: chunk.slot,
-            offset: chunk.offset,
-            len: len as u64,
-            attributes_len: attributes.len() as u32,
-            refers: attributes.refers(),
-            tracked: false,
-            tag: 0, // Each attempt has its own.
-        };
+        let at = Descriptor { tracked: false, ..append::descriptor(filled) }; // Each attempt has a tag of its own.
         let content = || Content::Pooled(Arc::clone(&chunk.pin), at);
         let timestamp = |open: &mut Open| timestamp_ns.unwrap_or_else(|| open.clock.now());
         self.push(len, copied, wait, |open| Body { timestamp_ns: timestamp(open), content: content() })
@@ -127,7 +213,7 @@ impl Shared {
                 return Ok(self.add(open, len, copied, &body));
             }
         }
-        self.wait_until(wait, "push", |open| {
+        self.wait_until(wait, Awaited::Room, |open| {
             (open.table.pending() < self.max_pending).then(|| Ok(self.add(open, len, copied, &body)))
         })
     }
@@ -188,7 +274,10 @@ impl Shared {
             match open.store.attempt(&mut open.lines, 0, (bytes, payload), &mut theirs, self.queue()) {
                 Attempt::Done(chunk) => Some(Ok(chunk)),
                 // What is pending, or held, may be given back.
-                Attempt::Wait { .. } => None,
+                Attempt::Wait { .. } => {
+                    open.wants_memory = true;
+                    None
+                }
                 Attempt::Fail(Error::PoolExhausted { .. }) if open.table.pending() > 0 => None,
                 Attempt::Fail(error) => Some(Err(error)),
             }
@@ -196,7 +285,7 @@ impl Shared {
         let first = attempt(self.opened(&mut self.lock()?)?);
         let chunk = match first {
             Some(outcome) => outcome?,
-            None => self.wait_until(wait, "push", attempt)?,
+            None => self.wait_until(wait, Awaited::Room, attempt)?,
         };
         store::populate(chunk, self.queue(), wait).map_err(|(error, slot)| {
             self.discard(slot);

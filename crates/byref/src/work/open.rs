@@ -3,7 +3,7 @@
 use crate::direct::identity::Identity;
 use crate::link::announcement::Announcement;
 use crate::protocol::answers::Answers;
-use crate::protocol::lease::{COUNTS, Lease};
+use crate::protocol::lease::{CLOSED, COUNTS, Lease};
 use crate::protocol::ring::{Descriptor, NEVER};
 use crate::reader::job::Tag;
 use crate::sync::heavy_fence;
@@ -41,18 +41,40 @@ pub(super) struct Open {
     pub clock: Clock,
     pub payload_bytes: u64,
     pub copied_bytes: u64,
-    /// Pullers ring when they have answered.
-    is_armed: bool,
+    /// When pullers ring.
+    armed: Armed,
+    /// Answers found so far, and at the last arming.
+    heard: u64,
+    heard_when_armed: u64,
+    /// A task of the service thread is to see to it that each answer rings soon; one does.
+    needs_refining: bool,
+    pub is_refining: bool,
+    /// Somebody could not have memory that readers hold, who tell nobody when they let go of it; a task looks for him.
+    pub wants_memory: bool,
+    pub watches_memory: bool,
     /// A ring or a socket took nothing: that is to be tried again soon.
     is_stuck: bool,
     /// Calls of the user so far, by which the service thread sees whether anybody takes turns.
     pub calls: u64,
-    /// Threads that wait for jobs to be over.
+    /// Threads and tasks that wait, and those of them that wait for room.
     pub waiters: usize,
+    pub room_waiters: usize,
     /// A task of the service thread looks whether anybody takes turns.
     pub is_watched: bool,
     /// For when a task of the service thread looks at the clock.
     pub alarm: Option<u64>,
+}
+
+/// After which answers pullers ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Armed {
+    Not,
+    /// After the last of its jobs: nothing waits for room.
+    AtLast,
+    /// After half of its jobs, for a moment: who answers quickly rings seldom.
+    AtHalf,
+    /// After each.
+    AtEach,
 }
 
 /// The reader of a line.
@@ -83,8 +105,8 @@ impl Seat {
         Seat { pid, name, lease, seen: 0, found: 0, frozen_at: 0, state: Presence::Here }
     }
 
-    fn cursor(&self) -> u64 {
-        Lease::new(self.lease.words(), self.lease.counts(COUNTS)).cursor()
+    fn lease(&self) -> Lease<'_> {
+        Lease::new(self.lease.words(), self.lease.counts(COUNTS))
     }
 }
 
@@ -136,10 +158,17 @@ impl Open {
             clock: Clock::realtime(),
             payload_bytes: 0,
             copied_bytes: 0,
-            is_armed: false,
+            armed: Armed::Not,
+            heard: 0,
+            heard_when_armed: 0,
+            needs_refining: false,
+            is_refining: false,
+            wants_memory: false,
+            watches_memory: false,
             is_stuck: false,
             calls: 0,
             waiters: 0,
+            room_waiters: 0,
             is_watched: false,
             alarm: None,
         }
@@ -201,6 +230,7 @@ impl Open {
         let seat = &mut self.seats[index];
         let answers = Answers::new(seat.lease.words());
         seat.seen = count;
+        self.heard += 1;
         let id = self.lines[index].number;
         let expected = if is_last { u64::MAX } else { count.saturating_sub(seat.found) };
         let found = self.table.collect(id, now, expected, |place| answers.get(place), &mut self.over);
@@ -234,16 +264,24 @@ impl Open {
         let now = if self.terms.max_time.is_some() { self.now() } else { 0 };
         while let Some((id, key)) = self.table.offer() {
             let Ok(index) = self.lines.binary_search_by_key(&id, |line| line.number) else { return };
+            while self.table.must_pass_over(id) && append::job_inline(&mut self.lines[index], &[], &[], Tag::NO_JOB, 0)
+            {
+                self.table.passed_over(id);
+            }
             let job = self.table.job(key);
             let tag = Tag { number: job.number, attempt: job.attempt() }.word();
-            let (line, timestamp_ns) = (&mut self.lines[index], job.body.timestamp_ns);
+            let timestamp_ns = job.body.timestamp_ns;
             fault!("job.giving");
             let is_given = match &job.body.content {
+                _ if self.table.must_pass_over(id) => false, // There was no room for that.
                 Content::Inline(small) => {
+                    let line = &mut self.lines[index];
                     append::job_inline(line, small.payload(), small.attributes(), tag, timestamp_ns)
                 }
                 Content::Pooled(_, at) => {
-                    append::job_pooled(&mut self.store, line, Descriptor { tag, ..*at }, timestamp_ns)
+                    let at = Descriptor { tag, ..*at };
+                    forget_former(&mut self.store, &self.lines, id, at.slot);
+                    append::job_pooled(&mut self.store, &mut self.lines[index], at, timestamp_ns)
                 }
             };
             if is_given {
@@ -296,11 +334,11 @@ impl Open {
         if is_gone {
             self.table.leave(id, untaken_from, &mut self.over);
             self.seats[index].state = Presence::Gone;
-            self.lines[index].let_go();
         } else {
             self.table.close(id, untaken_from);
             self.seats[index].state = Presence::Closed;
         }
+        self.lines[index].let_go(); // What it has not taken is given to others, or free.
         log::debug!(
             "byref: queue '{}': the puller in process {pid} has ended: {:?}",
             self.identity.address(),
@@ -333,7 +371,7 @@ impl Open {
         }
         for id in self.table.frozen().collect::<Vec<_>>() {
             let index = self.lines.binary_search_by_key(&id, |line| line.number);
-            if index.is_ok_and(|index| self.seats[index].cursor() != self.seats[index].frozen_at) {
+            if index.is_ok_and(|index| self.seats[index].lease().cursor() != self.seats[index].frozen_at) {
                 self.table.has_stirred(id, now);
             }
         }
@@ -347,11 +385,12 @@ impl Open {
         // First: what it has not taken by then, it does not take any more.
         line.give_up_all();
         fault!("work.given_up");
-        let tail = line.log.tail();
-        seat.frozen_at = seat.cursor();
-        let taken_below = seat.frozen_at.min(tail);
+        seat.frozen_at = seat.lease().cursor();
+        let has_closed = seat.frozen_at == CLOSED;
+        // Each record is one job, so who closes says by the number of the next one how far it came.
+        let taken_below = if has_closed { seat.lease().row() } else { seat.frozen_at }.min(line.log.tail());
         // But it may be about to take one record, having looked before.
-        let untaken_from = if self.terms.redeliver { taken_below } else { taken_below + 1 };
+        let untaken_from = if self.terms.redeliver || has_closed { taken_below } else { taken_below + 1 };
         log::warn!(
             "byref: queue '{}': process {} has answered nothing for max_time; its jobs go to others",
             self.identity.address(),
@@ -383,7 +422,7 @@ impl Open {
     /// Whether the service thread has to look soon whether somebody takes turns.
     #[inline]
     pub fn needs_watch(&self) -> bool {
-        !self.is_watched && (self.is_stuck || self.table.waiting() > 0 && !self.is_armed)
+        !self.is_watched && (self.is_stuck || self.table.waiting() > 0 && self.armed == Armed::Not)
     }
 
     /// Tries again what took nothing; whether there was such.
@@ -391,23 +430,64 @@ impl Open {
         std::mem::take(&mut self.is_stuck) && self.table.unstick()
     }
 
-    /// Has pullers ring: those that have jobs when they have answered half of these; or, if nothing waits for their room, all.
-    /// Another look has to follow.
+    /// Has pullers ring. Where jobs, or calls, wait for their room: when they have answered half of their jobs, and from the next
+    /// moment on after each answer, until one has come. Otherwise after the last. Another look has to follow.
     pub fn arm(&mut self) {
-        let is_for_room = self.table.waiting() > 0;
-        for (line, seat) in self.lines.iter().zip(&self.seats).filter(|(_, seat)| seat.state != Presence::Gone) {
-            let jobs = self.table.flights(line.number);
-            let share = if is_for_room { jobs.div_ceil(2) } else { jobs };
-            line.ring().set_answer_at(seat.seen.saturating_add(share.max(1))); // The count is a peer's word.
+        let is_for_room = self.table.waiting() > 0 || self.room_waiters > 0;
+        let has_heard = std::mem::replace(&mut self.heard_when_armed, self.heard) != self.heard;
+        self.armed = match self.armed {
+            _ if !is_for_room => Armed::AtLast,
+            Armed::AtEach if !has_heard => Armed::AtEach,
+            _ => Armed::AtHalf,
+        };
+        self.arm_at();
+    }
+
+    /// Each answer rings from now on, if half of them was to.
+    pub fn refine(&mut self) {
+        self.is_refining = false;
+        if self.armed == Armed::AtHalf {
+            self.armed = Armed::AtEach;
+            self.arm_at();
+            self.turn();
         }
-        self.is_armed = true;
+    }
+
+    /// Whether a task has to do that soon.
+    pub fn needs_refining(&mut self) -> bool {
+        std::mem::take(&mut self.needs_refining) && !self.is_refining
+    }
+
+    fn arm_at(&mut self) {
+        let mut most = 1;
+        for (line, seat) in self.lines.iter().zip(&self.seats).filter(|(_, seat)| seat.state != Presence::Gone) {
+            let share = match self.armed {
+                Armed::AtEach | Armed::Not => 1,
+                Armed::AtHalf => self.table.flights(line.number).div_ceil(2).max(1),
+                Armed::AtLast => self.table.flights(line.number).max(1),
+            };
+            most = share.max(most);
+            line.ring().set_answer_at(seat.seen.saturating_add(share)); // The count is a peer's word.
+        }
+        self.needs_refining = self.armed == Armed::AtHalf && most > 1;
         fault!("work.armed");
         heavy_fence(); // Pairs with the light fence after each answer.
     }
 
     pub fn disarm(&mut self) {
-        if std::mem::take(&mut self.is_armed) {
+        if std::mem::replace(&mut self.armed, Armed::Not) != Armed::Not {
             self.lines.iter().for_each(|line| line.ring().set_answer_at(NEVER));
         }
+    }
+}
+
+/// A job that is given again has one record on each line that is still there, however often that happens.
+fn forget_former(store: &mut Store, lines: &[Line], line: u32, slot: u32) {
+    let records = store.pool.sent_mut(slot);
+    if records.on(line).is_some() {
+        records.retain(|known| known != line);
+    }
+    if records.len() > lines.len() {
+        records.retain(|known| Line::find(lines, known).is_some());
     }
 }

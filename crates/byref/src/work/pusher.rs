@@ -39,6 +39,7 @@ use crate::topic;
 use crate::work::body::Rejected;
 use crate::work::open::{Open, Presence, PusherStats, Seat};
 use crate::work::table::Terms;
+use crate::work::watch::Awaited;
 use crate::writer::errands::Errands;
 use crate::writer::line::{Limits, Line, Plan};
 use crate::writer::owner::Owner;
@@ -242,7 +243,7 @@ impl Pusher {
 
     /// [`join`](Self::join) with an interruptible wait.
     pub fn join_with(&self, wait: &mut Wait<'_>) -> Result<()> {
-        self.shared.wait_until(wait, "join", |open| (open.table.pending() == 0).then_some(Ok(())))
+        self.shared.wait_until(wait, Awaited::End, |open| (open.table.pending() == 0).then_some(Ok(())))
     }
 
     /// The jobs that will not be given again, since a puller rejected them, or they failed too often, or nobody knows what became of them

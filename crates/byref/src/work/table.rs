@@ -124,14 +124,18 @@ struct Puller {
 impl Puller {
     fn class(&self) -> Class {
         let is_out = self.is_frozen || self.is_closed || self.is_stuck;
-        // The entry of the next job's answer is free again.
-        let has_entry = self.flights.front().is_none_or(|oldest| oldest.place + WINDOW > self.next);
         let busy = self.elsewhere.saturating_add(self.flights.len() as u64);
         match busy {
-            _ if is_out || !has_entry || busy >= self.prefetch => Class::No,
+            _ if is_out || busy >= self.prefetch => Class::No,
             0 => Class::Idle,
             _ => Class::Partly,
         }
+    }
+
+    /// Whether the answer to a job of the next place would lie where that of an older one is awaited.
+    fn is_entry_taken(&self) -> bool {
+        let is_far = self.flights.front().is_some_and(|oldest| oldest.place + WINDOW <= self.next);
+        is_far && self.flights.iter().any(|flight| (self.next - flight.place).is_multiple_of(WINDOW))
     }
 
     fn has_jobs(&self) -> bool {
@@ -308,6 +312,19 @@ impl<B> Table<B> {
         let key = *self.waiting.front()?;
         let index = self.next_puller()?;
         Some((self.pullers[index].id, key))
+    }
+
+    /// Whether a puller's next place is to be passed over: the answer to a very old job is awaited there.
+    #[inline]
+    pub fn must_pass_over(&self, id: u32) -> bool {
+        self.index_of(id).is_some_and(|index| self.pullers[index].is_entry_taken())
+    }
+
+    /// The puller was given something that is no job.
+    pub fn passed_over(&mut self, id: u32) {
+        if let Some(index) = self.index_of(id) {
+            self.pullers[index].next += 1;
+        }
     }
 
     /// The job at the front was given to that puller.

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod corners;
+
 const SOON: Duration = Duration::from_secs(20);
 
 fn puller(prefetch: u64) -> Puller {
@@ -295,8 +297,17 @@ fn what_cannot_be_is_refused() {
     invalid(Puller::builder("jobs").prefetch(100_000).build().err().unwrap());
     let (pusher, puller) = (pusher(), puller(1));
     let mut rows = pusher.loan(1000).unwrap();
-    invalid(rows.send_as(Rows(10), Beside::NOTHING, &mut Wait::up_to(None)).unwrap_err());
+    invalid(rows.send_as(Rows(3), Beside::NOTHING, &mut Wait::up_to(None)).unwrap_err());
+    assert_eq!(rows.send_as(Rows(10), Beside::NOTHING, &mut Wait::up_to(None)).unwrap(), 0..10);
     drop(rows);
+    (0..10).for_each(|_| recv(&puller).done().unwrap());
+    pusher.join(Some(SOON)).unwrap();
+    {
+        let mut guard = pusher.shared.lock().unwrap();
+        let open = guard.as_mut().unwrap();
+        open.store.collect(&mut open.lines, usize::MAX);
+        assert_eq!((open.stats().pushed, open.stats().pool_used), (10, 0));
+    }
     pusher.close();
     puller.close();
     for error in [pusher.send(b"x").unwrap_err(), pusher.join(None).unwrap_err(), puller.recv().unwrap_err()] {
@@ -388,8 +399,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return value;
         }
-        assert!(began.elapsed() < SOON, "nobody woke it");
         thread::park_timeout(SOON);
+        assert!(began.elapsed() < SOON, "nobody woke it");
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(50);
 /// A look that took longer was interrupted by somebody who needs the processor.
 const INTERRUPTED: Duration = Duration::from_micros(200);
-/// How often the service thread looks whether calls still take turns.
+/// How often the service thread looks whether calls still take turns, and whether memory has come back; and how long pullers may
+/// keep their answers to themselves.
 const WATCH: Duration = Duration::from_millis(1);
 
 impl Shared {
@@ -20,7 +21,7 @@ impl Shared {
     pub fn wait_until<T>(
         &self,
         wait: &mut Wait<'_>,
-        what: &'static str,
+        what: Awaited,
         mut look: impl FnMut(&mut Open) -> Option<Result<T>>,
     ) -> Result<T> {
         {
@@ -40,7 +41,7 @@ impl Shared {
         if let Some(found) = self.spin(&mut look)? {
             return found;
         }
-        let _waiting = Waiting::begin(self)?;
+        let _waiting = Waiting::begin(self, what)?;
         let mut found = None;
         let ended = self.changed.until(wait, || {
             let mut guard = self.lock()?;
@@ -58,6 +59,10 @@ impl Shared {
         match found {
             Some(found) => found,
             None => {
+                let what = match what {
+                    Awaited::Room => "push",
+                    Awaited::End => "join",
+                };
                 self.ended(ended, wait, what)?;
                 Err(crate::writer::owner::Owner::closed(self))
             }
@@ -101,6 +106,51 @@ impl Shared {
         if open.needs_clock() {
             self.set_alarm(open);
         }
+        if open.needs_refining() {
+            self.refine_soon(open);
+        }
+        if open.wants_memory && open.room_waiters > 0 {
+            self.watch_memory(open);
+        }
+    }
+
+    #[cold]
+    fn refine_soon(&self, open: &mut Open) {
+        open.is_refining = true;
+        let shared = Weak::clone(&self.me);
+        self.service.after(WATCH, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.look_with(Open::refine);
+            }
+            Next::Done
+        });
+    }
+
+    /// Who waits for memory is woken to look for it: dropping a message rings nobody.
+    #[cold]
+    fn watch_memory(&self, open: &mut Open) {
+        open.wants_memory = false;
+        if std::mem::replace(&mut open.watches_memory, true) {
+            return;
+        }
+        let shared = Weak::clone(&self.me);
+        self.service.after(WATCH, move |_, _, _| {
+            if let Some(shared) = shared.upgrade() {
+                shared.look_with(|open| open.watches_memory = false);
+            }
+            Next::Done
+        });
+    }
+
+    /// Does what a task of the service thread is for, and wakes who waits.
+    fn look_with(&self, act: impl FnOnce(&mut Open)) {
+        {
+            let Ok(mut guard) = self.lock() else { return };
+            let Some(open) = guard.as_mut() else { return };
+            act(open);
+            self.see_to(open);
+        }
+        self.changed.notify();
     }
 
     #[cold]
@@ -149,9 +199,7 @@ impl Shared {
 
     /// The time of an alarm has come.
     fn look_at_clock(&self, at: u64) {
-        {
-            let Ok(mut guard) = self.lock() else { return };
-            let Some(open) = guard.as_mut() else { return };
+        self.look_with(|open| {
             if open.alarm == Some(at) {
                 open.alarm = None;
             }
@@ -160,19 +208,29 @@ impl Shared {
                 open.arm();
                 open.turn();
             }
-            self.see_to(open);
-        }
-        self.changed.notify();
+        });
     }
 }
 
-/// A thread that waits for jobs to be over.
-pub(super) struct Waiting<'a>(&'a Shared);
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// Room for one more job: a place, or memory.
+    Room,
+    /// The end of all jobs.
+    End,
+}
+
+/// A thread, or a task, that waits.
+pub(super) struct Waiting<'a>(&'a Shared, Awaited);
 
 impl<'a> Waiting<'a> {
-    pub fn begin(shared: &'a Shared) -> Result<Self> {
-        shared.opened(&mut shared.lock()?)?.waiters += 1;
-        Ok(Waiting(shared))
+    pub fn begin(shared: &'a Shared, what: Awaited) -> Result<Self> {
+        let mut guard = shared.lock()?;
+        let open = shared.opened(&mut guard)?;
+        open.waiters += 1;
+        open.room_waiters += usize::from(what == Awaited::Room);
+        Ok(Waiting(shared, what))
     }
 }
 
@@ -182,6 +240,7 @@ impl Drop for Waiting<'_> {
             && let Some(open) = guard.as_mut()
         {
             open.waiters -= 1;
+            open.room_waiters -= usize::from(self.1 == Awaited::Room);
         }
     }
 }

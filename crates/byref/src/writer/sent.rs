@@ -24,8 +24,10 @@ pub(crate) struct Sent {
 pub(crate) struct Records {
     first: Option<Sent>,
     more: Vec<Sent>,
-    /// Lines whose mark has not passed the record yet.
+    /// Records that the mark of their line has not passed yet.
     pending: u32,
+    /// It has passed one of them.
+    is_passed: bool,
 }
 
 impl Records {
@@ -48,6 +50,19 @@ impl Records {
         self.first.iter().chain(&self.more)
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// Forgets those on lines that are not `wanted`. Whether it is pending, and how often, is not changed by that.
+    pub fn retain(&mut self, wanted: impl Fn(u32) -> bool) {
+        self.more.retain(|sent| wanted(sent.line));
+        if self.first.as_ref().is_some_and(|sent| !wanted(sent.line)) {
+            self.first = self.more.pop();
+        }
+    }
+
     /// The record on the line of that number.
     pub fn on(&self, line: u32) -> Option<&Sent> {
         self.iter().find(|sent| sent.line == line)
@@ -62,6 +77,7 @@ impl Records {
     /// The chunk is free: tells who waits for that, and forgets what it was sent with.
     #[inline]
     pub fn release(&mut self) {
+        self.is_passed = false;
         if let Some(Sent { tracked: Some(tracked), .. }) = self.first.take() {
             tracked.release();
         }
@@ -70,11 +86,10 @@ impl Records {
         }
     }
 
-    /// The mark of one of its lines has passed it; whether it is the first one.
+    /// The mark of one of its lines has passed it; whether that is the first time.
     #[inline]
     pub fn pass(&mut self) -> bool {
-        let is_first = self.pending as usize == self.more.len() + 1;
         self.pending -= 1;
-        is_first
+        !std::mem::replace(&mut self.is_passed, true)
     }
 }

@@ -222,7 +222,7 @@ fn who_is_stuck_is_passed_over_until_it_is_tried_again() {
 
 /// The entry of an answer is used again only when it is free.
 #[test]
-fn an_old_job_stops_its_puller_before_its_entry_is_used_again() {
+fn an_old_job_keeps_its_entry_and_stops_nobody() {
     let mut table = table(Terms::default());
     table.join(1, 2, 0);
     table.add(0);
@@ -233,9 +233,13 @@ fn an_old_job_stops_its_puller_before_its_entry_is_used_again() {
         answer(&mut table, 1, 0, &[(body, Verdict::Done)]);
     }
     table.add(WINDOW);
-    assert_eq!(give_all(&mut table, 0), [], "its entry would be that of job 0");
-    answer(&mut table, 1, 0, &[(0, Verdict::Done)]);
+    assert!(table.must_pass_over(1), "its entry would be that of job 0");
+    table.passed_over(1);
+    assert!(!table.must_pass_over(1));
     assert_eq!(give_all(&mut table, 0), [(1, WINDOW)]);
+    assert_eq!(answer(&mut table, 1, 0, &[(WINDOW + 1, Verdict::Done)]), [(WINDOW, None)]);
+    assert_eq!(answer(&mut table, 1, 0, &[(0, Verdict::Done)]), [(0, None)]);
+    assert!(!table.must_pass_over(1));
 }
 
 /// What a job is in the reference.
