@@ -59,6 +59,7 @@ pub(crate) mod enabled {
         "takeover.heard",
         "takeover.given_way",
         "part.begun",
+        "part.revoked",
         "part.noted",
         "resend.begun",
         "request.flag_cleared",

@@ -13,6 +13,7 @@
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 37 | `answer_at`: a puller whose number of [answers](crate::protocol::answers) reaches it rings the pusher ([`NEVER`]: nobody waits) |
+//! | 38 | `revoked`: 1 when what the only reader has not taken is given to others: see invariant 6 of the [lease](crate::protocol::lease) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
@@ -66,6 +67,7 @@ const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
 const ANSWER_AT: usize = 37;
+const REVOKED: usize = 38;
 /// The table of the regions' first positions, in a line of its own: there is none of the first region.
 pub(crate) const FIRST_POSITIONS: usize = 39;
 /// The most regions of a ring.
@@ -305,6 +307,13 @@ impl<'a> Ring<'a> {
         fence(Ordering::SeqCst);
     }
 
+    /// What was not taken will be given to others. A heavy fence follows, and then a look at the reader's cursor (invariant 6 of the
+    /// lease).
+    pub fn revoke(self) {
+        self.words[REVOKED].store(1, Ordering::Relaxed);
+        fault!("part.revoked");
+    }
+
     pub fn set_wake_at(self, position: u64) {
         self.words[WAKE_AT].store(position, Ordering::Relaxed);
     }
@@ -438,6 +447,12 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn is_reclaimed(self, position: u64) -> bool {
         self.words[RECLAIM].load(Ordering::Relaxed) > position
+    }
+
+    /// Whether what was not taken is given to others. A reader looks after it has shown its cursor, and a fence.
+    #[inline]
+    pub fn is_revoked(self) -> bool {
+        self.words[REVOKED].load(Ordering::Relaxed) != 0
     }
 
     pub fn reclaim(self) -> u64 {

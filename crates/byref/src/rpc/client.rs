@@ -796,7 +796,7 @@ impl Inner {
         for peer in to_look_at {
             self.shared.look_for_ends(|known| known.peer.incarnation() == peer.incarnation());
             // All that it will ever say was received, whatever else it does.
-            self.shared.give_up(&peer);
+            self.shared.give_up(&peer, "gives no replies any more");
         }
         self.wake_all();
         to_wake.into_iter().for_each(Waker::wake);

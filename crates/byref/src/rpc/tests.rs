@@ -441,6 +441,32 @@ fn a_client_that_takes_no_replies_and_asks_for_more_is_disconnected() {
     assert_eq!(&pending.wait().unwrap()[..], b"y");
 }
 
+/// A server that lives is given up: what it has not shown as taken goes to another one, so it does not get it.
+#[test]
+fn what_goes_to_another_server_is_not_given_out() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    for len in [8, 5000] {
+        let server = Server::builder("s").prefetch(8).build().unwrap();
+        let client = Client::builder("s").build().unwrap();
+        client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+        let pending = [0; 3].map(|_| client.submit(&bytes(len)).unwrap());
+        let first = server.recv_timeout(LONG).unwrap();
+        {
+            let mut guard = client.inner.shared.lock().unwrap();
+            client.inner.shared.opened(&mut guard).unwrap().lines[0].ring().revoke();
+        }
+        assert!(server.try_recv().unwrap().is_none());
+        client.inner.shared.give_up(server.identity(), "is given up by a test");
+        drop(first);
+        // The second one may have been taken, for all that the cursor says, and its server may still answer.
+        let [taken, _unsure, untaken] = pending;
+        assert!(matches!(taken.wait(), Err(Error::NoReply { .. })));
+        assert!(matches!(untaken.wait(), Err(Error::ServerLost { taken: false, .. })));
+        // To the server that is an end like others.
+        assert!(matches!(server.recv_timeout(Duration::from_millis(50)), Err(Error::Timeout { .. })));
+    }
+}
+
 /// What is no request, from a client that is none, is nothing to a server.
 #[test]
 fn messages_that_are_no_requests_are_passed_over() {
