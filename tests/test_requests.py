@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import threading
@@ -637,6 +638,66 @@ def test_a_queue_serves_with_coroutine_functions() -> None:
         await running
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["generator", "asynchronous generator"])
+def test_a_client_that_takes_no_parts_keeps_no_other_waiting(kind: str) -> None:
+    total = 500
+
+    def parts(request: byref.Request) -> Iterator[object]:
+        yield from ([number, bytes(8000)] for number in range(total if bytes(request) == b"many" else 1))
+
+    async def parts_async(request: byref.Request) -> AsyncIterator[object]:
+        for part in parts(request):
+            yield part
+
+    queue = byref.EventQueue()
+    queue.serve("s", parts if kind == "generator" else parts_async, prefetch=4)
+    over = threading.Event()
+
+    async def run() -> None:
+        running = asyncio.create_task(queue.run_async())
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        queue.stop()
+        await running
+
+    thread = threading.Thread(target=lambda: queue.run() if kind == "generator" else asyncio.run(run()), daemon=True)
+    thread.start()
+    with byref.Client("s") as slow, byref.Client("s") as quick:
+        many = slow.submit(b"many", timeout=None, wait=PATIENCE)
+        assert next(iter(many)).value[0] == 0
+        for _ in range(20):  # Also from the slow client itself, which takes what comes for others.
+            for client in (quick, slow):
+                assert client.request(b"one", timeout=PATIENCE, wait=PATIENCE).value[0] == 0
+        assert [part.value[0] for part in many] == list(range(1, total))
+        # Nobody wants the rest.
+        given_up = slow.submit(b"many", timeout=PATIENCE)
+        assert next(iter(given_up)).value[0] == 0
+        given_up.cancel()
+        eventually(lambda: slow.servers and slow.stats()["under_way"] == 0, "the stream is over")
+    over.set()
+    queue.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_generator_that_raises_between_two_parts(client: byref.Client) -> None:
+    def broken(_request: byref.Request) -> Iterator[bytes]:
+        for number in range(200):
+            yield bytes([number])
+        raise KeyError("no more")
+
+    queue = byref.EventQueue()
+    queue.serve("s", broken)
+    thread = queue.start(daemon=True)
+    pending = client.submit(b"x", timeout=PATIENCE, wait=PATIENCE)
+    time.sleep(0.05)  # In which it comes to where it has to wait.
+    assert [bytes(part)[0] for part in itertools.islice(pending, 200)] == list(range(200))
+    with pytest.raises(byref.RemoteError, match="no more"):
+        next(iter(pending))
+    queue.stop()
+    thread.join(PATIENCE)
 
 
 # ---- both at once, bad input ----

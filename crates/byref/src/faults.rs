@@ -66,6 +66,7 @@ pub(crate) mod enabled {
         "request.sent",
         "cancel.before",
         "cancel.after",
+        "stream.held_up",
         "reply.before",
         "reply.after",
         "reply.dropping",

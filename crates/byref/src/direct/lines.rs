@@ -9,7 +9,7 @@ use crate::link::handshake::{self, Hello, ToSubscriber};
 use crate::link::role::{Party, Role};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
-use crate::protocol::ring::{Descriptor, InlineData, Look};
+use crate::protocol::ring::{Descriptor, FLAGS, InlineData, Look};
 use crate::pubsub::publisher::MAX_CAPACITY;
 use crate::reader::event::EventKind;
 use crate::sys::memory::PeerSegment;
@@ -335,8 +335,9 @@ impl Shared {
             return Err(io::Error::other("it has yet to answer what it was asked before")); // As above.
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
-        // A server says how much of a client's may wait there.
-        let depth = if self.role == Role::Client { hello.depth.unwrap_or(1) } else { self.depth };
+        // A server says how much of a client's may wait there, which is bounded: each request has a flag.
+        let depth =
+            if self.role == Role::Client { hello.depth.unwrap_or(1).clamp(1, FLAGS as u64) } else { self.depth };
         let plan = Plan {
             number: open.last_line + 1,
             topic: self.address(),

@@ -7,6 +7,7 @@
 //! | 0 to 15 | one bit for each of 1,024 *flags* of the endpoint's own (see [`rpc`](crate::rpc)) |
 //! | 16 | `tail`: the position after the newest record |
 //! | 17 | `next_sequence`: the number of the message after the newest one |
+//! | 18 to 31, 49 and 50 | a second bit for each of them |
 //! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
 //! | 33 | `wake_at`: a reader whose cursor reaches it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
@@ -82,6 +83,17 @@ const TAGGED: u64 = 1 << 61;
 const POOLED_TAG: usize = 4;
 /// Flags of a ring.
 pub(crate) const FLAGS: usize = 1024;
+/// Bytes from the ring's start up to the end of all flags.
+pub(crate) const FLAGS_LEN: u64 = 51 * 8;
+
+/// The word of a flag's second bit.
+pub(crate) fn second_flag_word(flag: usize) -> usize {
+    match flag / 64 {
+        word @ ..14 => 18 + word,
+        word => 35 + word,
+    }
+}
+
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -333,6 +345,16 @@ impl<'a> Ring<'a> {
     /// Sets or clears a flag. Only the endpoint that owns the ring does, under its lock.
     pub fn set_flag(self, flag: usize, is_set: bool) {
         let (word, bit) = (&self.words[flag / 64], 1 << (flag % 64));
+        let before = word.load(Ordering::Relaxed);
+        let after = if is_set { before | bit } else { before & !bit };
+        if after != before {
+            word.store(after, Ordering::Release);
+        }
+    }
+
+    /// Sets or clears the second bit of a flag, as above.
+    pub fn set_second_flag(self, flag: usize, is_set: bool) {
+        let (word, bit) = (&self.words[second_flag_word(flag)], 1 << (flag % 64));
         let before = word.load(Ordering::Relaxed);
         let after = if is_set { before | bit } else { before & !bit };
         if after != before {

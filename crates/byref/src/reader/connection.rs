@@ -7,7 +7,7 @@ use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
-use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
+use crate::protocol::ring::{Descriptor, FLAGS_LEN, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
 use crate::reader::job::Desk;
@@ -214,7 +214,7 @@ impl Connection {
             return Err(refuse("its ring has holes"));
         }
         // First: who has come to know all regions needs the descriptor no more, and the ring may have grown already.
-        let flags = has_flags.then(|| memory.map_start(FLAGS as u64 / 8)).transpose()?;
+        let flags = has_flags.then(|| memory.map_start(FLAGS_LEN)).transpose()?;
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");

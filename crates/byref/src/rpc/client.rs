@@ -18,7 +18,7 @@ use crate::reader::take::{Source, Take};
 use crate::rpc::failure::Failure;
 use crate::rpc::pending::PendingReply;
 use crate::rpc::table::{Choice, End, JobId, Reply, Table, Target};
-use crate::rpc::tag::{Answered, Asked, Moment};
+use crate::rpc::tag::{Answered, Asked, Kind, Moment};
 use crate::sync::biased::Biased;
 use crate::sync::changes::Ended;
 use crate::sync::locks::Mutex;
@@ -176,8 +176,6 @@ pub(super) struct Inner {
     table: Biased<Table<Message, Stored>>,
     /// Threads that wait for replies.
     waiting: AtomicUsize,
-    /// A task of the service thread looks at servers that have ended.
-    looks: AtomicBool,
     /// A task of the service thread receives for futures.
     reacts: AtomicBool,
     /// For who polls.
@@ -222,7 +220,6 @@ impl Client {
             shared: Shared::new(plan, (&lookout, &handle))?,
             table: Biased::new(Table::default()),
             waiting: AtomicUsize::new(0),
-            looks: AtomicBool::new(false),
             reacts: AtomicBool::new(false),
             news: OnceLock::new(),
         });
@@ -465,12 +462,19 @@ impl Drop for Client {
     }
 }
 
+/// The most messages that are taken in one step, so that a flood leaves a call its time,
+const MOST_IN_A_STEP: usize = 64;
+/// and steps in a call that does not wait.
+const MOST_STEPS: usize = 16;
+
 /// What ends a wait for a reply.
 enum Step {
     /// There is something for the caller.
     Ready,
     /// There is something to do without locks.
     Chores,
+    /// There may be more to take.
+    More,
 }
 
 /// Receives, until there is something for one job, or nothing more.
@@ -495,7 +499,7 @@ impl Take for Progress<'_> {
     #[inline]
     fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Step>> {
         let inner = self.inner;
-        loop {
+        for _ in 0..MOST_IN_A_STEP {
             if let Some(job) = self.job
                 && inner.table.lock().is_ready(job)
             {
@@ -511,6 +515,7 @@ impl Take for Progress<'_> {
                 return Ok(Some(Step::Chores));
             }
         }
+        Ok(Some(Step::More))
     }
 }
 
@@ -542,7 +547,7 @@ impl Inner {
         self.check_fork()?;
         loop {
             let mut table = self.table.lock();
-            let choice = table.choose(&ask.target);
+            let mut choice = table.choose(&ask.target);
             if choice == Choice::Nobody {
                 drop(table);
                 self.wait_for_some(ask, wait)?;
@@ -551,13 +556,12 @@ impl Inner {
             let deadline = ask.timeout.and_then(Moment::after);
             let id = table.add(ask.target.clone(), deadline, ask.is_repeatable);
             let pending = PendingReply::new(self, id, ask.timeout);
-            let sent = match choice {
-                // The order of those that wait is kept.
-                Choice::At(index) if !table.has_waiting() => {
-                    self.send(&mut table, index, id, &mut payload, ask.timestamp_ns)
-                }
-                _ => self.shared.lock().and_then(|mut open| self.shared.opened(&mut open).map(|_| false)),
-            };
+            let mut sent = self.shared.lock().and_then(|mut open| self.shared.opened(&mut open).map(|_| false));
+            // The order of those that wait is kept. A server without room is passed over.
+            while let (Choice::At(index), false, Ok(false)) = (choice, table.has_waiting(), &sent) {
+                sent = self.send(&mut table, index, id, &mut payload, ask.timestamp_ns);
+                choice = table.choose(&ask.target);
+            }
             match sent {
                 Ok(true) => {}
                 Ok(false) => {
@@ -574,8 +578,7 @@ impl Inner {
                     };
                     table.let_wait(id, stored);
                     self.pump(&mut table);
-                    drop(table);
-                    self.look_later();
+                    self.look_later(&mut table);
                 }
                 Err(error) => {
                     drop(table); // Dropping what is pending takes it.
@@ -605,6 +608,7 @@ impl Inner {
             Some(at) => {
                 let line = &mut open.lines[at];
                 line.ring().set_flag(flag, false);
+                line.ring().set_second_flag(flag, false);
                 fault!("request.flag_cleared");
                 let store = &mut open.store;
                 match payload {
@@ -636,6 +640,7 @@ impl Inner {
             }
             Attempt::Wait { .. } => {
                 table.give_flag_back(index, flag);
+                table.note_stuck(index);
                 return Ok(false);
             }
         };
@@ -670,9 +675,10 @@ impl Inner {
     /// Sends what waits, as far as there is room for it.
     fn pump(&self, table: &mut Table<Message, Stored>) {
         while let Some((id, index, stored)) = table.next_to_send() {
-            if !matches!(self.send(table, index, id, &mut Payload::Stored(stored), None), Ok(true)) {
-                table.put_back(id);
-                return;
+            match self.send(table, index, id, &mut Payload::Stored(stored), None) {
+                Ok(true) => {}
+                Ok(false) => table.put_back(id), // That server is passed over.
+                Err(_) => return table.put_back(id),
             }
         }
     }
@@ -726,6 +732,24 @@ impl Inner {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// A caller has taken a part: its server may go on, perhaps.
+    pub fn took_part(&self, id: JobId) {
+        let mut table = self.table.lock();
+        if let Some((line, flag)) = table.go_on(id) {
+            self.mark_held_up(line, flag, false);
+        }
+    }
+
+    /// Tells a server whether enough parts wait here. Under the table's lock: the flag is that request's.
+    fn mark_held_up(&self, line: u32, flag: usize, is_held_up: bool) {
+        let Ok(mut guard) = self.shared.lock() else { return };
+        let Ok(open) = self.shared.opened(&mut guard) else { return };
+        if let Some(at) = open.line_numbered(line) {
+            open.lines[at].ring().set_second_flag(flag, is_held_up);
+            fault!("stream.held_up");
+        }
+    }
+
     /// Lets servers know whose replies nobody wants.
     pub fn tell(&self, unwanted: impl IntoIterator<Item = (u32, usize)>) {
         let mut unwanted = unwanted.into_iter().peekable();
@@ -757,10 +781,17 @@ impl Inner {
             return false;
         };
         let reply = table.answer(server, answered, message, |message| Failure::decode(&message));
+        if let Reply::For(id) = reply
+            && answered.kind == Kind::More
+            && let Some((line, flag)) = table.hold_up(id)
+        {
+            self.mark_held_up(line, flag, true);
+        }
         if table.has_waiting() {
             self.pump(&mut table);
         }
-        let (has_chores, is_other) = (!table.to_wake.is_empty(), matches!(reply, Reply::For(id) if Some(id) != own));
+        let has_chores = !table.to_wake.is_empty() || !table.unwanted.is_empty();
+        let is_other = matches!(reply, Reply::For(id) if Some(id) != own);
         drop(table);
         if is_other {
             self.tell_pollers();
@@ -789,10 +820,12 @@ impl Inner {
 
     /// Does what is to be done without locks.
     fn do_chores(&self) {
-        let (to_wake, to_look_at) = {
-            let mut table = self.table.lock();
-            (std::mem::take(&mut table.to_wake), std::mem::take(&mut table.to_look_at))
+        let (to_wake, to_look_at, unwanted) = {
+            let table = &mut *self.table.lock();
+            let (to_wake, to_look_at) = (std::mem::take(&mut table.to_wake), std::mem::take(&mut table.to_look_at));
+            (to_wake, to_look_at, std::mem::take(&mut table.unwanted))
         };
+        self.tell(unwanted);
         for peer in to_look_at {
             self.shared.look_for_ends(|known| known.peer.incarnation() == peer.incarnation());
             // All that it will ever say was received, whatever else it does.
@@ -838,7 +871,13 @@ impl Inner {
     /// The same, for who waits for one job; up to something for it.
     pub fn progress_for(&self, job: Option<JobId>) {
         let what = Progress { inner: self, job };
-        while let Ok(Some(step)) = self.shared.inbox.try_receive(what) {
+        for step in 0.. {
+            if step == MOST_STEPS {
+                self.shared.inbox.stir(); // Whoever looks next goes on with the rest.
+                self.tell_pollers();
+                break;
+            }
+            let Ok(Some(step)) = self.shared.inbox.try_receive(what) else { break };
             self.do_chores();
             if matches!(step, Step::Ready) {
                 break;
@@ -846,6 +885,7 @@ impl Inner {
         }
         let (late, chores) = {
             let mut table = self.table.lock();
+            table.try_again();
             (table.end_late(), !table.to_wake.is_empty() || !table.to_look_at.is_empty())
         };
         if late.is_some() {
@@ -872,6 +912,16 @@ impl Inner {
             match self.shared.inbox.receive(what, wait) {
                 Ok(Step::Ready) => return Ok(()),
                 Ok(Step::Chores) => self.do_chores(),
+                Ok(Step::More) => {
+                    self.do_chores();
+                    if wait.remaining().is_none() {
+                        let (topic, waited) = (self.service.to_string(), wait.given());
+                        return Err(Error::Timeout { what: "request", topic, waited, hint: String::new() });
+                    }
+                    if wait.may_be_interrupted() && wait.is_interrupted() {
+                        return Err(Error::Interrupted { topic: self.service.to_string() });
+                    }
+                }
                 Err(error) => return Err(self.explained(error)),
             }
         }
@@ -884,8 +934,8 @@ impl Inner {
 
     /// Has the service thread receive as long as requests wait, or not all is known about servers that have ended: no other thread may
     /// do so.
-    fn look_later(self: &Arc<Self>) {
-        if self.looks.swap(true, Ordering::Relaxed) {
+    fn look_later(self: &Arc<Self>, table: &mut Table<Message, Stored>) {
+        if std::mem::replace(&mut table.is_looked_after, true) {
             return;
         }
         let inner = Arc::downgrade(self);
@@ -893,14 +943,17 @@ impl Inner {
         self.shared.service.after(LOOK_AGAIN, move |_, _, _| {
             let Some(inner) = inner.upgrade() else { return Next::Done };
             inner.progress();
-            let (is_over, choices) = {
-                let table = inner.table.lock();
-                (table.is_settled() && !table.has_waiting(), table.choices())
+            let choices = {
+                let mut table = inner.table.lock();
+                inner.pump(&mut table); // Those that were stuck may have room.
+                let is_over = table.is_settled() && !table.has_waiting();
+                // Under the lock: who lets a request wait from here on has this looked after anew.
+                table.is_looked_after = !is_over && inner.check().is_ok();
+                if !table.is_looked_after {
+                    return Next::Done;
+                }
+                table.choices()
             };
-            if is_over || inner.check().is_err() {
-                inner.looks.store(false, Ordering::Relaxed);
-                return Next::Done;
-            }
             pause = if choices != sent { LOOK_AGAIN } else { (2 * pause).min(LOOK_AT_LAST) };
             sent = choices;
             Next::After(pause)
@@ -958,6 +1011,11 @@ impl Inner {
                 hint: "; the server sees that it is over",
             },
             End::Cancelled => Error::Cancelled { service },
+            End::Flooded(peer) => {
+                let text = "the server sent more parts than it may while nobody took them, and was stopped".to_owned();
+                let failure = Failure { code: "TooManyParts".into(), text, traceback: String::new() };
+                Error::Remote { service, peer: peer.clone(), failure }
+            }
         })
     }
 }
@@ -989,12 +1047,11 @@ impl Observer for Inner {
         let mut table = self.table.lock();
         table.part(peer.incarnation(), untaken.into_iter().map(|it| (it.sequence(), Stored::Again(it))));
         self.pump(&mut table);
-        let is_over = table.is_settled() && !table.has_waiting();
+        if !table.is_settled() || table.has_waiting() {
+            self.look_later(&mut table);
+        }
         drop(table);
         self.do_chores();
-        if !is_over {
-            self.look_later();
-        }
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 pub struct ServerBuilder {
     service: String,
     group: String,
-    prefetch: u64,
+    pub(super) prefetch: u64,
     max_memory: Option<u64>,
 }
 
@@ -130,7 +130,7 @@ impl Server {
         ServerBuilder { service: service.into(), group: String::new(), prefetch: 1, max_memory: None }
     }
 
-    fn new(options: ServerBuilder, max_memory: u64) -> Result<Self> {
+    pub(super) fn new(options: ServerBuilder, max_memory: u64) -> Result<Self> {
         let ServerBuilder { service, group, prefetch, .. } = options;
         let incarnation = crate::link::rendezvous::new_id();
         let role = Role::Server;

@@ -7,10 +7,18 @@
 use crate::direct::identity::Identity;
 use crate::link::role::Party;
 use crate::protocol::ring::FLAGS;
+use crate::rpc::STREAMED;
 use crate::rpc::failure::Failure;
 use crate::rpc::tag::{Answered, Kind, Moment};
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
+
+/// So many parts wait for the caller of one request: its server is told to send no more for now,
+const ENOUGH_PARTS: usize = 64;
+/// and to go on when so few are left.
+const FEW_PARTS: usize = 32;
+/// The most that wait. What was on its way when a server was told comes on top of what was enough; one that goes on is stopped.
+const MOST_PARTS: usize = ENOUGH_PARTS + 2 * STREAMED as usize;
 
 /// A request's number in the table.
 pub(crate) type JobId = usize;
@@ -36,6 +44,8 @@ pub(crate) enum End {
     },
     Late,
     Cancelled,
+    /// The server sent more parts than it may.
+    Flooded(Identity),
 }
 
 /// A request as its caller sees it. `M` is a reply, `B` what it takes to send the request once more.
@@ -50,8 +60,17 @@ pub(crate) struct Job<M, B> {
     /// It may be repeated although a server has taken it.
     pub is_repeatable: bool,
     pub replies: VecDeque<M>,
+    /// Its server was told that enough parts wait.
+    is_held_up: bool,
     pub end: Option<End>,
     waker: Option<Waker>,
+}
+
+impl<M, B> Job<M, B> {
+    /// Whether its server was told that enough parts wait.
+    pub fn is_held_up(&self) -> bool {
+        self.is_held_up
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +98,8 @@ struct Server {
     flags: [u64; FLAGS / 64],
     /// When it was chosen last.
     chosen: u64,
+    /// It takes nothing at present, for all that it has answered: it is passed over until the next look.
+    is_stuck: bool,
     /// It takes no more requests; what is under way it has taken.
     has_parted: bool,
     /// All of its replies were received.
@@ -135,6 +156,10 @@ pub(crate) struct Table<M, B> {
     next_deadline: Option<Moment>,
     /// To be woken once no lock is held.
     pub to_wake: Vec<Waker>,
+    /// Requests whose servers are to be told, once no lock is held, that nobody wants them any more.
+    pub unwanted: Vec<(u32, usize)>,
+    /// A task of the service thread looks again as long as requests wait, or not all is known about servers that have ended.
+    pub is_looked_after: bool,
     /// Servers whose replies were all received, and of which it is to be found out what they have taken.
     pub to_look_at: Vec<Identity>,
     /// Replies that came too late, and those that nobody had asked for.
@@ -155,6 +180,8 @@ impl<M, B> Default for Table<M, B> {
             serial: 0,
             next_deadline: None,
             to_wake: Vec::new(),
+            unwanted: Vec::new(),
+            is_looked_after: false,
             to_look_at: Vec::new(),
             late: 0,
             unasked: 0,
@@ -175,6 +202,7 @@ impl<M, B: Clone> Table<M, B> {
             under_way: VecDeque::new(),
             flags: [0; _],
             chosen: 0,
+            is_stuck: false,
             has_parted: false,
             is_silent: false,
         });
@@ -214,12 +242,22 @@ impl<M, B: Clone> Table<M, B> {
     pub fn choose(&self, target: &Target) -> Choice {
         let meant =
             || self.servers.iter().enumerate().filter(|(_, server)| server.is_there() && server.is_meant(target));
-        let free = meant().filter(|(_, server)| server.under_way.len() < server.room);
+        let free = meant().filter(|(_, server)| !server.is_stuck && server.under_way.len() < server.room);
         match free.min_by_key(|(_, server)| (server.under_way.len(), server.chosen)) {
             Some((index, _)) => Choice::At(index),
             None if meant().next().is_some() => Choice::Full,
             None => Choice::Nobody,
         }
+    }
+
+    /// There was no room for a request on that server's line.
+    pub fn note_stuck(&mut self, index: usize) {
+        self.servers[index].is_stuck = true;
+    }
+
+    /// Servers that were stuck are tried again.
+    pub fn try_again(&mut self) {
+        self.servers.iter_mut().for_each(|server| server.is_stuck = false);
     }
 
     /// A flag of that server's line for one more request.
@@ -245,7 +283,18 @@ impl<M, B: Clone> Table<M, B> {
         let (replies, place) = (VecDeque::new(), Place::Nowhere);
         self.serial += 1;
         let serial = self.serial;
-        let job = Job { serial, target, deadline, place, body: None, is_repeatable, replies, end: None, waker: None };
+        let job = Job {
+            serial,
+            target,
+            deadline,
+            place,
+            body: None,
+            is_repeatable,
+            replies,
+            is_held_up: false,
+            end: None,
+            waker: None,
+        };
         match self.free.pop() {
             Some(id) => {
                 self.jobs[id] = Some(job);
@@ -334,7 +383,7 @@ impl<M, B: Clone> Table<M, B> {
         None
     }
 
-    /// It could not be sent now.
+    /// It could not be sent now. (So it comes before those that were behind it.)
     pub fn put_back(&mut self, id: JobId) {
         self.job(id).place = Place::Waiting;
         self.waiting.push_front(id);
@@ -414,6 +463,35 @@ impl<M, B: Clone> Table<M, B> {
         (!late.is_empty()).then_some(told)
     }
 
+    // ---- streams ----
+
+    /// By which line and flag to tell the server that enough parts wait for the job's caller, if that is due.
+    pub fn hold_up(&mut self, id: JobId) -> Option<(u32, usize)> {
+        let job = self.job(id);
+        if job.replies.len() < ENOUGH_PARTS || std::mem::replace(&mut job.is_held_up, true) {
+            return None;
+        }
+        self.where_under_way(id)
+    }
+
+    /// The same for telling that it may go on.
+    #[inline]
+    pub fn go_on(&mut self, id: JobId) -> Option<(u32, usize)> {
+        let job = self.job(id);
+        if !job.is_held_up || job.replies.len() > FEW_PARTS {
+            return None;
+        }
+        job.is_held_up = false;
+        self.where_under_way(id)
+    }
+
+    fn where_under_way(&self, id: JobId) -> Option<(u32, usize)> {
+        let Place::At { server, number } = self.jobs[id].as_ref()?.place else { return None };
+        let server = &self.servers[self.position(server)?];
+        let under_way = server.under_way.iter().find(|it| it.number == number)?;
+        Some((server.line, under_way.flag))
+    }
+
     // ---- replies ----
 
     /// A server has replied.
@@ -439,6 +517,7 @@ impl<M, B: Clone> Table<M, B> {
             && let Some(over) = server.under_way.remove(at)
         {
             server.free_flag(over.flag);
+            server.is_stuck = false;
             self.settle(index);
         }
         let Some(id) = job else {
@@ -450,6 +529,11 @@ impl<M, B: Clone> Table<M, B> {
             (job.place, job.body) = (Place::Nowhere, None);
         }
         let (part, end) = match kind {
+            Kind::More if self.job(id).replies.len() >= MOST_PARTS => {
+                let told = self.end(id, End::Flooded(peer));
+                self.unwanted.extend(told);
+                return Reply::For(id);
+            }
             Kind::More => (Some(reply), None),
             Kind::Last => (Some(reply), Some(End::Done)),
             Kind::Over => (None, Some(End::Done)),
