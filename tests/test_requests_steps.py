@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import byref
 import numpy as np
@@ -127,6 +128,75 @@ def test_the_death_of_a_server_at_any_step_has_one_outcome_for_each_request(poin
                 assert point == "reply.dropping"
         assert client.stats()["under_way"] == 0
         other.close()
+
+
+def ask_beside_a_stream(line: Line, fault: str) -> None:
+    """Asks for a stream that it does not take, and for something else, again and again."""
+    os.environ["BYREF_FAULT"] = fault
+    with byref.Client("s") as client:
+        _kept = client.submit(b"stream", timeout=None, wait=PATIENCE)
+        while True:
+            client.request(b"x", timeout=PATIENCE)
+
+
+@needs_faults
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_the_death_of_a_client_while_it_holds_a_stream_up_ends_the_stream(how: str, spawn: Spawn) -> None:
+    ended = threading.Event()
+
+    def serve_any(request: byref.Request) -> object:
+        if bytes(request) != b"stream":
+            return request.value
+        return for_ever()
+
+    def for_ever() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"part"
+        finally:
+            ended.set()
+
+    queue = byref.EventQueue()
+    queue.serve("s", serve_any, prefetch=4)
+    thread = queue.start(daemon=True)
+    has_met(spawn(ask_beside_a_stream, f"stream.held_up:1:{how}"), how)
+    with byref.Client("s") as client:
+        assert bytes(client.request(b"x", wait=PATIENCE)) == b"x"
+    assert ended.wait(PATIENCE)
+    queue.stop()
+    thread.join(PATIENCE)
+
+
+def ask_one_that_dies(line: Line, fault: str) -> None:
+    """Asks a server that is killed then."""
+    os.environ["BYREF_FAULT"] = fault
+    with byref.Client("s") as client:
+        pending = client.submit(b"x", timeout=PATIENCE, wait=PATIENCE)
+        line.tell("asked")
+        pending.result()
+
+
+@needs_faults
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_the_death_of_a_client_that_parts_from_a_server_is_nothing_to_others(how: str, spawn: Spawn) -> None:
+    with byref.Client("s") as client:
+        server = spawn(take_none, "")
+        assert server.hear() == "there"
+        victim = spawn(ask_one_that_dies, f"part.revoked:1:{how}")
+        assert victim.hear() == "asked"
+        own = client.submit(b"y", timeout=PATIENCE, wait=PATIENCE)
+        server.kill()
+        has_met(victim, how)
+        with pytest.raises(byref.PeerLost) as caught:
+            own.result()
+        assert caught.value.taken is False
+
+
+def take_none(line: Line, fault: str) -> None:
+    """Serves, and takes nothing."""
+    with byref.Server("s", prefetch=4):
+        line.tell("there")
+        line.hear()
 
 
 def take_two(line: Line, fault: str) -> None:
