@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import threading
@@ -639,6 +640,66 @@ def test_a_queue_serves_with_coroutine_functions() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", ["generator", "asynchronous generator"])
+def test_a_client_that_takes_no_parts_keeps_no_other_waiting(kind: str) -> None:
+    total = 500
+
+    def parts(request: byref.Request) -> Iterator[object]:
+        yield from ([number, bytes(8000)] for number in range(total if bytes(request) == b"many" else 1))
+
+    async def parts_async(request: byref.Request) -> AsyncIterator[object]:
+        for part in parts(request):
+            yield part
+
+    queue = byref.EventQueue()
+    queue.serve("s", parts if kind == "generator" else parts_async, prefetch=4)
+    over = threading.Event()
+
+    async def run() -> None:
+        running = asyncio.create_task(queue.run_async())
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+        queue.stop()
+        await running
+
+    thread = threading.Thread(target=lambda: queue.run() if kind == "generator" else asyncio.run(run()), daemon=True)
+    thread.start()
+    with byref.Client("s") as slow, byref.Client("s") as quick:
+        many = slow.submit(b"many", timeout=None, wait=PATIENCE)
+        assert next(iter(many)).value[0] == 0
+        for _ in range(20):  # Also from the slow client itself, which takes what comes for others.
+            for client in (quick, slow):
+                assert client.request(b"one", timeout=PATIENCE, wait=PATIENCE).value[0] == 0
+        assert [part.value[0] for part in many] == list(range(1, total))
+        # Nobody wants the rest.
+        given_up = slow.submit(b"many", timeout=PATIENCE)
+        assert next(iter(given_up)).value[0] == 0
+        given_up.cancel()
+        eventually(lambda: slow.servers and slow.stats()["under_way"] == 0, "the stream is over")
+    over.set()
+    queue.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_generator_that_raises_between_two_parts(client: byref.Client) -> None:
+    def broken(_request: byref.Request) -> Iterator[bytes]:
+        for number in range(200):
+            yield bytes([number])
+        raise KeyError("no more")
+
+    queue = byref.EventQueue()
+    queue.serve("s", broken)
+    thread = queue.start(daemon=True)
+    pending = client.submit(b"x", timeout=PATIENCE, wait=PATIENCE)
+    time.sleep(0.05)  # In which it comes to where it has to wait.
+    assert [bytes(part)[0] for part in itertools.islice(pending, 200)] == list(range(200))
+    with pytest.raises(byref.RemoteError, match="no more"):
+        next(iter(pending))
+    queue.stop()
+    thread.join(PATIENCE)
+
+
 # ---- both at once, bad input ----
 
 
@@ -755,6 +816,104 @@ def test_a_forked_child_has_neither(client: byref.Client) -> None:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert bytes(pending.result()) == b"x"
+
+
+def test_a_forked_child_can_do_nothing_with_what_is_under_way(client: byref.Client) -> None:
+    with byref.Server("s", prefetch=2) as server:
+        client.wait_for_server(timeout=PATIENCE)
+        pending, other = client.submit(b"x"), client.submit(b"y")
+        request, kept = server.recv(PATIENCE), server.recv(PATIENCE)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                calls = (
+                    lambda: request.reply(b"child"),
+                    lambda: request.fail(1, "child"),
+                    lambda: request.reply(bytes(5000)),
+                    lambda: request.has_room,
+                    lambda: request.loan(100),
+                    lambda: client.submit(bytes(5000)),
+                    lambda: client.loan(100),
+                    lambda: next(iter(pending)),
+                    lambda: client.servers,
+                )
+                for call in calls:
+                    with pytest.raises(byref.Forked):
+                        call()
+                assert not pending.cancel()
+                del other
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert not kept.cancelled, "the child's copy was dropped, not this one"
+        assert request.reply(b"parent")
+        assert kept.reply(b"as well")
+        assert [bytes(pending.result()), bytes(other.result())] == [b"parent", b"as well"]
+
+
+def test_as_many_requests_as_a_server_may_have(spawn: Spawn, client: byref.Client) -> None:
+    other = Other(spawn, prefetch=1024)
+    client.wait_for_server(timeout=PATIENCE)
+    pending = [client.submit(str(number).encode(), timeout=PATIENCE) for number in range(1030)]
+    assert client.stats()["waiting"] == 6
+    assert other.do("keep", 1024) == [str(number) for number in range(1024)]
+    unwanted = [0, 63, 64, 895, 896, 1023]
+    for number in unwanted:
+        assert pending[number].cancel()
+        assert not pending[number].cancel()
+    assert [number for number, is_over in enumerate(other.do("cancelled")) if is_over] == unwanted
+    sent = other.do("reply", "x")
+    assert [number for number, was_wanted in enumerate(sent) if not was_wanted] == unwanted
+    for number in set(range(1024)) - set(unwanted):
+        assert bytes(pending[number].result()) == b"x"
+    # The flags are used again.
+    other.begin("echo", 6)
+    assert [bytes(reply.result()) for reply in pending[1024:]] == [str(1024 + number).encode() for number in range(6)]
+
+
+def test_streams_beside_each_other_each_wait_for_who_takes_them(client: byref.Client) -> None:
+    def stream(request: byref.Request) -> None:
+        def send() -> None:
+            for number in range(150):
+                request.reply(bytes([number]), more=True)
+            request.finish()
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    with serving(stream, prefetch=8):
+        client.wait_for_server(timeout=PATIENCE)
+        pending = [client.submit(b"x", timeout=PATIENCE) for _ in range(8)]
+        for reply in reversed(pending):
+            assert [bytes(part)[0] for part in reply] == list(range(150))
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_loan_is_sent_once(client: byref.Client, large: bool) -> None:
+    def answer(request: byref.Request) -> None:
+        loan = request.loan(10_000 if large else 10)
+        assert request.reply(loan, more=True)
+        for call in (lambda: request.reply(loan), lambda: request.reply(loan, more=True)):
+            with pytest.raises(byref.Closed):
+                call()
+        request.reply(b"end")
+
+    with serving(answer):
+        client.wait_for_server(timeout=PATIENCE)
+        loan = client.loan(10_000 if large else 10)
+        parts = list(client.submit(loan, timeout=PATIENCE))
+        assert [len(part) for part in parts] == [10_000 if large else 10, 3]
+        for call in (lambda: client.request(loan), lambda: client.submit(loan), loan.discard):
+            with contextlib.suppress(byref.Closed):
+                call()
+        assert client.stats()["under_way"] == 0
 
 
 def test_ctrl_c_ends_a_request_and_cancels_it(other: Other, client: byref.Client) -> None:

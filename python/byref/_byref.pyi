@@ -1337,6 +1337,10 @@ class Request:
     def finish(self) -> bool:
         """End a reply whose parts were all sent with `more`; as `reply` otherwise."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a part of a streamed reply would be sent at once (or dropped, since nobody wants it any more)."""
+
     def fail(self, code: int | str, text: str = "", traceback: str = "") -> bool:
         """Say that the service failed: the client gets a `RemoteError`; as `reply` otherwise."""
 

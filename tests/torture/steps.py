@@ -74,8 +74,9 @@ _AFTER_A_STOP = {"hold.in_vain": "hold.raised"}
 _ELSEWHERE = {"meet.moved", "meet.told", "renew.former_left", "close.publisher_lingers", "wake.requested"} | {
     *("ask.connected", "claim.locked", "claim.taken", "claim.unlocking", "close.mailbox_inbox", "close.mailbox_line"),
     *("collect.admitted", "collect.lease_mapped", "knock.expecting", "knock.heard", "part.begun", "part.noted"),
+    "part.revoked",
     *("resend.begun", "takeover.asking", "takeover.given_way", "takeover.heard"),
-    *("request.flag_cleared", "request.sent", "cancel.before", "cancel.after"),
+    *("request.flag_cleared", "request.sent", "cancel.before", "cancel.after", "stream.held_up"),
     *("reply.before", "reply.after", "reply.dropping"),
     *("answer.given", "answer.ringing", "answer.written", "job.given", "job.giving", "work.added", "work.admitted"),
     *("work.armed", "work.closing", "work.given_up", "work.lease_mapped", "work.line_removed", "work.parted"),

@@ -283,7 +283,7 @@ impl EventQueue {
     ))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn serve(
-        &self,
+        slf: &Bound<'_, Self>,
         py: Python<'_>,
         service: &str,
         function: &Bound<'_, PyAny>,
@@ -295,18 +295,19 @@ impl EventQueue {
         name: Option<String>,
     ) -> PyResult<Receiver> {
         ending::outlive(); // As below.
-        let shared = &self.shared;
+        let this = slf.get();
+        let shared = &this.shared;
         shared.check_open(py)?;
         let label = name.unwrap_or_else(|| label_of(function));
         resolve(function)?; // It is callable.
-        let answering = py.import("byref._serve")?.getattr("answering")?.call1((function,))?;
+        let answering = py.import("byref._serve")?.getattr("answering")?.call1((function, slf))?;
         let callable = resolve(&answering)?;
         let manner = Manner { writable, allow_pickle, is_direct: true };
         let core = Server::make(py, service, group, prefetch, max_memory, manner)?.into_core();
         let (subscriber, wants) = (Arc::new(core.inbox()), Wants { manner, batch: None });
         let account = shared.monitor.account(Some(Arc::clone(&subscriber)), label.clone());
         let subscription = Subscription { subscriber, mailbox: None, is_own: false, server: Some(core), wants };
-        self.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
+        this.add(py, Arc::new(Slot::new(subscription, account, label, callable)))
     }
 
     #[doc = doc!("EventQueue.call_later")]

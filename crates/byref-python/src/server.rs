@@ -278,6 +278,12 @@ impl Request {
         self.core.finish().map_err(|error| to_python(py, error))
     }
 
+    #[doc = doc!("Request.has_room")]
+    #[getter]
+    fn has_room(&self, py: Python<'_>) -> PyResult<bool> {
+        self.core.has_room().map_err(|error| to_python(py, error))
+    }
+
     #[doc = doc!("Request.fail")]
     #[pyo3(signature = (code, text="", traceback=""))]
     fn fail(&self, py: Python<'_>, code: &Bound<'_, PyAny>, text: &str, traceback: &str) -> PyResult<bool> {

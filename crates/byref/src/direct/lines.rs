@@ -9,7 +9,7 @@ use crate::link::handshake::{self, Hello, ToSubscriber};
 use crate::link::role::{Party, Role};
 use crate::protocol::claim::Policy;
 use crate::protocol::lease::LEASE_LEN;
-use crate::protocol::ring::{Descriptor, InlineData, Look};
+use crate::protocol::ring::{Descriptor, FLAGS, InlineData, Look};
 use crate::pubsub::publisher::MAX_CAPACITY;
 use crate::reader::event::EventKind;
 use crate::sys::memory::PeerSegment;
@@ -335,8 +335,9 @@ impl Shared {
             return Err(io::Error::other("it has yet to answer what it was asked before")); // As above.
         }
         let errands: Weak<dyn Errands> = Arc::downgrade(self) as _;
-        // A server says how much of a client's may wait there.
-        let depth = if self.role == Role::Client { hello.depth.unwrap_or(1) } else { self.depth };
+        // A server says how much of a client's may wait there, which is bounded: each request has a flag.
+        let depth =
+            if self.role == Role::Client { hello.depth.unwrap_or(1).clamp(1, FLAGS as u64) } else { self.depth };
         let plan = Plan {
             number: open.last_line + 1,
             topic: self.address(),
@@ -389,13 +390,13 @@ impl Shared {
         self.part_from_departed();
     }
 
-    /// Parts from one that reads, however far it has come.
-    pub(crate) fn give_up(&self, peer: &Identity) {
+    /// Parts from one that reads, however far it has come, for this reason.
+    pub(crate) fn give_up(&self, peer: &Identity, why: &str) {
         {
             let Ok(mut guard) = self.lock() else { return };
             let Ok(open) = self.opened(&mut guard) else { return };
             if let Some(index) = open.line_of(peer.incarnation()) {
-                open.lines[index].give_reader_up();
+                open.lines[index].give_reader_up(why);
             }
         }
         self.part_from_departed();
@@ -420,9 +421,10 @@ impl Shared {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::Mailbox;
     use crate::link::channel::joined;
     use crate::link::inbox::Said;
+    use crate::reader::take::UpTo;
+    use crate::{Beside, Mailbox, Rows, Wait};
     use std::time::Duration;
 
     /// Somebody looks for room, or for memory, before its end was noticed.
@@ -444,6 +446,29 @@ mod tests {
         let left: Vec<_> = own.undelivered("b").unwrap().iter().map(|it| (it.sequence(), it[0])).collect();
         assert_eq!(left, (1..20).map(|number| (number as u64, number)).collect::<Vec<_>>());
         drop(taken);
+    }
+
+    /// One that lives is given up in the moment in which it takes something: either it has shown that, or gets nothing.
+    #[test]
+    fn what_goes_elsewhere_is_not_given_out() {
+        let _meeting = crate::fuzzing::meet_in_private();
+        let [own, other, third] = ["a", "b", "c"].map(|address| Mailbox::builder(address).build().unwrap());
+        let inbox = other.inbox();
+        let send = |from: &Mailbox, number: u8| assert!(from.send("b", &[number; 24]).is_ok());
+        (0..3).for_each(|number| send(&own, number));
+        (3..5).for_each(|number| send(&third, number));
+        let rows = own.to("b").send_as(Rows(8), &[7; 64], Beside::NOTHING, &mut Wait::up_to(None));
+        assert_eq!(rows.unwrap(), 3..11);
+        let revoke = || own.shared.opened(&mut own.shared.lock().unwrap()).unwrap().lines[0].ring().revoke();
+        assert_eq!(&other.recv_timeout(Duration::from_secs(20)).unwrap()[..], [0; 24]);
+        revoke();
+        let batch = inbox.receive(UpTo(100), &mut Wait::up_to(Some(Duration::from_secs(20)))).unwrap();
+        assert_eq!(batch.iter().map(|it| (it.len(), it[0])).collect::<Vec<_>>(), [(24, 3), (24, 4)]);
+        assert!(batch.packed().is_some_and(|(len, bytes)| len == 24 && bytes.len() == 48));
+        assert!(other.try_recv().unwrap().is_none() && inbox.try_receive(UpTo(100)).unwrap().is_none());
+        other.close();
+        let left: Vec<_> = own.undelivered("b").unwrap().iter().map(|it| (it.sequence(), it.len())).collect();
+        assert_eq!(left, (1..3).map(|number| (number, 24)).chain((3..11).map(|row| (row, 8))).collect::<Vec<_>>());
     }
 
     /// Somebody clears the directory. The name is the same again, and leads to the mailbox.

@@ -136,3 +136,33 @@ fn evicted_reader() {
         assert!(publisher.send_pooled(), "a hold was left behind");
     });
 }
+
+/// *Taken, revoked.* A reader is given up while it takes a message, inline or held: if it gives that out, its cursor says so to who gave
+/// it up, who sends what it does not find taken elsewhere.
+#[test]
+fn taken_or_revoked() {
+    for pooled in [false, true] {
+        explore(EXHAUSTIVE, move || {
+            let memory = Memory::new(Shape { capacity: 2, first: None, readers: 1, chunks: 1 });
+            let mut publisher = Publisher::new(&memory, Pairing::Fenced, &[Policy::Block]);
+            if pooled {
+                assert!(publisher.send_pooled());
+            } else {
+                publisher.send_inline().expect("there is room");
+            }
+            let mut reader = Reader::new(&memory, Pairing::Fenced, 0, Policy::Block);
+            reader.exact = true;
+            let reading = thread::spawn(move || {
+                let taken = reader.take();
+                if let Some(taken) = taken {
+                    reader.read(taken);
+                    reader.release(taken);
+                }
+                taken
+            });
+            let untaken = publisher.revoke(0) == 0;
+            let taken = reading.join().expect("the reader ends");
+            assert!(!(untaken && taken.is_some()), "a message is given out, and sent elsewhere");
+        });
+    }
+}

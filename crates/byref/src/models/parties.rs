@@ -154,7 +154,7 @@ impl Memory {
         let regions = regions::Shape::with(shape.capacity, shape.first.unwrap_or(shape.capacity), 1);
         let grows = !regions.is_last(0);
         let ring = (0..regions.words() as usize).map(|word| match word {
-            16 | 17 | 32 | 34 => AtomicU64::new(0),
+            16 | 17 | 32 | 34 | 38 => AtomicU64::new(0),
             40..48 if grows => AtomicU64::new(0),
             33 | 36 => AtomicU64::new(NEVER),
             64.. if word % RECORD_WORDS < 4 + data_words => AtomicU64::new(0),
@@ -558,6 +558,13 @@ impl Publisher {
         }
     }
 
+    /// `Line::note_departure`; how far the reader came.
+    pub fn revoke(&mut self, reader: usize) -> u64 {
+        self.memory.ring().revoke();
+        heavy_fence();
+        self.memory.lease(reader).cursor()
+    }
+
     /// `Shared::lose`.
     pub fn lose(&mut self, reader: usize, hung_up: bool) {
         let Some(index) = self.peers.iter().position(|peer| peer.reader == reader) else { return };
@@ -585,6 +592,8 @@ pub struct Reader {
     policy: Policy,
     /// It must never be lapped.
     pub lossless: bool,
+    /// What it never takes is given to others.
+    pub exact: bool,
     regions: Regions,
     cursor: u64,
     /// The number of the next message; in these models also its position.
@@ -605,6 +614,7 @@ impl Reader {
             pairing,
             policy,
             lossless: policy == Policy::Block,
+            exact: false,
             regions: Regions::new(memory.shape),
             cursor: 0,
             expected: 0,
@@ -672,6 +682,12 @@ impl Reader {
                 assert_eq!(memory.record(&self.regions, position).read(), position);
             }
             self.advance(position + 1);
+            if self.exact && ring.is_revoked() {
+                if let Some(at) = at {
+                    self.lease().release(at.slot);
+                }
+                return None;
+            }
             let (slot, tracked) = (at.map(|at| at.slot), at.is_some_and(|at| at.tracked));
             return Some(Taken { position, slot, tracked });
         }

@@ -30,8 +30,12 @@
 //!    before it writes the chunk anew.
 //! 5. `held` is a count: several messages, clones and views may hold one slot. From a count above zero it may be raised
 //!    without a look at the mark, since invariant 1 protects it already.
+//! 6. *Taken, revoked* (Dekker's pattern): where what the only reader never took is given to others, that reader stores `cursor`, or
+//!    `row`, makes a light fence, and looks at `revoked` before it gives a message out; who gives it up stores `revoked`, makes a heavy
+//!    fence, and looks at `cursor` and `row`. One of them sees the other's store: no message is given out here and sent there.
 //!
-//! Models: `hold_against_reclaim`, `release_before_reuse`, `advance_shows_hold`, `evicted_reader`, `death_of_a_reader`.
+//! Models: `hold_against_reclaim`, `release_before_reuse`, `advance_shows_hold`, `evicted_reader`, `taken_or_revoked`,
+//! `death_of_a_reader`.
 
 use crate::protocol::ring::Ring;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};

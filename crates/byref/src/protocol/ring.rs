@@ -7,12 +7,14 @@
 //! | 0 to 15 | one bit for each of 1,024 *flags* of the endpoint's own (see [`rpc`](crate::rpc)) |
 //! | 16 | `tail`: the position after the newest record |
 //! | 17 | `next_sequence`: the number of the message after the newest one |
+//! | 18 to 31, 49 and 50 | a second bit for each of them |
 //! | 32 | `reclaim`: positions below it may be overwritten, and their chunks reused |
 //! | 33 | `wake_at`: a reader whose cursor reaches it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 34 | `generation`: changes when a reader should look at its socket although it never sleeps |
 //! | 35 | `closed`: 1 when the publisher was closed in good order |
 //! | 36 | `skip_at`: a reader that skips records and comes to it rings the publisher ([`NEVER`]: nobody waits) |
 //! | 37 | `answer_at`: a puller whose number of [answers](crate::protocol::answers) reaches it rings the pusher ([`NEVER`]: nobody waits) |
+//! | 38 | `revoked`: 1 when what the only reader has not taken is given to others: see invariant 6 of the [lease](crate::protocol::lease) |
 //! | 39 + r | the first position of [region](crate::protocol::regions) `r`, from 1 on; 0 while there is no such region |
 //! | 48 | the wake word, in its first four bytes (see [`wake`](crate::protocol::wake)) |
 //! | 64 + 32 k | record `k`: `stamp`, `timestamp`, `meta`, `sequence`, then 28 words of data |
@@ -66,6 +68,7 @@ const GENERATION: usize = 34;
 const CLOSED: usize = 35;
 const SKIP_AT: usize = 36;
 const ANSWER_AT: usize = 37;
+const REVOKED: usize = 38;
 /// The table of the regions' first positions, in a line of its own: there is none of the first region.
 pub(crate) const FIRST_POSITIONS: usize = 39;
 /// The most regions of a ring.
@@ -80,6 +83,17 @@ const TAGGED: u64 = 1 << 61;
 const POOLED_TAG: usize = 4;
 /// Flags of a ring.
 pub(crate) const FLAGS: usize = 1024;
+/// Bytes from the ring's start up to the end of all flags.
+pub(crate) const FLAGS_LEN: u64 = 51 * 8;
+
+/// The word of a flag's second bit.
+pub(crate) fn second_flag_word(flag: usize) -> usize {
+    match flag / 64 {
+        word @ ..14 => 18 + word,
+        word => 35 + word,
+    }
+}
+
 /// Beside the length of the attributes in a descriptor.
 const TRACKED: u64 = 1 << 63;
 const REFERS: u64 = 1 << 62;
@@ -305,6 +319,13 @@ impl<'a> Ring<'a> {
         fence(Ordering::SeqCst);
     }
 
+    /// What was not taken will be given to others. A heavy fence follows, and then a look at the reader's cursor (invariant 6 of the
+    /// lease).
+    pub fn revoke(self) {
+        self.words[REVOKED].store(1, Ordering::Relaxed);
+        fault!("part.revoked");
+    }
+
     pub fn set_wake_at(self, position: u64) {
         self.words[WAKE_AT].store(position, Ordering::Relaxed);
     }
@@ -324,6 +345,16 @@ impl<'a> Ring<'a> {
     /// Sets or clears a flag. Only the endpoint that owns the ring does, under its lock.
     pub fn set_flag(self, flag: usize, is_set: bool) {
         let (word, bit) = (&self.words[flag / 64], 1 << (flag % 64));
+        let before = word.load(Ordering::Relaxed);
+        let after = if is_set { before | bit } else { before & !bit };
+        if after != before {
+            word.store(after, Ordering::Release);
+        }
+    }
+
+    /// Sets or clears the second bit of a flag, as above.
+    pub fn set_second_flag(self, flag: usize, is_set: bool) {
+        let (word, bit) = (&self.words[second_flag_word(flag)], 1 << (flag % 64));
         let before = word.load(Ordering::Relaxed);
         let after = if is_set { before | bit } else { before & !bit };
         if after != before {
@@ -437,6 +468,12 @@ impl<'a> Ring<'a> {
     #[inline]
     pub fn is_reclaimed(self, position: u64) -> bool {
         self.words[RECLAIM].load(Ordering::Relaxed) > position
+    }
+
+    /// Whether what was not taken is given to others. A reader looks after it has shown its cursor, and a fence.
+    #[inline]
+    pub fn is_revoked(self) -> bool {
+        self.words[REVOKED].load(Ordering::Relaxed) != 0
     }
 
     pub fn reclaim(self) -> u64 {

@@ -1013,6 +1013,9 @@ impl Shared {
         };
         let mut connection =
             Connection::new(id, info, &welcome, ring, lease, channel, candidate, tell_gaps, has_flags)?;
+        if self.options.direct.is_some() || self.options.puller.is_some() {
+            connection.set_exact();
+        }
         connection.unacknowledged = self.options.manual_ack.then(Unacknowledged::default);
         if let (Some(head), Some(pull)) = (head, &self.options.puller) {
             let pairing = Pairing::with(welcome.membarrier);

@@ -108,6 +108,12 @@ impl Batch {
         }
     }
 
+    /// Takes the messages behind the first `len` out again.
+    #[cold]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.each().truncate(len);
+    }
+
     pub(crate) fn set_rows(&mut self, first: u64, timestamp_ns: u64, count: usize, hold: Hold) {
         self.content = Content::Rows(Rows { first, count, timestamp_ns, hold });
     }
@@ -286,6 +292,20 @@ impl Each {
         self.sequences.push(head.sequence);
         self.timestamps_ns.push(head.timestamp_ns);
         self.ends.push(end);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.sequences.truncate(len);
+        self.timestamps_ns.truncate(len);
+        self.ends.truncate(len);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+        self.held.retain(|(index, _)| *index < len);
+        let whole = self.attributes.partition_point(|(end, _)| *end <= len);
+        let begun = whole < self.attributes.len() && whole.checked_sub(1).map_or(0, |at| self.attributes[at].0) < len;
+        self.attributes.truncate(whole + usize::from(begun));
+        if begun && let Some((end, _)) = self.attributes.last_mut() {
+            *end = len;
+        }
     }
 
     /// For messages like this one, as many as were announced.

@@ -7,7 +7,7 @@ use crate::link::inbox::Said;
 use crate::memory::glossary::{self, GLOSSARY};
 use crate::protocol::lease::{CLOSED, MAX_SLOTS};
 use crate::protocol::regions::{MOST_RECORDS, Regions, Shape};
-use crate::protocol::ring::{Descriptor, FLAGS, Head, InlineData, Look, Ring};
+use crate::protocol::ring::{Descriptor, FLAGS_LEN, Head, InlineData, Look, Ring};
 use crate::protocol::wake::{WAKE_WORD, Waiter};
 use crate::reader::batch::{Batch, FEW};
 use crate::reader::job::Desk;
@@ -127,6 +127,8 @@ pub(crate) struct Connection {
     skipped: bool,
     /// The subscriber may lose messages.
     may_lose: bool,
+    /// What it never takes is given to others, so it looks whether it may give out what it took.
+    is_exact: bool,
     /// The record at the cursor, if it is a block that a lossless subscriber has begun.
     block: Option<Block>,
     /// Of a subscriber that acknowledges by hand: what it has not acknowledged yet.
@@ -213,7 +215,7 @@ impl Connection {
             return Err(refuse("its ring has holes"));
         }
         // First: who has come to know all regions needs the descriptor no more, and the ring may have grown already.
-        let flags = has_flags.then(|| memory.map_start(FLAGS as u64 / 8)).transpose()?;
+        let flags = has_flags.then(|| memory.map_start(FLAGS_LEN)).transpose()?;
         let mut ring = MappedRing { memory, regions: Regions::new(shape) };
         ring.go_to(welcome.start).map_err(refuse)?;
         fault!("connect.ring_mapped");
@@ -228,6 +230,7 @@ impl Connection {
             expected: welcome.first,
             skipped: false,
             may_lose: false,
+            is_exact: false,
             block: None,
             unacknowledged: None,
             tell_gaps,
@@ -250,6 +253,11 @@ impl Connection {
             has_bell: false,
             desk: None,
         })
+    }
+
+    /// What it never takes is given to others.
+    pub fn set_exact(&mut self) {
+        self.is_exact = true;
     }
 
     pub fn capacity(&self) -> u64 {
@@ -278,7 +286,7 @@ impl Connection {
     /// Whether the publisher is gone and nothing is left to take or to tell; adds what was skipped to `lost`.
     pub fn is_used_up(&mut self, lost: &mut u64) -> bool {
         let may_be = self.ended && self.evicted.is_none() && self.block.is_none() && self.gap.is_none();
-        let is_empty = may_be && !self.is_faulty && self.is_empty();
+        let is_empty = may_be && !self.is_faulty && (self.was_revoked() || self.is_empty());
         self.is_faulty || is_empty && self.count_what_was_skipped(true, lost).is_ok()
     }
 
@@ -307,6 +315,10 @@ impl Connection {
         fault!("receive.inline_copied");
         self.done();
         self.show(self.cursor);
+        if self.was_revoked() {
+            self.take_back(1, 1);
+            return None;
+        }
         Some(head)
     }
 
@@ -325,12 +337,16 @@ impl Connection {
         let (head, hold) = match self.find(depth, lost)? {
             Found::Inline(head) => (head, None),
             Found::Held(head, hold) => (head, Some(hold)),
-            Found::Block => return Ok(self.take_row(depth)),
+            Found::Block => return self.take_row(depth),
         };
         fault!("receive.found");
         self.note_taken(1);
         self.done();
         self.advance(self.cursor);
+        if self.was_revoked() {
+            self.take_back(1, 1);
+            return Err(self.nothing_is_ours());
+        }
         Ok(Taken { sequence: head.sequence, head, hold })
     }
 
@@ -338,7 +354,7 @@ impl Connection {
     /// and not more records than the ring has, so that a publisher that is as fast as this does not keep it here.
     pub fn take_many(&mut self, depth: u64, lost: &mut u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let mut stop = Ok(());
-        let most = most.min(self.capacity() as usize);
+        let (most, before) = (most.min(self.capacity() as usize), batch.len());
         for taken in 0..most {
             match taken {
                 0 => batch.announce(FEW),
@@ -357,8 +373,7 @@ impl Connection {
                 Ok(Found::Inline(head)) => batch.push_inline(head, &self.scratch),
                 Ok(Found::Held(head, hold)) => batch.push_held(head, hold),
                 Ok(Found::Block) if batch.is_empty() => {
-                    self.take_rows(depth, most, batch);
-                    return Ok(());
+                    return self.take_rows(depth, most, batch);
                 }
                 Ok(Found::Block) => {
                     self.block = None; // It is found again; until then nobody waits for its memory.
@@ -375,7 +390,33 @@ impl Connection {
         }
         fault!("receive.batch_full");
         self.advance(self.cursor);
+        if self.was_revoked() {
+            let count = batch.len() - before;
+            batch.truncate(before);
+            self.take_back(count as u64, count as u64);
+            return Err(self.nothing_is_ours());
+        }
         stop
+    }
+
+    /// Whether what it took last, and shows as taken, is not its own: it was given up before it showed that, or in that moment. Comes
+    /// after a light fence.
+    #[inline(always)]
+    fn was_revoked(&self) -> bool {
+        // Pairs with the heavy fence of `Line::note_departure` (invariant 6 of the lease).
+        self.is_exact && self.ring.get().is_revoked()
+    }
+
+    /// So many records and messages are not its own after all. The cursor in the lease tells nobody anything any more.
+    #[cold]
+    fn take_back(&mut self, records: u64, messages: u64) {
+        (self.cursor, self.expected) = (self.cursor - records, self.expected - messages);
+    }
+
+    /// It was given up: there is nothing but the news of that.
+    #[cold]
+    fn nothing_is_ours(&self) -> Stop {
+        if self.ended { Stop::Over } else { Stop::Nothing }
     }
 
     /// Finds the next message. After `Inline` and `Held` the caller says [`done`](Self::done), later `advance`.
@@ -392,6 +433,9 @@ impl Connection {
             }
             if self.gap.is_some() {
                 return Err(Stop::Gap); // It was found while nobody received.
+            }
+            if self.was_revoked() {
+                return Err(self.nothing_is_ours());
             }
             self.may_lose = depth != LOSSLESS;
             if depth != LOSSLESS {
@@ -542,27 +586,29 @@ impl Connection {
 
     /// Takes the next row of the block.
     #[cold]
-    fn take_row(&mut self, depth: u64) -> Taken {
+    fn take_row(&mut self, depth: u64) -> Result<Taken, Stop> {
         let block = self.block.as_ref().expect("the caller found it");
         let (head, sequence) = (block.head, self.expected);
         let hold = block.hold.part((sequence - head.sequence) as usize, 1, block.row_len());
         fault!("receive.row_held");
-        self.took_rows(depth, 1);
-        Taken { sequence, head, hold: Some(hold) }
+        self.took_rows(depth, 1)?;
+        Ok(Taken { sequence, head, hold: Some(hold) })
     }
 
     /// Takes up to `most` rows of the block.
-    fn take_rows(&mut self, depth: u64, most: usize, batch: &mut Batch) {
+    fn take_rows(&mut self, depth: u64, most: usize, batch: &mut Batch) -> Result<(), Stop> {
         let block = self.block.as_ref().expect("the caller found it");
         let first = (self.expected - block.head.sequence) as usize;
         let rows = most.min((block.end() - self.expected) as usize);
         let hold = block.hold.part(first, rows, block.row_len());
         fault!("receive.rows_held");
-        batch.set_rows(self.expected, block.head.timestamp_ns, rows, hold);
-        self.took_rows(depth, rows);
+        let (first, timestamp_ns) = (self.expected, block.head.timestamp_ns);
+        self.took_rows(depth, rows)?;
+        batch.set_rows(first, timestamp_ns, rows, hold);
+        Ok(())
     }
 
-    fn took_rows(&mut self, depth: u64, rows: usize) {
+    fn took_rows(&mut self, depth: u64, rows: usize) -> Result<(), Stop> {
         self.note_taken(rows);
         self.expected += rows as u64;
         self.link.lease().set_row(self.expected);
@@ -574,6 +620,13 @@ impl Connection {
             // Who may lose messages keeps no memory for those that it has not taken.
             self.block = None;
         }
+        self.pairing.light(); // The row is shown, not the cursor.
+        if self.was_revoked() {
+            self.block = None;
+            self.expected -= rows as u64;
+            return Err(self.nothing_is_ours());
+        }
+        Ok(())
     }
 
     /// How many messages wait, `depth` at the most, and when the oldest of them was sent, where that can be read.

@@ -10,7 +10,7 @@ use crate::memory::glossary::{Entry, PeerGlossary};
 use crate::memory::pool::Pin;
 use crate::protocol::lease::{COUNTS, Lease, RING_WORD};
 use crate::protocol::note;
-use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData};
+use crate::protocol::ring::{DATA_WORDS, Descriptor, Head, InlineData, second_flag_word};
 use crate::protocol::wake;
 use crate::reader::receipts::{self, Receipt};
 use crate::reader::sender::PublisherInfo;
@@ -51,8 +51,18 @@ impl Link {
 
     /// Whether the publisher has set that flag, or nobody is left who could.
     pub fn is_flagged(&self, flag: usize) -> bool {
-        let is_set = |flags: &Mapping| flags.words()[flag / 64].load(Ordering::Acquire) >> (flag % 64) & 1 == 1;
-        self.ended.load(Ordering::Relaxed) || self.flags.as_ref().is_some_and(is_set)
+        self.ended.load(Ordering::Relaxed) || self.has_flag(flag / 64, flag)
+    }
+
+    /// The same for its second bit, which nothing but its owner sets.
+    pub fn has_second_flag(&self, flag: usize) -> bool {
+        self.has_flag(second_flag_word(flag), flag)
+    }
+
+    #[inline]
+    fn has_flag(&self, word: usize, flag: usize) -> bool {
+        let is_set = |flags: &Mapping| flags.words()[word].load(Ordering::Acquire) >> (flag % 64) & 1 == 1;
+        self.flags.as_ref().is_some_and(is_set)
     }
 
     pub fn end(&self) {

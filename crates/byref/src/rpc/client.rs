@@ -3,48 +3,39 @@
 use crate::attributes::{Beside, Encoded};
 use crate::direct::identity::Identity;
 use crate::direct::mailbox::{Observer, Plan, Shared};
-use crate::direct::undelivered::{Body, Undelivered};
+use crate::direct::undelivered::Undelivered;
 use crate::error::{Error, Result};
 use crate::link::role::Role;
 use crate::link::service;
-use crate::link::tasks::{self, Next};
 use crate::memory::glossary::Entry;
 use crate::memory::pool::Chunk;
-use crate::protocol::ring::Descriptor;
 use crate::pubsub::loan::{Lender, Loan};
 use crate::pubsub::subscriber::Readiness;
-use crate::reader::event::{EventKind, Incoming};
+use crate::reader::event::EventKind;
 use crate::reader::message::Message;
 use crate::reader::sender::PublisherInfo;
-use crate::reader::take::{Source, Take};
 use crate::rpc::failure::Failure;
 use crate::rpc::pending::PendingReply;
-use crate::rpc::table::{Choice, End, JobId, Reply, Table, Target};
-use crate::rpc::tag::{Answered, Asked, Moment};
+use crate::rpc::table::{End, Table, Target};
 use crate::sync::biased::Biased;
-use crate::sync::changes::Ended;
-use crate::sync::locks::Mutex;
 use crate::sync::wait::Wait;
 use crate::sys::door::Door;
 use crate::sys::epoll::Interest;
-use crate::writer::append::{self, Filled, fits_inline_tagged};
-use crate::writer::attempt::Attempt;
+use crate::writer::append::{Filled, fits_inline_tagged};
 use crate::writer::owner::Owner;
 use crate::writer::store;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// The time for a reply, unless the caller gives another one.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Servers that are there have this time to answer a new client before it says that there are none.
-const TIME_TO_MEET: Duration = Duration::from_secs(1);
-/// Time between two looks of the service thread, while requests wait for room, or not all is known about a server that has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// The same, while nothing changes.
-const LOOK_AT_LAST: Duration = Duration::from_millis(32);
+mod ask;
+mod receiving;
+mod sending;
+
+pub use ask::Ask;
+pub(super) use sending::{Payload, Stored};
 
 /// Settings of a [`Client`]; see [`Client::builder`].
 #[derive(Clone, Debug)]
@@ -65,61 +56,6 @@ impl ClientBuilder {
         super::validate(&self.service, "")?;
         let max_memory = store::check_max_memory(self.max_memory)?;
         Client::new(self.service, max_memory)
-    }
-}
-
-/// How a request is made.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    timeout: Option<Duration>,
-    come: Duration,
-    target: Target,
-    is_repeatable: bool,
-    timestamp_ns: Option<u64>,
-}
-
-impl Default for Ask {
-    fn default() -> Self {
-        let (timeout, come) = (Some(DEFAULT_TIMEOUT), Duration::ZERO);
-        Ask { timeout, come, target: Target::Any, is_repeatable: false, timestamp_ns: None }
-    }
-}
-
-impl Ask {
-    /// The time for the reply (default: 30 s); `None`: no limit.
-    pub fn timeout(mut self, time: Option<Duration>) -> Self {
-        self.timeout = time;
-        self
-    }
-
-    /// Lets a server come, for so long, if nobody serves (default: not at all).
-    pub fn come_within(mut self, time: Duration) -> Self {
-        self.come = time;
-        self
-    }
-
-    /// To this server and no other one.
-    pub fn to(mut self, server: &Identity) -> Self {
-        self.target = Target::Server(server.clone());
-        self
-    }
-
-    /// To the servers of this group.
-    pub fn to_group(mut self, group: &str) -> Self {
-        self.target = Target::Group(group.into());
-        self
-    }
-
-    /// It may be repeated: when a server that has taken it ends without a reply, another one gets it.
-    pub fn repeatable(mut self) -> Self {
-        self.is_repeatable = true;
-        self
-    }
-
-    /// The timestamp of the request (nanoseconds; default: `CLOCK_REALTIME`).
-    pub fn timestamp_ns(mut self, timestamp_ns: Option<u64>) -> Self {
-        self.timestamp_ns = timestamp_ns;
-        self
     }
 }
 
@@ -148,22 +84,6 @@ pub struct ClientStats {
     pub pool_used: u64,
 }
 
-/// What is sent again, or later.
-#[derive(Clone)]
-pub(super) enum Stored {
-    /// As it was sent before.
-    Again(Undelivered),
-    /// A loan that waits, with its attributes.
-    Loan(Arc<Mutex<Loan>>, Encoded),
-}
-
-/// What is sent.
-pub(super) enum Payload<'a> {
-    Inline(&'a [u8], &'a Encoded),
-    Loan(&'a mut Loan, &'a Encoded),
-    Stored(Stored),
-}
-
 /// What those sleep at who poll for replies: the inbox, and a bell for what others have taken from that.
 struct News {
     door: Arc<Door>,
@@ -178,8 +98,6 @@ pub(super) struct Inner {
     table: Biased<Table<Message, Stored>>,
     /// Threads that wait for replies.
     waiting: AtomicUsize,
-    /// A task of the service thread looks at servers that have ended.
-    looks: AtomicBool,
     /// A task of the service thread receives for futures.
     reacts: AtomicBool,
     /// For who polls.
@@ -224,7 +142,6 @@ impl Client {
             shared: Shared::new(plan, (&lookout, &handle))?,
             table: Biased::new(Table::default()),
             waiting: AtomicUsize::new(0),
-            looks: AtomicBool::new(false),
             reacts: AtomicBool::new(false),
             news: OnceLock::new(),
         });
@@ -467,55 +384,6 @@ impl Drop for Client {
     }
 }
 
-/// What ends a wait for a reply.
-enum Step {
-    /// There is something for the caller.
-    Ready,
-    /// There is something to do without locks.
-    Chores,
-}
-
-/// Receives, until there is something for one job, or nothing more.
-#[derive(Clone, Copy)]
-struct Progress<'a> {
-    inner: &'a Inner,
-    job: Option<JobId>,
-}
-
-impl Take for Progress<'_> {
-    type Taken = Step;
-
-    fn check(&self, _: &str) -> Result<()> {
-        Ok(())
-    }
-
-    #[inline]
-    fn take(&self, from: &mut Source<'_>) -> Result<Option<Step>> {
-        self.take_up_to_event(from)
-    }
-
-    #[inline]
-    fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Step>> {
-        let inner = self.inner;
-        loop {
-            if let Some(job) = self.job
-                && inner.table.lock().is_ready(job)
-            {
-                return Ok(Some(Step::Ready));
-            }
-            let give = |message: Message, _: &Arc<_>| message;
-            let Some(incoming) = from.0.take_incoming(|reader| reader.take_with(give))? else { return Ok(None) };
-            let has_chores = match incoming {
-                Incoming::Message(message) => inner.hear(message, self.job),
-                Incoming::Event(event) => inner.hear_of_end(event.publisher.id, event.kind),
-            };
-            if has_chores {
-                return Ok(Some(Step::Chores));
-            }
-        }
-    }
-}
-
 impl Inner {
     /// An error, said of the service.
     pub fn explained(&self, error: Error) -> Error {
@@ -537,415 +405,6 @@ impl Inner {
         self.shared.lookout.directory().path().display().to_string()
     }
 
-    // ---- sending ----
-
-    /// Begins a request.
-    pub fn begin(self: &Arc<Self>, mut payload: Payload<'_>, ask: &Ask, wait: &mut Wait<'_>) -> Result<PendingReply> {
-        self.check_fork()?;
-        loop {
-            let mut table = self.table.lock();
-            let choice = table.choose(&ask.target);
-            if choice == Choice::Nobody {
-                drop(table);
-                self.wait_for_some(ask, wait)?;
-                continue;
-            }
-            let deadline = ask.timeout.and_then(Moment::after);
-            let id = table.add(ask.target.clone(), deadline, ask.is_repeatable);
-            let pending = PendingReply::new(self, id, ask.timeout);
-            let sent = match choice {
-                // The order of those that wait is kept.
-                Choice::At(index) if !table.has_waiting() => {
-                    self.send(&mut table, index, id, &mut payload, ask.timestamp_ns)
-                }
-                _ => self.shared.lock().and_then(|mut open| self.shared.opened(&mut open).map(|_| false)),
-            };
-            match sent {
-                Ok(true) => {}
-                Ok(false) => {
-                    let stored = match payload {
-                        Payload::Inline(payload, attributes) => {
-                            let incarnation = self.shared.identity.incarnation();
-                            let kept = Undelivered::of_inline(&self.shared.identity, incarnation, payload, attributes);
-                            Stored::Again(kept)
-                        }
-                        Payload::Loan(loan, attributes) => {
-                            Stored::Loan(Arc::new(Mutex::new(loan.take())), attributes.clone())
-                        }
-                        Payload::Stored(stored) => stored,
-                    };
-                    table.let_wait(id, stored);
-                    self.pump(&mut table);
-                    drop(table);
-                    self.look_later();
-                }
-                Err(error) => {
-                    drop(table); // Dropping what is pending takes it.
-                    return Err(self.explained(error));
-                }
-            }
-            return Ok(pending);
-        }
-    }
-
-    /// Sends a request to the server at `index`; `false`: it cannot be sent now.
-    fn send(
-        &self,
-        table: &mut Table<Message, Stored>,
-        index: usize,
-        id: JobId,
-        payload: &mut Payload<'_>,
-        timestamp_ns: Option<u64>,
-    ) -> Result<bool> {
-        let (flag, number) = (table.take_flag(index), table.line_at(index));
-        let (deadline, keeps) = (table.job(id).deadline, table.job(id).is_repeatable);
-        let tag = Asked { flag, deadline }.encode();
-        let mut guard = self.shared.lock()?;
-        let open = self.shared.opened(&mut guard)?;
-        let attempt = match open.line_numbered(number).filter(|at| !open.lines[*at].has_departed()) {
-            None => Attempt::Wait { at: 0, poll: None },
-            Some(at) => {
-                let line = &mut open.lines[at];
-                line.ring().set_flag(flag, false);
-                fault!("request.flag_cleared");
-                let store = &mut open.store;
-                match payload {
-                    Payload::Inline(payload, attributes) => {
-                        append::inline_tagged(line, payload, attributes, tag, timestamp_ns)
-                    }
-                    Payload::Loan(loan, attributes) => {
-                        append::pooled(store, line, &loan.filled(attributes, tag)?, timestamp_ns)
-                    }
-                    Payload::Stored(Stored::Loan(loan, attributes)) => {
-                        append::pooled(store, line, &loan.lock().filled(attributes, tag)?, timestamp_ns)
-                    }
-                    Payload::Stored(Stored::Again(kept)) => match kept.body() {
-                        Body::Inline(payload, attributes) => {
-                            append::inline_tagged(line, payload, attributes, tag, timestamp_ns)
-                        }
-                        Body::Pooled(pooled) => {
-                            append::again(store, line, Descriptor { tag, ..pooled.at }, timestamp_ns)
-                        }
-                    },
-                }
-            }
-        };
-        let request = match attempt {
-            Attempt::Done(request) => request,
-            Attempt::Fail(error) => {
-                table.give_flag_back(index, flag);
-                return Err(error);
-            }
-            Attempt::Wait { .. } => {
-                table.give_flag_back(index, flag);
-                return Ok(false);
-            }
-        };
-        fault!("request.sent");
-        let (own, peer) = (self.shared.identity.incarnation(), table.peer_at(index).clone());
-        let pinned = |at: Descriptor| Some(Undelivered::of_pooled(&peer, own, open.store.pool.pin(at.slot)?, at));
-        let kept = match payload {
-            Payload::Inline(payload, attributes) => {
-                keeps.then(|| Stored::Again(Undelivered::of_inline(&peer, own, payload, attributes)))
-            }
-            Payload::Loan(loan, attributes) => {
-                let kept = keeps.then(|| pinned(append::descriptor(&loan.filled(attributes, tag).ok()?))).flatten();
-                loan.was_sent();
-                kept.map(Stored::Again)
-            }
-            Payload::Stored(Stored::Loan(loan, attributes)) => {
-                let mut loan = loan.lock();
-                let kept = keeps.then(|| pinned(append::descriptor(&loan.filled(attributes, tag).ok()?))).flatten();
-                loan.was_sent();
-                kept.map(Stored::Again)
-            }
-            Payload::Stored(Stored::Again(kept)) => Some(Stored::Again(kept.clone())),
-        };
-        drop(guard);
-        if let Some(kept) = kept {
-            table.keep(id, kept);
-        }
-        table.sent(index, flag, request, id);
-        Ok(true)
-    }
-
-    /// Sends what waits, as far as there is room for it.
-    fn pump(&self, table: &mut Table<Message, Stored>) {
-        while let Some((id, index, stored)) = table.next_to_send() {
-            if !matches!(self.send(table, index, id, &mut Payload::Stored(stored), None), Ok(true)) {
-                table.put_back(id);
-                return;
-            }
-        }
-    }
-
-    /// Waits until there is a server that is meant; an error if there is none.
-    pub fn wait_for_some(&self, ask: &Ask, wait: &mut Wait<'_>) -> Result<()> {
-        if self.wait_for(&ask.target, ask.come, wait)? {
-            return Ok(());
-        }
-        if let Target::Server(peer) = &ask.target {
-            return Err(Error::ServerLost { service: self.service.to_string(), peer: peer.clone(), taken: false });
-        }
-        let group = match &ask.target {
-            Target::Group(group) => format!(" in the group '{group}'"),
-            _ => String::new(),
-        };
-        let place = self.place();
-        let hint = format!("{group}; servers were looked for in {place}: start one first, or let it come with wait=");
-        Err(Error::NoServer { service: self.service.to_string(), hint })
-    }
-
-    /// Waits until there is a server that is meant, so long if none is on its way here; whether there is one.
-    fn wait_for(&self, target: &Target, come: Duration, wait: &mut Wait<'_>) -> Result<bool> {
-        if !wait.is_allowed() {
-            return Err(Error::WouldBlock { topic: self.service.to_string() });
-        }
-        let (began, mut found) = (Instant::now(), false);
-        let ended = self.shared.changed.until(wait, || {
-            self.check()?;
-            self.progress();
-            let table = self.table.lock();
-            found = table.choose(target) != Choice::Nobody;
-            let connected = table.present().count();
-            drop(table);
-            // In the directory: the watch may be late.
-            let servers = || self.shared.lookout.directory().servers(&self.service).unwrap_or(0);
-            let is_on_its_way = || began.elapsed() < TIME_TO_MEET && servers() > connected;
-            Ok(found || (began.elapsed() >= come && !is_on_its_way()))
-        })?;
-        match ended {
-            Ended::Interrupted => Err(Error::Interrupted { topic: self.service.to_string() }),
-            Ended::Done | Ended::TimedOut => Ok(found),
-        }
-    }
-
-    /// A job was ended by its caller: lets the server know, and who waits for it.
-    pub fn after_end(&self, unwanted: Option<(u32, usize)>) {
-        self.tell(unwanted);
-        self.wake_all();
-        let woken = self.with_table(|table| std::mem::take(&mut table.to_wake));
-        woken.into_iter().for_each(Waker::wake);
-    }
-
-    /// Lets servers know whose replies nobody wants.
-    pub fn tell(&self, unwanted: impl IntoIterator<Item = (u32, usize)>) {
-        let mut unwanted = unwanted.into_iter().peekable();
-        if unwanted.peek().is_none() {
-            return;
-        }
-        // Under the table's lock: the server may have answered meanwhile, and another request have the flag.
-        let table = self.table.lock();
-        let Ok(mut guard) = self.shared.lock() else { return };
-        let Ok(open) = self.shared.opened(&mut guard) else { return };
-        for (line, flag) in unwanted.filter(|(line, flag)| table.is_unwanted(*line, *flag)) {
-            if let Some(at) = open.line_numbered(line) {
-                fault!("cancel.before");
-                open.lines[at].ring().set_flag(flag, true);
-                fault!("cancel.after");
-            }
-        }
-    }
-
-    // ---- receiving ----
-
-    /// A server has said something; whether there is something to do without locks.
-    #[inline]
-    fn hear(&self, message: Message, own: Option<JobId>) -> bool {
-        let server = message.publisher().id;
-        let mut table = self.table.lock();
-        let Some(answered) = Answered::decode(message.tag()) else {
-            table.unasked += 1;
-            return false;
-        };
-        let reply = table.answer(server, answered, message.untagged(), |message| Failure::decode(&message));
-        if table.has_waiting() {
-            self.pump(&mut table);
-        }
-        let (has_chores, is_other) = (!table.to_wake.is_empty(), matches!(reply, Reply::For(id) if Some(id) != own));
-        drop(table);
-        if is_other {
-            self.tell_pollers();
-            if self.waiting.load(Ordering::Relaxed) > usize::from(own.is_some()) {
-                self.shared.inbox.nudge();
-            }
-        }
-        if reply == Reply::Unasked {
-            log::warn!("byref: service '{}': a reply that was not asked for", self.service);
-        }
-        has_chores
-    }
-
-    /// Something has happened to a server; whether there is something to do without locks.
-    fn hear_of_end(&self, server: u128, kind: EventKind) -> bool {
-        if !matches!(kind, EventKind::Left | EventKind::Lost | EventKind::Evicted) {
-            return false;
-        }
-        let mut table = self.table.lock();
-        table.fall_silent(server);
-        self.pump(&mut table);
-        drop(table);
-        self.tell_pollers();
-        true
-    }
-
-    /// Does what is to be done without locks.
-    fn do_chores(&self) {
-        let (to_wake, to_look_at) = {
-            let mut table = self.table.lock();
-            (std::mem::take(&mut table.to_wake), std::mem::take(&mut table.to_look_at))
-        };
-        for peer in to_look_at {
-            self.shared.look_for_ends(|known| known.peer.incarnation() == peer.incarnation());
-            // All that it will ever say was received, whatever else it does.
-            self.shared.give_up(&peer);
-        }
-        self.wake_all();
-        to_wake.into_iter().for_each(Waker::wake);
-    }
-
-    /// Who polls for a reply looks again: another one has taken it in, or ended it.
-    fn tell_pollers(&self) {
-        if let Some(news) = self.news.get()
-            && !news.is_rung.swap(true, Ordering::AcqRel)
-        {
-            news.door.bell().ring();
-        }
-    }
-
-    /// Who polls looks now: it is told of what happens from here on.
-    pub fn poll_begins(&self) {
-        if let Some(news) = self.news.get()
-            && news.is_rung.load(Ordering::Acquire)
-        {
-            news.door.bell().silence();
-            news.is_rung.store(false, Ordering::Release);
-        }
-    }
-
-    /// Has all threads that wait look again.
-    pub fn wake_all(&self) {
-        self.tell_pollers();
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.shared.inbox.nudge();
-            self.shared.inbox.stir();
-        }
-    }
-
-    /// Receives what is there, without waiting.
-    pub fn progress(&self) {
-        self.progress_for(None);
-    }
-
-    /// The same, for who waits for one job; up to something for it.
-    pub fn progress_for(&self, job: Option<JobId>) {
-        let what = Progress { inner: self, job };
-        while let Ok(Some(step)) = self.shared.inbox.try_receive(what) {
-            self.do_chores();
-            if matches!(step, Step::Ready) {
-                break;
-            }
-        }
-        let (late, chores) = {
-            let mut table = self.table.lock();
-            (table.end_late(), !table.to_wake.is_empty() || !table.to_look_at.is_empty())
-        };
-        if late.is_some() {
-            self.wake_all();
-        }
-        self.tell(late.into_iter().flatten());
-        if chores {
-            self.do_chores();
-        }
-    }
-
-    /// Waits until there is something for a job. An error leaves it as it is, unless it is late.
-    pub fn wait_for_job(&self, id: JobId, wait: &mut Wait<'_>) -> Result<()> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        let what = Progress { inner: self, job: Some(id) };
-        loop {
-            match self.shared.inbox.receive(what, wait) {
-                Ok(Step::Ready) => return Ok(()),
-                Ok(Step::Chores) => self.do_chores(),
-                Err(error) => return Err(self.explained(error)),
-            }
-        }
-    }
-
-    /// Does something with the table.
-    pub fn with_table<T>(&self, act: impl FnOnce(&mut Table<Message, Stored>) -> T) -> T {
-        act(&mut self.table.lock())
-    }
-
-    /// Has the service thread receive as long as requests wait, or not all is known about servers that have ended: no other thread may
-    /// do so.
-    fn look_later(self: &Arc<Self>) {
-        if self.looks.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let inner = Arc::downgrade(self);
-        let (mut pause, mut sent) = (LOOK_AGAIN, 0);
-        self.shared.service.after(LOOK_AGAIN, move |_, _, _| {
-            let Some(inner) = inner.upgrade() else { return Next::Done };
-            inner.progress();
-            let (is_over, choices) = {
-                let table = inner.table.lock();
-                (table.is_settled() && !table.has_waiting(), table.choices())
-            };
-            if is_over || inner.check().is_err() {
-                inner.looks.store(false, Ordering::Relaxed);
-                return Next::Done;
-            }
-            pause = if choices != sent { LOOK_AGAIN } else { (2 * pause).min(LOOK_AT_LAST) };
-            sent = choices;
-            Next::After(pause)
-        });
-    }
-
-    /// Has the service thread receive for those who are woken, and end what is late.
-    pub fn react(self: &Arc<Self>, deadline: Option<Moment>) -> Result<()> {
-        if let Some(deadline) = deadline {
-            let inner = Arc::downgrade(self);
-            self.shared.service.after(deadline.left(), move |_, _, _| {
-                if let Some(inner) = inner.upgrade() {
-                    inner.progress();
-                }
-                Next::Done
-            });
-        }
-        if self.reacts.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let watch = || {
-            use rustix::fd::AsFd;
-            let readiness = self.shared.inbox.readiness()?;
-            let failed = || Error::system(&self.service, "cannot watch for replies");
-            let fd = Arc::new(readiness.as_fd().try_clone_to_owned().map_err(failed())?);
-            let inner = Arc::downgrade(self);
-            let task = move |_: &Arc<tasks::Service>, _, _| match inner.upgrade() {
-                Some(inner) if inner.check().is_ok() => {
-                    inner.progress();
-                    Next::Keep
-                }
-                _ => Next::Done,
-            };
-            self.shared.service.watch(fd, Interest::IN, None, task).map_err(failed())?;
-            self.progress(); // From here on it is told of what comes.
-            Ok(())
-        };
-        watch().map_err(|error| {
-            self.reacts.store(false, Ordering::Relaxed);
-            self.explained(error)
-        })
-    }
-
     /// What an end is to the caller; `None`: the last reply has come.
     pub fn error_of(&self, end: &End, timeout: Option<Duration>) -> Option<Error> {
         let service = self.service.to_string();
@@ -960,6 +419,11 @@ impl Inner {
                 hint: "; the server sees that it is over",
             },
             End::Cancelled => Error::Cancelled { service },
+            End::Flooded(peer) => {
+                let text = "the server sent more parts than it may while nobody took them, and was stopped".to_owned();
+                let failure = Failure { code: "TooManyParts".into(), text, traceback: String::new() };
+                Error::Remote { service, peer: peer.clone(), failure }
+            }
         })
     }
 }
@@ -991,12 +455,11 @@ impl Observer for Inner {
         let mut table = self.table.lock();
         table.part(peer.incarnation(), untaken.into_iter().map(|it| (it.sequence(), Stored::Again(it))));
         self.pump(&mut table);
-        let is_over = table.is_settled() && !table.has_waiting();
+        if !table.is_settled() || table.has_waiting() {
+            self.look_later(&mut table);
+        }
         drop(table);
         self.do_chores();
-        if !is_over {
-            self.look_later();
-        }
     }
 }
 

@@ -112,11 +112,18 @@ impl PendingReply {
         let found = inner.with_table(|table| {
             let job = table.job(self.id);
             match job.replies.pop_front() {
-                Some(part) => Some((Ok(Some(part)), job.replies.is_empty() && matches!(job.end, Some(End::Done)))),
-                None => job.end.as_ref().map(|end| (inner.error_of(end, timeout).map_or(Ok(None), Err), true)),
+                Some(part) => Some((
+                    Ok(Some(part)),
+                    job.replies.is_empty() && matches!(job.end, Some(End::Done)),
+                    job.is_held_up(),
+                )),
+                None => job.end.as_ref().map(|end| (inner.error_of(end, timeout).map_or(Ok(None), Err), true, false)),
             }
         });
-        let (outcome, is_over) = found?;
+        let (outcome, is_over, is_part) = found?;
+        if is_part {
+            inner.took_part(self.id);
+        }
         // Why it failed can be asked again.
         self.is_over = is_over && outcome.is_ok();
         Some(outcome)

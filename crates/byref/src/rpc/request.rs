@@ -178,6 +178,11 @@ impl Request {
         Ok(sent)
     }
 
+    /// Whether a part of a streamed reply would be sent at once; also if nobody wants it any more.
+    pub fn has_room(&self) -> Result<bool> {
+        self.answering.has_room().map_err(|error| self.answering.server.explained(error))
+    }
+
     /// Ends a streamed reply.
     pub fn finish(&self) -> Result<bool> {
         self.answering.send(Kind::Over, Payload::Inline(&[], &Encoded::default()), None, &mut Wait::up_to(None))
@@ -348,12 +353,10 @@ impl Answering {
         line: &mut Line,
     ) -> Attempt<u64> {
         let tag = Answered { kind, number: self.number }.encode();
-        if kind == Kind::More {
-            // The rest of the room is for last replies.
-            let at = line.unread_from();
-            if line.log.tail() - at >= STREAMED {
-                return Attempt::Wait { at: line.log.tail() - STREAMED + 1, poll: Some(LEASE_POLL) };
-            }
+        if kind == Kind::More
+            && let Some(at) = self.waits_for_client(line)
+        {
+            return Attempt::Wait { at, poll: Some(LEASE_POLL) };
         }
         match payload {
             Payload::Inline(payload, attributes) => append::inline_tagged(line, payload, attributes, tag, timestamp_ns),
@@ -362,6 +365,25 @@ impl Answering {
                 Err(error) => Attempt::Fail(error),
             },
         }
+    }
+
+    fn has_room(&self) -> Result<bool> {
+        let shared = &*self.server.shared;
+        let mut guard = shared.lock()?;
+        let open = shared.opened(&mut guard)?;
+        let Some(index) = open.line_of(self.link.info.id).filter(|_| !self.is_unwanted()) else { return Ok(true) };
+        let line = &mut open.lines[index];
+        Ok(self.waits_for_client(line).is_none() && line.must_wait().is_none())
+    }
+
+    /// What a part has to wait for, at which cursor.
+    fn waits_for_client(&self, line: &Line) -> Option<u64> {
+        if self.link.has_second_flag(self.asked.flag) {
+            return Some(NEVER); // Enough wait there already.
+        }
+        // The rest of the room is for last replies.
+        let unread = line.log.tail() - line.unread_from();
+        (unread >= STREAMED).then(|| line.log.tail() - STREAMED + 1)
     }
 
     /// Says that there will be no reply, if that can be said.

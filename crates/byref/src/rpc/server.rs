@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::link::role::Role;
 use crate::link::service;
 use crate::pubsub::subscriber::{Readiness, Subscriber};
+use crate::reader::event::Incoming;
 use crate::reader::item::{Item, Taker};
 use crate::reader::take::{Source, Take};
 use crate::rpc::request::Request;
@@ -23,7 +24,7 @@ use std::time::Duration;
 pub struct ServerBuilder {
     service: String,
     group: String,
-    prefetch: u64,
+    pub(super) prefetch: u64,
     max_memory: Option<u64>,
 }
 
@@ -129,14 +130,14 @@ impl Server {
         ServerBuilder { service: service.into(), group: String::new(), prefetch: 1, max_memory: None }
     }
 
-    fn new(options: ServerBuilder, max_memory: u64) -> Result<Self> {
+    pub(super) fn new(options: ServerBuilder, max_memory: u64) -> Result<Self> {
         let ServerBuilder { service, group, prefetch, .. } = options;
         let incarnation = crate::link::rendezvous::new_id();
         let role = Role::Server;
         let address = role.address(&service, &group, incarnation);
         let (lookout, handle) = service::connect(&service)?;
         let (depth, own_depth) = (prefetch + STREAMED, Some(prefetch));
-        let plan = Plan { role, address, incarnation, depth, own_depth, max_memory, events: false };
+        let plan = Plan { role, address, incarnation, depth, own_depth, max_memory, events: true };
         let inner = Arc::new(Inner {
             service: service.into(),
             shared: Shared::new(plan, (&lookout, &handle))?,
@@ -253,6 +254,11 @@ impl Take for Next<'_> {
     }
 
     #[inline]
+    fn take(&self, from: &mut Source<'_>) -> Result<Option<Request>> {
+        self.take_up_to_event(from)
+    }
+
+    #[inline]
     fn take_up_to_event(&self, from: &mut Source<'_>) -> Result<Option<Request>> {
         let inner = self.0;
         loop {
@@ -260,14 +266,19 @@ impl Take for Next<'_> {
                 let asked = Asked::decode(message.tag())?;
                 Some(Request::new(inner, message.untagged(), asked, Arc::clone(link)))
             };
-            match from.0.take_with(give)? {
+            // What becomes of clients is seen in their requests.
+            let request = match from.0.take_incoming(|reader| reader.take_with(give))? {
                 None => return Ok(None),
-                Some(None) => log::warn!("byref: service '{}': a message that is no request", inner.service),
-                Some(Some(request)) if request.was_cancelled() => {
+                Some(Incoming::Event(_)) => continue,
+                Some(Incoming::Message(request)) => request,
+            };
+            match request {
+                None => log::warn!("byref: service '{}': a message that is no request", inner.service),
+                Some(request) if request.was_cancelled() => {
                     inner.skipped.fetch_add(1, Ordering::Relaxed);
                     request.skip();
                 }
-                Some(Some(request)) => return Ok(Some(request)),
+                Some(request) => return Ok(Some(request)),
             }
         }
     }

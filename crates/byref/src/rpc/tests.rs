@@ -441,6 +441,188 @@ fn a_client_that_takes_no_replies_and_asks_for_more_is_disconnected() {
     assert_eq!(&pending.wait().unwrap()[..], b"y");
 }
 
+/// One that answers what it does not take always has the fewest under way, and no room.
+#[test]
+fn a_server_that_takes_nothing_keeps_nobody_from_the_others() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let hostile = Server::builder("s").build().unwrap();
+    let client = Client::builder("s").build().unwrap();
+    client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    let first = client.submit(b"x").unwrap();
+    say(&hostile, &client, Answered { kind: Kind::Last, number: 0 }.encode());
+    assert_eq!(&first.wait().unwrap()[..], b"?");
+    let (honest, thread) = serve(Server::builder("s").prefetch(2), echo);
+    while client.servers().unwrap().len() < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Alone, and behind one that waits for the hostile one.
+    assert_eq!(&client.request(b"y").unwrap()[..], b"y");
+    let to_hostile = Ask::default().to(hostile.identity());
+    let stuck = client.submit_with(b"stuck", &Encoded::default(), &to_hostile, &mut at_most(LONG)).unwrap();
+    let rest: Vec<_> = (0..20).map(|number: u8| (number, client.submit(&[number]).unwrap())).collect();
+    for (number, reply) in rest {
+        assert_eq!(&reply.wait().unwrap()[..], [number]);
+    }
+    // It begins to take something.
+    assert_eq!(&hostile.recv_timeout(LONG).unwrap()[..], b"x");
+    let request = hostile.recv_timeout(LONG).unwrap();
+    assert_eq!(&request[..], b"stuck");
+    request.reply(b"late").unwrap();
+    assert_eq!(&stuck.wait().unwrap()[..], b"late");
+    drop(honest);
+    thread.join().unwrap();
+}
+
+/// A ring for what a server says that it wants is as long as there are flags.
+#[test]
+fn a_server_that_wants_too_much_gets_no_more_than_others_may() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let mut options = Server::builder("s");
+    options.prefetch = 1 << 19;
+    let server = Server::new(options, 1 << 30).unwrap();
+    let client = Client::builder("s").build().unwrap();
+    client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    {
+        let mut guard = client.inner.shared.lock().unwrap();
+        let line = &client.inner.shared.opened(&mut guard).unwrap().lines[0];
+        assert_eq!(line.log.capacity(), super::MOST_PREFETCHED);
+    }
+    // None of them is answered.
+    let pending: Vec<_> = (0..1100).map(|_| client.submit(b"x").unwrap()).collect();
+    let stats = client.stats().unwrap();
+    assert_eq!((stats.under_way, stats.waiting), (1024, 76));
+    drop((pending, server));
+}
+
+/// Parts for who does not take them, while somebody else takes what comes from the same server.
+#[test]
+fn parts_that_are_not_taken_keep_the_server_from_sending_more_of_them_and_nothing_else() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    const PARTS: u32 = 2000;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let server = Server::builder("s").prefetch(4).build().unwrap();
+    let client = Client::builder("s").build().unwrap();
+    client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    let mut streamed = client.submit(b"stream").unwrap();
+    let request = server.recv_timeout(LONG).unwrap();
+    let counter = Arc::clone(&sent);
+    let streaming = std::thread::spawn(move || {
+        for part in 0..PARTS {
+            assert!(request.stream(&part.to_ne_bytes()).unwrap());
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        request.finish().unwrap();
+    });
+    let serving = server.handle();
+    let echoing = std::thread::spawn(move || {
+        while let Ok(request) = serving.recv() {
+            echo(&request);
+        }
+    });
+    while sent.load(Ordering::Relaxed) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for number in 0..2000u32 {
+        if number % 20 == 0 {
+            std::thread::sleep(Duration::from_millis(2)); // In which the other thread sees that it has room.
+        }
+        assert_eq!(&client.request(&number.to_ne_bytes()).unwrap()[..], number.to_ne_bytes());
+    }
+    let before = sent.load(Ordering::Relaxed);
+    assert!(before <= 200, "{before} parts wait for who takes none");
+    for part in 0..PARTS {
+        assert_eq!(&streamed.next_with(&mut at_most(LONG)).unwrap().unwrap()[..], part.to_ne_bytes());
+    }
+    assert!(streamed.next_with(&mut at_most(LONG)).unwrap().is_none());
+    streaming.join().unwrap();
+    drop(server);
+    echoing.join().unwrap();
+}
+
+#[test]
+fn a_server_that_streams_more_than_it_may_is_stopped() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let server = Server::builder("s").build().unwrap();
+    let client = Client::builder("s").build().unwrap();
+    client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+    let mut streamed = client.submit(b"stream").unwrap();
+    let request = server.recv_timeout(LONG).unwrap();
+    let mut said = 0;
+    while !request.is_cancelled() {
+        say(&server, &client, Answered { kind: Kind::More, number: 0 }.encode());
+        client.receive().unwrap();
+        said += 1;
+        assert!(said < 1000, "it may go on for ever");
+    }
+    let mut parts = 0;
+    let error = loop {
+        match streamed.next_with(&mut at_most(LONG)) {
+            Ok(Some(_)) => parts += 1,
+            Ok(None) => panic!("it ends as if all had come"),
+            Err(error) => break error,
+        }
+    };
+    assert!(parts < said && error.to_string().contains("more parts than it may"), "{error}");
+}
+
+/// Something comes without end: a call takes so much of it, and returns; who polls is told that there is more.
+#[test]
+fn a_flood_keeps_no_call_from_returning() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    let servers = [(); 3].map(|()| Server::builder("s").prefetch(1024).build().unwrap());
+    let client = Client::builder("s").build().unwrap();
+    while client.servers().unwrap().len() < 3 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let descriptor = client.readiness().unwrap();
+    let mut said = 0;
+    for server in &servers {
+        for _ in 0..1024 {
+            say(server, &client, Answered { kind: Kind::More, number: 77 }.encode());
+            said += 1;
+        }
+    }
+    let mut calls = 0;
+    loop {
+        client.receive().unwrap();
+        calls += 1;
+        let taken = client.stats().unwrap().unasked;
+        if taken == said {
+            break;
+        }
+        assert!(taken >= 1000 * calls, "{taken} after {calls}");
+        let mut watched = [rustix::event::PollFd::new(&descriptor, rustix::event::PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut watched, None).unwrap(), 1, "it is told of the rest");
+    }
+    assert!(calls > 1, "all of it in one call");
+}
+
+/// A server that lives is given up: what it has not shown as taken goes to another one, so it does not get it.
+#[test]
+fn what_goes_to_another_server_is_not_given_out() {
+    let _meeting = crate::fuzzing::meet_in_private();
+    for len in [8, 5000] {
+        let server = Server::builder("s").prefetch(8).build().unwrap();
+        let client = Client::builder("s").build().unwrap();
+        client.wait_for_server_with(None, &mut at_most(LONG)).unwrap();
+        let pending = [0; 3].map(|_| client.submit(&bytes(len)).unwrap());
+        let first = server.recv_timeout(LONG).unwrap();
+        {
+            let mut guard = client.inner.shared.lock().unwrap();
+            client.inner.shared.opened(&mut guard).unwrap().lines[0].ring().revoke();
+        }
+        assert!(server.try_recv().unwrap().is_none());
+        client.inner.shared.give_up(server.identity(), "is given up by a test");
+        drop(first);
+        // The second one may have been taken, for all that the cursor says, and its server may still answer.
+        let [taken, _unsure, untaken] = pending;
+        assert!(matches!(taken.wait(), Err(Error::NoReply { .. })));
+        assert!(matches!(untaken.wait(), Err(Error::ServerLost { taken: false, .. })));
+        // To the server that is an end like others.
+        assert!(matches!(server.recv_timeout(Duration::from_millis(50)), Err(Error::Timeout { .. })));
+    }
+}
+
 /// What is no request, from a client that is none, is nothing to a server.
 #[test]
 fn messages_that_are_no_requests_are_passed_over() {

@@ -11,9 +11,10 @@ use crate::protocol::regions::Shape;
 use crate::protocol::ring::{NEVER, PREPARED_AHEAD, Place, Ring};
 use crate::protocol::wake::{WAKE_WORD, Way};
 use crate::sync::locks::Turn;
-use crate::sync::{AtomicU32, Pairing};
+use crate::sync::{AtomicU32, Pairing, heavy_fence};
 use crate::sys::clock::Clock;
 use crate::sys::futex::MOST_WORDS;
+use crate::sys::membarrier;
 use crate::sys::memory::OwnedSegment;
 use crate::writer::errands::Errands;
 use crate::writer::log::Log;
@@ -468,6 +469,9 @@ impl Line {
     /// A reader has ended, or is given up.
     pub fn note_departure(&mut self, index: usize) {
         if self.keeps_untaken && self.departed.is_none() {
+            if self.peers[index].lease().cursor() != CLOSED {
+                self.revoke(); // It may live, and be about to take something.
+            }
             let (lease, start) = (self.peers[index].lease(), self.peers[index].start);
             let cursor = lease.cursor(); // Before the row: who leaves says first how far it came.
             let cursor = if cursor == CLOSED { CLOSED } else { cursor.clamp(start, self.log.tail()) };
@@ -475,12 +479,21 @@ impl Line {
         }
     }
 
-    /// Its reader is given up, whatever it does.
-    pub fn give_reader_up(&mut self) {
-        if self.peers.is_empty() {
-            self.departed.get_or_insert((self.log.tail(), 0));
-        } else {
-            self.note_departure(0);
+    /// From here on its reader takes nothing any more that its cursor does not show.
+    fn revoke(&self) {
+        self.ring().revoke();
+        // Pairs with the light fence of the reader, who looks after it has shown its cursor.
+        if !heavy_fence() {
+            membarrier::wait_instead(); // The cursor may be in a store buffer still.
+        }
+    }
+
+    /// Its reader is given up, whatever it does, for this reason.
+    pub fn give_reader_up(&mut self, why: &str) {
+        match self.peers.first() {
+            None => drop(self.departed.get_or_insert((self.log.tail(), 0))),
+            Some(peer) if peer.is_connected() => self.evict(0, why),
+            Some(_) => self.note_departure(0),
         }
     }
 
