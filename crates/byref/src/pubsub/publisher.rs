@@ -288,7 +288,7 @@ impl Publisher {
         Loan::take_from(Arc::clone(&self.shared) as _, len, attributes_len, wait)
     }
 
-    /// Tells subscribers, those that join later too, what messages may refer to (with [`Encoded::with_glossary`]), once for
+    /// Tells subscribers, those that join later too, what messages may refer to (with [`Encoded::with_glossary`](crate::Encoded::with_glossary)), once for
     /// all of these messages: [`Message::explained`](crate::Message::explained) gives it back. The same bytes have one entry.
     /// `None`: there is no room left for it, so it has to be told in each message.
     pub fn explain(&self, bytes: &[u8]) -> Result<Option<Entry>> {

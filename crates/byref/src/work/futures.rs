@@ -3,9 +3,10 @@
 use crate::attributes::Encoded;
 use crate::error::{Error, Result};
 use crate::sync::wait::Wait;
+use crate::work::open::Awaited;
 use crate::work::open::Open;
 use crate::work::pusher::{Pusher, Shared};
-use crate::work::watch::{Awaited, Waiting};
+use crate::work::watch::Waiting;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 

@@ -18,6 +18,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// Room for one more job: a place, or memory.
+    Room,
+    /// The end of all jobs.
+    End,
+}
+
 /// The most rejected jobs that are kept to be asked for; the first ones go.
 const MOST_REJECTED: usize = 1024;
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::link::tasks::Next;
 use crate::sync::wait::Wait;
-use crate::work::open::Open;
+use crate::work::open::{Awaited, Open};
 use crate::work::pusher::Shared;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -210,15 +210,6 @@ impl Shared {
             }
         });
     }
-}
-
-/// What a call waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Awaited {
-    /// Room for one more job: a place, or memory.
-    Room,
-    /// The end of all jobs.
-    End,
 }
 
 /// A thread, or a task, that waits.
