@@ -48,19 +48,21 @@ def run(page: Path, line: int, code: str, names: dict[str, Any]) -> None:
         asyncio.run(begun)
 
 
-WHOLE = [page for folder in ("formats", "integrations") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
+# Its programs exchange parts of a library for the whole process.
+APART = ROOT / "docs/integrations/ezmsg.md"
+PAGES = [page for folder in ("formats", "integrations") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
 
 
-@pytest.mark.parametrize(("page", "line", "code"), blocks(*WHOLE))
+@pytest.mark.parametrize(("page", "line", "code"), blocks(*(page for page in PAGES if page != APART)))
 def test_example(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those about formats and other libraries need nothing else."""
     monkeypatch.chdir(tmp_path)
     run(page, line, code, {})
 
 
-@pytest.mark.parametrize(("page", "line", "code"), blocks(ROOT / "docs/integrations/ezmsg.md"))
+@pytest.mark.parametrize(("page", "line", "code"), blocks(APART))
 def test_program(page: Path, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those about other systems are whole programs: what an adapter exchanges is exchanged for the whole process."""
+    """Whole programs, each in a process of its own."""
     from ezmsg.core.graphserver import GraphServer
 
     server = GraphServer()
