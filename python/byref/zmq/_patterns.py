@@ -551,17 +551,8 @@ class XSub(Pattern):
         return bool(inbox)
 
 
-class Sub(XSub):
+class Sub(_CannotSend, XSub):
     """As XSUB, and subscribes by options."""
-
-    def send(self, parts: list[Part], keep: Any) -> bool:
-        fail(errno.ENOTSUP)
-
-    def admits(self, _first: Part) -> bool:
-        fail(errno.ENOTSUP)
-
-    def writable(self) -> bool:
-        return False
 
 
 PATTERNS: dict[int, type[Pattern]] = {

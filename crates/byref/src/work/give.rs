@@ -90,11 +90,7 @@ impl Shared {
         let (len, copied) = (payload.len(), payload.len());
         let filled = Filled { chunk: &chunk, count: 1, len, copied, attributes, tracked: None, tag: 0 };
         let pushed = self.push_filled(&filled, timestamp_ns, wait);
-        if pushed.is_err() {
-            let slot = chunk.slot;
-            drop(chunk); // The pool sees then that nobody uses it.
-            self.discard(slot);
-        }
+        self.discard_unless(pushed.is_ok(), chunk);
         pushed
     }
 
@@ -133,11 +129,7 @@ impl Shared {
         let whole = append::descriptor(&filled);
         let content = |index| Content::Pooled(Arc::clone(&chunk.pin), Descriptor { offset: at(index), ..whole });
         let pushed = self.push_all(count, row_len, timestamp_ns, wait, content);
-        if pushed.is_err() {
-            let slot = chunk.slot;
-            drop(chunk); // The pool sees then that nobody uses it.
-            self.discard(slot);
-        }
+        self.discard_unless(pushed.is_ok(), chunk);
         pushed
     }
 
@@ -290,6 +282,15 @@ impl Shared {
             self.discard(slot);
             error
         })
+    }
+
+    /// Gives a chunk back, unless it was pushed.
+    fn discard_unless(&self, is_pushed: bool, chunk: Chunk) {
+        if !is_pushed {
+            let slot = chunk.slot;
+            drop(chunk); // The pool sees then that nobody uses it.
+            self.discard(slot);
+        }
     }
 
     /// Gives back a chunk that was never sent.
